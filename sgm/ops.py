@@ -1,0 +1,359 @@
+"""The one place that knows what differs between MindSpore on a CPU and on an Ascend NPU.
+
+Networks are written in *token layout*: an activation is a 2-D tensor ``(rows, channels)`` whose rows run over
+frames, then image rows, then columns. Linear layers, 1x1 convolutions, skip concatenation and temporal convolution
+then need no transposition. The VAE, whose maps are large and whose layers are all convolutions, stays in NCHW.
+
+Every function has a form for each target. ``set_target("Ascend")`` makes graphs of the Ascend form on any machine, so
+that they can be exported and audited without a device; callers never ask which target is in force.
+"""
+from functools import lru_cache
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.ops import operations as P
+from mindspore.ops.primitive import constexpr
+
+TARGETS = ("CPU", "Ascend")
+_target = "CPU"
+
+# A gathered im2col beats the CPU's own convolution while it fits the caches' reach (measured: equal at 70 MB).
+IM2COL_BYTES = 48 << 20
+# Attention is cut into slices whose score matrix stays below this.
+SCORE_BYTES = 256 << 20
+# Ascend's Conv2D refuses wider inputs (documented limit of W).
+ASCEND_CONV_WIDTH = 4096
+
+
+def set_target(name):
+    """Choose the operator forms that graphs built from now on take: ``"CPU"`` or ``"Ascend"``."""
+    global _target
+    if name not in TARGETS:
+        raise ValueError(f"--device: found {name!r}, expected one of {', '.join(TARGETS)}")
+    _target = name
+
+
+def target():
+    """The target in force."""
+    return _target
+
+
+def set_device(name, device_id=0, mode="graph"):
+    """Select the device, its operator forms and MindSpore's precision switches.
+
+    On Ascend, HF32 is switched off so that what is called float32 (the VAE above all) is float32.
+    """
+    set_target(name)
+    ms.set_device(name, device_id) if name == "Ascend" else ms.set_device(name)
+    ms.set_context(mode=ms.PYNATIVE_MODE)  # graphs are made by ms.jit, never by the global mode
+    set_jit(mode == "graph")
+    if name == "Ascend":
+        ms.device_context.ascend.op_precision.conv_allow_hf32(False)
+        ms.device_context.ascend.op_precision.matmul_allow_hf32(False)
+
+
+_jit = True
+
+
+def set_jit(on):
+    """Whether `compiled` compiles (graph mode) or leaves functions as they are (pynative, for debugging)."""
+    global _jit
+    _jit = on
+
+
+def compiled(function):
+    """`function` (a function, or the `construct` of a Cell) as a compiled graph, unless graphs are switched off."""
+    return ms.jit(function) if _jit else function
+
+
+_matmul_t = P.MatMul(transpose_b=True)
+_matmul = P.MatMul()
+_bmm = P.BatchMatMul()
+_bmm_t = P.BatchMatMul(transpose_b=True)
+_bias_add = P.BiasAdd()
+_bias_add_nchw = P.BiasAdd(data_format="NCHW")
+_softmax = P.Softmax(-1)
+_rsqrt = P.Rsqrt()
+_erf = P.Erf()
+_exp = P.Exp()
+_reduce_sum = P.ReduceSum(keep_dims=True)
+
+
+class _Softmax(nn.Cell):
+    """Softmax over the last axis; its own gradient, because the CPU kernel's is 20 times slower on small rows."""
+
+    def construct(self, x):
+        return _softmax(x)
+
+    def bprop(self, x, out, dout):
+        weighted = out * dout
+        return (weighted - out * _reduce_sum(weighted, -1),)
+
+
+class _NormalCdf(nn.Cell):
+    """Phi(x), the standard normal distribution function, with the density as its gradient."""
+
+    def construct(self, x):
+        return 0.5 * _erf(x * 0.7071067811865476) + 0.5
+
+    def bprop(self, x, out, dout):
+        return (dout * (0.3989422804014327 * _exp(-0.5 * x * x)),)
+
+
+softmax = _Softmax()
+_normal_cdf = _NormalCdf()
+
+
+def gelu(x):
+    """Exact GELU, x * Phi(x) (the CPU's tanh form is off by 1e-4)."""
+    if _target == "Ascend":
+        return ops.gelu(x, approximate="none")
+    return x * _normal_cdf(x)
+
+
+def silu(x):
+    """x * sigmoid(x)."""
+    return ops.silu(x)
+
+
+def linear(x, weight, bias=None):
+    """(rows, in) -> (rows, out); weight (out, in) as published, bias (out,)."""
+    y = _matmul_t(x, weight)
+    return y if bias is None else _bias_add(y, bias)
+
+
+def geglu(x, weight, bias):
+    """value * GELU(gate) of one projection (rows, in) -> (rows, inner); weight (2 * inner, in): value, then gate."""
+    inner = weight.shape[0] // 2
+    if x.shape[0] > x.shape[1]:  # cutting the weight in two moves less memory than cutting the result
+        value = linear(x, weight[:inner], bias[:inner])
+        gate = linear(x, weight[inner:], bias[inner:])
+    else:
+        both = linear(x, weight, bias)
+        value, gate = both[:, :inner], both[:, inner:]
+    return value * gelu(gate)
+
+
+# --- normalisation: statistics always in float32 ---------------------------------------------------------------
+
+@constexpr
+def _averager(*shape):
+    """A float32 constant of `shape` whose product with a column (or row) is that column's mean."""
+    return Tensor(np.full(shape, 1.0 / max(shape), np.float32))
+
+
+@constexpr
+def _batch_averager(batch, n):
+    return Tensor(np.full((batch, 1, n), 1.0 / n, np.float32))
+
+
+@constexpr
+def _group_averager(channels, groups):
+    size = channels // groups
+    return Tensor(np.kron(np.eye(groups, dtype=np.float32), np.full((size, size), 1.0 / size, np.float32)))
+
+
+@constexpr
+def _ones(*shape):
+    return Tensor(np.ones(shape, np.float32))
+
+
+def layer_norm(x, weight, bias, eps=1e-5):
+    """Layer norm over the channels of (rows, channels)."""
+    dtype = x.dtype
+    x = x.astype(ms.float32)
+    if _target == "Ascend":
+        y = P.LayerNorm(1, 1, eps)(x, weight.astype(ms.float32), bias.astype(ms.float32))[0]
+        return y.astype(dtype)
+    mean = _averager(x.shape[1], 1)  # a product with ones is 3 times faster than the CPU's LayerNorm, and exact
+    x = x - _matmul(x, mean)
+    y = x * _rsqrt(_matmul(x * x, mean) + eps)
+    return (y * weight.astype(ms.float32) + bias.astype(ms.float32)).astype(dtype)
+
+
+def group_norm(x, weight, bias, batch, groups=32, eps=1e-5):
+    """Group norm of tokens (rows, channels); statistics over each of `batch` equal runs of rows (frames or videos)."""
+    dtype = x.dtype
+    rows, channels = x.shape
+    x = x.astype(ms.float32).reshape(batch, rows // batch, channels)
+    weight, bias = weight.astype(ms.float32), bias.astype(ms.float32)
+    if _target == "Ascend":
+        y = ops.group_norm(x.transpose(0, 2, 1), groups, weight, bias, eps).transpose(0, 2, 1)
+        return y.reshape(rows, channels).astype(dtype)
+    mean = _batch_averager(batch, rows // batch)
+    spread = _group_averager(channels, groups)
+    x = x - _matmul(_bmm(mean, x).reshape(batch, channels), spread).reshape(batch, 1, channels)
+    variance = _matmul(_bmm(mean, x * x).reshape(batch, channels), spread)
+    scale = (_rsqrt(variance + eps) * weight).reshape(batch, 1, channels)
+    return (x * scale + bias).reshape(rows, channels).astype(dtype)
+
+
+def group_norm_nchw(x, weight, bias, groups=32, eps=1e-6):
+    """Group norm of (N, C, ...) maps."""
+    if _target == "Ascend":
+        return ops.group_norm(x, groups, weight, bias, eps)
+    shape = x.shape
+    x = x.reshape(shape[0] * groups, -1)
+    mean = _averager(x.shape[1], 1)
+    x = x - _matmul(x, mean)
+    x = x * _rsqrt(_matmul(x * x, mean) + eps)
+    return _bias_add_nchw(x.reshape(shape[0], shape[1], -1) * weight.reshape(-1, 1), bias).reshape(shape)
+
+
+# --- convolution -----------------------------------------------------------------------------------------------
+
+@lru_cache(maxsize=None)
+def _patch_rows(frames, height, width, stride, upsample):
+    """For each output pixel the input rows of its 3x3 patch; `frames * height * width` is the appended zero row."""
+    factor = 2 if upsample else 1
+    y = np.arange(0, height * factor, stride)[:, None] + np.arange(-1, 2)
+    x = np.arange(0, width * factor, stride)[:, None] + np.arange(-1, 2)
+    outside = ((y < 0) | (y >= height * factor))[:, None, :, None] | ((x < 0) | (x >= width * factor))[None, :, None, :]
+    inside = (y // factor)[:, None, :, None] * width + (x // factor)[None, :, None, :]
+    index = np.arange(frames).reshape(-1, 1, 1, 1, 1) * height * width + inside
+    return np.where(outside, frames * height * width, index).reshape(-1).astype(np.int32)
+
+
+@constexpr
+def _patch_index(frames, height, width, stride, upsample):
+    return Tensor(_patch_rows(frames, height, width, stride, upsample))
+
+
+def _taps_matmul(columns, weight, bias):
+    """columns (rows, taps, in) times weight (out, in, taps): the smaller of the two is brought into the other's order."""
+    rows, taps, width = columns.shape
+    out = weight.shape[0]
+    if rows < out:
+        columns = columns.transpose(0, 2, 1)
+    else:
+        weight = weight.transpose(0, 2, 1)
+    return linear(columns.reshape(rows, taps * width), weight.reshape(out, taps * width), bias)
+
+
+def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
+    """3x3 convolution with padding 1 over tokens (frames * height * width, in).
+
+    `upsample` doubles the map (nearest) before the convolution. -> (frames * height' * width', out).
+    """
+    channels, out = x.shape[1], weight.shape[0]
+    factor = 2 if upsample else 1
+    height_out, width_out = height * factor // stride, width * factor // stride
+    rows = frames * height_out * width_out
+    if _target == "CPU" and rows * 9 * channels * 4 <= IM2COL_BYTES:
+        padded = ops.concat((x, ops.zeros((1, channels), x.dtype)), 0)
+        index = _patch_index(frames, height, width, stride, upsample)
+        columns = ops.gather(padded, index, 0).reshape(rows, 9, channels)
+        return _taps_matmul(columns, weight.reshape(out, channels, 9), bias)
+    maps = x.reshape(frames, height, width, channels).transpose(0, 3, 1, 2)
+    if upsample:
+        maps = upsample_nchw(maps)
+    maps = conv2d(maps, weight, bias, stride=stride)
+    return maps.transpose(0, 2, 3, 1).reshape(rows, out)
+
+
+def temporal_conv(x, weight, bias, videos, frames):
+    """(3, 1, 1) convolution over the frames of tokens (videos * frames * pixels, in); weight (out, in, 3, 1, 1)."""
+    rows, channels = x.shape
+    pixels = rows // (videos * frames)
+    weight = weight.reshape(weight.shape[0], channels, 3)
+    video = x.reshape(videos, frames * pixels, channels)
+    edge = ops.zeros((videos, pixels, channels), x.dtype)
+    before, after = edge, edge
+    if frames > 1:
+        before = ops.concat((edge, video[:, :-pixels]), 1)
+        after = ops.concat((video[:, pixels:], edge), 1)
+    columns = ops.stack((before, video, after), 2)
+    return _taps_matmul(columns.reshape(rows, 3, channels), weight, bias)
+
+
+def conv2d(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
+    """Convolution of NCHW maps; `pad` = (top, bottom, left, right). 1x1 kernels take pad (0, 0, 0, 0)."""
+    kernel = weight.shape[2:]
+    if _target == "Ascend" and x.shape[3] > ASCEND_CONV_WIDTH:
+        raise ValueError(f"conv2d: input width {x.shape[3]} exceeds Ascend's {ASCEND_CONV_WIDTH}; tile the image")
+    y = P.Conv2D(weight.shape[0], tuple(kernel), pad_mode="pad", pad=pad, stride=stride)(x, weight)
+    return y if bias is None else _bias_add_nchw(y, bias)
+
+
+def upsample_nchw(x):
+    """Nearest-neighbour doubling of NCHW maps."""
+    return ops.interpolate(x, size=(x.shape[2] * 2, x.shape[3] * 2), mode="nearest")
+
+
+def to_time(x, frames):
+    """(videos * frames, C, H, W) -> (videos, C, frames, pixels), the map on which `time_conv_nchw` works.
+
+    On Ascend pixels come before frames: its convolution allows 100000 rows but only 4096 columns.
+    """
+    count, channels, height, width = x.shape
+    x = x.reshape(count // frames, frames, channels, height * width)
+    return x.transpose(0, 2, 3, 1) if _target == "Ascend" else x.transpose(0, 2, 1, 3)
+
+
+def from_time(x, frames, height, width):
+    """The inverse of `to_time`."""
+    videos, channels = x.shape[:2]
+    x = x.transpose(0, 3, 1, 2) if _target == "Ascend" else x.transpose(0, 2, 1, 3)
+    return x.reshape(videos * frames, channels, height, width)
+
+
+def time_conv_nchw(x, weight, bias):
+    """(3, 1, 1) convolution on `to_time`'s map; weight (out, C, 3, 1, 1)."""
+    out, channels = weight.shape[:2]
+    if _target == "Ascend":
+        return conv2d(x, weight.reshape(out, channels, 1, 3), bias, pad=(0, 0, 1, 1))
+    return conv2d(x, weight.reshape(out, channels, 3, 1), bias, pad=(1, 1, 0, 0))
+
+
+# --- attention -------------------------------------------------------------------------------------------------
+
+def _attend(q, k, v):
+    """Softmax attention of (batch, n, d) tensors whose q is already scaled; scores and softmax in float32."""
+    scores = softmax(_bmm_t(q, k).astype(ms.float32))
+    return _bmm(scores.astype(v.dtype), v)
+
+
+def attention(q, k, v):
+    """softmax(q k^T / sqrt(d)) v for (batch, heads, n, d) tensors, in slices that bound the score matrix's memory."""
+    batch, heads, n, d = q.shape
+    if _target == "Ascend" and q.dtype != ms.float32 and d % 16 == 0 and batch <= 2048 and n >= 256:
+        return P.FlashAttentionScore(heads, scale_value=d ** -0.5, input_layout="BNSD")(q, k, v)[3]
+    q = q.reshape(batch * heads, n, d) * d ** -0.5
+    k = k.reshape(batch * heads, n, d)
+    v = v.reshape(batch * heads, n, d)
+    per_matrix = n * n * 4
+    if batch * heads * per_matrix <= SCORE_BYTES:
+        out = _attend(q, k, v)
+    else:
+        group = max(1, SCORE_BYTES // per_matrix)
+        rows = min(n, max(1, SCORE_BYTES // (n * 4)))
+        pieces = []
+        for i in range(0, batch * heads, group):
+            part = []
+            for j in range(0, n, rows):
+                part.append(_attend(q[i:i + group, j:j + rows], k[i:i + group], v[i:i + group]))
+            pieces.append(ops.concat(part, 1) if len(part) > 1 else part[0])
+        out = ops.concat(pieces, 0)
+    return out.reshape(batch, heads, n, d)
+
+
+def timestep_embedding(values, dim, max_period=10000.0):
+    """Sinusoids of (n,) float values, cosines first: (n, dim) float32. `dim` must be even.
+
+    Source: Ho et al. 2020 as used by the reference; the frequencies are a constant of the graph.
+    """
+    angles = values.astype(ms.float32).reshape(-1, 1) * _frequencies(dim, max_period)
+    return ops.concat((ops.cos(angles), ops.sin(angles)), 1)
+
+
+@constexpr
+def _frequencies(dim, max_period):
+    half = dim // 2
+    return Tensor(np.exp(-np.log(max_period) * np.arange(half, dtype=np.float32) / half).reshape(1, half).astype(np.float32))
+
+
+@constexpr
+def frame_index(videos, frames):
+    """0 .. frames-1 for each of `videos`: (videos * frames,) float32."""
+    return Tensor(np.tile(np.arange(frames, dtype=np.float32), videos))

@@ -1,0 +1,136 @@
+"""Mesh files (glb, gltf, obj, ply, stl, off) -> Mesh, read by trimesh.
+
+Taken from a file: node transforms, triangles, texture coordinates, and base colour as factor, texture and vertex
+colour, one material per part.  Not taken: normals (derived instead, edges over 40 degrees stay sharp, because files'
+normals are often missing or wrong), metal, gloss, emission, skins and animation.
+"""
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from sgm.cameras import DISTANCE, FOV_DEG, Orbit
+from sgm.render.mesh import Material, Mesh, MeshError, merge, srgb_from_linear
+
+SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
+# glTF is y-up and faces +z: (x, y, z) of our z-up world was written as (y, z, x); this takes it back.
+FROM_Y_UP = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], float)
+
+
+def load_mesh(path, up: str = "auto") -> Mesh:
+    """Read a mesh file into the z-up world, in its own units.
+
+    up: the file's up axis, 'y' or 'z'; 'auto' is 'y' for .glb and .gltf (their specification) and 'z' for the others,
+    which have no rule.  Colours: glTF factors and vertex colours are linear by its specification and are coded here;
+    vertex colours of one byte are taken as sRGB-coded, because the programs that write bytes (trimesh is one) do so.
+    Raises MeshError, naming the file, if it is missing, of another kind, damaged, or without triangles.
+    """
+    import trimesh     # half a second, and the procedural family does without it
+    path = Path(path)
+    if not path.is_file():
+        raise MeshError(f"{path}: no such file; give a mesh file ({', '.join(SUFFIXES)})")
+    if path.suffix.lower() not in SUFFIXES:
+        raise MeshError(f"{path}: kind {path.suffix or '(none)'} is not read; convert it to one of {', '.join(SUFFIXES)}")
+    gltf = path.suffix.lower() in (".glb", ".gltf")
+    try:
+        scene = trimesh.load_scene(path, process=False)
+        linear_colors = gltf and not _byte_colors(path)
+        parts = []
+        for node in scene.graph.nodes_geometry:
+            matrix, name = scene.graph[node]
+            if isinstance(scene.geometry[name], trimesh.Trimesh) and len(scene.geometry[name].faces):
+                parts.append(_part(scene.geometry[name], gltf, linear_colors).transformed(matrix))
+    except MeshError as error:
+        raise MeshError(f"{path}: {error}") from None
+    except Exception as error:     # trimesh raises whatever its parsers meet in a damaged file
+        raise MeshError(f"{path}: cannot be read as a mesh ({type(error).__name__}: {str(error).splitlines()[0][:120]}"
+                        "); open and re-export it" if str(error) else
+                        f"{path}: cannot be read as a mesh ({type(error).__name__}); open and re-export it") from None
+    if not parts:
+        raise MeshError(f"{path}: has no triangles; point clouds and curves cannot be rendered")
+    mesh = merge(parts)
+    if up not in ("auto", "y", "z"):
+        raise MeshError(f"{path}: up axis is {up!r}; expected auto, y or z")
+    return mesh.transformed(FROM_Y_UP) if up == "y" or (up == "auto" and gltf) else mesh
+
+
+def _part(geometry, gltf: bool, linear_colors: bool) -> Mesh:
+    """One trimesh.Trimesh -> Mesh."""
+    visual, faces = geometry.visual, np.asarray(geometry.faces)
+    vertices, colors, uv, material = np.asarray(geometry.vertices), None, None, Material()
+    if visual.kind == "texture":
+        material, uv = _material(visual.material, gltf), visual.uv
+        extra = visual.vertex_attributes.get("color") if hasattr(visual, "vertex_attributes") else None
+        if extra is not None and len(extra) == len(vertices):
+            colors = np.asarray(extra)[:, :3]
+            colors = colors / np.iinfo(colors.dtype).max if colors.dtype.kind in "ui" else colors
+    elif visual.kind == "vertex":
+        colors = np.asarray(visual.vertex_colors)[:, :3] / 255
+    elif visual.kind == "face":
+        vertices, colors = vertices[faces.reshape(-1)], np.repeat(np.asarray(visual.face_colors)[:, :3] / 255, 3, axis=0)
+        faces = np.arange(len(vertices)).reshape(-1, 3)
+    if colors is not None:
+        colors = srgb_from_linear(colors) if linear_colors else np.asarray(colors, np.float32)
+    if uv is not None:
+        uv = np.nan_to_num(np.asarray(uv, np.float32)[:, :2]) if len(uv) == len(vertices) else None
+    return Mesh(vertices, faces, colors=colors, uv=uv, materials=(material,))
+
+
+def _byte_colors(path: Path) -> bool:
+    """Whether the vertex colours of a glTF file are stored as bytes; trimesh gives bytes whatever the file has."""
+    data = path.read_bytes()
+    if data[:4] == b"glTF":      # a binary file: 12 bytes of header, then the JSON chunk with its length and kind
+        data = data[20:20 + struct.unpack("<I", data[12:16])[0]]
+    header = json.loads(data)
+    kinds = {header["accessors"][primitive["attributes"]["COLOR_0"]]["componentType"]
+             for mesh in header.get("meshes", []) for primitive in mesh["primitives"]
+             if "COLOR_0" in primitive["attributes"]}
+    return kinds == {5121}
+
+
+def _material(source, gltf: bool) -> Material:
+    """trimesh's PBRMaterial (glTF) or SimpleMaterial (obj) -> Material."""
+    if hasattr(source, "baseColorFactor"):
+        factor, image = source.baseColorFactor, source.baseColorTexture
+        mode, cutoff = source.alphaMode, source.alphaCutoff
+    else:
+        # An obj's Kd is a stand-in where there is a picture: many exporters write black or grey beside map_Kd.
+        image = source.image
+        factor, mode, cutoff = None if image is not None else source.diffuse, None, None
+    color = np.ones(4) if factor is None else np.asarray(factor, float).reshape(-1) / 255
+    if gltf:
+        color[:3] = srgb_from_linear(color[:3])
+    texture = None if image is None else np.asarray(image.convert("RGBA"))
+    # BLEND surfaces are drawn solid but for what is nearly invisible: leaves and hair are made so.
+    hole = {"MASK": 0.5 if cutoff is None else float(cutoff), "BLEND": 0.1}.get(mode, 0.0)
+    return Material(tuple(float(c) for c in color), texture, hole)
+
+
+def normalised(mesh: Mesh, fit: str = "box") -> Mesh:
+    """The mesh centred at the origin: 'box' = bounding box centred, longest side 1; 'sphere' = box centre, radius 0.5."""
+    used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
+    low, high = used.min(0), used.max(0)
+    centre = (low + high) / 2
+    size = (high - low).max() if fit == "box" else 2 * np.linalg.norm(used - centre, axis=1).max()
+    if fit not in ("box", "sphere"):
+        raise MeshError(f"fit is {fit!r}; expected box or sphere")
+    if size <= 0:
+        raise MeshError("all vertices of the mesh are at one place")
+    matrix = np.diag([1 / size, 1 / size, 1 / size, 1])
+    matrix[:3, 3] = -centre / size
+    return mesh.transformed(matrix)
+
+
+def viewing_distance(mesh: Mesh, orbit: Orbit, margin: float = 0.95, fov_deg: float = FOV_DEG) -> float:
+    """Least camera distance, not under 2, from which every view of the orbit shows the whole mesh.
+
+    margin: the part of the frame's width and height that may be filled.  A point p is inside the frame of a camera at
+    distance d with axes (right, up, backward) if max(|p.right|, |p.up|) <= margin tan(fov / 2) (d - p.backward).
+    """
+    axes = orbit.poses(1.0)[:, :3, :3]
+    local = np.einsum("vi,tij->tvj", mesh.vertices[np.unique(mesh.faces)].astype(np.float64), axes)
+    needed = local[..., 2] + np.abs(local[..., :2]).max(-1) / (margin * np.tan(np.radians(fov_deg) / 2))
+    return max(DISTANCE, float(needed.max()))

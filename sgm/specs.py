@@ -1,0 +1,232 @@
+"""The whole configuration schema: dataclasses whose defaults are the released SVD networks.
+
+A YAML file in `configs/` says only what differs. Unknown keys and wrong types are errors that name the key.
+"""
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import List
+
+from sgm.config import ConfigError, build, find_config, load_yaml, read_mapping
+
+__all__ = ["ClipSpec", "ConditionSpec", "ConfigError", "ModelSpec", "SamplingSpec", "UNetSpec", "VaeSpec", "load_spec",
+           "load_yaml"]
+
+EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucket_id", "cond_aug", "polars_rad",
+             "azimuths_rad")
+DECODERS = ("image", "temporal")
+SAMPLERS = ("euler", "heun", "dpmpp2m")
+GUIDANCES = ("linear", "triangle", "trapezoid", "constant")
+GROUPS = 32                                     # of every group norm
+
+
+def _require(good, key, found, expected):
+    if not good:
+        raise ConfigError(f"{key}: found {found!r}, expected {expected}")
+
+
+def _positive(spec, section, *names):
+    """The named fields (numbers, or lists of numbers) of a section are positive and finite."""
+    for name in names:
+        value = getattr(spec, name)
+        numbers = value if isinstance(value, list) else [value]
+        _require(numbers and all(math.isfinite(n) and n > 0 for n in numbers), section + name, value, "positive numbers"
+                 if isinstance(value, list) else "a positive number")
+
+
+def _one_of(value, key, choices):
+    _require(value in choices, key, value, f"one of {', '.join(choices)}")
+
+
+@dataclass
+class UNetSpec:
+    """VideoUNet (SVD, arXiv 2311.15127 app. D): widths and where attention stands."""
+    in_channels: int = 8                        # noisy latent + latent of the condition image
+    out_channels: int = 4
+    model_channels: int = 320
+    channel_mult: List[int] = field(default_factory=lambda: [1, 2, 4, 4])
+    num_res_blocks: int = 2
+    attention_resolutions: List[int] = field(default_factory=lambda: [4, 2, 1])   # down-sampling factors with attention
+    num_head_channels: int = 64
+    context_dim: int = 1024                     # width of the CLIP token
+
+    @property
+    def down_factor(self):
+        """Latent pixels per pixel of the coarsest level, along one side."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+    def validate(self, section="unet."):
+        """Raise ConfigError unless the widths fit the group norms and the heads."""
+        _positive(self, section, *(f.name for f in fields(self) if f.name != "attention_resolutions"))
+        factors = [2 ** level for level in range(len(self.channel_mult))]
+        _require(set(self.attention_resolutions) <= set(factors), section + "attention_resolutions",
+                 self.attention_resolutions, f"some of {factors}, the levels' down-sampling factors")
+        for factor, mult in zip(factors, self.channel_mult):
+            width = self.model_channels * mult
+            heads = factor in self.attention_resolutions or factor == factors[-1]  # the middle always attends
+            unit = math.lcm(GROUPS, self.num_head_channels) if heads else GROUPS
+            _require(width % unit == 0, section + "model_channels", self.model_channels,
+                     f"{width} channels ({self.model_channels} * {mult}) to be a multiple of {unit}"
+                     f" ({GROUPS} groups{f', heads of {self.num_head_channels}' if heads else ''})")
+
+
+@dataclass
+class VaeSpec:
+    """The autoencoder. `decoder`: "image" decodes each frame alone, "temporal" is SVD's deflickering decoder."""
+    ch: int = 128
+    ch_mult: List[int] = field(default_factory=lambda: [1, 2, 4, 4])
+    num_res_blocks: int = 2
+    z_channels: int = 4
+    scale_factor: float = 0.18215
+    decoder: str = "temporal"
+    post_quant_conv: bool = False               # svd_image_decoder: an AutoencoderKL, with its 1x1 convolutions
+
+    @property
+    def factor(self):
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+    def validate(self, section="vae."):
+        """Raise ConfigError unless the widths fit the group norms and the decoder is known."""
+        _positive(self, section, "ch", "ch_mult", "num_res_blocks", "z_channels", "scale_factor")
+        _require(all(self.ch * mult % GROUPS == 0 for mult in self.ch_mult), section + "ch", self.ch,
+                 f"every level's channels to be a multiple of {GROUPS}, the number of groups")
+        _one_of(self.decoder, section + "decoder", DECODERS)
+
+
+@dataclass
+class ClipSpec:
+    """OpenCLIP vision transformer; the defaults are ViT-H-14's image tower."""
+    image_size: int = 224
+    patch_size: int = 14
+    width: int = 1280
+    layers: int = 32
+    head_width: int = 80
+    embed_dim: int = 1024
+
+    def validate(self, section="clip."):
+        """Raise ConfigError unless patches tile the image and heads the width."""
+        _positive(self, section, *(f.name for f in fields(self)))
+        _require(self.image_size % self.patch_size == 0, section + "patch_size", self.patch_size,
+                 f"a divisor of {section}image_size {self.image_size}")
+        _require(self.width % self.head_width == 0, section + "head_width", self.head_width,
+                 f"a divisor of {section}width {self.width}")
+
+
+@dataclass
+class ConditionSpec:
+    """Embedders in the order of `conditioner.embedders.N`; scalars have a width in `vector`, images have none."""
+    embedders: List[str] = field(default_factory=lambda: [
+        "cond_frames_without_noise", "fps_id", "motion_bucket_id", "cond_frames", "cond_aug"])
+    scalar_dim: int = 256                       # sinusoid width of cond_aug, fps_id, motion_bucket_id
+    angle_dim: int = 512                        # of polars_rad, azimuths_rad
+    cond_aug: float = 0.02                      # default noise level of the condition image
+
+    def validate(self, section="condition."):
+        """Raise ConfigError unless the embedders are known, unique, and give context, concat and vector."""
+        for name in self.embedders:
+            _one_of(name, section + "embedders", EMBEDDERS)
+        names = set(self.embedders)
+        _require(len(names) == len(self.embedders), section + "embedders", self.embedders, "each embedder once")
+        _require({"cond_frames_without_noise", "cond_frames", "cond_aug"} <= names, section + "embedders",
+                 self.embedders, "cond_frames_without_noise, cond_frames and cond_aug among them")
+        _require(("polars_rad" in names) == ("azimuths_rad" in names), section + "embedders", self.embedders,
+                 "polars_rad and azimuths_rad both, or neither")
+        for name in ("scalar_dim", "angle_dim"):
+            value = getattr(self, name)
+            _require(value > 0 and value % 2 == 0, section + name, value, "a positive even number (cosines and sines)")
+        _require(0 <= self.cond_aug < math.inf, section + "cond_aug", self.cond_aug, "a number of at least 0")
+
+
+@dataclass
+class SamplingSpec:
+    """Defaults of the sampler; each has a flag of `simple_video_sample.py`."""
+    sampler: str = "euler"
+    steps: int = 25
+    sigma_min: float = 0.002
+    sigma_max: float = 700.0
+    rho: float = 7.0
+    guidance: str = "linear"
+    min_scale: float = 1.0
+    max_scale: float = 2.5
+
+    def validate(self, section="sampling."):
+        """Raise ConfigError unless sampler and guidance are known and the noise levels descend to a positive one."""
+        _one_of(self.sampler, section + "sampler", SAMPLERS)
+        _one_of(self.guidance, section + "guidance", GUIDANCES)
+        _positive(self, section, "steps", "sigma_min", "sigma_max", "rho")
+        _require(self.sigma_min < self.sigma_max, section + "sigma_min", self.sigma_min,
+                 f"less than {section}sigma_max {self.sigma_max}")
+        for name in ("min_scale", "max_scale"):
+            _require(math.isfinite(getattr(self, name)), section + name, getattr(self, name), "a finite number")
+
+
+@dataclass
+class ModelSpec:
+    """One model: its networks and how it is sampled."""
+    name: str = "svd"
+    num_frames: int = 14
+    height: int = 576                           # pixels of a frame
+    width: int = 1024
+    unet: UNetSpec = field(default_factory=UNetSpec)
+    vae: VaeSpec = field(default_factory=VaeSpec)
+    clip: ClipSpec = field(default_factory=ClipSpec)
+    condition: ConditionSpec = field(default_factory=ConditionSpec)
+    sampling: SamplingSpec = field(default_factory=SamplingSpec)
+
+    @property
+    def is_orbit(self):
+        """Whether the frames are views of an orbit (SV3D) rather than a video (SVD)."""
+        return "fps_id" not in self.condition.embedders
+
+    @property
+    def is_posed(self):
+        """Whether the network is told the cameras' polar angles and azimuths (SV3D_p)."""
+        return "polars_rad" in self.condition.embedders
+
+    @property
+    def vector_widths(self):
+        """{embedder: columns} of the vector condition, in order."""
+        wide = ("polars_rad", "azimuths_rad")
+        return {name: self.condition.angle_dim if name in wide else self.condition.scalar_dim
+                for name in self.condition.embedders if not name.startswith("cond_frames")}
+
+    @property
+    def vae_factor(self):
+        """Pixels per latent along one side."""
+        return self.vae.factor
+
+    def validate(self):
+        """Raise ConfigError naming the first field that no network can have."""
+        for section in fields(self):
+            part = getattr(self, section.name)
+            if is_dataclass(part):
+                part.validate()
+        _positive(self, "", "num_frames")
+        unit = self.vae_factor * self.unet.down_factor
+        for name in ("height", "width"):
+            pixels = getattr(self, name)
+            _require(pixels > 0 and pixels % unit == 0, name, pixels,
+                     f"a positive multiple of {unit} (the autoencoder's {self.vae_factor} x the UNet's"
+                     f" {self.unet.down_factor})")
+        z = self.vae.z_channels
+        _require(self.unet.in_channels == 2 * z, "unet.in_channels", self.unet.in_channels,
+                 f"{2 * z}: noisy and condition latent of vae.z_channels {z} each")
+        _require(self.unet.out_channels == z, "unet.out_channels", self.unet.out_channels, f"vae.z_channels {z}")
+        _require(self.clip.embed_dim == self.unet.context_dim, "clip.embed_dim", self.clip.embed_dim,
+                 f"unet.context_dim {self.unet.context_dim}")
+
+
+def load_spec(model, overrides=()):
+    """The ModelSpec of a model.
+
+    `model`: a name (``sv3d_u``), a path to a YAML file of ours or in the reference implementation's own form, or a
+    path that does not exist whose stem is a name (``configs/sv3d_u.yaml``). `overrides`: ``key=value`` strings with
+    dotted keys, applied last. Raises ConfigError naming file and key.
+    """
+    path = find_config(model, "sampling")
+    mapping = read_mapping(path)
+    reference = mapping.get("model")
+    if isinstance(reference, dict) and "target" in reference:
+        from sgm.reference_yaml import read_reference  # it needs this module's dataclasses
+        return build(read_reference(mapping, path), {}, path, overrides)
+    return build(ModelSpec, mapping, path, overrides)

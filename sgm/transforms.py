@@ -1,0 +1,148 @@
+"""Reads transforms.json: the cameras of a views folder, ours or somebody else's (numpy only). Writing: cameras.py."""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+class CameraError(ValueError):
+    """An orbit or a transforms.json that cannot be used; the message is one line and says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Images with known cameras, as read from a transforms.json.
+
+    poses (T, 4, 4) OpenGL camera-to-world; fl, cx, cy pixels; width, height pixels; files T absolute paths;
+    azimuths_deg, elevations_deg (T,) of the cameras in the world; distance: the cameras' mean distance from the origin.
+    """
+    poses: np.ndarray
+    fl: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+    files: list
+    azimuths_deg: np.ndarray
+    elevations_deg: np.ndarray
+    distance: float
+
+
+def read_transforms(path):
+    """Reads a transforms.json (the file or its folder; ours, nerfstudio's, instant-ngp's) -> Views.
+
+    Focal length from fl_x or camera_angle_x; w and h are needed. Azimuths and elevations come from azimuth_deg and
+    elevation_deg, or from the camera positions. Raises CameraError: unreadable or missing values, lens distortion,
+    pixels that are not square, a matrix that is no rotation, an image file that is not there.
+    """
+    path, data = read_json(path)
+    width, height = (int(_number(path, data, key)) for key in ("w", "h"))
+    if "fl_x" in data:
+        fl = _number(path, data, "fl_x")
+    elif "camera_angle_x" in data:
+        fl = width / (2 * np.tan(_number(path, data, "camera_angle_x") / 2))
+    else:
+        raise CameraError(f"{path}: has neither fl_x nor camera_angle_x; add one beside frames, it holds for all views")
+    fl_y = _number(path, data, "fl_y", fl)
+    if width < 1 or height < 1 or not fl > 0 or abs(fl_y / fl - 1) > 0.005:
+        raise CameraError(f"{path}: w {width}, h {height}, fl_x {fl:g}, fl_y {fl_y:g}; expected positive numbers and "
+                          "square pixels (fl_x = fl_y): resample the images")
+    for key in ("k1", "k2", "k3", "k4", "p1", "p2"):
+        if abs(_number(path, data, key, 0.0)) > 1e-6:
+            raise CameraError(f"{path}: {key} is {data[key]}; lens distortion is not modelled, undistort the images")
+    frames = entries(path, data, "frames")
+    poses, files = [], []
+    for k, frame in enumerate(frames):
+        where = f"{path}: frames[{k}]"
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise CameraError(f"{where} has no file_path; give the image's path relative to the json")
+        poses.append(_pose(where, frame.get("transform_matrix")))
+        files.append(_image_file(where, path.parent / frame["file_path"]))
+    poses = np.stack(poses)
+    radius = np.linalg.norm(poses[:, :3, 3], axis=-1)
+    if all("azimuth_deg" in f and "elevation_deg" in f for f in frames):
+        azimuths = angle_list([f["azimuth_deg"] for f in frames], f"{path}: azimuth_deg")
+        elevations = angle_list([f["elevation_deg"] for f in frames], f"{path}: elevation_deg")
+    else:
+        azimuths = wrap_degrees(np.rad2deg(np.arctan2(poses[:, 1, 3], poses[:, 0, 3])))
+        elevations = np.rad2deg(np.arcsin(poses[:, 2, 3] / np.maximum(radius, 1e-12)))
+    return Views(poses, float(fl), _number(path, data, "cx", width / 2), _number(path, data, "cy", height / 2),
+                 width, height, files, azimuths, elevations, float(radius.mean()))
+
+
+def wrap_degrees(degrees):
+    """Into [0, 360); a hair below 360 is rounding and becomes 0 (also -0.0 does)."""
+    wrapped = np.mod(degrees, 360.0)
+    return np.where(360 - wrapped < 1e-9, 0.0, wrapped) + 0.0
+
+
+def angle_list(values, name):
+    """Checks and converts a list of degrees -> (T,) float64, T >= 1; `name` is what an error calls it."""
+    try:
+        values = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise CameraError(f"{name} is not a list of numbers; expected degrees, one per view") from None
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise CameraError(f"{name} has shape {values.shape}; expected a list of finite degrees, at least one view")
+    return values
+
+
+def json_path(path):
+    """The json file itself, or the transforms.json of a folder."""
+    path = Path(path)
+    return path if path.suffix == ".json" and not path.is_dir() else path / "transforms.json"
+
+
+def read_json(path):
+    """Reads a JSON object -> (its path, dict)."""
+    path = json_path(path)
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise CameraError(f"{path}: cannot be read ({error.strerror}); give a json file or a views folder") from None
+    except ValueError as error:
+        raise CameraError(f"{path}: is not JSON ({error}); write it again") from None
+    if not isinstance(data, dict):
+        raise CameraError(f"{path}: holds a {type(data).__name__}; expected a JSON object with frames or azimuths_deg")
+    return path, data
+
+
+def entries(path, data, key):
+    """data[key], which must be a list that is not empty."""
+    value = data.get(key)
+    if not isinstance(value, list) or not value:
+        found = "is missing" if value is None else f"is {str(value)[:40]!r}"
+        raise CameraError(f"{path}: {key} {found}; expected a list with one entry per view")
+    return value
+
+
+def _number(path, data, key, default=None):
+    value = data.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+        found = "is missing" if value is None else f"is {value!r}"
+        raise CameraError(f"{path}: {key} {found}; expected a number in pixels or radians beside frames")
+    return float(value)
+
+
+def _pose(where, matrix):
+    try:
+        matrix = np.array(matrix, dtype=np.float64)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
+        raise CameraError(f"{where}: transform_matrix is missing or not 4 x 4 finite numbers; "
+                          "expected an OpenGL camera-to-world matrix")
+    pose = np.vstack([matrix[:3], [0, 0, 0, 1]])
+    rotation = pose[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+        raise CameraError(f"{where}: transform_matrix is no rotation (scaled, mirrored or corrupt); "
+                          "expected an OpenGL camera-to-world matrix")
+    return pose
+
+
+def _image_file(where, file):
+    for candidate in (file, file.with_name(file.name + ".png")):   # Blender's data sets leave the extension out
+        if candidate.is_file():
+            return candidate.absolute()
+    raise CameraError(f"{where}: {file} does not exist; file_path must be relative to the json, with extension")

@@ -1,0 +1,59 @@
+"""Samplers of the diffusion ODE: functions `(denoise, x, sigmas) -> iterator of steps`.
+
+`denoise(x, sigma)` returns the guided estimate of the clean latents at noise level `sigma` (a float). Each sampler
+yields `(i, x, denoised)` after step i, so the caller owns progress, previews and interruption.
+"""
+import numpy as np
+
+
+def karras_sigmas(steps, sigma_min=0.002, sigma_max=700.0, rho=7.0):
+    """The `steps` noise levels of Karras et al. 2022 (arXiv 2206.00364, eq. 5) and a final 0: (steps + 1,) float64."""
+    ramp = np.linspace(0, 1, steps)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return np.append((high + ramp * (low - high)) ** rho, 0.0)
+
+
+def euler(denoise, x, sigmas):
+    """Karras et al. 2022, algorithm 1 without its second-order correction and without noise."""
+    for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        denoised = denoise(x, sigma)
+        x = x + (x - denoised) * float((following - sigma) / sigma)
+        yield i, x, denoised
+
+
+def heun(denoise, x, sigmas):
+    """Karras et al. 2022, algorithm 1: two evaluations a step, one at the last."""
+    for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        denoised = denoise(x, sigma)
+        slope = (x - denoised) * float(1 / sigma)
+        step = float(following - sigma)
+        ahead = x + slope * step
+        if following > 0:
+            slope_ahead = (ahead - denoise(ahead, following)) * float(1 / following)
+            ahead = x + (slope + slope_ahead) * (step / 2)
+        x = ahead
+        yield i, x, denoised
+
+
+def dpmpp2m(denoise, x, sigmas):
+    """DPM-Solver++(2M) of Lu et al. 2022 (arXiv 2211.01095, algorithm 2) for sigma_data-free EDM noise levels.
+
+    With lambda = -ln sigma, the previous estimate gives the second order; the first and the last step are of first.
+    """
+    previous, step_before = None, None
+    for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        denoised = denoise(x, sigma)
+        if following == 0:
+            x = denoised
+        else:
+            step = float(np.log(sigma / following))
+            target = denoised
+            if previous is not None:
+                ratio = step_before / step
+                target = denoised + (denoised - previous) * (1 / (2 * ratio))
+            x = x * float(following / sigma) - target * float(np.expm1(-step))
+            previous, step_before = denoised, step
+        yield i, x, denoised
+
+
+SAMPLERS = {"euler": euler, "heun": heun, "dpmpp2m": dpmpp2m}

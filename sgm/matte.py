@@ -159,18 +159,16 @@ def _grabcut(rgb):
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
     cv2.grabCut(small, labels, None, *models, 8, cv2.GC_INIT_WITH_MASK)
-    solid = _without_specks((labels & 1) > 0, 0.05)
+    solid = (labels & 1) > 0
+    solid = _without_specks(solid, 0.02 * solid.sum())
     return cv2.resize(solid.astype(np.float32), rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
 
 
 def _without_specks(solid, smallest):
-    """Drops components below `smallest` pixels (below 1: that part of the largest one); fills pinholes alike."""
+    """Drops the components of a mask below `smallest` pixels and fills its pinholes below that."""
     for value in (True, False):
         _, labels, stats, _ = cv2.connectedComponentsWithStats((solid == value).astype(np.uint8), connectivity=8)
-        areas = stats[:, cv2.CC_STAT_AREA].copy()
-        areas[0] = 0
-        limit = smallest if smallest >= 1 else smallest * areas.max(initial=0)
-        solid = np.where((areas < limit)[labels] & (labels > 0), not value, solid)
+        solid = np.where((stats[:, cv2.CC_STAT_AREA] < smallest)[labels] & (labels > 0), not value, solid)
     return solid
 
 

@@ -22,8 +22,10 @@ import shutil
 import signal
 import sys
 import zlib
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -88,7 +90,6 @@ def render_block(rows: list[int], folder: str, settings: dict) -> int:
         orbit = orbit_of(f"{seed:07d}", settings)
         arrays["clips"][row] = render_clip(seed, orbit, settings["size"], supersample=settings["supersample"])
         arrays["azimuths"][row], arrays["elevations"][row] = orbit.azimuths_deg, orbit.elevations_deg
-        arrays["clips"].flush()
         arrays["done"][row] = True
     return len(rows)
 
@@ -132,8 +133,9 @@ def render_folders(items: list[tuple[str, int | str]], args, settings: dict) -> 
     claim(out, settings, args.overwrite)
     todo = [item for item in items if not (out / item[0] / "transforms.json").exists()]
     failed = []
-    with tqdm(total=len(items), initial=len(items) - len(todo), unit="object", smoothing=0.05) as bar:
-        for name, reason in run(partial(render_folder, out=str(out), settings=settings), todo, args.workers):
+    results = run(partial(render_folder, out=str(out), settings=settings), todo, args.workers)
+    with closing(results), tqdm(total=len(items), initial=len(items) - len(todo), unit="object", smoothing=0.05) as bar:
+        for name, reason in results:
             bar.update()
             if reason:
                 failed.append((name, reason))
@@ -176,8 +178,9 @@ def render_packed(seeds: range, args, settings: dict) -> int:
             os.replace(work / f"{name}.npy.new", work / f"{name}.npy")
     todo = np.flatnonzero(~np.load(work / "done.npy")).tolist()
     blocks = [todo[k:k + PACK_BLOCK] for k in range(0, len(todo), PACK_BLOCK)]
-    with tqdm(total=len(seeds), initial=len(seeds) - len(todo), unit="object", smoothing=0.05) as bar:
-        for count in run(partial(render_block, folder=str(work), settings=settings), blocks, args.workers):
+    results = run(partial(render_block, folder=str(work), settings=settings), blocks, args.workers)
+    with closing(results), tqdm(total=len(seeds), initial=len(seeds) - len(todo), unit="object", smoothing=0.05) as bar:
+        for count in results:
             bar.update(count)
     (work / "done.npy").unlink()
     os.replace(work, out)
@@ -186,8 +189,9 @@ def render_packed(seeds: range, args, settings: dict) -> int:
 
 
 def mesh_files(paths: list[str]) -> list[tuple[str, str]]:
-    """Files and folders (searched with their sub-folders) -> sorted (name, path); names are unique and stay the same
-    whatever else is given, unless two files share one."""
+    """Files and folders (searched with their sub-folders) -> sorted (name, path).
+
+    The name is the file's without its suffix; files that share one get their folder's before it, or the whole path."""
     files = set()
     for path in map(Path, paths):
         if not path.exists():
@@ -196,11 +200,10 @@ def mesh_files(paths: list[str]) -> list[tuple[str, str]]:
     if not files:
         raise UsageError(f"{paths[0]}: no mesh files in it; expected {', '.join(SUFFIXES)}")
     files = sorted(files)
-    for name_of in (lambda p: p.stem, lambda p: f"{p.resolve().parent.name}-{p.stem}",
-                    lambda p: "-".join(p.resolve().parts[1:])):
-        names = [name_of(p) for p in files]
-        if len(set(names)) == len(names):
-            break
+    names = [p.stem for p in files]
+    for name_of in (lambda p: f"{p.resolve().parent.name}-{p.stem}", lambda p: "-".join(p.resolve().parts[1:])):
+        shared = {name for name, count in Counter(names).items() if count > 1}
+        names = [name_of(p) if name in shared else name for name, p in zip(names, files)]
     return [(name, str(path)) for name, path in zip(names, files)]
 
 

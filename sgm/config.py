@@ -150,9 +150,9 @@ def _lay_over(config, schema, mapping, source):
 
 def _set_leaf(config, key, value, kind, source):
     expected = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-    truth_as_number = isinstance(value, bool) and kind in (int, float)  # which OmegaConf would take as 0 or 1
+    confused = kind in (int, float, bool) and isinstance(value, bool) != (kind is bool)  # OmegaConf would convert
     try:
-        if truth_as_number or value == "???":  # OmegaConf's mark of a value yet to come
+        if confused or value == "???":  # OmegaConf's mark of a value yet to come
             raise ValueError
         OmegaConf.update(config, key, value)
     except (OmegaConfBaseException, ValueError, TypeError):

@@ -12,6 +12,7 @@ from PIL import Image
 
 MATTE_SIDE = 1536     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
+RING=.1
 METHODS = ("auto", "alpha", "rembg", "border")
 
 
@@ -59,7 +60,7 @@ def alpha_from_white(frame):
 
     frame uint8 (H, W, 3) -> uint8 RGBA (H, W, 4), straight alpha: colours freed from the white, white where alpha
     is 0. White inside the object stays opaque; only an enclosed region that equals the background to within a level,
-    has a clear edge and covers at least 0.1 % of the frame is taken for a hole (the handle of a mug).
+    has a clear edge and covers at least 0.05 % of the frame is taken for a hole (the handle of a mug).
     """
     ring = _ring(frame).astype(np.float32)
     white = ring[ring.min(axis=-1) > 215]
@@ -131,7 +132,7 @@ def _key(rgb, background, noise):
     outside = np.zeros(count, bool)
     outside[border] = True
     outside[0] = False
-    for k in np.flatnonzero((stats[:, cv2.CC_STAT_AREA] >= max(9, 0.001 * pixels)) & ~outside):
+    for k in np.flatnonzero((stats[:, cv2.CC_STAT_AREA] >= max(9, 0.0005 * pixels)) & ~outside):
         outside[k] = k > 0 and _is_hole(rgb, background, labels == k)
     solid = _without_specks(~outside[labels], 0.0002 * pixels)
     return _soften(rgb, solid, background)
@@ -155,13 +156,20 @@ def _grabcut(rgb):
     small = cv2.bilateralFilter(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), 9, 30, 7)
     edge = max(1, round(0.02 * min(small.shape[:2])))
     labels = np.full(small.shape[:2], cv2.GC_BGD, np.uint8)
+    labels[edge:-edge, edge:-edge] = cv2.GC_PR_BGD
+    edge=max(1, round(RING * min(small.shape[:2])))
     labels[edge:-edge, edge:-edge] = cv2.GC_PR_FGD
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
     cv2.grabCut(small, labels, None, *models, 8, cv2.GC_INIT_WITH_MASK)
+    labels[labels == cv2.GC_BGD] = cv2.GC_PR_BGD
+    cv2.grabCut(small, labels, None, *models, 1, cv2.GC_EVAL)
     solid = (labels & 1) > 0
-    solid = _without_specks(solid, 0.02 * solid.sum())
-    return cv2.resize(solid.astype(np.float32), rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+    solid = _without_specks(solid, 0.02 * solid.sum()).astype(np.float32)
+    # its outline follows the background's texture: close the notches, then round it off
+    solid = cv2.morphologyEx(solid, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    solid = cv2.GaussianBlur(solid, (0, 0), 1.75)
+    return cv2.resize(solid, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
 
 
 def _without_specks(solid, smallest):
@@ -176,14 +184,17 @@ def _soften(rgb, solid, background=None):
     """Solves the pixels around the mask's edge for alpha and colour -> RGBA uint8.
 
     pixel = alpha object + (1 - alpha) background: the object's colour is that of sure pixels nearby, so is the
-    background's where it is not known. Where the two are alike, alpha is the blurred mask.
+    background's where it is not known. Where the two are too alike to tell, alpha is the blurred mask.
     """
     rgb = rgb.astype(np.float32)
     r = max(1, round(max(rgb.shape[:2]) / 256))
     inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
     outside = cv2.distanceTransform((~solid).astype(np.uint8), cv2.DIST_L2, 3)
+    spread = 0.0    # of the background's texture, per pixel: what it adds to a difference without meaning
     if background is None:
-        background = _nearby(rgb, (outside > r) + 1e-4 * (outside > 0), r)
+        sure = (outside > r) + 1e-4 * (outside > 0)
+        background = _nearby(rgb, sure, r)
+        spread = _nearby(np.square(rgb - background), sure, 2 * r).sum(axis=-1)
     strength = np.square((rgb - background) / 255).sum(axis=-1)
     # thin parts have no sure pixel; there the purest ones, farthest from the background, stand in
     colour = _nearby(rgb, (inside > r) + 1e-3 * (inside > 0) * strength, r)
@@ -191,7 +202,7 @@ def _soften(rgb, solid, background=None):
     length = np.square(axis).sum(axis=-1)
     alpha = ((rgb - background) * axis).sum(axis=-1) / np.maximum(length, 1)
     blurred = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), 0.5 * r)
-    trust = np.clip(np.sqrt(length) / 16 - 0.5, 0, 1)
+    trust = np.clip(np.sqrt(length / (256 + 16 * spread)) - 0.5, 0, 1)
     alpha = np.clip((trust * alpha + (1 - trust) * blurred - 0.05) / 0.9, 0, 1)
     alpha = np.where(inside > r + 1, 1, np.where(outside > r + 1, 0, alpha))
     # the edge pixel's own colour where it is mostly object, that of its neighbours where it is not
@@ -205,6 +216,6 @@ def _soften(rgb, solid, background=None):
 def _nearby(rgb, weight, r):
     """The weighted mean colour around each pixel (H, W, 3)."""
     weight = weight.astype(np.float32)
-    total = cv2.GaussianBlur(weight, (0, 0), 1.5 * r)
-    mean = cv2.GaussianBlur(rgb * weight[..., None], (0, 0), 1.5 * r)
+    total = cv2.GaussianBlur(weight, (0, 0), 0.8 * r)
+    mean = cv2.GaussianBlur(rgb * weight[..., None], (0, 0), 0.8 * r)
     return np.where(total[..., None] > 1e-9, mean / np.maximum(total, 1e-9)[..., None], rgb)

@@ -4,6 +4,7 @@ One table says, for each class that a released model names, where its parameters
 path is only ever looked up here, and one that is not here is an error. A parameter that would change the network in
 a way ours has no setting for must have the value of the released models.
 """
+import difflib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,8 +157,8 @@ class _Reader:
 
     def put(self, key, value, where):
         if self.values.setdefault(key, value) != value:
-            raise ConfigError(f"{self.path}: {where}: found {shown(value)}, expected {shown(self.values[key])} as in the"
-                              " other parts of this file")
+            raise ConfigError(f"{self.path}: {where}: {key}: found {shown(value)}, expected"
+                              f" {shown(self.values[key])} as in the other parts of this file")
 
     def choose(self, name, table, where):
         if not isinstance(name, str) or name not in table:
@@ -185,7 +186,7 @@ class _Reader:
         for name in (*rule.fields, *rule.fixed, *rule.parts):
             if name not in params:
                 raise ConfigError(f"{self.path}: {where}.{name}: found nothing, expected this key")
-        given = {key: value for key, value in rule.sets.items()}
+        given = dict(rule.sets)
         for name, value in params.items():
             key = f"{where}.{name}"
             if name in rule.fields or name in rule.options:
@@ -200,8 +201,9 @@ class _Reader:
             elif name in rule.parts or name in rule.extras:
                 self.part(value, key, rule.parts.get(name) or rule.extras[name])
             elif name not in rule.free:
-                raise ConfigError(f"{self.path}: {key}: unknown parameter {shown(value)}, expected one of"
-                                  f" {', '.join(k for group in rule[:-1] for k in group) or 'none'}")
+                near = difflib.get_close_matches(str(name), [k for group in rule[:-1] for k in group], 1)
+                hint = f"; the nearest known one is {near[0]}" if near else ""
+                raise ConfigError(f"{self.path}: {key}: unknown parameter, found {shown(value)}{hint}")
         for key, value in given.items():
             self.put(key, value, where)
 
@@ -212,11 +214,13 @@ class _Reader:
         names = []
         for index, model in enumerate(models):
             name, key = model.get("input_key"), f"{where}.emb_models.{index}"
+            if not isinstance(name, str):
+                raise ConfigError(f"{self.path}: {key}.input_key: found {shown(name)}, expected a name")
             self.part(model, key, (EMBEDDER_CLASSES.get(name, "ConcatTimestepEmbedderND"),),
                       free=("input_key", "is_trainable", "ucg_rate", "legacy_ucg_value"))
-            width = self.values.pop("outdim", None)
-            if width is not None:
-                self.put("condition.angle_dim" if name in ANGLES else "condition.scalar_dim", width, key)
+            if "outdim" in self.values:
+                width = "condition.angle_dim" if name in ANGLES else "condition.scalar_dim"
+                self.put(width, self.values.pop("outdim"), key)
             names.append(name)
         self.values["condition.embedders"] = names
 

@@ -116,7 +116,10 @@ def claim(folder: Path, settings: dict, overwrite: bool):
                              "give another --out")
         shutil.rmtree(folder)
     if note.exists():
-        found = json.loads(note.read_text())
+        try:
+            found = dict(json.loads(note.read_text()))
+        except (ValueError, TypeError):
+            raise UsageError(f"{note}: is damaged; give another --out, or --overwrite to start afresh") from None
         for key in settings:
             if found.get(key) != settings[key]:
                 raise UsageError(f"--out {folder}: holds orbits rendered with {key} {found.get(key)}, this run has "

@@ -1,1 +1,1 @@
-"""Rendering on the host for training and evaluation data: exact cameras, no device, no gradient (numpy and numba only)."""
+"""Rendering on the host for training and evaluation data: exact cameras, no device, no gradient."""

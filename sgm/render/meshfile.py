@@ -28,12 +28,13 @@ def load_mesh(path, up: str = "auto") -> Mesh:
     vertex colours of one byte are taken as sRGB-coded, because the programs that write bytes (trimesh is one) do so.
     Raises MeshError, naming the file, if it is missing, of another kind, damaged, or without triangles.
     """
-    import trimesh     # half a second, and the procedural family does without it
+    import trimesh  # half a second, and the procedural family does without it
     path = Path(path)
     if not path.is_file():
         raise MeshError(f"{path}: no such file; give a mesh file ({', '.join(SUFFIXES)})")
     if path.suffix.lower() not in SUFFIXES:
-        raise MeshError(f"{path}: kind {path.suffix or '(none)'} is not read; convert it to one of {', '.join(SUFFIXES)}")
+        raise MeshError(f"{path}: kind {path.suffix or '(none)'} is not read; convert it to one of "
+                        + ", ".join(SUFFIXES))
     gltf = path.suffix.lower() in (".glb", ".gltf")
     try:
         scene = trimesh.load_scene(path, process=False)
@@ -46,9 +47,8 @@ def load_mesh(path, up: str = "auto") -> Mesh:
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from None
     except Exception as error:     # trimesh raises whatever its parsers meet in a damaged file
-        raise MeshError(f"{path}: cannot be read as a mesh ({type(error).__name__}: {str(error).splitlines()[0][:120]}"
-                        "); open and re-export it" if str(error) else
-                        f"{path}: cannot be read as a mesh ({type(error).__name__}); open and re-export it") from None
+        said = " ".join(f"{type(error).__name__} {error}".split())[:160]
+        raise MeshError(f"{path}: cannot be read as a mesh ({said}); open and re-export it") from None
     if not parts:
         raise MeshError(f"{path}: has no triangles; point clouds and curves cannot be rendered")
     mesh = merge(parts)
@@ -70,7 +70,8 @@ def _part(geometry, gltf: bool, linear_colors: bool) -> Mesh:
     elif visual.kind == "vertex":
         colors = np.asarray(visual.vertex_colors)[:, :3] / 255
     elif visual.kind == "face":
-        vertices, colors = vertices[faces.reshape(-1)], np.repeat(np.asarray(visual.face_colors)[:, :3] / 255, 3, axis=0)
+        vertices = vertices[faces.reshape(-1)]
+        colors = np.repeat(np.asarray(visual.face_colors)[:, :3] / 255, 3, axis=0)
         faces = np.arange(len(vertices)).reshape(-1, 3)
     if colors is not None:
         colors = srgb_from_linear(colors) if linear_colors else np.asarray(colors, np.float32)
@@ -110,7 +111,7 @@ def _material(source, gltf: bool) -> Material:
 
 
 def normalised(mesh: Mesh, fit: str = "box") -> Mesh:
-    """The mesh centred at the origin: 'box' = bounding box centred, longest side 1; 'sphere' = box centre, radius 0.5."""
+    """The mesh centred at the origin: 'box' = longest side of the bounding box 1; 'sphere' = radius 0.5."""
     used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
     low, high = used.min(0), used.max(0)
     centre = (low + high) / 2

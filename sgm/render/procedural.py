@@ -79,7 +79,8 @@ def _fitted(mesh: Mesh) -> Mesh:
     return mesh.transformed(matrix)
 
 
-_PATTERNS = {"plain": 0.3, "bands": 0.14, "two_tone": 0.14, "stripes": 0.12, "checker": 0.06, "halves": 0.14, "panel": 0.1}
+_PATTERNS = {"plain": 0.3, "bands": 0.14, "two_tone": 0.14, "stripes": 0.12, "checker": 0.06, "halves": 0.14,
+             "panel": 0.1}
 
 
 def _paint(rng, colors, patterns=tuple(_PATTERNS)) -> Paint:
@@ -211,13 +212,14 @@ def _pot(rng, colors):
     parts = [loft(section("ellipse", paint), [(height * a, g, width * g) for a, g in zip(u, profile)], paint)]
     solid = Paint({k: colors["accent"] for k in colors}, "plain")
     bar, post = box(0.22, 0.13, 0.16, solid), box(0.09, 0.13, height * 0.45, solid)
-    parts += with_half_turn(shifted(bar, x=0.98, z=height * 0.72)) + with_half_turn(shifted(bar, x=0.98, z=height * 0.27))
+    for level in (0.72, 0.27):
+        parts += with_half_turn(shifted(bar, x=0.98, z=height * level))
     parts += with_half_turn(shifted(post, x=1.2, z=height * 0.3))
     if rng.rand() < 0.6:
         lid = Paint(_swapped(colors), "plain")
         r = profile[-1] * 0.9
-        parts.append(shifted(loft(section("ellipse", lid), [(0, r, width * r), (0.35, 0.25 * r, 0.25 * width * r)], lid),
-                             z=height))
+        cone = loft(section("ellipse", lid), [(0, r, width * r), (0.35, 0.25 * r, 0.25 * width * r)], lid)
+        parts.append(shifted(cone, z=height))
     return parts
 
 

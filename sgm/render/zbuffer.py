@@ -253,7 +253,8 @@ def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *, 
     return out
 
 
-def render_geometry(mesh: Mesh, camera_to_world: np.ndarray, size: int, fov_deg: float) -> tuple[np.ndarray, np.ndarray]:
+def render_geometry(mesh: Mesh, camera_to_world: np.ndarray, size: int,
+                    fov_deg: float) -> tuple[np.ndarray, np.ndarray]:
     """One centre ray per pixel -> z-depth (size, size) float32 and world normals (size, size, 3) float32.
 
     Depth is along the optical axis in world units; normals are unit and face the camera; both are 0 where nothing is.

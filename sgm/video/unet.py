@@ -71,9 +71,9 @@ class VideoUNet(nn.Cell):
         first = token.reshape(videos, num_video_frames, dim)[:, :1]
         first = first.broadcast_to((videos, num_video_frames, dim)).reshape(count, dim)
         index = ops.frame_index(videos, num_video_frames)
-        vectors = []
-        for transformer in self.transformers:
-            vectors.extend(transformer.context_vectors(token, first, index))
+        vectors = ()
+        for transformer in self.transformers:  # a tuple, not a list: gradients are lost through a list's `extend`
+            vectors = vectors + transformer.context_vectors(token, first, index)
         return ms.ops.concat(vectors, 1)
 
     def evaluate(self, x, timesteps, prepared, y, still, num_video_frames):

@@ -1,0 +1,1 @@
+"""Training: data, objective, one optimiser step, checkpoints."""

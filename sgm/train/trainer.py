@@ -1,0 +1,123 @@
+"""The parts of the training loop: batches of a step, learning rate, checkpoint and resume.
+
+All randomness of a step follows from the recipe's seed and the step's number, so a resumed run continues bit for bit.
+"""
+import json
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor
+
+from sgm import ops
+from sgm.checkpoint import CheckpointError, open_checkpoint, save_safetensors
+from sgm.train.data import shuffled
+from sgm.train.objective import AutoencoderLoss, DiffusionLoss, lognormal_sigmas
+from sgm.train.step import TrainStep
+
+
+def learning_rate(recipe, step):
+    """Linear rise over `warmup` steps, then a cosine from lr to lr_final * lr at the last step."""
+    if step < recipe.warmup:
+        return recipe.lr * (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.lr * (recipe.lr_final + (1 - recipe.lr_final) * 0.5 * (1 + np.cos(np.pi * progress)))
+
+
+class DiffusionBatches:
+    """Batches of the diffusion loss from latent orbits."""
+
+    def __init__(self, recipe, orbits):
+        self.recipe, self.orbits = recipe, orbits
+
+    def __call__(self, step):
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, step])
+        indices = shuffled(recipe.seed, len(self.orbits), step, recipe.batch)
+        x0, token, latent, vector = self.orbits.batch(rng, indices, recipe.drop_condition)
+        sigma = lognormal_sigmas(rng, len(indices), self.orbits.num_frames, recipe.p_mean, recipe.p_std)
+        noise = rng.standard_normal(x0.shape, dtype=np.float32)
+        return x0, noise, sigma, token, latent, vector
+
+
+class ViewBatches:
+    """Single views for the autoencoder."""
+
+    def __init__(self, recipe, orbits, latent_shape):
+        self.recipe, self.orbits, self.latent_shape = recipe, orbits, latent_shape
+
+    def __call__(self, step):
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, step])
+        indices = rng.integers(len(self.orbits), size=recipe.batch)
+        views = rng.integers(self.orbits.num_frames, size=recipe.batch)
+        images = np.concatenate([self.orbits.frames(i, [v]) for i, v in zip(indices, views)])
+        return images, rng.standard_normal((recipe.batch,) + self.latent_shape, dtype=np.float32)
+
+
+class Trainer:
+    """One network, its objective and its optimiser; `advance(step)` makes one step."""
+
+    def __init__(self, engine, recipe, batches):
+        self.engine, self.recipe, self.batches = engine, recipe, batches
+        if recipe.task == "diffusion":
+            trained = engine.model
+            objective = DiffusionLoss(engine.model, batches.orbits.num_frames)
+        else:
+            encoder = engine.conditioner.embedder("cond_frames").encoder
+            trained = [encoder, engine.first_stage_model]
+            objective = AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight)
+        cells = trained if isinstance(trained, list) else [trained]
+        weights = [parameter for cell in cells for parameter in cell.get_parameters()]
+        self.step = TrainStep(objective, weights, tuple(recipe.betas), weight_decay=recipe.weight_decay,
+                              clip_norm=recipe.clip_norm)
+        self.compiled = ops.compiled(self.step.construct)
+        self.done = 0
+
+    def advance(self):
+        """One step -> loss, gradient norm, learning rate (floats)."""
+        recipe = self.recipe
+        lr = learning_rate(recipe, self.done)
+        # The average follows quickly at first, so that it forgets the random start.
+        decay = min(recipe.average_decay, (1 + self.done) / (10 + self.done))
+        batch = [Tensor(array) for array in self.batches(self.done)]
+        loss, norm = self.compiled(self.step.rates(self.done + 1, lr, decay), *batch)
+        self.done += 1
+        return float(loss.asnumpy()), float(norm.asnumpy()), lr
+
+    def weights(self, averaged):
+        """{published key: array} of the whole engine, with the trained part's moving average if `averaged`."""
+        arrays = {name: parameter.asnumpy() for name, parameter in self.engine.parameters_dict().items()}
+        if averaged:
+            for weight, average in zip(self.step.weights, self.step.average):
+                arrays[weight.name] = average.asnumpy()
+        return arrays
+
+    def save(self, folder):
+        """Write `averaged.safetensors` (to sample with) and `state.safetensors` (to resume from) into `folder`."""
+        folder = Path(folder)
+        note = {"model": self.engine.spec.name, "step": str(self.done)}
+        save_safetensors(folder / "averaged.safetensors", self.weights(True), note)
+        state = self.weights(False)
+        for weight, *others in zip(self.step.weights, self.step.m, self.step.v, self.step.average):
+            for kind, other in zip(("m", "v", "average"), others):
+                state[f"{kind}/{weight.name}"] = other.asnumpy()
+        save_safetensors(folder / "state.safetensors", state, note)
+
+    def resume(self, folder):
+        """Continue from `state.safetensors` in `folder`. Raises CheckpointError if it is not of this model."""
+        path = Path(folder) / "state.safetensors"
+        checkpoint = open_checkpoint(path)
+        wanted = dict(self.engine.parameters_dict())
+        for weight, *others in zip(self.step.weights, self.step.m, self.step.v, self.step.average):
+            wanted.update({f"{kind}/{weight.name}": other for kind, other in zip(("m", "v", "average"), others)})
+        for name, parameter in wanted.items():
+            if name not in checkpoint or tuple(checkpoint.shape(name)) != tuple(parameter.shape):
+                raise CheckpointError(f"{path}: {name} is missing or of another shape; it was made by another recipe")
+            parameter.set_data(Tensor(np.array(checkpoint.read(name))))
+        self.done = int(checkpoint.metadata["step"])
+
+
+def append_row(path, row):
+    """One line of metrics: a dict appended to a JSON-lines file."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

@@ -1,0 +1,1 @@
+"""The networks of SVD and SV3D and what samples them."""

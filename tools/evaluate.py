@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Measure generated views against true ones.
+
+  evaluate.py views outputs/run data/held_back --csv run.csv --sheet run.png
+  evaluate.py views outputs/duck objects/duck/static --wrong-azimuths outputs/duck_wrong
+
+PRED and GT are views folders (000.png ..., the input view last) or folders of views folders, matched by name.  The
+input view is not counted.  PSNR (dB), PSNR over the union of both silhouettes, SSIM, silhouette IoU: mean over views,
+then over objects.  Beside the prediction stand the baselines made from GT: the input repeated, and the mean of the true
+orbit, which knows the answer but no pose; a model that does not beat it has learned no geometry.
+Exit code: 0 done, 2 wrong input, 130 interrupted.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sgm import metrics  # noqa: E402
+
+THUMB = 96              # pixels per view in the contact sheet
+PREDICTION, REPEATED, MEAN, WRONG = "prediction", "input repeated", "mean of true orbit", "wrong azimuths"
+
+
+class InputError(ValueError):
+    """Input that cannot be evaluated; the message is one line for the user."""
+
+
+def view_files(folder: Path) -> list[Path]:
+    """000.png, 001.png, ... of a views folder, in order; other pictures beside them are left alone."""
+    return sorted(p for p in folder.glob("*.png") if p.stem.isdigit())
+
+
+def views_folders(path: Path) -> dict[str, Path]:
+    """A views folder -> {'': path}; a folder of them -> {name: folder}."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; give a views folder (000.png ...) or a folder of them")
+    if view_files(path):
+        return {"": path}
+    found = {p.name: p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".") and view_files(p)}
+    if not found:
+        raise InputError(f"{path}: has no views (000.png ...), nor have the folders in it")
+    return found
+
+
+def matched(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
+    """(name, predicted folder, true folder) of every object predicted."""
+    predicted, true = views_folders(prediction), views_folders(truth)
+    if "" in predicted and "" in true:
+        return [(prediction.resolve().name, prediction, truth)]
+    if "" in predicted or "" in true:
+        one, many = (prediction, truth) if "" in predicted else (truth, prediction)
+        raise InputError(f"{one} is one views folder, but {many} holds {len(views_folders(many))}; give two of a kind")
+    strangers = sorted(set(predicted) - set(true))
+    if strangers:
+        raise InputError(f"{prediction / strangers[0]}: {truth} has no folder of that name to compare it with "
+                         f"({len(strangers)} such of {len(predicted)})")
+    return [(name, predicted[name], true[name]) for name in predicted]
+
+
+def read_views(folder: Path, like: np.ndarray | None = None) -> np.ndarray:
+    """The views -> uint8 (T, H, W, 3 or 4); resized (Lanczos) to the size of `like`, whose number they must have."""
+    files = view_files(folder)
+    if like is not None and len(files) != len(like):
+        raise InputError(f"{folder}: has {len(files)} views, the truth has {len(like)}; give orbits of the same "
+                         "cameras")
+    views = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                transparent = "A" in image.getbands() or "transparency" in image.info
+                image = image.convert("RGBA" if transparent else "RGB")
+        except (OSError, UnidentifiedImageError) as error:
+            raise InputError(f"{file}: cannot be read as a picture ({type(error).__name__}); write it again") from None
+        if like is not None and image.size != like.shape[2:0:-1]:
+            image = image.resize(like.shape[2:0:-1], Image.LANCZOS)
+        views.append(np.asarray(image))
+    if len({view.shape for view in views}) > 1:
+        raise InputError(f"{folder}: its views differ in size or in having alpha; they must be alike")
+    if len(views) < 2 or min(views[0].shape[:2]) < 7:
+        raise InputError(f"{folder}: has {len(views)} views of {views[0].shape[1]} x {views[0].shape[0]} pixels; "
+                         "expected at least 2, of 7 x 7 or more")
+    return np.stack(views)
+
+
+def azimuths(folder: Path) -> np.ndarray | None:
+    """The views' azimuths in degrees, if the folder's transforms.json tells them."""
+    file = folder / "transforms.json"
+    if not file.exists():
+        return None
+    try:
+        return np.array([frame["azimuth_deg"] for frame in json.loads(file.read_text())["frames"]], float)
+    except KeyError:
+        return None        # a transforms.json of another program: poses, but no azimuths to compare
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: is damaged ({error}); write it again or remove it") from None
+
+
+def check_cameras(name: str, predicted: Path, true: Path):
+    """Refuse to compare views from different sides."""
+    a, b = azimuths(predicted), azimuths(true)
+    if a is not None and b is not None and len(a) == len(b):
+        apart = np.abs((a - b + 180) % 360 - 180)
+        if apart.max() > 0.5:
+            k = int(apart.argmax())
+            raise InputError(f"{predicted}: view {k} is at azimuth {a[k]:.1f}, that of {true} at {b[k]:.1f}; generate "
+                             "the truth's orbit (or put views of wrong azimuths under --wrong-azimuths)")
+
+
+def evaluate_object(name: str, predicted: Path, true: Path, wrong: Path | None):
+    """-> the views (prediction, truth) and per method the metrics of every view."""
+    check_cameras(name, predicted, true)
+    truth = read_views(true)
+    prediction = read_views(predicted, truth)
+    methods = {PREDICTION: prediction, REPEATED: metrics.input_repeated(truth), MEAN: metrics.mean_of_orbit(truth)}
+    if wrong is not None:
+        methods[WRONG] = read_views(wrong, truth)
+    return prediction, truth, {method: metrics.compare_orbit(views, truth) for method, views in methods.items()}
+
+
+def thumbs(views: np.ndarray) -> np.ndarray:
+    """Views (T, H, W, C) -> one row of thumbnails (THUMB, T * THUMB, 3) uint8, the input view first."""
+    order = [len(views) - 1, *range(len(views) - 1)]
+    images = [np.round(metrics.on_white(views[k]) * 255).astype(np.uint8) for k in order]
+    shrink = cv2.INTER_AREA if views.shape[1] > THUMB else cv2.INTER_NEAREST
+    return np.concatenate([cv2.resize(image, (THUMB, THUMB), interpolation=shrink) for image in images], axis=1)
+
+
+def save_bytes(path: Path, data: bytes):
+    """Write a file whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another path") from None
+
+
+def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+    """The printed table: every object's prediction, the means of every method, and what they say."""
+    line = "{:24s} {:>8s} {:>8s} {:>7s} {:>7s}".format
+    rows = [line("", "PSNR", "PSNR_fg", "SSIM", "IoU")]
+
+    def row(name, m):
+        rows.append(line(name[:24], f"{m['psnr']:.2f}", f"{m['psnr_fg']:.2f}", f"{m['ssim']:.3f}", f"{m['iou']:.3f}"))
+    if len(results) > 1:
+        for name, methods in results.items():
+            row(name, metrics.mean_metrics(methods[PREDICTION]))
+        rows.append(f"mean of {len(results)} objects")
+    methods = next(iter(results.values()))
+    means = {method: metrics.mean_metrics([metrics.mean_metrics(r[method]) for r in results.values()])
+             for method in methods}
+    for method, mean in means.items():
+        row(method, mean)
+    prediction = means[PREDICTION]
+    said = [f"{prediction['psnr_fg'] - means[m]['psnr_fg']:+.2f} dB over {m}" for m in means if m != PREDICTION]
+    rows.append("PSNR_fg of the prediction: " + ", ".join(said))
+    if means[REPEATED]["iou"] < 1:
+        ratio = (1 - prediction["iou"]) / (1 - means[REPEATED]["iou"])
+        rows.append(f"silhouette error (1 - IoU) of the prediction: {ratio:.2f} times that of the input repeated")
+    return "\n".join(rows)
+
+
+def views_command(args) -> int:
+    pairs = matched(args.prediction, args.truth)
+    wrong = {}
+    if args.wrong_azimuths:
+        wrong = {name: folder for name, folder, _ in matched(args.wrong_azimuths, args.truth)}
+        if len(pairs) == 1 and len(wrong) == 1:
+            wrong = {pairs[0][0]: next(iter(wrong.values()))}
+        missing = [name for name, _, _ in pairs if name not in wrong]
+        if missing:
+            raise InputError(f"--wrong-azimuths {args.wrong_azimuths}: has no folder {missing[0]}; predict the same "
+                             "objects in it")
+    results, sheet = {}, []
+    for name, predicted, true in tqdm(pairs, unit="object", disable=len(pairs) < 3):
+        prediction, truth, results[name] = evaluate_object(name, predicted, true, wrong.get(name))
+        if args.sheet:
+            sheet += [thumbs(truth), thumbs(prediction), np.full((8, len(truth) * THUMB, 3), 255, np.uint8)]
+    if args.csv:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["object", "method", "view", *metrics.METRICS])
+        for name, methods in results.items():
+            for method, views in methods.items():
+                writer.writerows([name, method, k, *(f"{v[key]:.6g}" for key in metrics.METRICS)]
+                                 for k, v in enumerate(views))
+        save_bytes(args.csv, text.getvalue().encode())
+    if args.sheet:
+        width = max(row.shape[1] for row in sheet)     # orbits of different objects may differ in length
+        sheet = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in sheet[:-1]]
+        picture = io.BytesIO()
+        Image.fromarray(np.concatenate(sheet)).save(picture, "PNG")
+        save_bytes(args.sheet, picture.getvalue())
+    print(table(results))
+    return 0
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    views = commands.add_parser("views", help="PSNR, SSIM and silhouettes of views")
+    views.add_argument("prediction", type=Path, metavar="PRED", help="views folder, or a folder of them")
+    views.add_argument("truth", type=Path, metavar="GT", help="views folder, or a folder of them")
+    views.add_argument("--wrong-azimuths", type=Path, metavar="DIR",
+                       help="the same model's views for shuffled azimuths: shows whether it heeds them")
+    views.add_argument("--csv", type=Path, metavar="FILE", help="write every view's figures")
+    views.add_argument("--sheet", type=Path, metavar="FILE",
+                       help="write a contact sheet: per object a row of truth and one of prediction, input view first")
+    views.set_defaults(run=views_command)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except InputError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nevaluate.py: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

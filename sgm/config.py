@@ -7,7 +7,7 @@ import difflib
 import reprlib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -150,13 +150,21 @@ def _lay_over(config, schema, mapping, source):
 
 def _set_leaf(config, key, value, kind, source):
     expected = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-    confused = kind in (int, float, bool) and isinstance(value, bool) != (kind is bool)  # OmegaConf would convert
     try:
-        if confused or value == "???":  # OmegaConf's mark of a value yet to come
+        if not _fits(value, kind) or value == "???":  # OmegaConf's mark of a value yet to come
             raise ValueError
         OmegaConf.update(config, key, value)
     except (OmegaConfBaseException, ValueError, TypeError):
         raise ConfigError(f"{source}{key}: found {shown(value)}, expected {expected}") from None
+
+
+def _fits(value, kind):
+    """Refuses what OmegaConf would let through: True as a number, a number as True, mappings inside lists."""
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if kind in (int, float, bool, str):
+        return not isinstance(value, (list, dict)) and (kind is str or isinstance(value, bool) == (kind is bool))
+    return True
 
 
 def _dotted_types(schema, prefix=""):
@@ -186,7 +194,8 @@ def _nearest(key, known):
 
 def shown(value):
     """A value as error messages show it: short, and on one line."""
-    return "nothing" if value is None else reprlib.repr(value)
+    text = "nothing" if value is None else reprlib.repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _one_line(error):

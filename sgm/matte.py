@@ -4,15 +4,12 @@ The last of these needs no network. A plain background (white, grey, a studio gr
 and flooded from the border, so parts of the object that look like it stay opaque; anything else goes to GrabCut
 (Rother et al. 2004) seeded by the border. Either way the edge is then solved for alpha and clean colours.
 """
-import warnings
-
 import cv2
 import numpy as np
 from PIL import Image
 
 MATTE_SIDE = 1536     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
-RING=.1
 METHODS = ("auto", "alpha", "rembg", "border")
 
 
@@ -88,14 +85,11 @@ def _rembg(image):
         return None, f"rembg does not work here: {reason}"
 
 
-def _ring(rgb):
-    """The pixels of the image's outer border, (N, 3)."""
-    w = _ring_width(rgb)
-    return np.concatenate([part.reshape(-1, 3) for part in (rgb[:w], rgb[-w:], rgb[w:-w, :w], rgb[w:-w, -w:])])
-
-
-def _ring_width(rgb):
-    return max(1, round(min(rgb.shape[:2]) / 64))
+def _ring(array):
+    """The outer border of an array (H, W, ...): (N, ...), a sixty-fourth of the shorter side wide."""
+    w = max(1, round(min(array.shape[:2]) / 64))
+    parts = array[:w], array[-w:], array[w:-w, :w], array[w:-w, -w:]
+    return np.concatenate([part.reshape(-1, *array.shape[2:]) for part in parts])
 
 
 def _plain_background(rgb):
@@ -104,10 +98,7 @@ def _plain_background(rgb):
     y, x = np.meshgrid(np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32),
                        indexing="ij")
     basis = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
-    w = _ring_width(rgb)
-    parts = [np.s_[:w], np.s_[-w:], np.s_[w:-w, :w], np.s_[w:-w, -w:]]
-    rows = np.concatenate([basis[part].reshape(-1, 6) for part in parts])
-    ring = np.concatenate([rgb[part].reshape(-1, 3) for part in parts]).astype(np.float32)
+    rows, ring = _ring(basis), _ring(rgb).astype(np.float32)
     error = np.abs(ring - np.median(ring, axis=0)).max(axis=-1)
     for limit in (40, 20, 12):      # from the median colour towards the surface, leaving out what does not belong
         inside = error < limit
@@ -154,17 +145,23 @@ def _grabcut(rgb):
     small = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     # texture is noise to a colour model; edges are not
     small = cv2.bilateralFilter(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), 9, 30, 7)
-    edge = max(1, round(0.02 * min(small.shape[:2])))
-    labels = np.full(small.shape[:2], cv2.GC_BGD, np.uint8)
-    labels[edge:-edge, edge:-edge] = cv2.GC_PR_BGD
-    edge=max(1, round(RING * min(small.shape[:2])))
-    labels[edge:-edge, edge:-edge] = cv2.GC_PR_FGD
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.setRNGSeed(0)
-    cv2.grabCut(small, labels, None, *models, 8, cv2.GC_INIT_WITH_MASK)
-    labels[labels == cv2.GC_BGD] = cv2.GC_PR_BGD
-    cv2.grabCut(small, labels, None, *models, 1, cv2.GC_EVAL)
-    solid = (labels & 1) > 0
+    height, width = small.shape[:2]
+    edge = max(1, round(0.02 * min(height, width)))
+    for margin in (edge, max(edge, round(0.15 * min(height, width)))):
+        labels = np.full((height, width), cv2.GC_BGD, np.uint8)
+        labels[edge:-edge, edge:-edge] = cv2.GC_PR_BGD
+        labels[margin:-margin, margin:-margin] = cv2.GC_PR_FGD
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.setRNGSeed(0)
+        cv2.grabCut(small, labels, None, *models, 8, cv2.GC_INIT_WITH_MASK)
+        # the colours are known now: an object that the frame cuts off may reach the border again
+        labels[labels == cv2.GC_BGD] = cv2.GC_PR_BGD
+        cv2.grabCut(small, labels, None, *models, 1, cv2.GC_EVAL)
+        solid = (labels & 1) > 0
+        if _ring(solid).mean() < 0.4:   # otherwise the models have swapped roles: begin from a smaller middle
+            break
+    else:
+        solid[:] = False
     solid = _without_specks(solid, 0.02 * solid.sum()).astype(np.float32)
     # its outline follows the background's texture: close the notches, then round it off
     solid = cv2.morphologyEx(solid, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))

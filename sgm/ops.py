@@ -189,16 +189,50 @@ def group_norm(x, weight, bias, batch, groups=32, eps=1e-5):
     return (x * scale + bias).reshape(rows, channels).astype(dtype)
 
 
-def group_norm_nchw(x, weight, bias, groups=32, eps=1e-6):
-    """Group norm of (N, C, ...) maps."""
+class _GroupNormNchw(nn.Cell):
+    """Group norm of (N, C, K) float32 maps; sums over pixels as products with ones, in the gradient as well."""
+
+    def __init__(self, groups, eps):
+        super().__init__()
+        self.groups, self.eps = groups, eps
+
+    def standardise(self, x):
+        """-> x with mean 0 and variance 1 in each group, and the factor applied, (N * groups, 1)."""
+        rows = x.reshape(x.shape[0] * self.groups, -1)
+        mean = _averager(rows.shape[1], 1)
+        rows = rows - _matmul(rows, mean)
+        scale = _rsqrt(_matmul(rows * rows, mean) + self.eps)
+        return rows * scale, scale
+
+    def construct(self, x, weight, bias):
+        rows, _ = self.standardise(x)
+        return _bias_add_nchw(rows.reshape(x.shape) * weight.reshape(-1, 1), bias)
+
+    def bprop(self, x, weight, bias, out, dout):
+        count, channels, pixels = x.shape
+        rows, scale = self.standardise(x)
+        ones = _ones(pixels, 1)
+        flat = count * channels
+        sums = _matmul(dout.reshape(flat, pixels), ones).reshape(count, channels)
+        products = _matmul(dout.reshape(flat, pixels) * rows.reshape(flat, pixels), ones).reshape(count, channels)
+        group = (count * self.groups, channels // self.groups)
+        size = 1.0 / (group[1] * pixels)
+        shift = (sums * weight).reshape(group).sum(1, keepdims=True) * size
+        slope = (products * weight).reshape(group).sum(1, keepdims=True) * size
+        dx = ((dout * weight.reshape(-1, 1)).reshape(rows.shape) - shift - rows * slope) * scale
+        return dx.reshape(x.shape), products.sum(0), sums.sum(0)
+
+
+_group_norms_nchw = {1e-5: _GroupNormNchw(32, 1e-5), 1e-6: _GroupNormNchw(32, 1e-6)}
+
+
+def group_norm_nchw(x, weight, bias, eps=1e-6):
+    """Group norm of (N, C, ...) maps in 32 groups; eps 1e-6, or 1e-5 as the temporal decoder has it."""
     if _target == "Ascend":
-        return ops.group_norm(x, groups, weight, bias, eps)
+        return ops.group_norm(x, 32, weight, bias, eps)
     shape = x.shape
-    x = x.reshape(shape[0] * groups, -1)
-    mean = _averager(x.shape[1], 1)
-    x = x - _matmul(x, mean)
-    x = x * _rsqrt(_matmul(x * x, mean) + eps)
-    return _bias_add_nchw(x.reshape(shape[0], shape[1], -1) * weight.reshape(-1, 1), bias).reshape(shape)
+    norm = _group_norms_nchw[eps]
+    return norm(x.reshape(shape[0], shape[1], -1), weight, bias).reshape(shape)
 
 
 # --- convolution -----------------------------------------------------------------------------------------------
@@ -278,7 +312,11 @@ def conv2d(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
 
 def upsample_nchw(x):
     """Nearest-neighbour doubling of NCHW maps."""
-    return ops.interpolate(x, size=(x.shape[2] * 2, x.shape[3] * 2), mode="nearest")
+    count, channels, height, width = x.shape
+    if _target == "Ascend":
+        return ops.interpolate(x, size=(height * 2, width * 2), mode="nearest")
+    x = x.reshape(count * channels, height, 1, width, 1).broadcast_to((count * channels, height, 2, width, 2))
+    return x.reshape(count, channels, height * 2, width * 2)
 
 
 def to_time(x, frames):

@@ -89,6 +89,8 @@ def written(folder, text):
     ("name: ???", "name: found '???', expected str"),
     ("unet: {channel_mult: 3}", "unet.channel_mult: found 3, expected List[int]"),
     ("unet: {channel_mult: [a]}", "unet.channel_mult: found ['a'], expected List[int]"),
+    ("unet: {channel_mult: [{a: 1}]}", "unet.channel_mult: found [{'a': 1}], expected List[int]"),
+    ("unet: {channel_mult: [true, 2]}", "unet.channel_mult: found [True, 2], expected List[int]"),
     ("", "found nothing, expected a mapping"),
     ("- a", "found a sequence, expected a mapping"),
     ("just words", "found a scalar, expected a mapping"),

@@ -147,7 +147,7 @@ def load_weights(cell, checkpoint, dtype=None, prefix=""):
     each as it is. `prefix`: only the file's keys that begin with it must have a parameter (to load a part of a model).
     A tensor that already has its parameter's type stays in the file, mapped, and takes no memory of its own: the file
     must then outlive the network. Raises CheckpointError, before anything is changed, when a parameter has no tensor, a
-    tensor no parameter and a use, or a shape differs.
+    tensor no parameter and a use, or a shape differs; and on the way when a value is beyond the range of `dtype`.
     """
     checkpoint = _opened(checkpoint)
     parameters = cell.parameters_dict()
@@ -185,6 +185,8 @@ def _tensor(checkpoint, key, dtype, report):
             raise CheckpointError(f"{checkpoint.path}: {key}: found values beyond the range of {kind}, expected at most"
                                   f" {np.finfo(kind).max:.0f}; load it as float32") from None
         report.converted[f"{checkpoint.dtype(key)} to {dtype}"] += 1
+    if not checkpoint.holds(array):
+        checkpoint.release(key)
     return Tensor.from_numpy(array)
 
 

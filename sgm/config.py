@@ -22,6 +22,15 @@ MAX_BYTES, MAX_NODES, MAX_DEPTH = 256 << 10, 2000, 32
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, key, what was found and what was expected."""
 
+    def __init__(self, message):
+        super().__init__(one_line(message))
+
+
+def one_line(message):
+    """A message as one printable line of at most 2000 characters, whatever the names in it hold."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    return line if len(line) <= 2000 else line[:1997] + "..."
+
 
 def load_yaml(schema, path, overrides=()):
     """An instance of the dataclass `schema`: its defaults, then the YAML file, then ``key=value`` overrides.
@@ -80,7 +89,7 @@ def read_mapping(path):
     except ConfigError:
         raise
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({_one_line(error)})") from None
+        raise ConfigError(f"{path}: not valid YAML ({error})") from None
 
 
 def _count_expanded(node, counts, path, depth=1):
@@ -115,7 +124,7 @@ def build(base, mapping, path, overrides=()):
         try:
             given = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=True)
         except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-            raise ConfigError(f"--set {override}: not key=value ({_one_line(error)})") from None
+            raise ConfigError(f"--set {override}: not key=value ({error})") from None
         _lay_over(config, schema, given, "--set ")
     result = OmegaConf.to_object(config)
     if hasattr(result, "validate"):
@@ -196,7 +205,3 @@ def shown(value):
     """A value as error messages show it: short, and on one line."""
     text = "nothing" if value is None else reprlib.repr(value)
     return text if len(text) <= 100 else text[:97] + "..."
-
-
-def _one_line(error):
-    return " ".join(str(error).split())

@@ -10,6 +10,7 @@ from PIL import Image
 
 MATTE_SIDE = 1536     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
+FULL=0.9
 METHODS = ("auto", "alpha", "rembg", "border")
 
 
@@ -33,23 +34,20 @@ def matte(image, method="auto"):
             raise ImageError("--matte alpha: the image has no transparent pixel; use --matte auto or cut it out first")
         return image, "alpha: the image's own"
     image = image.convert("RGB")
+    if min(image.size) < 16:
+        raise ImageError(f"the image has {image.width} x {image.height} pixels; to cut an object out it takes 16 x 16")
     image.thumbnail((MATTE_SIDE, MATTE_SIDE), Image.LANCZOS)
-    note = ""
+    how, note = "rembg", ""
     if method in ("auto", "rembg"):
-        result, note = _rembg(image)
-        if result is not None:
-            return result, "rembg"
-        if method == "rembg":
+        rgba, note = _rembg(image)
+        if rgba is None and method == "rembg":
             raise ImageError(f"--matte rembg: {note}; pip install rembg, or use --matte border")
-    rgb = np.asarray(image)
-    background, noise = _plain_background(rgb)
-    if background is None:
-        how, rgba = "border: GrabCut", _soften(rgb, _grabcut(rgb))
-    else:
-        how, rgba = "border: plain background", _key(rgb, background, noise)
+    if method == "border" or rgba is None:
+        how, rgba = _by_border(np.asarray(image))
+    how = f"{how} ({note})" if note else how
     if (rgba[..., 3] > 127).mean() < 0.001:
-        raise ImageError(f"no object found ({how}); give a PNG whose background is transparent")
-    return Image.fromarray(rgba), f"{how} ({note})" if note else how
+        raise ImageError(f"no object found by {how}; give a PNG whose background is transparent")
+    return Image.fromarray(rgba), how
 
 
 def alpha_from_white(frame):
@@ -65,7 +63,7 @@ def alpha_from_white(frame):
         white = np.full((1, 3), 255, np.float32)
     centre = np.median(white, axis=0)
     background = np.broadcast_to(centre, frame.shape).astype(np.float32)
-    return _key(frame, background, 1.4826 * float(np.median(np.abs(white - centre))))
+    return _key(frame, background, float(np.percentile(np.abs(white - centre), 80)))   # half of it is clipped at 255
 
 
 def _has_alpha(image):
@@ -73,16 +71,24 @@ def _has_alpha(image):
 
 
 def _rembg(image):
-    """-> (RGBA or None, why not)."""
+    """-> (RGBA array or None, why not)."""
     try:
         import rembg
-        return rembg.remove(image).convert("RGBA"), ""
+        return np.asarray(rembg.remove(image).convert("RGBA")), ""
     except ImportError:
         return None, "rembg is not installed"
     # rembg downloads its model on first use and leaves the process without an ONNX runtime: anything can come out
     except (Exception, SystemExit) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         return None, f"rembg does not work here: {reason}"
+
+
+def _by_border(rgb):
+    """-> (how, RGBA array)."""
+    background, noise = _plain_background(rgb)
+    if background is None:
+        return "border: GrabCut", _soften(rgb, _grabcut(rgb), max(1, round(max(rgb.shape[:2]) / 256)))
+    return "border: plain background", _key(rgb, background, noise)
 
 
 def _ring(array):
@@ -114,8 +120,8 @@ def _key(rgb, background, noise):
     """Floods the known background (H, W, 3) from the border -> RGBA. noise: its standard deviation in levels."""
     pixels = rgb.shape[0] * rgb.shape[1]
     calm = rgb.astype(np.float32)
-    if pixels > 256 * 256:      # a small image's edges are too sharp, and its details too small, for a blur
-        calm = cv2.GaussianBlur(calm, (3, 3), 0)
+    if pixels > 256 * 256 or noise > 2.5:       # a small image's edges are too sharp for a blur without need
+        calm, noise = cv2.GaussianBlur(calm, (3, 3), 0), 0.375 * noise
     difference = np.abs(calm - background).max(axis=-1)
     limit = np.clip(4 * noise, 8, 14)
     count, labels, stats, _ = cv2.connectedComponentsWithStats((difference < limit).astype(np.uint8), connectivity=4)
@@ -126,7 +132,7 @@ def _key(rgb, background, noise):
     for k in np.flatnonzero((stats[:, cv2.CC_STAT_AREA] >= max(9, 0.0005 * pixels)) & ~outside):
         outside[k] = k > 0 and _is_hole(rgb, background, labels == k)
     solid = _without_specks(~outside[labels], 0.0002 * pixels)
-    return _soften(rgb, solid, background)
+    return _soften(rgb, solid, _edge_width(difference, solid), background)
 
 
 def _is_hole(rgb, background, region):
@@ -158,7 +164,8 @@ def _grabcut(rgb):
         labels[labels == cv2.GC_BGD] = cv2.GC_PR_BGD
         cv2.grabCut(small, labels, None, *models, 1, cv2.GC_EVAL)
         solid = (labels & 1) > 0
-        if _ring(solid).mean() < 0.4:   # otherwise the models have swapped roles: begin from a smaller middle
+        middle = solid[height // 3:-(height // 3), width // 3:-(width // 3)]
+        if _ring(solid).mean() <= middle.mean():    # if not, the two swapped roles: begin with a smaller object
             break
     else:
         solid[:] = False
@@ -177,14 +184,24 @@ def _without_specks(solid, smallest):
     return solid
 
 
-def _soften(rgb, solid, background=None):
-    """Solves the pixels around the mask's edge for alpha and colour -> RGBA uint8.
+def _edge_width(difference, solid):
+    """How many pixels from the mask's edge the object reaches its full difference from the background: its blur."""
+    inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
+    for r in range(1, 9):
+        at = (inside > r) & (inside <= r + 1)
+        full = cv2.dilate(difference, np.ones((2 * r + 3, 2 * r + 3)))
+        if not at.any() or np.median(difference[at] / full[at]) > FULL:
+            return r
+    return 8
+
+
+def _soften(rgb, solid, r, background=None):
+    """Solves the pixels within r of the mask's edge for alpha and colour -> RGBA uint8.
 
     pixel = alpha object + (1 - alpha) background: the object's colour is that of sure pixels nearby, so is the
     background's where it is not known. Where the two are too alike to tell, alpha is the blurred mask.
     """
     rgb = rgb.astype(np.float32)
-    r = max(1, round(max(rgb.shape[:2]) / 256))
     inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
     outside = cv2.distanceTransform((~solid).astype(np.uint8), cv2.DIST_L2, 3)
     spread = 0.0    # of the background's texture, per pixel: what it adds to a difference without meaning

@@ -7,6 +7,7 @@ then need no transposition. The VAE, whose maps are large and whose layers are a
 Every function has a form for each target. ``set_target("Ascend")`` makes graphs of the Ascend form on any machine, so
 that they can be exported and audited without a device; callers never ask which target is in force.
 """
+import time
 from functools import lru_cache
 
 import mindspore as ms
@@ -65,6 +66,37 @@ def set_jit(on):
 def compiled(function):
     """`function` (a function, or the `construct` of a Cell) as a compiled graph, unless graphs are switched off."""
     return ms.jit(function) if _jit else function
+
+
+class Patience:
+    """Reads results of a repeated computation without burning a core.
+
+    MindSpore computes behind the caller's back, and whoever asks for a value spins until it is there: on two cores that
+    spinning costs half of the machine (measured: 148 ms of CPU time instead of 22 for one convolution and its gradient).
+    So sleep for about as long as the last computation took, then ask.
+    """
+
+    def __init__(self):
+        self.expected = 0.0
+        self.shrink = 0.8
+        self.began = 0.0
+
+    def start(self):
+        """Call just before the computation is launched."""
+        self.began = time.perf_counter()
+
+    def fetch(self, tensor):
+        """The numpy value of `tensor`, which the computation yields."""
+        time.sleep(max(0.0, self.began + self.expected - time.perf_counter()))
+        asked = time.perf_counter()
+        value = tensor.asnumpy()
+        now = time.perf_counter()
+        if now - asked > 0.001 + 0.003 * self.expected:  # woke too early: it took this long
+            self.shrink = 0.98 if self.expected else 0.8
+            self.expected = 0.99 * (now - self.began)
+        else:
+            self.expected *= self.shrink
+        return value
 
 
 _matmul_t = P.MatMul(transpose_b=True)
@@ -254,6 +286,14 @@ def _patch_index(frames, height, width, stride, upsample):
     return Tensor(_patch_rows(frames, height, width, stride, upsample))
 
 
+def _im2col(x, frames, height, width, stride=1, upsample=False):
+    """The 3x3 patches of tokens (frames * height * width, C): (rows out, 9 * C), taps before channels."""
+    channels = x.shape[1]
+    padded = ops.concat((x, ops.zeros((1, channels), x.dtype)), 0)
+    index = _patch_index(frames, height, width, stride, upsample)
+    return ops.gather(padded, index, 0).reshape(-1, 9 * channels)
+
+
 def _taps_matmul(columns, weight, bias):
     """columns (rows, taps, in) times weight (out, in, taps): the smaller of the two is brought into the other's order."""
     rows, taps, width = columns.shape
@@ -275,9 +315,7 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
     height_out, width_out = height * factor // stride, width * factor // stride
     rows = frames * height_out * width_out
     if _target == "CPU" and rows * 9 * channels * 4 <= IM2COL_BYTES:
-        padded = ops.concat((x, ops.zeros((1, channels), x.dtype)), 0)
-        index = _patch_index(frames, height, width, stride, upsample)
-        columns = ops.gather(padded, index, 0).reshape(rows, 9, channels)
+        columns = _im2col(x, frames, height, width, stride, upsample).reshape(rows, 9, channels)
         return _taps_matmul(columns, weight.reshape(out, channels, 9), bias)
     maps = x.reshape(frames, height, width, channels).transpose(0, 3, 1, 2)
     if upsample:
@@ -301,12 +339,48 @@ def temporal_conv(x, weight, bias, videos, frames):
     return _taps_matmul(columns.reshape(rows, 3, channels), weight, bias)
 
 
+class _Conv3x3(nn.Cell):
+    """3x3 convolution of NCHW maps, padding 1, with gradients 10 times faster than the CPU's own kernels.
+
+    The input's gradient is a convolution with the mirrored kernel, the kernel's a product with the im2col matrix.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.mirror = P.ReverseV2([2])
+
+    def construct(self, x, weight):
+        return P.Conv2D(weight.shape[0], 3, pad_mode="pad", pad=1)(x, weight)
+
+    def bprop(self, x, weight, out, dout):
+        count, channels, height, width = x.shape
+        wide = weight.shape[0]
+        mirrored = self.mirror(weight.reshape(wide, channels, 9)).reshape(weight.shape).transpose(1, 0, 2, 3)
+        dx = P.Conv2D(channels, 3, pad_mode="pad", pad=1)(dout, mirrored)
+        rows = count * height * width
+        columns = _im2col(x.transpose(0, 2, 3, 1).reshape(rows, channels), count, height, width)
+        dout = dout.transpose(1, 0, 2, 3).reshape(wide, rows)
+        dweight = _matmul(dout, columns).reshape(wide, 9, channels).transpose(0, 2, 1)
+        return dx, dweight.reshape(weight.shape)
+
+
+_conv3x3_nchw = _Conv3x3()
+
+
 def conv2d(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
     """Convolution of NCHW maps; `pad` = (top, bottom, left, right). 1x1 kernels take pad (0, 0, 0, 0)."""
+    count, channels, height, width = x.shape
+    wide = weight.shape[0]
     kernel = weight.shape[2:]
-    if _target == "Ascend" and x.shape[3] > ASCEND_CONV_WIDTH:
-        raise ValueError(f"conv2d: input width {x.shape[3]} exceeds Ascend's {ASCEND_CONV_WIDTH}; tile the image")
-    y = P.Conv2D(weight.shape[0], tuple(kernel), pad_mode="pad", pad=pad, stride=stride)(x, weight)
+    if _target == "Ascend" and width > ASCEND_CONV_WIDTH:
+        raise ValueError(f"conv2d: input width {width} exceeds Ascend's {ASCEND_CONV_WIDTH}; tile the image")
+    if kernel == (1, 1):
+        weight = weight.reshape(1, wide, channels).broadcast_to((count, wide, channels))
+        y = _bmm(weight, x.reshape(count, channels, height * width)).reshape(count, wide, height, width)
+    elif _target == "CPU" and kernel == (3, 3) and stride == 1 and pad == (1, 1, 1, 1):
+        y = _conv3x3_nchw(x, weight)
+    else:
+        y = P.Conv2D(wide, kernel, pad_mode="pad", pad=pad, stride=stride)(x, weight)
     return y if bias is None else _bias_add_nchw(y, bias)
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sgm.config import one_line
+
 MAX_HEADER = 100 << 20                          # bytes; the limit of the safetensors format
 # safetensors' names of element types. BF16 has no numpy type: it is stored as 16 bits, and read as float32.
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
@@ -28,6 +30,9 @@ _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 class CheckpointError(ValueError):
     """Weights that cannot be used; one line that names file, key, what was found, what was expected, the remedy."""
 
+    def __init__(self, message):
+        super().__init__(one_line(message))     # names come from the file: they may hold anything
+
 
 class Entry(NamedTuple):
     """Where a tensor stands: element type, shape, and its pieces as (begin, end) bytes of the file."""
@@ -42,12 +47,13 @@ class Checkpoint:
     Iteration, ``in``, ``len`` and ``keys()`` are a mapping's; `shape` and `dtype` read nothing from disk.
     """
 
-    def __init__(self, path, format, entries, metadata, data):
+    def __init__(self, path, format, entries, metadata, mapped):
         self.path = path
         self.format = format                    # "safetensors" or "ckpt"
         self.metadata = metadata                # {str: str}
         self._entries = entries
-        self._data = data
+        self._mapped = mapped
+        self._data = np.frombuffer(mapped, np.uint8)
 
     def __iter__(self):
         return iter(self._entries)
@@ -76,10 +82,23 @@ class Checkpoint:
         entry = self._entries[key]
         pieces = [self._data[begin:end] for begin, end in entry.pieces]
         raw = pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else np.empty(0, np.uint8)
-        array = raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
-        if entry.dtype == "BF16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
-        return array if array.flags.aligned else array.copy()
+        kind = np.dtype(DTYPES[entry.dtype])
+        if raw.ctypes.data % kind.alignment:    # some writers do not pad the header
+            raw = raw.copy()
+        array = raw.view(kind).reshape(entry.shape)
+        return (array.astype(np.uint32) << 16).view(np.float32) if entry.dtype == "BF16" else array
+
+    def holds(self, array):
+        """Whether an array is a view of the file's map."""
+        return np.may_share_memory(array, self._data)
+
+    def release(self, key):
+        """Give back the pages that reading a tensor took, once it was copied; what was written to its views is lost."""
+        for begin, end in self._entries[key].pieces:
+            first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages only: the neighbours keep theirs
+            length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
+            if length > 0:
+                self._mapped.madvise(mmap.MADV_DONTNEED, first, length)
 
 
 def open_checkpoint(path):
@@ -102,7 +121,7 @@ def open_checkpoint(path):
                               ) from None
     reader = _safetensors_entries if format == "safetensors" else _ckpt_entries
     entries, metadata = reader(path, mapped, size)
-    return Checkpoint(path, format, entries, metadata, np.frombuffer(mapped, np.uint8))
+    return Checkpoint(path, format, entries, metadata, mapped)
 
 
 def _format(path, head, size):
@@ -138,7 +157,7 @@ def _safetensors_entries(path, data, size):
     try:
         header = json.loads(data[8:start].decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise bad(f"found a header that is not JSON ({' '.join(str(error).split())[:80]}), expected names and shapes"
+        raise bad(f"found a header that is not JSON ({str(error)[:80]}), expected names and shapes"
                   ) from None
     if not isinstance(header, dict):
         raise bad("found a header that is not a mapping, expected names and shapes")

@@ -1,0 +1,73 @@
+# Needs Python 3.10-3.12 with pip, no compiler. The packages go into .venv, or into the environment VENV names.
+# A MindSpore 2.7 or 2.8 installed for PYTHON, as on an NPU host, is used as it is.
+PYTHON ?= python3
+VENV = .venv
+TESTS =
+
+GLOG_v ?= 3
+export GLOG_v
+
+ENVIRONMENTS = $(sort $(VENV) .venv-dev)
+INSTALL = -m pip install --disable-pip-version-check --no-input
+
+help:  ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=python3.11, VENV=an environment of yours, TESTS=tests/test_cameras.py"
+
+demo: $(VENV)/.requirements  ## an image to views with cameras, on the small model that is in assets/
+	$(VENV)/bin/python tools/demo.py
+
+test: $(VENV)/.requirements-test  ## the tests; no PyTorch, nothing slow
+	$(VENV)/bin/python -m pytest -m "not slow and not parity" --durations=10 $(TESTS)
+
+test-all: .venv-dev/.requirements-dev  ## every test, also the slow ones and the comparison with PyTorch (.venv-dev)
+	.venv-dev/bin/python -m pytest --durations=10 $(TESTS)
+
+lint: $(VENV)/.requirements-test  ## ruff
+	$(VENV)/bin/python -m ruff check .
+
+clean:  ## remove .venv, .venv-dev and the caches; outputs/ and runs/ stay
+	rm -rf .venv .venv-dev .pytest_cache .ruff_cache .hypothesis kernel_meta rank_*
+	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help demo test test-all lint clean
+.DELETE_ON_ERROR:
+
+# Which Python: that of an environment that is there; else PYTHON if the user has set it; else the first that fits.
+candidates = $(or $(wildcard $*/bin/python),$(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.11 python3.12 python3.10))
+version = $(or $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),missing)
+python = $(firstword $(foreach p,$(candidates),$(if $(filter 3.10 3.11 3.12,$(call version,$p)),$p)))
+found = $(foreach p,$(candidates),$p is $(call version,$p),)
+remedy = $(if $(wildcard $*/bin/python),remove $* and try again,install one and name it: make $(MAKECMDGOALS) PYTHON=python3.11)
+require = $(if $(python),,$(error $(found) but Python 3.10, 3.11 or 3.12 is needed. To do: $(remedy)))
+has = $(shell $(python) -c 'import $(1); print("yes")' 2>/dev/null)
+
+# The MindSpore of that Python. One of a virtual environment cannot be reached from another, only used there.
+host = $(shell $(python) -c 'import sys, importlib.metadata as m; print(m.version("mindspore"), sys.prefix != sys.base_prefix)' 2>/dev/null)
+kept = $(and $(filter 2.7 2.7.% 2.8 2.8.%,$(host)),$(filter False,$(host)))
+note = $(if $(kept),uses the mindspore $(firstword $(host)) of $(python),\
+	gets a mindspore of its own$(if $(host),; to use the $(firstword $(host)) of $(python): make $(MAKECMDGOALS) VENV=its folder))
+
+$(ENVIRONMENTS:=/bin/python): %/bin/python:
+	$(require)
+	$(if $(and $(call has,venv),$(or $(call has,ensurepip),$(call has,pip))),,$(error $(python) has no venv or no pip: install \
+		them (python3-venv on Debian and Ubuntu) or name another Python, make $(MAKECMDGOALS) PYTHON=python3.11))
+	@echo "$* $(note)"
+	$(python) -m venv $(if $(kept),--system-site-packages) $(if $(call has,ensurepip),,--without-pip) $*
+	$(if $(call has,ensurepip),,$(python) $(INSTALL) --target $*/lib/python$(call version,$(python))/site-packages pip)
+
+$(ENVIRONMENTS:=/.requirements): %/.requirements: requirements.txt | %/bin/python
+	$(require)
+	$*/bin/python $(INSTALL) -r requirements.txt
+	@$*/bin/python -c 'import mindspore' || { echo "MindSpore does not start, see above. If libgomp.so.1 is missing:" \
+		"apt-get install libgomp1, or dnf install libgomp"; exit 2; }
+	@touch $@
+
+$(ENVIRONMENTS:=/.requirements-test): %/.requirements-test: requirements-test.txt %/.requirements
+	$*/bin/python $(INSTALL) -r requirements-test.txt
+	@touch $@
+
+.venv-dev/.requirements-dev: requirements-dev.txt .venv-dev/.requirements-test
+	.venv-dev/bin/python $(INSTALL) torch==2.13.0 -c requirements.txt
+	.venv-dev/bin/python $(INSTALL) -r requirements-dev.txt -c requirements.txt -c requirements-test.txt
+	@touch $@

@@ -1,0 +1,111 @@
+"""What the tests of the networks share: the goldens, networks with the goldens' weights, and the measure of an error."""
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+os.environ["GLOG_v"] = "3"              # MindSpore's log level, read when it is imported: errors only
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))           # `sgm` as it stands in this tree, from whichever folder pytest is started
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
+
+from golden_init import GOLDEN, init_weight  # noqa: E402
+
+_measured = {}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than 30 seconds on two quiet cores")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--errors", action="store_true", help="print the largest error measured against each golden")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--errors") and _measured:
+        terminalreporter.section("largest relative L2 error, and its limit")
+        for what, (error, limit) in sorted(_measured.items()):
+            terminalreporter.write_line(f"{error:9.2e} {limit:7.0e}  {what}")
+
+
+@lru_cache(maxsize=None)
+def load_golden(name):
+    return load_file(GOLDEN / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden("unet_svd") -> {name: array} of tests/golden/unet_svd.safetensors."""
+    return load_golden
+
+
+def numpy_of(x):
+    return x.asnumpy() if hasattr(x, "asnumpy") else np.asarray(x)
+
+
+def l2_error(ours, theirs):
+    """|ours - theirs| / |theirs| in float64; NaN anywhere makes it NaN, which no limit admits."""
+    ours, theirs = (numpy_of(x).astype(np.float64) for x in (ours, theirs))
+    assert ours.shape == theirs.shape
+    return float(np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), 1e-30))
+
+
+@pytest.fixture(scope="session")
+def relative_error():
+    """relative_error(ours, theirs) -> float; shapes must be equal."""
+    return l2_error
+
+
+@pytest.fixture(scope="session")
+def agree():
+    """agree(what, ours, theirs, limit=2e-5): asserts the relative L2 error. `what` is its line under --errors."""
+    def check(what, ours, theirs, limit=2e-5):
+        error = l2_error(ours, theirs)
+        _measured[what] = max((error, limit), _measured.get(what, (0.0, limit)))
+        assert error <= limit, f"{what}: relative L2 error {error:.3g}, at most {limit:.0e} allowed"
+    return check
+
+
+def fill(cell, prefix=""):
+    """Give every parameter of `cell` its golden weight, that of the key prefix + name; -> cell."""
+    from mindspore import Tensor
+    for name, parameter in cell.parameters_and_names():
+        parameter.set_data(Tensor(np.asarray(init_weight(prefix + name, parameter.shape), np.float32)))
+    return cell
+
+
+@pytest.fixture(scope="session")
+def filled():
+    """filled(cell, prefix) -> cell, its parameters having the goldens' weights."""
+    return fill
+
+
+@pytest.fixture(scope="session")
+def tiny_spec():
+    """tiny_spec("sv3d_p") -> the ModelSpec of a golden, from the reference implementation's own YAML file."""
+    from sgm.specs import load_spec
+    return lambda name: load_spec(GOLDEN / f"tiny_{name}.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_spec):
+    """tiny_engine("sv3d_p") -> an Engine with the goldens' weights, made once. Tests must not change its weights."""
+    from sgm.engine import Engine
+
+    @lru_cache(maxsize=None)
+    def make(name):
+        return fill(Engine(tiny_spec(name)))
+    return make
+
+
+@pytest.fixture
+def pynative():
+    """Graphs switched off for one test."""
+    from sgm import ops
+    ops.set_jit(False)
+    yield
+    ops.set_jit(True)

@@ -1,0 +1,85 @@
+"""One side of a comparison in a process of its own, stopped except while it works.
+
+MindSpore's idle threads spin and slow whatever else runs, so a waiting side is not merely blocked on its pipe.
+"""
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+MEMORY = 1024 if sys.platform != "darwin" else 1    # bytes in a unit of ru_maxrss
+SET_DEATH_SIGNAL = 1                                # prctl's PR_SET_PDEATHSIG
+
+
+class Result(NamedTuple):
+    """What a side answers."""
+    seconds: float
+    output: np.ndarray
+    peak: int           # bytes, of resident memory since the process began
+
+
+class SideError(RuntimeError):
+    """A side that failed; one line."""
+
+
+def _serve(pipe, build, arguments):
+    if sys.platform == "linux":  # a stopped process would outlive a killed parent
+        ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+    try:
+        tasks = build(*arguments)
+        pipe.send(tuple(tasks))
+        while True:
+            task = tasks[pipe.recv()]
+            begin = time.perf_counter()
+            output = task()
+            seconds = time.perf_counter() - begin
+            pipe.send(Result(seconds, output, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MEMORY))
+    except (EOFError, KeyboardInterrupt):
+        pass
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+class Side:
+    """`build(*arguments)`, a function of an importable module, -> {task: function -> array}. A context manager."""
+
+    def __init__(self, name, build, *arguments):
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.tasks = self._answer()
+
+    def run(self, task):
+        """-> Result. Raises SideError."""
+        os.kill(self._process.pid, signal.SIGCONT)
+        self._pipe.send(task)
+        return self._answer()
+
+    def _answer(self):
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            code = self._process.exitcode
+            why = "killed, probably for want of memory" if code == -signal.SIGKILL else f"exit code {code}"
+            raise SideError(f"{self.name}: its process ended ({why})") from None
+        if isinstance(answer, str):
+            raise SideError(f"{self.name}: {answer}")
+        os.kill(self._process.pid, signal.SIGSTOP)
+        return answer
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._process.kill()
+        self._process.join()

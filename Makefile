@@ -45,8 +45,8 @@ has = $(shell $(python) -c 'import $(1); print("yes")' 2>/dev/null)
 # The MindSpore of that Python. One of a virtual environment cannot be reached from another, only used there.
 host = $(shell $(python) -c 'import sys, importlib.metadata as m; print(m.version("mindspore"), sys.prefix != sys.base_prefix)' 2>/dev/null)
 kept = $(and $(filter 2.7 2.7.% 2.8 2.8.%,$(host)),$(filter False,$(host)))
-note = $(if $(kept),uses the mindspore $(firstword $(host)) of $(python),\
-	gets a mindspore of its own$(if $(host),; to use the $(firstword $(host)) of $(python): make $(MAKECMDGOALS) VENV=its folder))
+note = $(if $(kept),uses the mindspore $(firstword $(host)) of $(python),gets a mindspore of its own$(if \
+	$(host),; to use the $(firstword $(host)) of $(python): make $(MAKECMDGOALS) VENV=its folder))
 
 $(ENVIRONMENTS:=/bin/python): %/bin/python:
 	$(require)

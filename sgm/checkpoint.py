@@ -22,7 +22,7 @@ from sgm.config import known_configs
 from sgm.specs import load_spec
 from sgm.tensorfiles import DTYPES, Checkpoint, CheckpointError, open_checkpoint
 
-__all__ = ["Checkpoint", "CheckpointError", "Layout", "Report", "adapt_spec", "atomic_file", "file_hash", "is_unused",
+__all__ = ["Checkpoint", "CheckpointError", "Layout", "Report", "adapt_spec", "atomic_file", "check_weights", "file_hash", "is_unused",
            "layout_of", "load_weights", "open_checkpoint", "save_safetensors"]
 
 log = logging.getLogger("sgm")
@@ -140,6 +140,29 @@ class Report:
         return ", ".join(parts)
 
 
+def check_weights(cell, checkpoint, prefix=""):
+    """Raise CheckpointError unless `checkpoint` (open, or a path) has what `load_weights` would read, and no more.
+
+    -> the keys passed over because nothing uses them.
+    """
+    checkpoint = _opened(checkpoint)
+    parameters = cell.parameters_dict()
+    missing, misfits, extra, unused = [], [], [], []
+    for key, parameter in parameters.items():
+        if key not in checkpoint:
+            missing.append(key)
+        elif checkpoint.shape(key) != tuple(parameter.shape):
+            misfits.append(f"{key} (found {checkpoint.shape(key)}, expected {tuple(parameter.shape)})")
+        elif "F" not in checkpoint.dtype(key):
+            misfits.append(f"{key} (found {checkpoint.dtype(key)}, expected a floating type)")
+    for key in checkpoint:
+        if key.startswith(prefix) and key not in parameters:
+            (unused if is_unused(key) else extra).append(key)
+    if missing or misfits or extra:
+        raise CheckpointError(_misfit_message(checkpoint, missing, misfits, extra))
+    return unused
+
+
 def load_weights(cell, checkpoint, dtype=None, prefix=""):
     """Give every parameter of `cell` (a mindspore Cell) the tensor of its name; -> Report.
 
@@ -150,22 +173,8 @@ def load_weights(cell, checkpoint, dtype=None, prefix=""):
     tensor no parameter and a use, or a shape differs; and on the way when a value is beyond the range of `dtype`.
     """
     checkpoint = _opened(checkpoint)
-    parameters = cell.parameters_dict()
-    report = Report(str(checkpoint.path), checkpoint.format)
-    missing, misfits, extra = [], [], []
-    for key, parameter in parameters.items():
-        if key not in checkpoint:
-            missing.append(key)
-        elif checkpoint.shape(key) != tuple(parameter.shape):
-            misfits.append(f"{key} (found {checkpoint.shape(key)}, expected {tuple(parameter.shape)})")
-        elif "F" not in checkpoint.dtype(key):
-            misfits.append(f"{key} (found {checkpoint.dtype(key)}, expected a floating type)")
-    for key in checkpoint:
-        if key.startswith(prefix) and key not in parameters:
-            (report.unused if is_unused(key) else extra).append(key)
-    if missing or misfits or extra:
-        raise CheckpointError(_misfit_message(checkpoint, missing, misfits, extra))
-    for key, parameter in parameters.items():
+    report = Report(str(checkpoint.path), checkpoint.format, unused=check_weights(cell, checkpoint, prefix))
+    for key, parameter in cell.parameters_dict().items():
         wanted = dtype or parameter.dtype
         parameter.assign_value(_tensor(checkpoint, key, wanted, report))
         report.loaded += 1

@@ -2,11 +2,15 @@
 
 T frames, H x W pixels, h x w latents; pixels float32 in [-1, 1], NCHW.
 """
+from contextlib import contextmanager
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
+from mindspore.common.initializer import initializer
 
 from sgm import ops
+from sgm.checkpoint import file_hash, load_weights
 from sgm.video import guidance
 from sgm.video.autoencoder import Conv2d, Decoder
 from sgm.video.conditioner import Conditioner
@@ -49,17 +53,45 @@ class GuidedDenoiser(nn.Cell):
 
 
 class Engine(nn.Cell):
-    """All networks of a `sgm.specs.ModelSpec`. Parameters take memory only once weights are loaded."""
+    """All networks of a `sgm.specs.ModelSpec`. Parameters take memory only once weights are loaded.
 
-    def __init__(self, spec):
+    weights: an open Checkpoint, from which `holding` loads the part that a stage needs; dtype: the UNet's precision.
+    """
+
+    PARTS = ("conditioner", "model", "first_stage_model")
+
+    def __init__(self, spec, weights=None, dtype=ms.float32):
         super().__init__()
         self.spec = spec
+        self.weights = weights
+        self.dtype = dtype
         self.model = Denoiser(spec.unet, sum(spec.vector_widths.values()))
         self.first_stage_model = FirstStage(spec.vae)
         self.conditioner = Conditioner(spec)
         for name, parameter in self.parameters_and_names():
             parameter.name = name
         self._graphs = {}
+        self._hash = None
+
+    @contextmanager
+    def holding(self, part):
+        """Within, the weights of one of `PARTS` are in memory; afterwards they are given back to the file."""
+        cell = getattr(self, part)
+        if self.weights is not None:
+            load_weights(cell, self.weights, self.dtype if part == "model" else None, prefix=part + ".")
+        elif part == "model" and self.dtype != ms.float32:
+            for parameter in cell.get_parameters():
+                parameter.set_dtype(self.dtype)
+        yield
+        if self.weights is not None:
+            for parameter in cell.get_parameters():
+                parameter.assign_value(Tensor(initializer("zeros", parameter.shape, parameter.dtype)))
+
+    def weights_hash(self):
+        """The checkpoint's hash, taken once."""
+        if self._hash is None:
+            self._hash = file_hash(self.weights.path)
+        return self._hash
 
     def graph(self, key, make):
         """A compiled function, made once."""
@@ -119,6 +151,7 @@ class Engine(nn.Cell):
         x = _tensor(noise) * float(np.sqrt(1 + sigmas[0] ** 2))
         denoise = self.denoiser(c, uc, guidance_scales, sequential)
         for i, x, denoised in SAMPLERS[sampler or options.sampler](denoise, x, sigmas):
+            ops.settle()
             if callback:
                 callback(i, x, denoised)
         return x
@@ -137,7 +170,7 @@ class Engine(nn.Cell):
             count = piece.shape[0]
             if count < chunk and i and not temporal:  # keep the compiled shape
                 piece = ms.ops.concat((piece, z[:1].broadcast_to((chunk - count,) + z.shape[1:])), 0)
-            pieces.append(decode(piece, count if temporal else 1)[:count].asnumpy())
+            pieces.append(ops.fetch(decode(piece, count if temporal else 1))[:count])
         return np.concatenate(pieces)
 
     def encode(self, frames, chunk=7):
@@ -148,12 +181,13 @@ class Engine(nn.Cell):
         """Frames (T, 3, H, W) -> unscaled mean and log variance, each (T, 4, h, w) numpy."""
         embedder = self.conditioner.embedder("cond_frames")
         frames = _numpy(frames)
-        parts = [embedder.moments(frames[i:i + chunk]) for i in range(0, len(frames), chunk)]
-        return tuple(np.concatenate([part[k].asnumpy() for part in parts]) for k in range(2))
+        parts = [[ops.fetch(part) for part in embedder.moments(frames[i:i + chunk])]
+                 for i in range(0, len(frames), chunk)]
+        return tuple(np.concatenate([part[k] for part in parts]) for k in range(2))
 
 
 def _numpy(x):
-    return x.asnumpy() if isinstance(x, Tensor) else np.asarray(x, np.float32)
+    return ops.fetch(x) if isinstance(x, Tensor) else np.asarray(x, np.float32)
 
 
 def _tensor(x):

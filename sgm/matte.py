@@ -10,7 +10,6 @@ from PIL import Image
 
 MATTE_SIDE = 1536     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
-FULL=0.9
 METHODS = ("auto", "alpha", "rembg", "border")
 
 
@@ -185,14 +184,15 @@ def _without_specks(solid, smallest):
 
 
 def _edge_width(difference, solid):
-    """How many pixels from the mask's edge the object reaches its full difference from the background: its blur."""
+    """How many pixels in from the mask's edge the difference from the background stops growing: how blurred it is."""
     inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
-    for r in range(1, 9):
+    next_one = cv2.dilate(difference, np.ones((3, 3)))
+    largest = max(3, round(max(solid.shape) / 96))
+    for r in range(1, largest):
         at = (inside > r) & (inside <= r + 1)
-        full = cv2.dilate(difference, np.ones((2 * r + 3, 2 * r + 3)))
-        if not at.any() or np.median(difference[at] / full[at]) > FULL:
+        if not at.any() or (next_one[at] < 1.25 * difference[at]).mean() > 0.5:
             return r
-    return 8
+    return largest
 
 
 def _soften(rgb, solid, r, background=None):

@@ -14,6 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import operations as P
+from mindspore.ops.operations.nn_ops import FlashAttentionScore
 from mindspore.ops.primitive import constexpr
 
 TARGETS = ("CPU", "Ascend")
@@ -68,35 +69,27 @@ def compiled(function):
     return ms.jit(function) if _jit else function
 
 
-class Patience:
-    """Reads results of a repeated computation without burning a core.
+def settle():
+    """Wait, asleep, until what was launched is computed (on a CPU; an NPU's host has cores to spare).
 
-    MindSpore computes behind the caller's back, and whoever asks for a value spins until it is there: on two cores that
-    spinning costs half of the machine (measured: 148 ms of CPU time instead of 22 for one convolution and its gradient).
-    So sleep for about as long as the last computation took, then ask.
+    MindSpore computes in threads behind the caller's back, and whoever asks for a value spins until it is there: on a
+    few cores that starves the computation itself (measured: one convolution and its gradient took 148 ms instead of 22
+    on one core). So wait until this process has stopped using the CPU, and ask then.
     """
+    pause = 0.001
+    busy, at = time.process_time(), time.perf_counter()
+    while _target == "CPU":
+        time.sleep(pause)
+        now_busy, now = time.process_time(), time.perf_counter()
+        if now_busy - busy < 0.2 * (now - at):
+            break
+        busy, at, pause = now_busy, now, min(0.01, 1.5 * pause)
 
-    def __init__(self):
-        self.expected = 0.0
-        self.shrink = 0.8
-        self.began = 0.0
 
-    def start(self):
-        """Call just before the computation is launched."""
-        self.began = time.perf_counter()
-
-    def fetch(self, tensor):
-        """The numpy value of `tensor`, which the computation yields."""
-        time.sleep(max(0.0, self.began + self.expected - time.perf_counter()))
-        asked = time.perf_counter()
-        value = tensor.asnumpy()
-        now = time.perf_counter()
-        if now - asked > 0.001 + 0.003 * self.expected:  # woke too early: it took this long
-            self.shrink = 0.98 if self.expected else 0.8
-            self.expected = 0.99 * (now - self.began)
-        else:
-            self.expected *= self.shrink
-        return value
+def fetch(tensor):
+    """The numpy value of `tensor`, waited for asleep (see `settle`)."""
+    settle()
+    return tensor.asnumpy()
 
 
 _matmul_t = P.MatMul(transpose_b=True)
@@ -430,7 +423,7 @@ def attention(q, k, v):
     """softmax(q k^T / sqrt(d)) v for (batch, heads, n, d) tensors, in slices that bound the score matrix's memory."""
     batch, heads, n, d = q.shape
     if _target == "Ascend" and q.dtype != ms.float32 and d % 16 == 0 and batch <= 2048 and n >= 256:
-        return P.FlashAttentionScore(heads, scale_value=d ** -0.5, input_layout="BNSD")(q, k, v)[3]
+        return FlashAttentionScore(heads, scale_value=d ** -0.5, input_layout="BNSD")(q, k, v)[3]
     q = q.reshape(batch * heads, n, d) * d ** -0.5
     k = k.reshape(batch * heads, n, d)
     v = v.reshape(batch * heads, n, d)

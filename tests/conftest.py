@@ -17,10 +17,6 @@ from golden_init import GOLDEN, init_weight  # noqa: E402
 _measured = {}
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than 30 seconds on two quiet cores")
-
-
 def pytest_addoption(parser):
     parser.addoption("--errors", action="store_true", help="print the largest error measured against each golden")
 

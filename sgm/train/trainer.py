@@ -71,7 +71,6 @@ class Trainer:
         self.step = TrainStep(objective, weights, tuple(recipe.betas), weight_decay=recipe.weight_decay,
                               clip_norm=recipe.clip_norm)
         self.compiled = ops.compiled(self.step.construct)
-        self.patience = ops.Patience()
         self.done = 0
 
     def advance(self):
@@ -81,10 +80,9 @@ class Trainer:
         # The average follows quickly at first, so that it forgets the random start.
         decay = min(recipe.average_decay, (1 + self.done) / (10 + self.done))
         batch = [Tensor(array) for array in self.batches(self.done)]
-        self.patience.start()
         loss, norm = self.compiled(self.step.rates(self.done + 1, lr, decay), *batch)
         self.done += 1
-        return float(self.patience.fetch(loss)), float(norm.asnumpy()), lr
+        return float(ops.fetch(loss)), float(norm.asnumpy()), lr
 
     def weights(self, averaged):
         """{published key: array} of the whole engine, with the trained part's moving average if `averaged`."""

@@ -5,13 +5,8 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "parity")]
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "parity: compares with diffusers or transformers on PyTorch")
-    config.addinivalue_line("markers", "slow: takes minutes and several GB of memory")
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "parity")]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +17,7 @@ def pytorch():
 
 @pytest.fixture
 def both(tmp_path):
-    """(ours, theirs), {task: output} of a `twins.Case`; both sides in this process."""
+    """both(case) -> the outputs of ours and theirs of a `twins.Case`, {task: array} each, in this process."""
     import twins
 
     def compute(case):

@@ -7,14 +7,12 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import time
 from typing import NamedTuple
 
 import numpy as np
 
-MEMORY = 1024 if sys.platform != "darwin" else 1    # bytes in a unit of ru_maxrss
-SET_DEATH_SIGNAL = 1                                # prctl's PR_SET_PDEATHSIG
+SET_DEATH_SIGNAL = 1            # prctl's PR_SET_PDEATHSIG
 
 
 class Result(NamedTuple):
@@ -29,8 +27,7 @@ class SideError(RuntimeError):
 
 
 def _serve(pipe, build, arguments):
-    if sys.platform == "linux":  # a stopped process would outlive a killed parent
-        ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)  # a stopped process would outlive a killed parent
     try:
         tasks = build(*arguments)
         pipe.send(tuple(tasks))
@@ -39,7 +36,7 @@ def _serve(pipe, build, arguments):
             begin = time.perf_counter()
             output = task()
             seconds = time.perf_counter() - begin
-            pipe.send(Result(seconds, output, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MEMORY))
+            pipe.send(Result(seconds, output, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
     except (EOFError, KeyboardInterrupt):
         pass
     except Exception as error:

@@ -63,7 +63,10 @@ def relative_error(found, expected):
 # --- weights ---------------------------------------------------------------------------------------------------
 
 def draw_weights(case, path):
-    """Write the network's weights, each a function of its key, to one safetensors file. -> parameters."""
+    """Write the network's weights, each a function of its key, to one safetensors file.
+
+    -> {}, the tasks of a `sides.Side` that has none: a process of its own takes MindSpore away with it.
+    """
     from sgm.engine import Engine
 
     shapes = {key: tuple(parameter.shape) for cell in _cells(Engine(case.spec), case.network)
@@ -79,7 +82,7 @@ def draw_weights(case, path):
         file.write(len(text).to_bytes(8, "little") + text)
         for key, shape in shapes.items():
             file.write(np.ascontiguousarray(init_weight(key, shape), np.float32).data)
-    return at // 4
+    return {}
 
 
 def _cells(engine, network):
@@ -111,7 +114,7 @@ def ours(case, weights):
                 "decode": lambda: engine.decode(given["z"], chunk=case.frames)}
     if case.network == "clip":
         embedder = engine.conditioner.embedder("cond_frames_without_noise")
-        return {"embed": lambda: embedder.embed(given["images"]).asnumpy()[:, 0]}
+        return {"embed": lambda: ops.fetch(embedder.embed(given["images"]))[:, 0]}
     network = engine.model.diffusion_model
     graph = ops.compiled(network.construct)
     names = tuple(case.spec.vector_widths)
@@ -120,7 +123,7 @@ def ours(case, weights):
     arrays = given["x"], *(np.repeat(given[name], case.frames, 0) for name in ("timesteps", "context")), vector
     x, timesteps, context, y = (Tensor(array) for array in arrays)
     still = Tensor(given["still"])
-    return {"evaluate": lambda: graph(x, timesteps, context, y, case.frames, still).asnumpy()}
+    return {"evaluate": lambda: ops.fetch(graph(x, timesteps, context, y, case.frames, still))}
 
 
 # --- theirs ----------------------------------------------------------------------------------------------------

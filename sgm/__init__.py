@@ -1,0 +1,16 @@
+"""Image to an orbit of views to a mesh, on MindSpore. The public names; see the README for what they do."""
+import os
+
+os.environ.setdefault("GLOG_v", "3")  # MindSpore logs warnings that concern its developers only
+
+_WHERE = {"load_model": "sgm.pipeline", "generate": "sgm.pipeline", "PipelineError": "sgm.pipeline",
+          "Orbit": "sgm.cameras", "CheckpointError": "sgm.tensorfiles", "ConfigError": "sgm.config"}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name):
+    """Import on first use, so that `sgm.cameras` and the renderer do not pull in MindSpore."""
+    if name in _WHERE:
+        from importlib import import_module
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'sgm' has no attribute {name!r}")

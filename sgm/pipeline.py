@@ -1,0 +1,166 @@
+"""From an image to views: load a model, condition, sample, decode, with the weights of one stage in memory at a time."""
+import platform
+import time
+from contextlib import contextmanager
+
+import mindspore as ms
+import numpy as np
+from PIL import Image, ImageOps
+
+from sgm import images, ops
+from sgm.cameras import Orbit
+from sgm.checkpoint import adapt_spec, check_weights, open_checkpoint
+from sgm.config import CONFIGS
+from sgm.engine import Engine
+from sgm.specs import load_spec
+from sgm.train.init import initialise
+from sgm.video import guidance
+from sgm.views import Views
+
+DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+EMBEDDED = ("sv3d_tiny", CONFIGS.parent / "assets" / "sv3d_tiny.safetensors")
+
+
+class PipelineError(ValueError):
+    """A run that cannot go on; one line that names the stage or flag and the remedy."""
+
+
+def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=()):
+    """The engine of a model with its weights.
+
+    model: a name, one of our YAML files, or one of the reference's. ckpt: .safetensors (published or ours) or .ckpt; None
+    draws random weights. dtype: precision of the UNet, "fp32", "fp16" or "bf16"; the rest runs in float32.
+    Raises ConfigError, CheckpointError.
+    """
+    if dtype not in DTYPES:
+        raise PipelineError(f"--dtype: found {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if dtype == "bf16" and ops.target() == "CPU":
+        raise PipelineError("--dtype bf16: MindSpore has no bfloat16 kernels for a CPU; use fp32")
+    spec = load_spec(model, overrides)
+    if ckpt is None:
+        engine = Engine(spec, dtype=DTYPES[dtype])
+        initialise(engine, seed=0)
+        return engine
+    weights = open_checkpoint(ckpt)
+    engine = Engine(adapt_spec(spec, weights), weights, DTYPES[dtype])
+    check_weights(engine, weights)
+    return engine
+
+
+class Stages:
+    """Seconds and peak memory of each stage of a run."""
+
+    def __init__(self, listener=None):
+        self.log, self.listener = {}, listener
+
+    @contextmanager
+    def __call__(self, name):
+        with open("/proc/self/clear_refs", "w") as file:  # start the peak anew
+            file.write("5")
+        began = time.perf_counter()
+        yield
+        self.log[name] = {"seconds": round(time.perf_counter() - began, 2), "peak_gb": round(_peak_gb(), 2)}
+        if self.listener:
+            self.listener(name, **self.log[name])
+
+
+def _peak_gb():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2 ** 20
+
+
+def network_input(image, spec, frame_ratio=None, cut_out=True):
+    """What the network sees: a loaded PIL RGBA image -> ((H, W, 4) uint8 straight alpha, how it was made, for the user).
+
+    Orbit models (SV3D) get the object cut out (unless `cut_out` is False) and recentred in a square. Otherwise the image
+    fills the frame, what hangs over cut off evenly. Raises ImageError if no object is found.
+    """
+    if spec.is_orbit and cut_out:
+        image, how = images.matte(image)
+        square = images.recentre(image, min(spec.height, spec.width), frame_ratio)
+        return np.asarray(ImageOps.pad(square, (spec.width, spec.height), color=(0, 0, 0, 0))), how
+    filled = ImageOps.fit(Image.fromarray(images.composite(image)), (spec.width, spec.height), Image.LANCZOS)
+    return np.asarray(filled.convert("RGBA")), "used as it is"
+
+
+def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guidance_range=None, cond_aug=None, fps=6,
+             motion_bucket=127, decode_chunk=7, sequential=False, on_step=None, on_stage=None):
+    """An image to `Views`.
+
+    image: (H, W, 4) uint8 from `network_input`, or a PIL image, which goes through it first. orbit: an `Orbit` (default static, elevation 10) of as many views as shall be made; None
+    and unused for svd. guidance_range: (min, max). cond_aug: noise on the condition image. fps, motion_bucket: svd only.
+    sequential: half the memory, one side of the guidance after the other. on_step(i, steps, estimate) with
+    estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb).
+    Raises PipelineError when a stage yields values that are not finite.
+    """
+    spec, options = engine.spec, engine.spec.sampling
+    if not isinstance(image, np.ndarray):
+        image = network_input(image.convert("RGBA"), spec)[0]
+    if spec.is_orbit:
+        orbit = orbit or Orbit.static(num_frames=spec.num_frames)
+    num_frames = len(orbit) if spec.is_orbit else spec.num_frames
+    steps, sampler = steps or options.steps, sampler or options.sampler
+    low, high = guidance_range or (options.min_scale, options.max_scale)
+    cond_aug = spec.condition.cond_aug if cond_aug is None else cond_aug
+    rng = np.random.RandomState(seed)  # a stream that numpy never changes; image noise first, as in the reference
+    pixels = images.to_network(images.composite(image))
+    cond_noise = rng.standard_normal(pixels.shape).astype(np.float32)
+    factor = spec.vae_factor
+    noise = rng.standard_normal((num_frames, spec.vae.z_channels, spec.height // factor, spec.width // factor))
+    scalars = {"fps_id": fps, "motion_bucket_id": motion_bucket}
+    if spec.is_orbit:
+        scalars = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad} if spec.is_posed else {}
+    stages = Stages(on_stage)
+
+    with stages("condition"), engine.holding("conditioner"):
+        c, uc = engine.condition(pixels, cond_noise, cond_aug, num_frames, **scalars)
+        for name, value in c.items():
+            _finite(ops.fetch(value), f"condition ({name})")
+
+    def after_step(i, x, denoised):
+        if on_step:
+            on_step(i, steps, lambda: _decoded(engine, denoised, decode_chunk))
+
+    with stages("sample"), engine.holding("model"):
+        scale = guidance.scales(options.guidance, low, high, num_frames)
+        z = engine.sample(noise.astype(np.float32), c, uc, steps, sampler, scale, sequential, after_step)
+        z = _finite(ops.fetch(z), "sample")
+
+    with stages("decode"):
+        frames = _decoded(engine, z, decode_chunk)
+    if spec.is_orbit:
+        frames[-1] = images.composite(image)
+    run = {"model": spec.name, "seed": seed, "steps": steps, "sampler": sampler,
+           "guidance": {"kind": options.guidance, "min": low, "max": high}, "cond_aug": cond_aug,
+           "decode_chunk": decode_chunk, "dtype": str(engine.dtype), "device": ops.target(),
+           "versions": {"python": platform.python_version(), "mindspore": ms.__version__, "numpy": np.__version__},
+           "stages": stages.log}
+    if engine.weights is not None:
+        run["checkpoint"] = {"file": engine.weights.path.name, "hash": engine.weights_hash()}
+    if spec.is_orbit:
+        run["orbit"] = {"azimuths_deg": orbit.azimuths_deg.tolist(), "elevations_deg": orbit.elevations_deg.tolist(),
+                        "azimuth_sign": orbit.sign}
+    else:
+        run.update(fps_id=fps, motion_bucket_id=motion_bucket)
+    return Views(frames, image, orbit if spec.is_orbit else None, run)
+
+
+def _decoded(engine, z, chunk):
+    """Latents to (T, H, W, 3) uint8; a chunk that does not fit is halved."""
+    with engine.holding("first_stage_model"):
+        while True:
+            try:
+                frames = engine.decode(z, chunk)
+                break
+            except (MemoryError, RuntimeError) as error:
+                if chunk == 1 or not (isinstance(error, MemoryError) or "memory" in str(error).lower()):
+                    raise
+                chunk //= 2
+    return images.from_network(_finite(frames, "decode"))
+
+
+def _finite(array, stage):
+    if not np.isfinite(array).all():
+        raise PipelineError(f"{stage}: the result has values that are not finite; check the weights, or use --dtype fp32"
+                            " (bf16 on Ascend)")
+    return array

@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Time a network of ours (MindSpore) beside the same one of diffusers or transformers (PyTorch).
+
+  bench.py unet                       one evaluation of SVD's denoiser, 21 frames of 24 x 24 latents (192 pixels)
+  bench.py vae --frames 7             encoder, and temporal decoder on one video
+  bench.py clip --width small         a small image tower, to see that the bench runs
+
+Both compute in float32 on the CPU, with the same random weights and inputs, the same number of threads (all cores this
+process may use), and alternate. Each has a process of its own, which is stopped while the other works. Printed are
+the median seconds of the runs after the first, the ratio ours / torch, the seconds of the first run (ours compiles in
+it), peak resident memory (weights included: both map one file), and the relative L2 distance of the outputs.
+The weights go to a temporary file (TMPDIR): 6.1 GB for the full unet, whose two sides need 17 to 24 GB of memory.
+Needs requirements-dev.txt. Exit code: 0 done, 1 a side failed, 2 wrong input or a missing package, 130 interrupted.
+"""
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
+import twins  # noqa: E402
+from sides import Side, SideError  # noqa: E402
+
+PACKAGES = ("mindspore", "torch", "diffusers", "transformers", "safetensors")
+
+
+class InputError(ValueError):
+    """Input that cannot be timed; the message is one line for the user."""
+
+
+def torch_side(case, weights, threads):
+    """The build of the PyTorch side (see `sides.Side`)."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return twins.theirs(case, weights)
+
+
+def make_case(args) -> twins.Case:
+    """The comparison that the command line asks for. Raises InputError."""
+    spec = {"full": twins.FULL, "small": twins.SMALL}[args.width]
+    if args.network == "unet" and args.latent % spec.unet.down_factor:
+        raise InputError(f"--latent: found {args.latent}, expected a multiple of {spec.unet.down_factor} for the"
+                         f" {args.width} unet")
+    return twins.Case(args.network, spec, args.frames, args.latent, args.latent)
+
+
+def measure(case: twins.Case, repeat: int, threads: int) -> list[list[str]]:
+    """Rows of the table, one a task."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        weights = Path(folder) / "weights.safetensors"
+        progress("drawing weights")
+        with Side("weights", twins.draw_weights, case, weights):
+            pass
+        progress(f"loading {weights.stat().st_size / 1e9:.2f} GB of weights")
+        with Side("ours", twins.ours, case, weights) as ours, \
+                Side("torch", torch_side, case, weights, threads) as torch:
+            sides = ours, torch
+            for task in ours.tasks:
+                progress(f"{task}: first run")
+                first = [side.run(task) for side in sides]
+                runs = []
+                for i in range(repeat):
+                    progress(f"{task}: run {i + 1} of {repeat}")
+                    runs.append([side.run(task) for side in sides])
+                seconds = [statistics.median(run[k].seconds for run in runs) for k in range(2)]
+                last = runs[-1]
+                rows.append([task, *(f"{value:.3f}" for value in seconds), f"{seconds[0] / seconds[1]:.2f}",
+                             *(f"{result.seconds:.2f}" for result in first),
+                             *(f"{result.peak / 1e9:.2f}" for result in last),
+                             f"{twins.relative_error(last[0].output, last[1].output):.1e}"])
+    progress("")
+    return rows
+
+
+def progress(text: str) -> None:
+    """One line on a terminal's stderr, overwritten by the next."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows under their heading, columns right-aligned but the first."""
+    rows = [["", "ours s", "torch s", "ratio", "first ours s", "first torch s", "peak ours GB", "peak torch GB",
+             "rel. error"], *rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.rjust(width) if i else cell.ljust(width)
+                               for i, (cell, width) in enumerate(zip(row, widths))) for row in rows)
+
+
+def positive(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected at least 1")
+    return value
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="network", required=True)
+    for network, text, frames in (
+            ("unet", "one evaluation of the video UNet (1.52 billion parameters)", 21),
+            ("vae", "encoder, and temporal decoder, of one video", 7),
+            ("clip", "the image tower (0.63 billion parameters)", 1)):
+        command = commands.add_parser(network, help=text, description=text,
+                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command.add_argument("--width", choices=("full", "small"), default="full",
+                             help="full: as released (svd); small: a few channels, to see that it runs")
+        command.add_argument("--frames", type=positive, default=frames, metavar="N",
+                             help="images in a batch" if network == "clip" else "frames of the video")
+        if network == "clip":
+            command.set_defaults(latent=0)
+        else:
+            command.add_argument("--latent", type=positive, default=24, metavar="N",
+                                 help="side of the square latents; at full width a latent is 8 pixels")
+        command.add_argument("--repeat", type=positive, default=3, metavar="N",
+                             help="timed runs of each side after the first")
+    args = parser.parse_args(argv)
+    threads = len(os.sched_getaffinity(0))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("GLOG_v", "3")        # MindSpore's own warnings
+    try:
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise InputError(f"{', '.join(missing)}: not installed; pip install -r requirements-dev.txt")
+        case = make_case(args)
+        size = "" if case.network == "clip" else f" of {case.height} x {case.width} latents"
+        rows = measure(case, args.repeat, threads)
+        print(f"{case.network}, {args.width} width, {case.frames} frames{size}, float32, {threads} threads,"
+              f" median of {args.repeat}")
+        print(table(rows))
+    except InputError as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return 2
+    except SideError as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nbench.py: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -42,11 +42,13 @@ remedy = $(if $(wildcard $*/bin/python),remove $* and try again,install one and 
 require = $(if $(python),,$(error $(found) but Python 3.10, 3.11 or 3.12 is needed. To do: $(remedy)))
 has = $(shell $(python) -c 'import $(1); print("yes")' 2>/dev/null)
 
-# The MindSpore of that Python. One of a virtual environment cannot be reached from another, only used there.
+# The MindSpore of that Python. A virtual environment's cannot be seen from another one, only used in its own.
 host = $(shell $(python) -c 'import sys, importlib.metadata as m; print(m.version("mindspore"), sys.prefix != sys.base_prefix)' 2>/dev/null)
-kept = $(and $(filter 2.7 2.7.% 2.8 2.8.%,$(host)),$(filter False,$(host)))
-note = $(if $(kept),uses the mindspore $(firstword $(host)) of $(python),gets a mindspore of its own$(if \
-	$(host),; to use the $(firstword $(host)) of $(python): make $(MAKECMDGOALS) VENV=its folder))
+usable = $(filter 2.7 2.7.% 2.8 2.8.%,$(host))
+kept = $(and $(usable),$(filter False,$(host)))
+note = $(if $(kept),uses the mindspore $(usable) of $(python),gets a mindspore of its own$(if \
+	$(usable),; to use the $(usable) of $(python): make $(MAKECMDGOALS) VENV=its folder,$(if \
+	$(host),; the $(firstword $(host)) of $(python) is neither 2.7 nor 2.8)))
 
 $(ENVIRONMENTS:=/bin/python): %/bin/python:
 	$(require)
@@ -63,11 +65,10 @@ $(ENVIRONMENTS:=/.requirements): %/.requirements: requirements.txt | %/bin/pytho
 		"apt-get install libgomp1, or dnf install libgomp"; exit 2; }
 	@touch $@
 
-$(ENVIRONMENTS:=/.requirements-test): %/.requirements-test: requirements-test.txt %/.requirements
-	$*/bin/python $(INSTALL) -r requirements-test.txt
+$(VENV)/.requirements-test: requirements-test.txt $(VENV)/.requirements
+	$(VENV)/bin/python $(INSTALL) -r requirements-test.txt
 	@touch $@
 
-.venv-dev/.requirements-dev: requirements-dev.txt .venv-dev/.requirements-test
-	.venv-dev/bin/python $(INSTALL) torch==2.13.0 -c requirements.txt
-	.venv-dev/bin/python $(INSTALL) -r requirements-dev.txt -c requirements.txt -c requirements-test.txt
+.venv-dev/.requirements-dev: requirements-dev.txt requirements-test.txt .venv-dev/.requirements
+	.venv-dev/bin/python $(INSTALL) -r requirements-dev.txt
 	@touch $@

@@ -56,8 +56,7 @@ def build(args):
         cache = Path(recipe.data[0]).parent / "cache"
         batches = DiffusionBatches(recipe, LatentOrbits(orbits, engine, cache, lambda items, text: tqdm(items, text)))
     else:
-        side = orbits.size // spec.vae_factor
-        batches = ViewBatches(recipe, orbits, (spec.vae.z_channels, side, side))
+        batches = ViewBatches(recipe, orbits, spec)
     return recipe, Trainer(engine, recipe, batches)
 
 

@@ -1,4 +1,4 @@
-"""Cameras, written down once: orbits, poses, rays and transforms.json (numpy only).
+"""Cameras, written down once: orbits, poses and rays (numpy only). Their file, transforms.json, is in transforms.py.
 
 World: right-handed, z up, the object inside [-0.5, 0.5]^3. Azimuth 0 is the +x axis, counter-clockwise seen from
 above; elevation is absolute (0 = horizon, 90 = zenith). A camera stands at r (cos el cos az, cos el sin az, sin el)
@@ -8,19 +8,16 @@ at +0.5, x to the right, y downwards.
 SV3D: the input view is the LAST frame, at azimuth 0; the network is fed the polar angle 90 - elevation and the azimuth
 relative to the last frame, in radians (Stability-AI/generative-models, simple_video_sample.py).
 """
-import json
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sgm.transforms import CameraError, Views, angle_list, entries, json_path, read_json, read_transforms, wrap_degrees
+from sgm.transforms import (DISTANCE, FOV_DEG, CameraError, PosedViews, angle_list, entries, focal_length, read_json,
+                            read_transforms, wrap_degrees, write_transforms)
 
-__all__ = ["AZIMUTH_SIGN", "DISTANCE", "FOV_DEG", "CameraError", "Orbit", "Views", "camera_to_world", "focal_length",
-           "position", "project", "rays", "read_transforms", "write_transforms"]
+__all__ = ["AZIMUTH_SIGN", "DISTANCE", "FOV_DEG", "CameraError", "Orbit", "PosedViews", "camera_to_world",
+           "focal_length", "position", "project", "rays", "read_transforms", "write_transforms"]
 
-FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
-DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
 # Does the published models' azimuth grow counter-clockwise (1) or clockwise (-1) seen from above? Not proven without
 # their weights, hence this one constant and the flag --azimuth-sign.
 AZIMUTH_SIGN = 1
@@ -168,11 +165,6 @@ def camera_to_world(azimuth_deg, elevation_deg, distance=DISTANCE):
     return pose
 
 
-def focal_length(size, fov_deg=FOV_DEG):
-    """Focal length in pixels of an image `size` pixels wide that sees `fov_deg` degrees (947.92 for 576, 33.8)."""
-    return size / (2 * np.tan(np.deg2rad(fov_deg) / 2))
-
-
 def rays(c2w, width, height, fl, cx=None, cy=None):
     """Rays through all pixel centres: origins and unit directions, both (..., H, W, 3), for c2w (..., 4, 4).
 
@@ -197,30 +189,6 @@ def project(points, c2w, fl, cx, cy):
     with np.errstate(divide="ignore", invalid="ignore"):
         pixels = np.stack([cx + fl * local[..., 0] / depth, cy - fl * local[..., 1] / depth], axis=-1)
     return pixels, depth
-
-
-def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, files=None):
-    """Writes the cameras of square views, `size` pixels wide, as a transforms.json for nerfstudio and others.
-
-    path: the json file, or the folder for its transforms.json. files: T image paths relative to the json, with
-    extension; None = 000.png, 001.png, … Written whole or not at all. Returns the json's path.
-    """
-    files = [f"{k:03d}.png" for k in range(len(orbit))] if files is None else [str(f) for f in files]
-    if len(files) != len(orbit):
-        raise CameraError(f"{path}: {len(files)} files for {len(orbit)} cameras; give one file per view")
-    fl, angle = float(focal_length(size, fov_deg)), float(np.deg2rad(fov_deg))
-    views = zip(files, orbit.camera_azimuths_deg, orbit.elevations_deg, orbit.poses(distance))
-    data = {
-        "camera_angle_x": angle, "camera_angle_y": angle, "fl_x": fl, "fl_y": fl, "cx": size / 2, "cy": size / 2,
-        "w": int(size), "h": int(size), "camera_model": "OPENCV", "distance": float(distance),
-        "frames": [{"file_path": file, "azimuth_deg": float(azimuth), "elevation_deg": float(elevation),
-                    "transform_matrix": pose.tolist()} for file, azimuth, elevation, pose in views],
-    }
-    path = json_path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=1))
-    os.replace(temporary, path)
-    return path
 
 
 def _turn(num_frames):

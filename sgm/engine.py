@@ -120,7 +120,7 @@ class Engine(nn.Cell):
         sides = [{key: _tensor(value) for key, value in side.items()} for side in (uc, c)]
         scale = Tensor(np.asarray(scale, np.float32).reshape(-1, 1, 1, 1))
         for side in sides:
-            side["prepared"] = self.model.prepare(side["crossattn"], num_frames)
+            side["prepared"] = self.model.prepare(side["crossattn"].astype(self.dtype), num_frames)
         names = ("prepared", "concat", "vector")
         if sequential:
             step = self.graph(("side", num_frames), lambda: self.model.construct)

@@ -45,29 +45,29 @@ def load_image(path):
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # the limit below is ours
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # the limit is ours
             image = Image.open(path)
-        if image.width * image.height <= MAX_PIXELS:
-            image = ImageOps.exif_transpose(image)
-            image.load()
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path}: far above {MAX_PIXELS // 10**6} megapixels; reduce it first") from None
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        image = _rgba(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: too large, {error}; reduce it to {MAX_PIXELS // 10**6} megapixels") from None
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file; give an image") from None
     # Pillow's decoders raise almost anything on damaged data: OSError, SyntaxError, ValueError, struct.error, ...
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ImageError(f"{path}: cannot be read as an image ({reason}); open it and save it again as PNG") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{path}: {image.width} x {image.height} pixels; reduce it to {MAX_PIXELS // 10**6} megapixels "
-                         "or less")
-    if image.mode.startswith("I"):      # 16 bit grey, whatever Pillow calls it; convert() would clip it at 255
-        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    image = image.convert("RGBA")
     if image.getchannel("A").getextrema()[1] == 0:
         raise ImageError(f"{path}: every pixel is transparent; save it with its object opaque, or without alpha")
     return image
+
+
+def _rgba(image):
+    if image.mode.startswith("I"):      # 16 bit grey, whatever Pillow calls it; convert() would clip it at 255
+        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    return image.convert("RGBA")
 
 
 def recentre(image, size, frame_ratio=None):
@@ -84,32 +84,46 @@ def recentre(image, size, frame_ratio=None):
         raise ImageError("the image is all transparent; there is no object to put into the frame")
     width, height = box[2] - box[0], box[3] - box[1]
     side = max(image.size) if frame_ratio is None else int(max(width, height) / frame_ratio)
+    if side * side > 4 * MAX_PIXELS:
+        raise ImageError(f"--frame-ratio is {frame_ratio:g}: {max(width, height)} pixels of object in {side} of frame; "
+                         "give a larger ratio")
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     square.paste(image.crop(box), (side // 2 - width // 2, side // 2 - height // 2))
     return square.resize((size, size), Image.LANCZOS)       # Pillow weights the colours by alpha
 
 
 def composite(image, background=WHITE):
-    """RGBA (PIL or uint8 (H, W, 4)) over a colour of three levels -> uint8 (H, W, 3), truncated as the reference does."""
+    """RGBA (PIL or uint8 (H, W, 4)) over a colour of three levels -> uint8 (H, W, 3), truncated like the reference."""
     rgba = np.asarray(image) / 255
     alpha = rgba[..., 3:]
     return ((rgba[..., :3] * alpha + np.divide(background, 255) * (1 - alpha)) * 255).astype(np.uint8)
 
 
-def prepare(image, size, frame_ratio=None, method="auto"):
-    """A loaded image -> (the object on white as the network sees it, uint8 (size, size, 3); how it was cut out)."""
-    cut, how = matte(image, method)
-    return composite(recentre(cut, size, frame_ratio)), how
+def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
+    """A loaded image as the network shall see it -> (uint8 (H, W, 4), straight alpha; what was done, to be shown).
+
+    size: pixels, or (H, W). cut_out: matte with `method` and recentre with `frame_ratio` (a square); otherwise the
+    image as it is, scaled to cover the frame and cropped around its middle. Raises ImageError.
+    """
+    height, width = (size, size) if np.isscalar(size) else size
+    if cut_out:
+        if height != width:
+            raise ImageError(f"--size is {height}x{width}; a cut-out object takes a square frame")
+        cut, how = matte(image, method)
+        return np.asarray(recentre(cut, width, frame_ratio)), how
+    if frame_ratio is not None:
+        raise ImageError("--frame-ratio places an object that is cut out; leave it out, or --no-matte (svd: always)")
+    return np.asarray(ImageOps.fit(image.convert("RGBA"), (width, height), Image.LANCZOS)), "none: image as it is"
 
 
 def to_network(rgb):
     """uint8 (H, W, 3) -> float32 (1, 3, H, W) in [-1, 1]."""
-    return np.ascontiguousarray(rgb.astype(np.float32).transpose(2, 0, 1)[None]) / np.float32(127.5) - np.float32(1)
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]).astype(np.float32) / 255 * 2 - 1
 
 
 def from_network(frames):
     """float (T, 3, H, W) in [-1, 1], clipped -> uint8 (T, H, W, 3), truncated as the reference does."""
-    levels = np.clip(np.asarray(frames, np.float32) * np.float32(0.5) + np.float32(0.5), 0, 1) * np.float32(255)
+    levels = np.clip(np.asarray(frames, np.float32) * 0.5 + 0.5, 0, 1) * 255
     return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))
 
 
@@ -140,9 +154,9 @@ def save_png(path, image):
 
 
 def parse_background(text):
-    """--background: "transparent" -> None, "white" -> (255, 255, 255), "R,G,B" -> three levels of 0..255."""
+    """--background: "transparent" stays, "white" -> (255, 255, 255), "R,G,B" -> three levels of 0..255."""
     if text == "transparent":
-        return None
+        return text
     if text == "white":
         return WHITE
     parts = text.split(",")

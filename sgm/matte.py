@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-MATTE_SIDE = 1536     # larger images are reduced to this side first: the network sees 576 pixels
+MATTE_SIDE = 1024     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
 METHODS = ("auto", "alpha", "rembg", "border")
 
@@ -33,9 +33,9 @@ def matte(image, method="auto"):
             raise ImageError("--matte alpha: the image has no transparent pixel; use --matte auto or cut it out first")
         return image, "alpha: the image's own"
     image = image.convert("RGB")
-    if min(image.size) < 16:
-        raise ImageError(f"the image has {image.width} x {image.height} pixels; to cut an object out it takes 16 x 16")
     image.thumbnail((MATTE_SIDE, MATTE_SIDE), Image.LANCZOS)
+    if min(image.size) < 16:
+        raise ImageError(f"the image is {image.width} x {image.height} pixels; cutting an object out needs 16 x 16")
     how, note = "rembg", ""
     if method in ("auto", "rembg"):
         rgba, note = _rembg(image)
@@ -53,8 +53,8 @@ def alpha_from_white(frame):
     """The silhouette of an object on a white background, e.g. a generated frame.
 
     frame uint8 (H, W, 3) -> uint8 RGBA (H, W, 4), straight alpha: colours freed from the white, white where alpha
-    is 0. White inside the object stays opaque; only an enclosed region that equals the background to within a level,
-    has a clear edge and covers at least 0.05 % of the frame is taken for a hole (the handle of a mug).
+    is 0. White inside the object stays opaque; only an enclosed region that equals the background to within 2.5
+    levels, has a clear edge and covers at least 0.05 % of the frame is taken for a hole (the handle of a mug).
     """
     ring = _ring(frame).astype(np.float32)
     white = ring[ring.min(axis=-1) > 215]
@@ -62,7 +62,8 @@ def alpha_from_white(frame):
         white = np.full((1, 3), 255, np.float32)
     centre = np.median(white, axis=0)
     background = np.broadcast_to(centre, frame.shape).astype(np.float32)
-    return _key(frame, background, float(np.percentile(np.abs(white - centre), 80)))   # half of it is clipped at 255
+    # half of the noise may be clipped at 255, so its middle says nothing
+    return _key(frame, background, float(np.percentile(np.abs(white - centre), 80)))
 
 
 def _has_alpha(image):
@@ -119,7 +120,7 @@ def _key(rgb, background, noise):
     """Floods the known background (H, W, 3) from the border -> RGBA. noise: its standard deviation in levels."""
     pixels = rgb.shape[0] * rgb.shape[1]
     calm = rgb.astype(np.float32)
-    if pixels > 256 * 256 or noise > 2.5:       # a small image's edges are too sharp for a blur without need
+    if pixels > 256 * 256 or noise > 4:  # a small image's edges are too sharp for a blur without need
         calm, noise = cv2.GaussianBlur(calm, (3, 3), 0), 0.375 * noise
     difference = np.abs(calm - background).max(axis=-1)
     limit = np.clip(4 * noise, 8, 14)
@@ -146,7 +147,7 @@ def _is_hole(rgb, background, region):
 
 def _grabcut(rgb):
     """The object's mask (H, W) bool by GrabCut in Lab; the outermost pixels are background to begin with."""
-    scale = min(1, GRABCUT_SIDE / max(rgb.shape[:2]))
+    scale = min(1, max(GRABCUT_SIDE / max(rgb.shape[:2]), 16 / min(rgb.shape[:2])))
     small = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     # texture is noise to a colour model; edges are not
     small = cv2.bilateralFilter(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), 9, 30, 7)
@@ -218,7 +219,8 @@ def _soften(rgb, solid, r, background=None):
     blurred = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), 0.5 * r)
     trust = np.clip(np.sqrt(length / (256 + 16 * spread)) - 0.5, 0, 1)
     alpha = np.clip((trust * alpha + (1 - trust) * blurred - 0.05) / 0.9, 0, 1)
-    alpha = np.where(inside > r + 1, 1, np.where(outside > r + 1, 0, alpha))
+    alpha = np.where(inside > r + 1, 1, np.where(outside > r + 1, 0, alpha))    # elsewhere the mask is right
+    alpha = np.round(255 * alpha) / 255
     # the edge pixel's own colour where it is mostly object, that of its neighbours where it is not
     own = (rgb - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 0.1)
     share = np.clip(2 * alpha - 1, 0, 1)[..., None]

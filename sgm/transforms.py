@@ -1,9 +1,16 @@
-"""Reads transforms.json: the cameras of a views folder, ours or somebody else's (numpy only). Writing: cameras.py."""
+"""transforms.json: the cameras of a views folder, ours or somebody else's, written and read (numpy only).
+
+The form is that of Instant-NGP and of nerfstudio's nerfstudio-data parser; poses and world are as cameras.py says.
+"""
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
+DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
 
 
 class CameraError(ValueError):
@@ -11,7 +18,7 @@ class CameraError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class PosedViews:
     """Images with known cameras, as read from a transforms.json.
 
     poses (T, 4, 4) OpenGL camera-to-world; fl, cx, cy pixels; width, height pixels; files T absolute paths;
@@ -29,8 +36,37 @@ class Views:
     distance: float
 
 
+def focal_length(size, fov_deg=FOV_DEG):
+    """Focal length in pixels of an image `size` pixels wide that sees `fov_deg` degrees (947.92 for 576, 33.8)."""
+    return size / (2 * np.tan(np.deg2rad(fov_deg) / 2))
+
+
+def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, files=None):
+    """Writes the cameras of square views, `size` pixels wide, as a transforms.json for nerfstudio and others.
+
+    path: the json file, or the folder for its transforms.json. files: T image paths relative to the json, with
+    extension; None = 000.png, 001.png, … Written whole or not at all. Returns the json's path.
+    """
+    files = [f"{k:03d}.png" for k in range(len(orbit))] if files is None else [str(f) for f in files]
+    if len(files) != len(orbit):
+        raise CameraError(f"{path}: {len(files)} files for {len(orbit)} cameras; give one file per view")
+    fl, angle = float(focal_length(size, fov_deg)), float(np.deg2rad(fov_deg))
+    views = zip(files, orbit.camera_azimuths_deg, orbit.elevations_deg, orbit.poses(distance))
+    data = {
+        "camera_angle_x": angle, "camera_angle_y": angle, "fl_x": fl, "fl_y": fl, "cx": size / 2, "cy": size / 2,
+        "w": int(size), "h": int(size), "camera_model": "OPENCV", "distance": float(distance),
+        "frames": [{"file_path": file, "azimuth_deg": float(azimuth), "elevation_deg": float(elevation),
+                    "transform_matrix": pose.tolist()} for file, azimuth, elevation, pose in views],
+    }
+    path = json_path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=1))
+    os.replace(temporary, path)
+    return path
+
+
 def read_transforms(path):
-    """Reads a transforms.json (the file or its folder; ours, nerfstudio's, instant-ngp's) -> Views.
+    """Reads a transforms.json (the file or its folder; ours, nerfstudio's, instant-ngp's) -> PosedViews.
 
     Focal length from fl_x or camera_angle_x; w and h are needed. Azimuths and elevations come from azimuth_deg and
     elevation_deg, or from the camera positions. Raises CameraError: unreadable or missing values, lens distortion,
@@ -41,7 +77,7 @@ def read_transforms(path):
     if "fl_x" in data:
         fl = _number(path, data, "fl_x")
     elif "camera_angle_x" in data:
-        fl = width / (2 * np.tan(_number(path, data, "camera_angle_x") / 2))
+        fl = focal_length(width, np.rad2deg(_number(path, data, "camera_angle_x")))
     else:
         raise CameraError(f"{path}: has neither fl_x nor camera_angle_x; add one beside frames, it holds for all views")
     fl_y = _number(path, data, "fl_y", fl)
@@ -67,7 +103,7 @@ def read_transforms(path):
     else:
         azimuths = wrap_degrees(np.rad2deg(np.arctan2(poses[:, 1, 3], poses[:, 0, 3])))
         elevations = np.rad2deg(np.arcsin(poses[:, 2, 3] / np.maximum(radius, 1e-12)))
-    return Views(poses, float(fl), _number(path, data, "cx", width / 2), _number(path, data, "cy", height / 2),
+    return PosedViews(poses, float(fl), _number(path, data, "cx", width / 2), _number(path, data, "cy", height / 2),
                  width, height, files, azimuths, elevations, float(radius.mean()))
 
 

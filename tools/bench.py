@@ -62,6 +62,7 @@ def measure(case: twins.Case, repeat: int, threads: int) -> list[list[str]]:
         progress(f"loading {weights.stat().st_size / 1e9:.2f} GB of weights")
         with Side("ours", twins.ours, case, weights) as ours, \
                 Side("torch", torch_side, case, weights, threads) as torch:
+            weights.unlink()                    # both have it mapped; nothing is left behind whatever happens
             sides = ours, torch
             for task in ours.tasks:
                 progress(f"{task}: first run")
@@ -132,9 +133,9 @@ def main(argv=None) -> int:
         if missing:
             raise InputError(f"{', '.join(missing)}: not installed; pip install -r requirements-dev.txt")
         case = make_case(args)
-        size = "" if case.network == "clip" else f" of {case.height} x {case.width} latents"
+        size = "" if case.network == "clip" else f", latents {case.height} x {case.width}"
         rows = measure(case, args.repeat, threads)
-        print(f"{case.network}, {args.width} width, {case.frames} frames{size}, float32, {threads} threads,"
+        print(f"{case.network}: width {args.width}, frames {case.frames}{size}, float32, threads {threads},"
               f" median of {args.repeat}")
         print(table(rows))
     except InputError as error:

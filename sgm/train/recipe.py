@@ -24,6 +24,7 @@ class Recipe:
     p_std: float = 1.6
     drop_condition: float = 0.1                 # of clips whose CLIP token and latent are zeroed together
     kl_weight: float = 1e-4                     # autoencoder only
+    crop: int = 0                               # autoencoder only: pixels of random square crops; 0 = whole views
     save_every: int = 500                       # steps between checkpoints
     log_every: int = 20                         # steps that one row of metrics.csv averages
 

@@ -40,17 +40,21 @@ class DiffusionBatches:
 
 
 class ViewBatches:
-    """Single views for the autoencoder."""
+    """Single views, or square crops of them, for the autoencoder."""
 
-    def __init__(self, recipe, orbits, latent_shape):
-        self.recipe, self.orbits, self.latent_shape = recipe, orbits, latent_shape
+    def __init__(self, recipe, orbits, spec):
+        self.recipe, self.orbits = recipe, orbits
+        self.size = recipe.crop or orbits.size
+        side = self.size // spec.vae_factor
+        self.latent_shape = (spec.vae.z_channels, side, side)
 
     def __call__(self, step):
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, step])
-        indices = rng.integers(len(self.orbits), size=recipe.batch)
-        views = rng.integers(self.orbits.num_frames, size=recipe.batch)
-        images = np.concatenate([self.orbits.frames(i, [v]) for i, v in zip(indices, views)])
+        draws = rng.integers((len(self.orbits), self.orbits.num_frames), size=(recipe.batch, 2))
+        corners = rng.integers(self.orbits.size - self.size + 1, size=(recipe.batch, 2))
+        images = np.concatenate([self.orbits.frames(clip, [view])[..., y:y + self.size, x:x + self.size]
+                                 for (clip, view), (y, x) in zip(draws, corners)])
         return images, rng.standard_normal((recipe.batch,) + self.latent_shape, dtype=np.float32)
 
 

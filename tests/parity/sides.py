@@ -28,6 +28,7 @@ class SideError(RuntimeError):
 
 def _serve(pipe, build, arguments):
     ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)  # a stopped process would outlive a killed parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)               # Ctrl-C is the parent's to handle
     try:
         tasks = build(*arguments)
         pipe.send(tuple(tasks))
@@ -37,7 +38,7 @@ def _serve(pipe, build, arguments):
             output = task()
             seconds = time.perf_counter() - begin
             pipe.send(Result(seconds, output, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
-    except (EOFError, KeyboardInterrupt):
+    except EOFError:
         pass
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}".splitlines()[0])
@@ -58,13 +59,14 @@ class Side:
     def run(self, task):
         """-> Result. Raises SideError."""
         os.kill(self._process.pid, signal.SIGCONT)
-        self._pipe.send(task)
-        return self._answer()
+        return self._answer(task)
 
-    def _answer(self):
+    def _answer(self, *request):
         try:
+            for task in request:
+                self._pipe.send(task)
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
             why = "killed, probably for want of memory" if code == -signal.SIGKILL else f"exit code {code}"

@@ -15,7 +15,7 @@ from pathlib import Path
 import sgm
 from sgm.cameras import AZIMUTH_SIGN, Orbit
 from sgm.config import ConfigError
-from sgm.images import ImageError, list_images, load_image, parse_background
+from sgm.images import ImageError, list_images, load_image, parse_background, prepare
 from sgm.tensorfiles import CheckpointError
 from sgm.transforms import CameraError
 
@@ -139,7 +139,7 @@ def main(argv=None):
     from tqdm import tqdm
 
     from sgm import ops
-    from sgm.pipeline import EMBEDDED, PipelineError, generate, load_model, network_input
+    from sgm.pipeline import EMBEDDED, PipelineError, generate, load_model
     from sgm.views import FORMATS, is_finished
 
     formats = args.format.split(",")
@@ -166,7 +166,8 @@ def main(argv=None):
                 continue
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                image, how = network_input(load_image(path), spec, args.frame_ratio, not args.no_matte)
+                image, how = prepare(load_image(path), (spec.height, spec.width), args.frame_ratio,
+                                     cut_out=spec.is_orbit and not args.no_matte)
                 print(f"{path.name}, seed {seed}: {how}")
                 orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
                 with tqdm(total=args.steps or spec.sampling.steps, unit="step", leave=False) as bar:

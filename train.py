@@ -18,7 +18,7 @@ from omegaconf import OmegaConf  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from sgm import ops  # noqa: E402
-from sgm.checkpoint import CheckpointError, load_weights  # noqa: E402
+from sgm.checkpoint import CheckpointError, load_weights, open_checkpoint  # noqa: E402
 from sgm.config import ConfigError, find_config, load_yaml  # noqa: E402
 from sgm.engine import Engine  # noqa: E402
 from sgm.specs import load_spec  # noqa: E402
@@ -51,13 +51,23 @@ def build(args):
     engine = Engine(spec)
     initialise(engine, recipe.seed)
     if args.init:
-        load_weights(engine, args.init)
+        load_parts(engine, args.init)
     if recipe.task == "diffusion":
         cache = Path(recipe.data[0]).parent / "cache"
         batches = DiffusionBatches(recipe, LatentOrbits(orbits, engine, cache, lambda items, text: tqdm(items, text)))
     else:
         batches = ViewBatches(recipe, orbits, spec)
     return recipe, Trainer(engine, recipe, batches)
+
+
+def load_parts(engine, path):
+    """The weights of those parts of the engine (conditioner, model, first_stage_model) that the file has."""
+    checkpoint = open_checkpoint(path)
+    parts = [part for part in engine.PARTS if any(key.startswith(part + ".") for key in checkpoint)]
+    if not parts:
+        raise CheckpointError(f"--init {path}: has no key of {', '.join(engine.PARTS)}; expected weights of a model")
+    for part in parts:
+        load_weights(getattr(engine, part), checkpoint, prefix=part + ".")
 
 
 def main(argv=None):

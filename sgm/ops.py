@@ -248,16 +248,20 @@ class _GroupNormNchw(nn.Cell):
         return dx.reshape(x.shape), products.sum(0), sums.sum(0)
 
 
-_group_norms_nchw = {1e-5: _GroupNormNchw(32, 1e-5), 1e-6: _GroupNormNchw(32, 1e-6)}
+_group_norm_cell = lru_cache(maxsize=None)(_GroupNormNchw)
 
 
-def group_norm_nchw(x, weight, bias, eps=1e-6):
-    """Group norm of (N, C, ...) maps in 32 groups; eps 1e-6, or 1e-5 as the temporal decoder has it."""
+def group_norm_nchw(x, weight, bias, norm):
+    """Group norm of (N, C, ...) maps; `norm` from `group_norm_of`, which holds the number of groups and eps."""
     if _target == "Ascend":
-        return ops.group_norm(x, 32, weight, bias, eps)
+        return ops.group_norm(x, norm.groups, weight, bias, norm.eps)
     shape = x.shape
-    norm = _group_norms_nchw[eps]
     return norm(x.reshape(shape[0], shape[1], -1), weight, bias).reshape(shape)
+
+
+def group_norm_of(groups, eps):
+    """The one Cell that normalises maps in so many groups, for `group_norm_nchw`."""
+    return _group_norm_cell(groups, eps)
 
 
 # --- convolution -----------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import mindspore as ms
 import numpy as np
-from PIL import Image, ImageOps
 
 from sgm import images, ops
 from sgm.cameras import Orbit
@@ -69,25 +68,11 @@ def _peak_gb():
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2 ** 20
 
 
-def network_input(image, spec, frame_ratio=None, cut_out=True):
-    """What the network sees: a loaded PIL RGBA image -> ((H, W, 4) uint8 straight alpha, how it was made, for the user).
-
-    Orbit models (SV3D) get the object cut out (unless `cut_out` is False) and recentred in a square. Otherwise the image
-    fills the frame, what hangs over cut off evenly. Raises ImageError if no object is found.
-    """
-    if spec.is_orbit and cut_out:
-        image, how = images.matte(image)
-        square = images.recentre(image, min(spec.height, spec.width), frame_ratio)
-        return np.asarray(ImageOps.pad(square, (spec.width, spec.height), color=(0, 0, 0, 0))), how
-    filled = ImageOps.fit(Image.fromarray(images.composite(image)), (spec.width, spec.height), Image.LANCZOS)
-    return np.asarray(filled.convert("RGBA")), "used as it is"
-
-
 def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guidance_range=None, cond_aug=None, fps=6,
              motion_bucket=127, decode_chunk=7, sequential=False, on_step=None, on_stage=None):
     """An image to `Views`.
 
-    image: (H, W, 4) uint8 from `network_input`, or a PIL image, which goes through it first. orbit: an `Orbit` (default static, elevation 10) of as many views as shall be made; None
+    image: (H, W, 4) uint8 of the model's size from `sgm.images.prepare`, or a PIL image, which goes through it first. orbit: an `Orbit` (default static, elevation 10) of as many views as shall be made; None
     and unused for svd. guidance_range: (min, max). cond_aug: noise on the condition image. fps, motion_bucket: svd only.
     sequential: half the memory, one side of the guidance after the other. on_step(i, steps, estimate) with
     estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb).
@@ -95,7 +80,7 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
     """
     spec, options = engine.spec, engine.spec.sampling
     if not isinstance(image, np.ndarray):
-        image = network_input(image.convert("RGBA"), spec)[0]
+        image = images.prepare(image, (spec.height, spec.width), cut_out=spec.is_orbit)[0]
     if spec.is_orbit:
         orbit = orbit or Orbit.static(num_frames=spec.num_frames)
     num_frames = len(orbit) if spec.is_orbit else spec.num_frames

@@ -76,6 +76,7 @@ class VaeSpec:
     ch_mult: List[int] = field(default_factory=lambda: [1, 2, 4, 4])
     num_res_blocks: int = 2
     z_channels: int = 4
+    norm_groups: int = 32                       # of every group norm; published models have 32
     scale_factor: float = 0.18215
     decoder: str = "temporal"
     post_quant_conv: bool = False               # svd_image_decoder: an AutoencoderKL, with its 1x1 convolutions

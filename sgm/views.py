@@ -35,10 +35,10 @@ class Views:
             cut[-1] = self.source
         return np.stack(cut)
 
-    def save(self, folder, background=None, fps=7, formats=FORMATS):
+    def save(self, folder, background="transparent", fps=7, formats=FORMATS):
         """Write the views folder, whole or not at all; replaces an earlier one. -> its Path.
 
-        background: None (transparent, RGBA files), or an (r, g, b) on which frames are put (RGB files). "png" among `formats`
+        background: "transparent" (RGBA files), or an (r, g, b) on which frames are put (RGB files). "png" among `formats`
         is contact.png and orbit.png; the numbered views are always written.
         """
         folder = Path(folder)
@@ -59,7 +59,7 @@ class Views:
             files = list(self.frames)
         else:
             files = self.rgba()
-            if background is not None:
+            if background != "transparent":
                 files = shown = np.stack([composite(view, background) for view in files])
         for k, view in enumerate(files):
             imageio.imwrite(folder / f"{k:03d}.png", view)

@@ -89,8 +89,12 @@ class Trainer:
         return float(ops.fetch(loss)), float(norm.asnumpy()), lr
 
     def weights(self, averaged):
-        """{published key: array} of the whole engine, with the trained part's moving average if `averaged`."""
-        arrays = {name: parameter.asnumpy() for name, parameter in self.engine.parameters_dict().items()}
+        """{published key: array} of the engine, with the trained part's moving average if `averaged`.
+
+        Training an autoencoder leaves the UNet out, so that the file may start any model that has this autoencoder.
+        """
+        arrays = {name: parameter.asnumpy() for name, parameter in self.engine.parameters_dict().items()
+                  if self.recipe.task == "diffusion" or not name.startswith("model.")}
         if averaged:
             for weight, average in zip(self.step.weights, self.step.average):
                 arrays[weight.name] = average.asnumpy()

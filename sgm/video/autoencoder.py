@@ -20,20 +20,24 @@ class Conv2d(Conv):
 
 
 class GroupNorm(Norm):
-    """Group norm of NCHW maps, 32 groups."""
+    """Group norm of NCHW maps."""
+
+    def __init__(self, width, groups, eps=1e-6):
+        super().__init__(width)
+        self.norm = ops.group_norm_of(groups, eps)
 
     def construct(self, x):
-        return ops.group_norm_nchw(x, self.weight, self.bias)
+        return ops.group_norm_nchw(x, self.weight, self.bias, self.norm)
 
 
 class ResnetBlock(nn.Cell):
     """Norm, SiLU, convolution, twice, and a skip. `frames` is for the temporal decoder's block of the same place."""
 
-    def __init__(self, width_in, width_out):
+    def __init__(self, width_in, width_out, groups):
         super().__init__()
-        self.norm1 = GroupNorm(width_in)
+        self.norm1 = GroupNorm(width_in, groups)
         self.conv1 = Conv2d(width_in, width_out)
-        self.norm2 = GroupNorm(width_out)
+        self.norm2 = GroupNorm(width_out, groups)
         self.conv2 = Conv2d(width_out, width_out)
         self.nin_shortcut = Conv2d(width_in, width_out, 1) if width_in != width_out else None
 
@@ -51,9 +55,9 @@ class ResnetBlock(nn.Cell):
 class AttentionBlock(nn.Cell):
     """Single-head self-attention over the pixels of a map."""
 
-    def __init__(self, width):
+    def __init__(self, width, groups):
         super().__init__()
-        self.norm = GroupNorm(width)
+        self.norm = GroupNorm(width, groups)
         self.q = Conv(width, width, 1, 1)
         self.k = Conv(width, width, 1, 1)
         self.v = Conv(width, width, 1, 1)
@@ -118,11 +122,11 @@ class Level(nn.Cell):
 class Middle(nn.Cell):
     """Block, attention, block."""
 
-    def __init__(self, width, block):
+    def __init__(self, width, block, groups):
         super().__init__()
-        self.block_1 = block(width, width)
-        self.attn_1 = AttentionBlock(width)
-        self.block_2 = block(width, width)
+        self.block_1 = block(width, width, groups)
+        self.attn_1 = AttentionBlock(width, groups)
+        self.block_2 = block(width, width, groups)
 
     def construct(self, x, frames):
         return self.block_2(self.attn_1(self.block_1(x, frames)), frames)
@@ -139,15 +143,15 @@ class Encoder(nn.Cell):
         for i, multiple in enumerate(spec.ch_mult):
             blocks = []
             for _ in range(spec.num_res_blocks):
-                blocks.append(ResnetBlock(now, multiple * spec.ch))
+                blocks.append(ResnetBlock(now, multiple * spec.ch, spec.norm_groups))
                 now = multiple * spec.ch
             level = Level(blocks)
             if i < len(spec.ch_mult) - 1:
                 level.downsample = Downsample(now)
             levels.append(level)
         self.down = nn.CellList(levels)
-        self.mid = Middle(now, ResnetBlock)
-        self.norm_out = GroupNorm(now)
+        self.mid = Middle(now, ResnetBlock, spec.norm_groups)
+        self.norm_out = GroupNorm(now, spec.norm_groups)
         self.conv_out = Conv2d(now, 2 * spec.z_channels)
 
     def construct(self, x):
@@ -166,19 +170,19 @@ class Decoder(nn.Cell):
         super().__init__()
         now = spec.ch * spec.ch_mult[-1]
         self.conv_in = Conv2d(spec.z_channels, now)
-        self.mid = Middle(now, self.block)
+        self.mid = Middle(now, self.block, spec.norm_groups)
         levels = []
         for i, multiple in reversed(list(enumerate(spec.ch_mult))):
             blocks = []
             for _ in range(spec.num_res_blocks + 1):
-                blocks.append(self.block(now, multiple * spec.ch))
+                blocks.append(self.block(now, multiple * spec.ch, spec.norm_groups))
                 now = multiple * spec.ch
             level = Level(blocks)
             if i:
                 level.upsample = Upsample(now)
             levels.insert(0, level)
         self.up = nn.CellList(levels)
-        self.norm_out = GroupNorm(now)
+        self.norm_out = GroupNorm(now, spec.norm_groups)
         self.conv_out = Conv2d(now, 3)
 
     def features(self, z, frames):

@@ -7,21 +7,22 @@ from mindspore import nn
 from mindspore import ops as ms_ops
 
 from sgm import ops
-from sgm.video.autoencoder import Conv2d, Decoder, ResnetBlock
-from sgm.video.blocks import Conv, Norm, empty
+from sgm.video.autoencoder import Conv2d, Decoder, GroupNorm, ResnetBlock
+from sgm.video.blocks import Conv, empty
 
 
 class TimeBlock(nn.Cell):
     """Residual block over the frames of `sgm.ops.to_time` maps; group norm over all frames of a video, eps 1e-5."""
 
-    def __init__(self, width):
+    def __init__(self, width, groups):
         super().__init__()
-        self.in_layers = nn.CellList([Norm(width), nn.SiLU(), Conv(width, width, 3, 1, 1)])
-        self.out_layers = nn.CellList([Norm(width), nn.SiLU(), nn.Identity(), Conv(width, width, 3, 1, 1)])
+        norm = GroupNorm(width, groups, 1e-5)
+        self.in_layers = nn.CellList([norm, nn.SiLU(), Conv(width, width, 3, 1, 1)])
+        norm = GroupNorm(width, groups, 1e-5)
+        self.out_layers = nn.CellList([norm, nn.SiLU(), nn.Identity(), Conv(width, width, 3, 1, 1)])
 
     def activate(self, norm, conv, x):
-        x = ops.silu(ops.group_norm_nchw(x, norm.weight, norm.bias, eps=1e-5))
-        return ops.time_conv_nchw(x, conv.weight, conv.bias)
+        return ops.time_conv_nchw(ops.silu(norm(x)), conv.weight, conv.bias)
 
     def construct(self, x):
         h = self.activate(self.in_layers[0], self.in_layers[2], x)
@@ -31,10 +32,10 @@ class TimeBlock(nn.Cell):
 class VideoResnetBlock(ResnetBlock):
     """alpha * temporal + (1 - alpha) * spatial."""
 
-    def __init__(self, width_in, width_out):
-        super().__init__(width_in, width_out)
+    def __init__(self, width_in, width_out, groups):
+        super().__init__(width_in, width_out, groups)
         self.mix_factor = empty(1)
-        self.time_stack = TimeBlock(width_out)
+        self.time_stack = TimeBlock(width_out, groups)
 
     def construct(self, x, frames):
         x = self.residual(x)

@@ -28,6 +28,8 @@ def seeds(text):
     for part in text.split(","):
         first, _, last = part.partition("-")
         numbers += range(int(first), int(last or first) + 1)
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"found {text}, expected numbers and rising ranges as in 0-3,7")
     return numbers
 
 
@@ -198,12 +200,17 @@ def write_preview(folder, frames):
     save_png(folder.with_name(folder.name + ".preview.png"), contact_sheet(frames, columns=7))
 
 
-if __name__ == "__main__":
+def run(argv=None):
+    """`main` with errors as one line and an exit code."""
     try:
-        sys.exit(main())
+        return main(argv)
     except (*BAD_INPUT, sgm.PipelineError) as error:
         print(f"simple_video_sample.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; finished folders stay", file=sys.stderr)
-        sys.exit(130)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(run())

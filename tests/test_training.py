@@ -41,20 +41,26 @@ def test_loss(mode, golden, tiny_engine, agree):
     agree(f"train_sv3d_p {mode}/loss, pynative", per_frame.mean(), g[f"out/{mode}/loss"])
 
 
+_put = ms.ops.MultitypeFuncGraph("put")
+
+
+@_put.register("Tensor", "Tensor")
+def _put_one(parameter, value):
+    ms.ops.assign(parameter, value)
+    return True
+
+
 class Rewind(nn.Cell):
     """Weights and moments as they were at first. A graph: one that has run does not see what the host sets later."""
 
     def __init__(self, step):
         super().__init__(auto_prefix=False)
-        self.weights, self.first = step.weights, step.weights.clone("first", "same")
-        self.moments = ms.ParameterTuple((*step.m, *step.v))
+        self.now = ms.ParameterTuple((*step.weights, *step.m, *step.v))
+        self.first = self.now.clone("first", "same")
+        self.map = ms.ops.HyperMap()
 
     def construct(self):
-        for weight, first in zip(self.weights, self.first):
-            ms.ops.assign(weight, first)
-        for moment in self.moments:
-            ms.ops.assign(moment, ms.ops.zeros_like(moment))
-        return ms.ops.zeros((1,))
+        return self.map(_put, self.now, self.first)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,144 @@
+"""simple_video_sample.py from its flags to its files, on a network of random weights."""
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import simple_video_sample as command
+from sgm import ops
+from sgm.checkpoint import save_safetensors
+from sgm.engine import Engine
+from sgm.pipeline import generate, load_model
+from sgm.specs import load_spec
+from sgm.train.init import initial_weight
+from sgm.transforms import read_transforms
+
+VIEWS = 3
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of random weights of the small model."""
+    engine = Engine(load_spec("sv3d_tiny"))
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_safetensors(path, {name: initial_weight(name, parameter.shape, 0)
+                            for name, parameter in engine.parameters_dict().items()})
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with two images and one that is cut off."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.zeros((90, 120, 4), np.uint8)
+    pixels[20:70, 30:80] = (200, 40, 40, 255)
+    Image.fromarray(pixels).save(folder / "cut.png")
+    plain = np.full((80, 80, 3), 250, np.uint8)
+    plain[25:60, 20:55] = (30, 60, 200)
+    Image.fromarray(plain).save(folder / "plain.jpg")
+    (folder / "broken.png").write_bytes((folder / "cut.png").read_bytes()[:60])
+    return folder
+
+
+def flags(weights, image, output, *more):
+    return ["--config", "sv3d_tiny", "--ckpt", str(weights), "--image", str(image), "--output", str(output),
+            "--num-frames", str(VIEWS), "--steps", "2", *more]
+
+
+def test_folder_of_images(weights, photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert command.run(flags(weights, photos, output, "--preview", "1")) == 1
+    said = capsys.readouterr()
+    assert "broken.png" in said.err and "Traceback" not in said.err
+    assert sorted(p.name for p in output.iterdir() if p.is_dir()) == ["cut_23", "plain_23"]
+    folder = output / "cut_23"
+    expected = {"000.png", "001.png", "002.png", "transforms.json", "run.json", "views.mp4", "views.gif", "contact.png",
+                "orbit.png", "input.png"}
+    assert {p.name for p in folder.iterdir()} == expected
+    assert np.array_equal(np.asarray(Image.open(folder / "002.png")), np.asarray(Image.open(folder / "input.png")))
+    cameras = read_transforms(folder)
+    np.testing.assert_allclose(cameras.azimuths_deg, [120, 240, 0])
+    record = json.loads((folder / "run.json").read_text())
+    assert record["seed"] == 23 and record["steps"] == 2 and set(record["stages"]) == {"condition", "sample", "decode"}
+    assert record["checkpoint"]["hash"].startswith("sha256:")
+    assert (output / "cut_23.preview.png").exists()
+    before = (folder / "run.json").stat().st_mtime_ns
+    command.run(flags(weights, photos, output))
+    assert "skipped" in capsys.readouterr().out and (folder / "run.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("extra, names", [
+    (["--background", "blue"], "--background"),
+    (["--elevations", "0,95,0"], "--elevations"),
+    (["--azimuths", "200,100,0"], "--azimuths"),
+    (["--azimuths", "100,0"], "--azimuths"),
+    (["--orbit", "sine-x"], "--orbit"),
+    (["--orbit", "nowhere.json"], "nowhere.json"),
+    (["--set", "unet.model_chanels=64"], "model_channels"),
+    (["--size", "65"], "height"),
+    (["--format", "avi"], "--format"),
+    (["--dtype", "bf16"], "--dtype"),
+    (["--ckpt", "nowhere.safetensors"], "nowhere.safetensors"),
+    (["--image", "nowhere.png"], "nowhere.png"),
+])
+def test_bad_input_is_one_line(weights, photos, tmp_path, capsys, extra, names):
+    assert command.run(flags(weights, photos / "cut.png", tmp_path / "out", *extra)) == 2
+    error = capsys.readouterr().err.strip()
+    assert names in error and "\n" not in error
+
+
+@pytest.mark.parametrize("extra", [["--steps", "0"], ["--decode-chunk", "0"], ["--frame-ratio", "1.5"], ["--seeds", "3-1"]])
+def test_flags_out_of_range(weights, photos, tmp_path, capsys, extra):
+    with pytest.raises(SystemExit) as stop:
+        command.run(flags(weights, photos, tmp_path, *extra))
+    assert stop.value.code == 2 and extra[0] in capsys.readouterr().err
+
+
+def test_output_that_is_a_file(weights, photos, tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert command.run(flags(weights, photos / "cut.png", tmp_path / "taken")) == 2
+    assert "taken" in capsys.readouterr().err
+
+
+def test_same_seed_whatever_the_chunk_and_the_guidance_order(weights, photos):
+    engine = load_model("sv3d_tiny", weights, overrides=[f"num_frames={VIEWS}"])
+    image = Image.open(photos / "cut.png")
+    from sgm.cameras import Orbit
+    orbit = Orbit.static(num_frames=VIEWS)
+    one, two, other = (generate(engine, image, orbit, seed, steps=2, decode_chunk=chunk, sequential=sequential).frames
+                       for seed, chunk, sequential in ((1, 3, False), (1, 2, True), (2, 3, False)))
+    assert np.abs(one.astype(int) - two).max() <= 1     # rounding of the last bit
+    assert np.abs(one.astype(int) - other).max() > 1
+
+
+def test_a_chunk_that_does_not_fit_is_halved(weights, photos, monkeypatch):
+    engine = load_model("sv3d_tiny", weights, overrides=[f"num_frames={VIEWS}"])
+    chunks = []
+
+    def decode(z, chunk):
+        chunks.append(chunk)
+        if chunk > 1:
+            raise RuntimeError("Memory not enough")
+        return np.zeros((len(z), 3, 64, 64), np.float32)
+
+    monkeypatch.setattr(engine, "decode", decode)
+    monkeypatch.setattr(engine, "sample", lambda noise, *rest: ops.ms.Tensor(noise))
+    from sgm.cameras import Orbit
+    generate(engine, Image.open(photos / "cut.png"), Orbit.static(num_frames=VIEWS), decode_chunk=6)
+    assert chunks == [6, 3, 1]
+
+
+def test_nan_names_its_stage(weights, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Engine, "sample", lambda self, noise, *rest: ops.ms.Tensor(noise * np.nan))
+    assert command.run(flags(weights, photos / "cut.png", tmp_path / "out")) == 1
+    assert "sample" in capsys.readouterr().err
+
+
+def test_interrupted(weights, photos, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Engine, "sample", stop)
+    assert command.run(flags(weights, photos / "cut.png", tmp_path / "out")) == 130
+    assert not list((tmp_path / "out").glob("*"))

@@ -22,8 +22,8 @@ from sgm.config import known_configs
 from sgm.specs import load_spec
 from sgm.tensorfiles import DTYPES, Checkpoint, CheckpointError, open_checkpoint
 
-__all__ = ["Checkpoint", "CheckpointError", "Layout", "Report", "adapt_spec", "atomic_file", "check_weights", "file_hash", "is_unused",
-           "layout_of", "load_weights", "open_checkpoint", "save_safetensors"]
+__all__ = ["Checkpoint", "CheckpointError", "Layout", "Report", "adapt_spec", "atomic_file", "check_weights", "file_hash",
+           "is_unused", "layout_of", "load_weights", "open_checkpoint", "save_safetensors"]
 
 log = logging.getLogger("sgm")
 

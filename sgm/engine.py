@@ -150,7 +150,8 @@ class Engine(nn.Cell):
         sigmas = karras_sigmas(steps or options.steps, options.sigma_min, options.sigma_max, options.rho)
         x = _tensor(noise) * float(np.sqrt(1 + sigmas[0] ** 2))
         denoise = self.denoiser(c, uc, guidance_scales, sequential)
-        for i, x, denoised in SAMPLERS[sampler or options.sampler](denoise, x, sigmas):
+        steps = SAMPLERS[sampler or options.sampler](denoise, x, sigmas)
+        for i, x, denoised in steps:  # noqa: B020 - the sampler holds its own x
             ops.settle()
             if callback:
                 callback(i, x, denoised)

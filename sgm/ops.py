@@ -8,7 +8,7 @@ Every function has a form for each target. ``set_target("Ascend")`` makes graphs
 that they can be exported and audited without a device; callers never ask which target is in force.
 """
 import time
-from functools import lru_cache
+from functools import cache
 
 import mindspore as ms
 import numpy as np
@@ -248,7 +248,7 @@ class _GroupNormNchw(nn.Cell):
         return dx.reshape(x.shape), products.sum(0), sums.sum(0)
 
 
-_group_norm_cell = lru_cache(maxsize=None)(_GroupNormNchw)
+_group_norm_cell = cache(_GroupNormNchw)
 
 
 def group_norm_nchw(x, weight, bias, norm):
@@ -266,7 +266,7 @@ def group_norm_of(groups, eps):
 
 # --- convolution -----------------------------------------------------------------------------------------------
 
-@lru_cache(maxsize=None)
+@cache
 def _patch_rows(frames, height, width, stride, upsample):
     """For each output pixel the input rows of its 3x3 patch; `frames * height * width` is the appended zero row."""
     factor = 2 if upsample else 1

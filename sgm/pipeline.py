@@ -72,8 +72,9 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
              motion_bucket=127, decode_chunk=7, sequential=False, on_step=None, on_stage=None):
     """An image to `Views`.
 
-    image: (H, W, 4) uint8 of the model's size from `sgm.images.prepare`, or a PIL image, which goes through it first. orbit: an `Orbit` (default static, elevation 10) of as many views as shall be made; None
-    and unused for svd. guidance_range: (min, max). cond_aug: noise on the condition image. fps, motion_bucket: svd only.
+    image: (H, W, 4) uint8 of the model's size from `sgm.images.prepare`, or a PIL image, which goes through it first.
+    orbit: an `Orbit` of as many views as shall be made (default static, elevation 10); svd uses none.
+    guidance_range: (min, max). cond_aug: noise on the condition image. fps, motion_bucket: svd only.
     sequential: half the memory, one side of the guidance after the other. on_step(i, steps, estimate) with
     estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb).
     Raises PipelineError when a stage yields values that are not finite.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sgm.config import ConfigError, build, known_configs, shown
-from sgm.specs import ClipSpec, ModelSpec, load_spec
+from sgm.specs import ClipSpec, load_spec
 
 # OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden` were made with.
 ARCHS = {

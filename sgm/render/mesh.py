@@ -68,7 +68,7 @@ class Mesh:
         self.uv = None if self.uv is None else self.uv[source]
         self.faces = inverse.reshape(-1, 3).astype(np.int32)
 
-    def transformed(self, matrix: np.ndarray) -> "Mesh":
+    def transformed(self, matrix: np.ndarray) -> Mesh:
         """The mesh under a (4, 4) affine matrix; normals follow its inverse transpose."""
         linear = np.asarray(matrix, np.float64)[:3, :3]
         normals = self.normals @ np.linalg.inv(linear)

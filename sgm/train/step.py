@@ -1,5 +1,4 @@
 """One optimiser step as one compiled graph: gradients, clipping, AdamW with bias correction, moving average."""
-import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn
 from mindspore import ops as ms_ops

@@ -7,7 +7,10 @@ then need no transposition. The VAE, whose maps are large and whose layers are a
 Every function has a form for each target. ``set_target("Ascend")`` makes graphs of the Ascend form on any machine, so
 that they can be exported and audited without a device; callers never ask which target is in force.
 """
+import os
+import threading
 import time
+from contextlib import suppress
 from functools import cache
 
 import mindspore as ms
@@ -74,16 +77,25 @@ def settle():
 
     MindSpore computes in threads behind the caller's back, and whoever asks for a value spins until it is there: on a
     few cores that starves the computation itself (measured: one convolution and its gradient took 148 ms instead of 22
-    on one core). So wait until this process has stopped using the CPU, and ask then.
+    on one core). So wait until none of this process's other threads has work, and ask then.
     """
-    pause = 0.001
-    busy, at = time.process_time(), time.perf_counter()
-    while _target == "CPU":
+    pause, idle = 0.0005, 0
+    while _target == "CPU" and idle < 2:  # twice: one thread may just be handing over to the next
         time.sleep(pause)
-        now_busy, now = time.process_time(), time.perf_counter()
-        if now_busy - busy < 0.2 * (now - at):
-            break
-        busy, at, pause = now_busy, now, min(0.01, 1.5 * pause)
+        idle = 0 if _others_run() else idle + 1
+        pause = min(0.01, 1.5 * pause) if idle == 0 else 0.0005
+
+
+def _others_run():
+    """Whether a thread of this process, other than the caller, is running or wants to (Linux)."""
+    me = str(threading.get_native_id())
+    for thread in os.listdir("/proc/self/task"):
+        if thread != me:
+            with suppress(OSError):  # it may have ended meanwhile
+                with open(f"/proc/self/task/{thread}/stat") as file:
+                    if file.read().rpartition(")")[2].split()[0] in "RD":
+                        return True
+    return False
 
 
 def fetch(tensor):

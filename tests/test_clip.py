@@ -41,7 +41,7 @@ def towers(tiny_engine, filled):
 
 
 @pytest.mark.parametrize("file", ["clip_tiny-vit", "clip_tiny-vit14"])
-def test_blocks_and_embedding(file, golden, towers, agree):
+def test_blocks_and_embedding(file, golden, towers, agree, norm_eps):
     g, visual = golden(file), towers[file].open_clip.model.visual
     seen = {}
 
@@ -61,6 +61,7 @@ def test_blocks_and_embedding(file, golden, towers, agree):
     assert wanted and set(wanted) <= set(seen)
     for i, value in wanted.items():
         agree(f"{file} act/*", seen[i].reshape(value.shape), value)
+    assert set(norm_eps) == {("layer", 1e-5)}
 
 
 @pytest.mark.parametrize("file", ["clip_tiny-vit", "clip_tiny-vit14"])

@@ -1,6 +1,7 @@
 """Sampling: every step of the reference's ten to the final frames; the samplers against closed-form solutions."""
 import numpy as np
 import pytest
+from mindspore import Tensor
 
 from sgm.video.sampler import SAMPLERS, karras_sigmas
 
@@ -26,9 +27,26 @@ class TestTrace:
         g = golden(f"sample_{name}")
         for i in (0, 5, 9):
             sides = [tiny_engine(name).denoiser(*conditions(g), np.full(5, scale))(
-                tensor(g[f"trace/x.{i}"]), g[f"trace/sigma.{i}"][0]).asnumpy() for scale in (0, 1)]
+                Tensor(g[f"trace/x.{i}"]), g[f"trace/sigma.{i}"][0]).asnumpy() for scale in (0, 1)]
             wanted = g[f"trace/denoised_uncond_cond.{i}"]
             agree(f"sample_{name} denoised_uncond_cond.{i}", np.concatenate(sides), wanted)
+
+    def test_where_it_begins(self, name, golden, tiny_engine, monkeypatch):
+        """The noise at the first level, the levels, and the guidance of each frame, as the samplers get them."""
+        g, given = golden(f"sample_{name}"), {}
+
+        def sampler(denoise, x, sigmas):
+            given.update(x=x.asnumpy(), sigmas=sigmas)
+            yield 0, x, x
+
+        monkeypatch.setitem(SAMPLERS, "spy", sampler)
+        monkeypatch.setattr(tiny_engine(name), "denoiser", lambda c, uc, scale, sequential: given.update(scale=scale))
+        tiny_engine(name).sample(g["in/randn"], *conditions(g), sampler="spy")
+        np.testing.assert_allclose(given["x"], g["trace/x.0"], rtol=1e-6)
+        np.testing.assert_allclose(given["sigmas"], g["out/sigmas"], rtol=5e-6)
+        np.testing.assert_allclose(given["scale"], g["out/guider_scale"][0], rtol=1e-6)
+        for i in range(STEPS):
+            np.testing.assert_allclose(g[f"trace/sigma.{i}"], given["sigmas"][i], rtol=5e-6)
 
     def test_all_steps_and_frames(self, name, golden, tiny_engine, agree):
         g, engine, xs = golden(f"sample_{name}"), tiny_engine(name), []
@@ -47,11 +65,6 @@ class TestTrace:
         assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
-def tensor(array):
-    from mindspore import Tensor
-    return Tensor(array)
-
-
 def test_one_side_after_the_other_is_the_same(golden, tiny_engine, agree):
     """`sequential` halves the batch, not the result."""
     g = golden("sample_sv3d_p")
@@ -65,7 +78,7 @@ def test_options_of_sample(golden, tiny_engine, agree):
     scales, sigmas = np.array([1, 2, 3, 2, 1.5]), karras_sigmas(2)
     for name, sampler in SAMPLERS.items():
         x = g["in/randn"] * np.float32(np.sqrt(1 + sigmas[0] ** 2))
-        *_, (_, by_hand, _) = sampler(engine.denoiser(*conditions(g), scales), tensor(x), sigmas)
+        *_, (_, by_hand, _) = sampler(engine.denoiser(*conditions(g), scales), Tensor(x), sigmas)
         z = engine.sample(g["in/randn"], *conditions(g), steps=2, sampler=name, guidance_scales=scales)
         np.testing.assert_array_equal(z.asnumpy(), by_hand.asnumpy())
 

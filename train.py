@@ -109,9 +109,14 @@ def main(argv=None):
     return 130 if stopped else 0
 
 
-if __name__ == "__main__":
+def run(argv=None):
+    """`main` with errors as one line and an exit code."""
     try:
-        sys.exit(main())
+        return main(argv)
     except (ConfigError, CheckpointError) as error:
         print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -88,13 +88,14 @@ class Trainer:
         self.done += 1
         return float(ops.fetch(loss)), float(norm.asnumpy()), lr
 
-    def weights(self, averaged):
-        """{published key: array} of the engine, with the trained part's moving average if `averaged`.
+    def kept(self):
+        """The parameters that a checkpoint holds: all, or all but the UNet's when it is the autoencoder that is trained."""
+        return {name: parameter for name, parameter in self.engine.parameters_dict().items()
+                if self.recipe.task == "diffusion" or not name.startswith("model.")}
 
-        Training an autoencoder leaves the UNet out, so that the file may start any model that has this autoencoder.
-        """
-        arrays = {name: parameter.asnumpy() for name, parameter in self.engine.parameters_dict().items()
-                  if self.recipe.task == "diffusion" or not name.startswith("model.")}
+    def weights(self, averaged):
+        """{published key: array} of what is kept, with the trained part's moving average if `averaged`."""
+        arrays = {name: parameter.asnumpy() for name, parameter in self.kept().items()}
         if averaged:
             for weight, average in zip(self.step.weights, self.step.average):
                 arrays[weight.name] = average.asnumpy()
@@ -115,7 +116,7 @@ class Trainer:
         """Continue from `state.safetensors` in `folder`. Raises CheckpointError if it is not of this model."""
         path = Path(folder) / "state.safetensors"
         checkpoint = open_checkpoint(path)
-        wanted = dict(self.engine.parameters_dict())
+        wanted = self.kept()
         for weight, *others in zip(self.step.weights, self.step.m, self.step.v, self.step.average):
             wanted.update({f"{kind}/{weight.name}": other for kind, other in zip(("m", "v", "average"), others)})
         for name, parameter in wanted.items():

@@ -20,6 +20,8 @@ from mindspore.ops import operations as P
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 from mindspore.ops.primitive import constexpr
 
+from sgm.config import ConfigError
+
 TARGETS = ("CPU", "Ascend")
 _target = "CPU"
 
@@ -35,7 +37,7 @@ def set_target(name):
     """Choose the operator forms that graphs built from now on take: ``"CPU"`` or ``"Ascend"``."""
     global _target
     if name not in TARGETS:
-        raise ValueError(f"--device: found {name!r}, expected one of {', '.join(TARGETS)}")
+        raise ConfigError(f"--device: found {name!r}, expected one of {', '.join(TARGETS)}")
     _target = name
 
 
@@ -47,15 +49,21 @@ def target():
 def set_device(name, device_id=0, mode="graph"):
     """Select the device, its operator forms and MindSpore's precision switches.
 
-    On Ascend, HF32 is switched off so that what is called float32 (the VAE above all) is float32.
+    On Ascend, HF32 is switched off so that what is called float32 (the VAE above all) is float32. Raises ConfigError.
     """
     set_target(name)
-    ms.set_device(name, device_id) if name == "Ascend" else ms.set_device(name)
     ms.set_context(mode=ms.PYNATIVE_MODE)  # graphs are made by ms.jit, never by the global mode
     set_jit(mode == "graph")
-    if name == "Ascend":
-        ms.device_context.ascend.op_precision.conv_allow_hf32(False)
-        ms.device_context.ascend.op_precision.matmul_allow_hf32(False)
+    if name == "CPU":
+        ms.set_device(name)
+        return
+    try:
+        ms.set_device(name, device_id)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(f"--device {name}: MindSpore {ms.__version__} cannot use it ({str(error).splitlines()[0]});"
+                          " on an NPU host source CANN's set_env.sh first, elsewhere use --device CPU") from None
+    ms.device_context.ascend.op_precision.conv_allow_hf32(False)
+    ms.device_context.ascend.op_precision.matmul_allow_hf32(False)
 
 
 _jit = True

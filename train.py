@@ -21,7 +21,9 @@ from sgm import ops  # noqa: E402
 from sgm.checkpoint import CheckpointError, load_weights, open_checkpoint  # noqa: E402
 from sgm.config import ConfigError, find_config, load_yaml  # noqa: E402
 from sgm.engine import Engine  # noqa: E402
+from sgm.images import save_png  # noqa: E402
 from sgm.specs import load_spec  # noqa: E402
+from sgm.train.curve import draw_curve  # noqa: E402
 from sgm.train.data import LatentOrbits, PackedOrbits  # noqa: E402
 from sgm.train.init import initialise  # noqa: E402
 from sgm.train.recipe import Recipe  # noqa: E402
@@ -105,7 +107,9 @@ def main(argv=None):
                 rows = []
             if trainer.done % recipe.save_every == 0:
                 trainer.save(output)
+                save_png(output / "curve.png", draw_curve(log))
         trainer.save(output)
+        save_png(output / "curve.png", draw_curve(log))
     return 130 if stopped else 0
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the networks share: the goldens, networks with the goldens' weights, and the measure of an error."""
+"""What the tests of the networks share: the goldens, networks with the goldens' weights, the measure of an error."""
 import inspect
 import os
 import sys

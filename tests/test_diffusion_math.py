@@ -111,3 +111,12 @@ def test_training_noise_levels(name, mean, std, math):
     clips = lognormal_sigmas(Replay(rand), len(rand), 3, mean, std)
     assert clips.dtype == np.float32
     np.testing.assert_allclose(clips.reshape(-1, 3), np.repeat(math[f"out/edm_sigma_{name}"][:, None], 3, 1), **TIGHT)
+
+
+@pytest.mark.parametrize("mode, frames", [("shared", 5), ("perframe", 1)])
+def test_noise_levels_of_the_golden_training(mode, frames, golden):
+    """One per clip of five frames is what the golden calls shared."""
+    g = golden("train_sv3d_p")
+    rand = g[f"in/{mode}/rand"][::frames]
+    ours = lognormal_sigmas(Replay(rand), len(rand), frames, 1.0, 1.6)
+    np.testing.assert_allclose(ours, g[f"in/{mode}/sigmas"], **TIGHT)

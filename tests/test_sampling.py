@@ -23,7 +23,7 @@ class TestTrace:
     """Ten Euler steps of five frames."""
 
     def test_both_sides_of_single_steps(self, name, golden, tiny_engine, agree):
-        """Denoised estimates at the reference's own x. Scales 0 and 1 leave one side each: unconditional, conditional."""
+        """Estimates at the reference's own x. Guidance scales 0 and 1 leave one side: unconditional, conditional."""
         g = golden(f"sample_{name}")
         for i in (0, 5, 9):
             sides = [tiny_engine(name).denoiser(*conditions(g), np.full(5, scale))(

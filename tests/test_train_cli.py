@@ -35,7 +35,8 @@ def flags(toys, output, steps, *more):
 def test_train_and_resume(toys, tmp_path, capsys):
     output = tmp_path / "run"
     assert train.run(flags(toys, output, 2)) == 0
-    assert {p.name for p in output.iterdir()} == {"averaged.safetensors", "state.safetensors", "config.yaml", "metrics.csv"}
+    assert {p.name for p in output.iterdir()} == {"averaged.safetensors", "state.safetensors", "config.yaml", "metrics.csv",
+                                                     "curve.png"}
     keys = set(open_checkpoint(output / "averaged.safetensors"))
     assert "first_stage_model.decoder.conv_in.weight" in keys
     assert not any(key.startswith("model.") for key in keys)    # an autoencoder's training leaves the UNet out

@@ -1,4 +1,4 @@
-"""Training against the reference: loss, gradients, AdamW; and the loop's own parts, down to a resumed run's last bit."""
+"""Training against the reference: loss, gradients, AdamW; and the loop's own parts, to a resumed run's last bit."""
 import json
 
 import mindspore as ms
@@ -31,113 +31,103 @@ def batch_of(golden, mode):
     return [Tensor(golden[name]) for name in names]
 
 
-@pytest.mark.parametrize("mode", ["shared", "perframe"])
-def test_loss(mode, golden, tiny_engine, agree):
-    """Pynative. One noise level per clip, and the reference's one per frame."""
-    g = golden("train_sv3d_p")
-    objective = DiffusionLoss(tiny_engine("sv3d_p").model, 5)
-    per_frame = objective.per_frame(*batch_of(g, mode))
-    agree(f"train_sv3d_p {mode}/loss_per_sample", per_frame, g[f"out/{mode}/loss_per_sample"])
-    agree(f"train_sv3d_p {mode}/loss, pynative", per_frame.mean(), g[f"out/{mode}/loss"])
-
-
-_put = ms.ops.MultitypeFuncGraph("put")
-
-
-@_put.register("Tensor", "Tensor")
-def _put_one(parameter, value):
-    ms.ops.assign(parameter, value)
-    return True
-
-
-class Rewind(nn.Cell):
-    """Weights and moments as they were at first. A graph: one that has run does not see what the host sets later."""
-
-    def __init__(self, step):
-        super().__init__(auto_prefix=False)
-        self.now = ms.ParameterTuple((*step.weights, *step.m, *step.v))
-        self.first = self.now.clone("first", "same")
-        self.map = ms.ops.HyperMap()
-
-    def construct(self):
-        return self.map(_put, self.now, self.first)
+@pytest.fixture(scope="module")
+def names():
+    """Of the golden's parameters, in its order."""
+    with safe_open(GOLDEN / "train_sv3d_p.safetensors", "np") as file:
+        return json.loads(file.metadata()["param_names"])
 
 
 @pytest.fixture(scope="module")
-def reference(golden, tiny_spec, filled):
-    """What the tests below look at, all from one compiled TrainStep: torch.optim.AdamW with its defaults, no clipping.
+def perframe(golden, tiny_engine, names):
+    """Pynative, with the reference's one noise level per frame: loss of each frame, loss, {name: gradient}."""
+    denoiser = tiny_engine("sv3d_p").model
+    parameters = {name.removeprefix("model.diffusion_model."): parameter
+                  for name, parameter in denoiser.parameters_dict().items()}
+    assert set(parameters) == set(names)
+    objective = DiffusionLoss(denoiser, 5)
 
-    Per mode of noise levels the loss and {name: gradient}; the weights before and after the step of "shared", and the
-    loss after it.
+    def loss(*batch):
+        each = objective.per_frame(*batch)
+        return each.mean(), each
+
+    differentiate = ms.value_and_grad(loss, None, ms.ParameterTuple([parameters[name] for name in names]), has_aux=True)
+    (mean, each), gradients = differentiate(*batch_of(golden("train_sv3d_p"), "perframe"))
+    return {"each": each, "loss": mean, "gradients": {name: g.asnumpy() for name, g in zip(names, gradients)}}
+
+
+@pytest.fixture(scope="module")
+def shared(golden, tiny_spec, filled, names):
+    """A compiled TrainStep, one noise level per clip: torch.optim.AdamW with its defaults and no clipping.
+
+    Loss, {name: gradient}, {name: weight} before and after the step, and the loss after it.
     """
-    with safe_open(GOLDEN / "train_sv3d_p.safetensors", "np") as file:
-        names = json.loads(file.metadata()["param_names"])
     denoiser = filled(Denoiser(tiny_spec("sv3d_p").unet, 1280), "model.")
     parameters = {}
     for name, parameter in denoiser.parameters_and_names():
         parameter.name = name
         parameters[name.removeprefix("diffusion_model.")] = parameter
-    assert set(parameters) == set(names)
     step = TrainStep(DiffusionLoss(denoiser, 5), [parameters[name] for name in names])
-    run, rewind = ms.jit(step.construct), ms.jit(Rewind(step).construct)
-
-    def advance(mode, number, lr):
-        loss, _ = run(step.rates(number, lr, 0.0), *batch_of(golden("train_sv3d_p"), mode))
-        return loss, {name: moment.asnumpy() / 0.1 for name, moment in zip(names, step.m)}  # of a first step only
+    run, batch = ms.jit(step.construct), batch_of(golden("train_sv3d_p"), "shared")
 
     def weights():
-        return {name: weight.asnumpy().copy() for name, weight in zip(names, step.weights)}
+        return {name: parameters[name].asnumpy().copy() for name in names}
 
-    found = {"names": names, "before": weights(), "shared": advance("shared", 1, 1e-3), "after": weights()}
-    found["loss_after"], _ = advance("shared", 2, 0.0)
-    rewind()
-    found["perframe"] = advance("perframe", 1, 1e-3)
+    found = {"before": weights()}
+    found["loss"], _ = run(step.rates(1, 1e-3, 0.0), *batch)
+    # The first moment, which was zero, has taken a tenth of the gradient.
+    found["gradients"] = {name: moment.asnumpy() / 0.1 for name, moment in zip(names, step.m)}
+    found["after"] = weights()
+    found["loss_after"], _ = run(step.rates(2, 0.0, 0.0), *batch)
     return found
 
 
-def is_noise(golden, mode, reference):
-    """Of each parameter: whether its golden gradient is rounding noise."""
-    sizes = np.array([reference["before"][name].size for name in reference["names"]])
-    return golden[f"out/{mode}/grad_norms"] / np.sqrt(sizes) < NOISE
+def test_loss_of_each_frame(golden, tiny_engine, perframe, agree):
+    """Pynative."""
+    g = golden("train_sv3d_p")
+    each = DiffusionLoss(tiny_engine("sv3d_p").model, 5).per_frame(*batch_of(g, "shared"))
+    for mode, result in (("shared", each), ("perframe", perframe["each"])):
+        agree(f"train_sv3d_p {mode}/loss_per_sample", result, g[f"out/{mode}/loss_per_sample"])
+        agree(f"train_sv3d_p {mode}/loss, pynative", result.mean(), g[f"out/{mode}/loss"])
+
+
+def noisy(golden, mode, gradients):
+    """Names of the parameters whose golden gradient is rounding noise."""
+    sizes = np.sqrt([gradient.size for gradient in gradients.values()])
+    return {name for name, rms in zip(gradients, golden[f"out/{mode}/grad_norms"] / sizes) if rms < NOISE}
 
 
 @pytest.mark.parametrize("mode", ["shared", "perframe"])
-def test_gradients(mode, golden, reference, agree):
-    g = golden("train_sv3d_p")
-    loss, gradients = reference[mode]
-    agree(f"train_sv3d_p {mode}/loss, compiled", loss, g[f"out/{mode}/loss"])
-    noise = is_noise(g, mode, reference)
-    # Queries, keys and their norm have no effect on attention to one token; nor has a bias before a norm of one channel.
-    dead = [name for name in reference["names"] if any(part in name for part in (".attn2.to_q", ".attn2.to_k", ".norm2."))]
-    assert dead and all(noise[reference["names"].index(name)] for name in dead) and noise.sum() < 0.12 * len(noise)
-    for name, wanted, is_none in zip(reference["names"], g[f"out/{mode}/grad_norms"], noise):
-        if is_none:
-            assert np.sqrt((gradients[name] ** 2).mean()) < 1e-6, name
+def test_gradients(mode, golden, agree, request):
+    """Compiled and pynative."""
+    g, found = golden("train_sv3d_p"), request.getfixturevalue(mode)
+    gradients, prefix = found["gradients"], f"out/{mode}/grad/"
+    agree(f"train_sv3d_p {mode}/loss, with gradients", found["loss"], g[f"out/{mode}/loss"])
+    noise = noisy(g, mode, gradients)
+    # Queries, keys and their norm have no effect on attention to one token; nor a bias before a norm of one channel.
+    assert {name for name in gradients if ".attn2.to_q" in name or ".attn2.to_k" in name or ".norm2." in name} < noise
+    assert len(noise) < 0.12 * len(gradients)
+    for (name, gradient), wanted in zip(gradients.items(), g[f"out/{mode}/grad_norms"]):
+        if name in noise:
+            assert np.sqrt((gradient ** 2).mean()) < 1e-6, name
         else:
-            agree(f"train_sv3d_p {mode}/grad_norms", np.linalg.norm(gradients[name].astype(np.float64)), wanted, 1e-3)
-    prefix = f"out/{mode}/grad/"
-    for key in g:
-        name = key.removeprefix(prefix)
-        if key.startswith(prefix) and not noise[reference["names"].index(name)]:
-            agree(f"train_sv3d_p {mode}/grad/*", gradients[name], g[key], 1e-3)
+            agree(f"train_sv3d_p {mode}/grad_norms", np.linalg.norm(gradient.astype(np.float64)), wanted, 1e-3)
+            if prefix + name in g:
+                agree(f"train_sv3d_p {mode}/grad/*", gradient, g[prefix + name], 1e-3)
 
 
-def test_optimiser_step(golden, reference, agree):
+def test_optimiser_step(golden, shared, agree):
     """The change of every weight; the first step of AdamW goes by the gradient's sign, which noise has none of."""
-    g = golden("train_sv3d_p")
-    noise = is_noise(g, "shared", reference)
-    before, after = reference["before"], reference["after"]
-    for name, wanted, is_none in zip(reference["names"], g["out/adamw/delta_norms"], noise):
-        if not is_none:
-            delta = np.linalg.norm(after[name].astype(np.float64) - before[name])
-            agree("train_sv3d_p adamw/delta_norms", delta, wanted, 1e-3)
-    prefix = "out/adamw/param/"
-    for key in g:
-        name = key.removeprefix(prefix)
-        if key.startswith(prefix) and not noise[reference["names"].index(name)]:
-            agree("train_sv3d_p adamw/param/*", after[name], g[key])
-            agree("train_sv3d_p adamw/param/*, its change", after[name] - before[name], g[key] - before[name], 1e-3)
-    agree("train_sv3d_p adamw/loss_after", reference["loss_after"], g["out/adamw/loss_after"])
+    g, before, after, prefix = golden("train_sv3d_p"), shared["before"], shared["after"], "out/adamw/param/"
+    noise = noisy(g, "shared", shared["gradients"])
+    for name, wanted in zip(before, g["out/adamw/delta_norms"]):
+        if name not in noise:
+            delta = after[name].astype(np.float64) - before[name]
+            agree("train_sv3d_p adamw/delta_norms", np.linalg.norm(delta), wanted, 1e-3)
+            if prefix + name in g:
+                agree("train_sv3d_p adamw/param/*", after[name], g[prefix + name])
+                agree("train_sv3d_p adamw/param/*, its change", delta, g[prefix + name] - before[name], 1e-3)
+    agree("train_sv3d_p adamw/loss_after", shared["loss_after"], g["out/adamw/loss_after"])
 
 
 # --- the optimiser on a problem with known gradients ------------------------------------------------------------
@@ -209,7 +199,8 @@ def test_shuffled_sees_every_clip_once_an_epoch():
 def test_noise_levels_are_drawn_per_clip():
     levels = lognormal_sigmas(np.random.default_rng(0), 20000, 2, 0.7, 1.6)
     assert levels.shape == (40000,) and (levels[::2] == levels[1::2]).all()
-    assert np.log(levels).mean() == pytest.approx(0.7, abs=0.05) and np.log(levels).std() == pytest.approx(1.6, abs=0.05)
+    assert np.log(levels).mean() == pytest.approx(0.7, abs=0.05)
+    assert np.log(levels).std() == pytest.approx(1.6, abs=0.05)
 
 
 def test_initial_weights():
@@ -242,10 +233,11 @@ def small_engine(seed):
 
 
 def test_a_network_starts_as_the_identity(relative_error):
-    """The last layer of every residual branch is zero, so the UNet's first estimate is what the noise level alone says."""
+    """Residual branches end in zeros, and so does the UNet: its first estimate is what the noise level alone says."""
     engine = small_engine(0)
     parameters = engine.model.parameters_dict()
-    zero = {name for name, parameter in parameters.items() if name.endswith(".weight") and not parameter.asnumpy().any()}
+    zero = {name for name, parameter in parameters.items()
+            if name.endswith(".weight") and not parameter.asnumpy().any()}
     assert {name for name in parameters if name.endswith(("out_layers.3.weight", "proj_out.weight"))} < zero
     assert "model.diffusion_model.out.2.weight" in zero and len(zero) < 0.2 * len(parameters)
     rng = np.random.RandomState(0)

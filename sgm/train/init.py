@@ -11,8 +11,8 @@ _ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2")
 def initial_weight(name, shape, seed):
     """The starting value of a parameter, by its published name: float32 of `shape`.
 
-    Uniform in +-1/sqrt(fan in) for weights and biases of linear layers and convolutions (PyTorch's default), 1 and 0 for
-    norms, 0.5 for mixing factors; every parameter has a random stream of its own.
+    Weights of linear layers and convolutions are uniform in +-1/sqrt(fan in) (PyTorch's default), biases 0, norms 1 and 0,
+    mixing factors 0.5; every parameter has a random stream of its own.
     """
     rng = np.random.RandomState(zlib.crc32(f"{seed}/{name}".encode()))
     owner, _, leaf = name.rpartition(".")

@@ -8,7 +8,8 @@ def scales(kind, min_scale, max_scale, num_frames):
     """Guidance scale of each frame: (num_frames,) float32.
 
     linear: min at the first to max at the last frame (SVD). triangle: min at both ends, max in the middle, periodic
-    over an orbit (SV3D, arXiv 2403.12008 sec. 3). trapezoid: max but for a tenth of the frames at either end.
+    over an orbit (SV3D, arXiv 2403.12008 sec. 3). trapezoid: max but for a tenth of the frames at either end (the
+    reference's plateau is 1 whatever its max).
     constant: max everywhere. Raises ValueError for another kind.
     """
     if kind == "linear":

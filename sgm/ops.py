@@ -55,7 +55,8 @@ def set_device(name, device_id=0, mode="graph"):
     ms.set_context(mode=ms.PYNATIVE_MODE)  # graphs are made by ms.jit, never by the global mode
     set_jit(mode == "graph")
     if name == "CPU":
-        ms.set_device(name)
+        if ms.get_context("device_target") != name:  # MindSpore refuses a second call, even to the same device
+            ms.set_device(name)
         return
     try:
         ms.set_device(name, device_id)

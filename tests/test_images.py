@@ -154,7 +154,7 @@ def test_save_png(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), array)
     images.save_png(tmp_path / "a.png", Image.new("RGB", (3, 3)))
     assert [f.name for f in tmp_path.iterdir()] == ["a.png"]
-    with pytest.raises(Exception):
+    with pytest.raises(TypeError):
         images.save_png(tmp_path / "b.png", array.astype(np.float64))
     assert [f.name for f in tmp_path.iterdir()] == ["a.png"]
 

@@ -9,7 +9,7 @@ Both compute in float32 on the CPU, with the same random weights and inputs, the
 process may use), and alternate. Each has a process of its own, which is stopped while the other works. Printed are
 the median seconds of the runs after the first, the ratio ours / torch, the seconds of the first run (ours compiles in
 it), peak resident memory (weights included: both map one file), and the relative L2 distance of the outputs.
-The weights go to a temporary file (TMPDIR): 6.1 GB for the full unet, whose two sides need 17 to 24 GB of memory.
+The weights go to a temporary file (TMPDIR), 6.1 GB for the full unet, and are drawn anew each time (a minute).
 Needs requirements-dev.txt. Exit code: 0 done, 1 a side failed, 2 wrong input or a missing package, 130 interrupted.
 """
 from __future__ import annotations

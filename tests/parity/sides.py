@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ class SideError(RuntimeError):
 def _serve(pipe, build, arguments):
     ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)  # a stopped process would outlive a killed parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)               # Ctrl-C is the parent's to handle
+    Path("/proc/self/oom_score_adj").write_text("1000")        # short of memory, this process is the one to go
     try:
         tasks = build(*arguments)
         pipe.send(tuple(tasks))

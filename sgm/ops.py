@@ -121,7 +121,7 @@ _bias_add = P.BiasAdd()
 _bias_add_nchw = P.BiasAdd(data_format="NCHW")
 _softmax = P.Softmax(-1)
 _rsqrt = P.Rsqrt()
-_erf = P.Erf()
+_sigmoid = P.Sigmoid()
 _exp = P.Exp()
 _reduce_sum = P.ReduceSum(keep_dims=True)
 
@@ -141,7 +141,14 @@ class _NormalCdf(nn.Cell):
     """Phi(x), the standard normal distribution function, with the density as its gradient."""
 
     def construct(self, x):
-        return 0.5 * _erf(x * 0.7071067811865476) + 0.5
+        square = x * x
+        p = 3.62785432e-9 * square - 2.67566390e-7
+        p = p * square + 7.94814141e-6
+        p = p * square - 1.10546773e-4
+        p = p * square - 6.60534043e-5
+        p = p * square + 7.26682982e-2
+        p = p * square + 1.59576854
+        return _sigmoid(p * x)
 
     def bprop(self, x, out, dout):
         return (dout * (0.3989422804014327 * _exp(-0.5 * x * x)),)
@@ -212,27 +219,41 @@ def layer_norm(x, weight, bias, eps=1e-5):
     if _target == "Ascend":
         y = P.LayerNorm(1, 1, eps)(x, weight.astype(ms.float32), bias.astype(ms.float32))[0]
         return y.astype(dtype)
-    mean = _averager(x.shape[1], 1)  # a product with ones is 3 times faster than the CPU's LayerNorm, and exact
-    x = x - _matmul(x, mean)
-    y = x * _rsqrt(_matmul(x * x, mean) + eps)
-    return (y * weight.astype(ms.float32) + bias.astype(ms.float32)).astype(dtype)
+    width = x.shape[1]
+    mean = _averager(width, 1)  # a product with ones is 3 times faster than the CPU's LayerNorm, and exact
+    x = x - _matmul(_matmul(x, mean), _ones(1, width))
+    y = x * _matmul(_rsqrt(_matmul(x * x, mean) + eps), weight.astype(ms.float32).reshape(1, width))
+    return _bias_add(y, bias.astype(ms.float32)).astype(dtype)
+
+
+def spread(vectors, rows):
+    """(groups, C) -> (rows, C), each vector for the rows of its group.
+
+    A product with ones: the CPU's broadcasting kernels are slower, and each keeps 16 bytes per element for ever.
+    """
+    groups, width = vectors.shape
+    vectors = vectors.reshape(groups, 1, width)
+    if _target == "Ascend":
+        return vectors.broadcast_to((groups, rows // groups, width)).reshape(rows, width)
+    return _bmm(_ones(groups, rows // groups, 1).astype(vectors.dtype), vectors).reshape(rows, width)
 
 
 def group_norm(x, weight, bias, batch, groups=32, eps=1e-5):
     """Group norm of tokens (rows, channels); statistics over each of `batch` equal runs of rows (frames or videos)."""
     dtype = x.dtype
     rows, channels = x.shape
-    x = x.astype(ms.float32).reshape(batch, rows // batch, channels)
+    x = x.astype(ms.float32)
     weight, bias = weight.astype(ms.float32), bias.astype(ms.float32)
     if _target == "Ascend":
+        x = x.reshape(batch, rows // batch, channels)
         y = ops.group_norm(x.transpose(0, 2, 1), groups, weight, bias, eps).transpose(0, 2, 1)
         return y.reshape(rows, channels).astype(dtype)
     mean = _batch_averager(batch, rows // batch)
-    spread = _group_averager(channels, groups)
-    x = x - _matmul(_bmm(mean, x).reshape(batch, channels), spread).reshape(batch, 1, channels)
-    variance = _matmul(_bmm(mean, x * x).reshape(batch, channels), spread)
-    scale = (_rsqrt(variance + eps) * weight).reshape(batch, 1, channels)
-    return (x * scale + bias).reshape(rows, channels).astype(dtype)
+    average = _group_averager(channels, groups)
+    shape = (batch, rows // batch, channels)
+    x = x - spread(_matmul(_bmm(mean, x.reshape(shape)).reshape(batch, channels), average), rows)
+    variance = _matmul(_bmm(mean, (x * x).reshape(shape)).reshape(batch, channels), average)
+    return _bias_add(x * spread(_rsqrt(variance + eps) * weight, rows), bias).astype(dtype)
 
 
 class _GroupNormNchw(nn.Cell):
@@ -243,29 +264,36 @@ class _GroupNormNchw(nn.Cell):
         self.groups, self.eps = groups, eps
 
     def standardise(self, x):
-        """-> x with mean 0 and variance 1 in each group, and the factor applied, (N * groups, 1)."""
+        """-> x with mean 0 in each group, (N * groups, K), and 1 / deviation, (N * groups, 1)."""
         rows = x.reshape(x.shape[0] * self.groups, -1)
-        mean = _averager(rows.shape[1], 1)
-        rows = rows - _matmul(rows, mean)
-        scale = _rsqrt(_matmul(rows * rows, mean) + self.eps)
-        return rows * scale, scale
+        pixels = rows.shape[1]
+        mean = _averager(pixels, 1)
+        rows = rows - _matmul(_matmul(rows, mean), _ones(1, pixels))
+        return rows, _rsqrt(_matmul(rows * rows, mean) + self.eps)
 
     def construct(self, x, weight, bias):
-        rows, _ = self.standardise(x)
-        return _bias_add_nchw(rows.reshape(x.shape) * weight.reshape(-1, 1), bias)
+        count, channels, pixels = x.shape
+        rows, scale = self.standardise(x)
+        scale = scale.reshape(count, self.groups, 1) * weight.reshape(1, self.groups, -1)
+        scale = _matmul(scale.reshape(-1, 1), _ones(1, pixels))
+        return _bias_add_nchw((rows.reshape(scale.shape) * scale).reshape(x.shape), bias)
 
     def bprop(self, x, weight, bias, out, dout):
         count, channels, pixels = x.shape
         rows, scale = self.standardise(x)
         ones = _ones(pixels, 1)
-        flat = count * channels
-        sums = _matmul(dout.reshape(flat, pixels), ones).reshape(count, channels)
-        products = _matmul(dout.reshape(flat, pixels) * rows.reshape(flat, pixels), ones).reshape(count, channels)
+        flat = (count * channels, pixels)
+        each = scale.reshape(count, self.groups, 1).broadcast_to((count, self.groups, channels // self.groups))
+        each = each.reshape(count, channels)
+        sums = _matmul(dout.reshape(flat), ones).reshape(count, channels)
+        products = _matmul(dout.reshape(flat) * rows.reshape(flat), ones).reshape(count, channels) * each
         group = (count * self.groups, channels // self.groups)
         size = 1.0 / (group[1] * pixels)
-        shift = (sums * weight).reshape(group).sum(1, keepdims=True) * size
-        slope = (products * weight).reshape(group).sum(1, keepdims=True) * size
-        dx = ((dout * weight.reshape(-1, 1)).reshape(rows.shape) - shift - rows * slope) * scale
+        shift = (sums * weight).reshape(group).sum(1, keepdims=True) * size * scale
+        slope = (products * weight).reshape(group).sum(1, keepdims=True) * size * scale * scale
+        wide = _ones(1, rows.shape[1])
+        dx = (dout.reshape(flat) * _matmul((each * weight).reshape(-1, 1), _ones(1, pixels))).reshape(rows.shape)
+        dx = dx - _matmul(shift, wide) - rows * _matmul(slope, wide)
         return dx.reshape(x.shape), products.sum(0), sums.sum(0)
 
 
@@ -283,6 +311,39 @@ def group_norm_nchw(x, weight, bias, norm):
 def group_norm_of(groups, eps):
     """The one Cell that normalises maps in so many groups, for `group_norm_nchw`."""
     return _group_norm_cell(groups, eps)
+
+
+# --- order of rows ---------------------------------------------------------------------------------------------
+
+@constexpr
+def _row_order(shape, axes, back):
+    """Index of the rows of `shape` in the order of `axes`, or of the way back."""
+    order = np.arange(np.prod(shape)).reshape(shape).transpose(axes).reshape(-1)
+    return Tensor((np.argsort(order) if back else order).astype(np.int32))
+
+
+class _Reorder(nn.Cell):
+    """A gather of all rows in another order; so is its gradient, with the order of the way back."""
+
+    def construct(self, x, order, back):
+        return ops.gather(x, order, 0)
+
+    def bprop(self, x, order, back, out, dout):
+        return ops.gather(dout, back, 0), ops.zeros_like(order), ops.zeros_like(back)
+
+
+_reorder = _Reorder()
+
+
+def permute_rows(x, shape, axes):
+    """`x.reshape(*shape, K).transpose(*axes, last)` of rows (prod(shape), K), as rows again.
+
+    Each of the CPU's transpositions keeps 8 bytes per element for as long as its graph lives; a gather keeps nothing.
+    """
+    if _target == "Ascend":
+        rows, width = x.shape
+        return x.reshape(shape + (width,)).transpose(axes + (len(axes),)).reshape(rows, width)
+    return _reorder(x, _row_order(shape, axes, False), _row_order(shape, axes, True))
 
 
 # --- convolution -----------------------------------------------------------------------------------------------
@@ -332,9 +393,21 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
     factor = 2 if upsample else 1
     height_out, width_out = height * factor // stride, width * factor // stride
     rows = frames * height_out * width_out
-    if _target == "CPU" and rows * 9 * channels * 4 <= IM2COL_BYTES:
-        columns = _im2col(x, frames, height, width, stride, upsample).reshape(rows, 9, channels)
-        return _taps_matmul(columns, weight.reshape(out, channels, 9), bias)
+    if _target == "CPU":
+        weight = weight.reshape(out, channels, 9)
+        group = max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4)) if rows > out else frames
+        if rows > out:
+            weight = weight.transpose(0, 2, 1).reshape(out, 9 * channels)
+        pieces = []
+        for i in range(0, frames, group):
+            count = min(group, frames - i)
+            piece = x[i * height * width:(i + count) * height * width]
+            columns = _im2col(piece, count, height, width, stride, upsample)
+            if rows > out:
+                pieces.append(linear(columns, weight, bias))
+            else:
+                pieces.append(_taps_matmul(columns.reshape(-1, 9, channels), weight, bias))
+        return ops.concat(pieces, 0) if len(pieces) > 1 else pieces[0]
     maps = x.reshape(frames, height, width, channels).transpose(0, 3, 1, 2)
     if upsample:
         maps = upsample_nchw(maps)
@@ -417,14 +490,20 @@ def to_time(x, frames):
     On Ascend pixels come before frames: its convolution allows 100000 rows but only 4096 columns.
     """
     count, channels, height, width = x.shape
-    x = x.reshape(count // frames, frames, channels, height * width)
-    return x.transpose(0, 2, 3, 1) if _target == "Ascend" else x.transpose(0, 2, 1, 3)
+    videos, pixels = count // frames, height * width
+    if _target == "Ascend":
+        return x.reshape(videos, frames, channels, pixels).transpose(0, 2, 3, 1)
+    x = permute_rows(x.reshape(count * channels, pixels), (videos, frames, channels), (0, 2, 1))
+    return x.reshape(videos, channels, frames, pixels)
 
 
 def from_time(x, frames, height, width):
     """The inverse of `to_time`."""
     videos, channels = x.shape[:2]
-    x = x.transpose(0, 3, 1, 2) if _target == "Ascend" else x.transpose(0, 2, 1, 3)
+    if _target == "Ascend":
+        x = x.transpose(0, 3, 1, 2)
+    else:
+        x = permute_rows(x.reshape(-1, height * width), (videos, channels, frames), (0, 2, 1))
     return x.reshape(videos * frames, channels, height, width)
 
 
@@ -487,3 +566,23 @@ def _frequencies(dim, max_period):
 def frame_index(videos, frames):
     """0 .. frames-1 for each of `videos`: (videos * frames,) float32."""
     return Tensor(np.tile(np.arange(frames, dtype=np.float32), videos))
+
+
+def split_heads(x, grid, heads, over_time):
+    """(rows, C) -> (frames, heads, pixels, d), or (pixels, heads, frames, d) over time."""
+    videos, frames, height, width = grid
+    pixels, d = height * width, x.shape[1] // heads
+    axes = (0, 2, 3, 1) if over_time else (0, 1, 3, 2)
+    x = permute_rows(x.reshape(-1, d), (videos, frames, pixels, heads), axes)
+    return x.reshape((videos * pixels, heads, frames, d) if over_time else (videos * frames, heads, pixels, d))
+
+
+def merge_heads(x, grid, over_time):
+    """The inverse of `split_heads`."""
+    videos, frames, height, width = grid
+    pixels, heads, d = height * width, x.shape[1], x.shape[3]
+    if over_time:
+        x = permute_rows(x.reshape(-1, d), (videos, pixels, heads, frames), (0, 3, 1, 2))
+    else:
+        x = permute_rows(x.reshape(-1, d), (videos, frames, heads, pixels), (0, 1, 3, 2))
+    return x.reshape(-1, heads * d)

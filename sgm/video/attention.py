@@ -21,32 +21,11 @@ class Attention(nn.Cell):
         self.to_v = Linear(context or width, width, bias=False)
         self.to_out = nn.CellList([Linear(width, width)])
 
-    def split(self, x, grid, over_time):
-        """(rows, C) -> (frames, heads, pixels, d), or (pixels, heads, frames, d) over time."""
-        videos, frames, height, width = grid
-        d = x.shape[1] // self.heads
-        pixels = height * width
-        if over_time:
-            x = x.reshape(videos, frames, pixels, self.heads, d).transpose(0, 2, 3, 1, 4)
-            return x.reshape(videos * pixels, self.heads, frames, d)
-        return x.reshape(videos * frames, pixels, self.heads, d).transpose(0, 2, 1, 3)
-
-    def merge(self, x, grid, over_time):
-        """The inverse of `split`."""
-        videos, frames, height, width = grid
-        d = x.shape[3]
-        rows = videos * frames * height * width
-        if over_time:
-            x = x.reshape(videos, height * width, self.heads, frames, d).transpose(0, 3, 1, 2, 4)
-        else:
-            x = x.transpose(0, 2, 1, 3)
-        return x.reshape(rows, self.heads * d)
-
     def construct(self, x, grid, over_time):
-        q = self.split(self.to_q(x), grid, over_time)
-        k = self.split(self.to_k(x), grid, over_time)
-        v = self.split(self.to_v(x), grid, over_time)
-        return self.to_out[0](self.merge(ops.attention(q, k, v), grid, over_time))
+        q = ops.split_heads(self.to_q(x), grid, self.heads, over_time)
+        k = ops.split_heads(self.to_k(x), grid, self.heads, over_time)
+        v = ops.split_heads(self.to_v(x), grid, self.heads, over_time)
+        return self.to_out[0](ops.merge_heads(ops.attention(q, k, v), grid, over_time))
 
     def attend_token(self, token):
         """Attention to one token (frames, context) -> (frames, C)."""

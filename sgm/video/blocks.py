@@ -86,12 +86,9 @@ class Mixer(nn.Cell):
         """spatial, temporal (rows, C); still (frames,) 1 for image-only frames -> (rows, C)."""
         alpha = ms.ops.sigmoid(self.mix_factor.astype(ms.float32))
         alpha = (still + (1.0 - still) * alpha).astype(spatial.dtype)
-        frames = still.shape[0]
         rows, width = spatial.shape
-        alpha = alpha.reshape(frames, 1, 1)
-        spatial = spatial.reshape(frames, rows // frames, width)
-        temporal = temporal.reshape(frames, rows // frames, width)
-        return (temporal + alpha * (spatial - temporal)).reshape(rows, width)
+        alpha = ops.spread(alpha.reshape(-1, 1).broadcast_to((still.shape[0], width)), rows)
+        return temporal + alpha * (spatial - temporal)
 
 
 class Embedding(nn.SequentialCell):
@@ -189,6 +186,4 @@ class Upsample(Layer):
 
 def add_per_frame(x, vectors):
     """x (rows, C) + vectors (frames, C), each for all pixels of its frame."""
-    rows, width = x.shape
-    frames = vectors.shape[0]
-    return (x.reshape(frames, rows // frames, width) + vectors.reshape(frames, 1, width)).reshape(rows, width)
+    return x + ops.spread(vectors, x.shape[0])

@@ -12,14 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import sgm
 from sgm.cameras import AZIMUTH_SIGN, Orbit
 from sgm.config import ConfigError
+from sgm.errors import exit_code
 from sgm.images import ImageError, list_images, load_image, parse_background, prepare
-from sgm.tensorfiles import CheckpointError
 from sgm.transforms import CameraError
-
-BAD_INPUT = (ConfigError, CheckpointError, ImageError, CameraError)
 
 
 def seeds(text):
@@ -202,14 +199,7 @@ def write_preview(folder, frames):
 
 def run(argv=None):
     """`main` with errors as one line and an exit code."""
-    try:
-        return main(argv)
-    except (*BAD_INPUT, sgm.PipelineError) as error:
-        print(f"simple_video_sample.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; finished folders stay", file=sys.stderr)
-        return 130
+    return exit_code("simple_video_sample.py", main, argv, "interrupted; finished folders stay")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from sgm import ops  # noqa: E402
 from sgm.checkpoint import CheckpointError, load_weights, open_checkpoint  # noqa: E402
 from sgm.config import ConfigError, find_config, load_yaml  # noqa: E402
 from sgm.engine import Engine  # noqa: E402
+from sgm.errors import exit_code  # noqa: E402
 from sgm.images import save_png  # noqa: E402
 from sgm.specs import load_spec  # noqa: E402
 from sgm.train.curve import draw_curve  # noqa: E402
@@ -115,11 +116,7 @@ def main(argv=None):
 
 def run(argv=None):
     """`main` with errors as one line and an exit code."""
-    try:
-        return main(argv)
-    except (ConfigError, CheckpointError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
+    return exit_code("train.py", main, argv)
 
 
 if __name__ == "__main__":

@@ -13,23 +13,16 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sgm.errors import InputError
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 # A configuration is a page of text. These bounds stop a document that expands without end (aliases of aliases).
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 256 << 10, 2000, 32
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that cannot be used; the message names file, key, what was found and what was expected."""
-
-    def __init__(self, message):
-        super().__init__(one_line(message))
-
-
-def one_line(message):
-    """A message as one printable line of at most 2000 characters, whatever the names in it hold."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
-    return line if len(line) <= 2000 else line[:1997] + "..."
 
 
 def load_yaml(schema, path, overrides=()):

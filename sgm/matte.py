@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sgm.errors import InputError
+
 MATTE_SIDE = 1024     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
 METHODS = ("auto", "alpha", "rembg", "border")
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """An image that cannot be used; the message is one line, names the file or flag and says what to do."""
 
 

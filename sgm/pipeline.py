@@ -11,6 +11,7 @@ from sgm.cameras import Orbit
 from sgm.checkpoint import adapt_spec, check_weights, open_checkpoint
 from sgm.config import CONFIGS
 from sgm.engine import Engine
+from sgm.errors import InputError
 from sgm.specs import load_spec
 from sgm.train.init import initialise
 from sgm.video import guidance
@@ -20,7 +21,7 @@ DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 EMBEDDED = ("sv3d_tiny", CONFIGS.parent / "assets" / "sv3d_tiny.safetensors")
 
 
-class PipelineError(ValueError):
+class PipelineError(InputError):
     """A run that cannot go on; one line that names the stage or flag and the remedy."""
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgm.config import one_line
+from sgm.errors import InputError
 
 MAX_HEADER = 100 << 20                          # bytes; the limit of the safetensors format
 # safetensors' names of element types. BF16 has no numpy type: it is stored as 16 bits, and read as float32.
@@ -27,11 +27,8 @@ CKPT_DTYPES = {"Float64": "F64", "Float32": "F32", "Float16": "F16", "BFloat16":
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """Weights that cannot be used; one line that names file, key, what was found, what was expected, the remedy."""
-
-    def __init__(self, message):
-        super().__init__(one_line(message))     # names come from the file: they may hold anything
 
 
 class Entry(NamedTuple):

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sgm.errors import InputError
+
 FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
 DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
 
 
-class CameraError(ValueError):
+class CameraError(InputError):
     """An orbit or a transforms.json that cannot be used; the message is one line and says what to do."""
 
 

@@ -114,7 +114,7 @@ def test_one_pair_with_csv_sheet_and_wrong_azimuths(tmp_path, capsys):
     write_views(tmp_path / "p", TRUTH, (120, 240, 0))
     write_views(tmp_path / "t", TRUTH, (120, 240, 0))
     write_views(tmp_path / "w", TRUTH[1::-1] + TRUTH[2:], (240, 120, 0))
-    assert evaluate.main(["views", str(tmp_path / "p"), str(tmp_path / "t"), "--csv", str(tmp_path / "out" / "a.csv"),
+    assert evaluate.run(["views", str(tmp_path / "p"), str(tmp_path / "t"), "--csv", str(tmp_path / "out" / "a.csv"),
                           "--wrong-azimuths", str(tmp_path / "w"), "--sheet", str(tmp_path / "a.png")]) == 0
     text = capsys.readouterr().out
     wrong = -10 * np.log10(2 / 3)                                         # red against white: 2 of 3 channels
@@ -132,7 +132,7 @@ def test_folders_matched_by_name_and_resized(tmp_path, capsys):
         write_views(tmp_path / "t" / name, TRUTH)
         write_views(tmp_path / "p" / name, [v.repeat(2, 0).repeat(2, 1) for v in TRUTH])
     write_views(tmp_path / "t" / "unused", TRUTH)
-    assert evaluate.main(["views", str(tmp_path / "p"), str(tmp_path / "t")]) == 0
+    assert evaluate.run(["views", str(tmp_path / "p"), str(tmp_path / "t")]) == 0
     assert "mean of 2 objects" in capsys.readouterr().out
 
 
@@ -148,7 +148,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys, spoil, said):
     write_views(tmp_path / "p", TRUTH, (120, 240, 0))
     write_views(tmp_path / "t", TRUTH, (120, 240, 0))
     spoil(tmp_path / "p")
-    status = evaluate.main(["views", str(tmp_path / "p"), str(tmp_path / "t")])
+    status = evaluate.run(["views", str(tmp_path / "p"), str(tmp_path / "t")])
     error = capsys.readouterr().err
     if said is None:
         assert status == 0                                                # another size is resized
@@ -160,9 +160,9 @@ def test_one_against_many_and_strangers(tmp_path, capsys):
     write_views(tmp_path / "one", TRUTH)
     write_views(tmp_path / "many" / "a", TRUTH)
     write_views(tmp_path / "others" / "b", TRUTH)
-    assert evaluate.main(["views", str(tmp_path / "one"), str(tmp_path / "many")]) == 2
+    assert evaluate.run(["views", str(tmp_path / "one"), str(tmp_path / "many")]) == 2
     assert "is one views folder" in capsys.readouterr().err
-    assert evaluate.main(["views", str(tmp_path / "others"), str(tmp_path / "many")]) == 2
+    assert evaluate.run(["views", str(tmp_path / "others"), str(tmp_path / "many")]) == 2
     assert "has no folder of that name" in capsys.readouterr().err
-    assert evaluate.main(["views", str(tmp_path / "none"), str(tmp_path / "many")]) == 2
+    assert evaluate.run(["views", str(tmp_path / "none"), str(tmp_path / "many")]) == 2
     assert "no such folder" in capsys.readouterr().err

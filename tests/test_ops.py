@@ -7,6 +7,7 @@ from mindspore.ops import operations as P
 from scipy.special import erf
 
 from sgm import ops
+from sgm.ops import attend, convolution, device
 from sgm.video.attention import Attention
 
 
@@ -172,9 +173,9 @@ def exact_conv(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
 def test_conv3x3(frames, height, width, channels, out, stride, upsample, form, same, monkeypatch):
     """Of tokens; many rows or many channels (the product is then ordered the other way)."""
     if form == "Conv2D":
-        monkeypatch.setattr(ops, "IM2COL_BYTES", 0)
+        monkeypatch.setattr(convolution, "IM2COL_BYTES", 0)
     if form == "Ascend":
-        monkeypatch.setattr(ops, "_target", "Ascend")
+        monkeypatch.setattr(device, "_target", "Ascend")
 
     def exact(x, weight, bias):
         maps = x.reshape(frames, height, width, channels).transpose(0, 3, 1, 2)
@@ -213,7 +214,7 @@ def test_gradient_of_the_fast_convolution_is_the_stock_one(relative_error):
 
 
 def test_ascend_refuses_maps_wider_than_its_limit(monkeypatch):
-    monkeypatch.setattr(ops, "_target", "Ascend")
+    monkeypatch.setattr(device, "_target", "Ascend")
     with pytest.raises(ValueError, match="input width 4097 exceeds Ascend's 4096"):
         ops.conv2d(Tensor(draw(0, 1, 1, 1, 4097)), Tensor(draw(1, 1, 1, 3, 3)), None)
 
@@ -262,14 +263,14 @@ def exact_attention(q, k, v):
 # Bytes of scores at once: all six matrices of 7 x 7; four of them and a rest of two; two rows of one matrix at a time.
 @pytest.mark.parametrize("limit", [256 << 20, 4 * 7 * 7 * 4, 2 * 7 * 4])
 def test_attention_in_slices(limit, same, monkeypatch):
-    monkeypatch.setattr(ops, "SCORE_BYTES", limit)
-    calls, attend = [], ops._attend
+    monkeypatch.setattr(attend, "SCORE_BYTES", limit)
+    calls, whole = [], attend._attend
 
     def counted(q, k, v):
         calls.append(q.shape)
-        return attend(q, k, v)
+        return whole(q, k, v)
 
-    monkeypatch.setattr(ops, "_attend", counted)
+    monkeypatch.setattr(attend, "_attend", counted)
     arrays = [draw(i, 2, 3, 7, 4) for i in range(3)]
     ops.attention(*map(Tensor, arrays))
     assert calls == {256 << 20: [(6, 7, 4)], 784: [(4, 7, 4), (2, 7, 4)],

@@ -255,8 +255,8 @@ PROCEDURAL = ["procedural", "--count", "3", "--size", "16", "--frames", "4", "--
 
 def test_folders_and_pack_agree_and_resume(tmp_path, capsys):
     folders, pack = tmp_path / "folders", tmp_path / "pack"
-    assert render_orbits.main([*PROCEDURAL, str(folders)]) == 0
-    assert render_orbits.main([*PROCEDURAL, str(pack), "--pack"]) == 0
+    assert render_orbits.run([*PROCEDURAL, str(folders)]) == 0
+    assert render_orbits.run([*PROCEDURAL, str(pack), "--pack"]) == 0
     clips = np.load(pack / "clips.npy", mmap_mode="r")
     assert clips.shape == (3, 4, 16, 16, 3) and np.load(pack / "seeds.npy").tolist() == [0, 1, 2]
     for k in range(3):
@@ -273,19 +273,19 @@ def test_folders_and_pack_agree_and_resume(tmp_path, capsys):
 
     kept = (folders / "0000000" / "000.png").stat().st_mtime_ns
     (folders / "0000001" / "transforms.json").unlink()                # as if interrupted
-    assert render_orbits.main([*PROCEDURAL, str(folders)]) == 0
+    assert render_orbits.run([*PROCEDURAL, str(folders)]) == 0
     assert (folders / "0000001" / "transforms.json").exists()
     assert (folders / "0000000" / "000.png").stat().st_mtime_ns == kept
     capsys.readouterr()
-    assert render_orbits.main([*PROCEDURAL, str(folders), "--supersample", "1"]) == 2
+    assert render_orbits.run([*PROCEDURAL, str(folders), "--supersample", "1"]) == 2
     message = capsys.readouterr().err
     assert "supersample 2" in message and "--overwrite" in message and message.count("\n") == 1
-    assert render_orbits.main([*PROCEDURAL, str(folders), "--supersample", "1", "--overwrite"]) == 0
+    assert render_orbits.run([*PROCEDURAL, str(folders), "--supersample", "1", "--overwrite"]) == 0
 
 
 def test_packing_goes_on_where_it_stopped(tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert render_orbits.main([*PROCEDURAL, str(whole), "--pack"]) == 0
+    assert render_orbits.run([*PROCEDURAL, str(whole), "--pack"]) == 0
     monkeypatch.setattr(render_orbits, "PACK_BLOCK", 1)
     render, calls = render_orbits.render_clip, []
 
@@ -295,9 +295,9 @@ def test_packing_goes_on_where_it_stopped(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return render(*args, **more)
     monkeypatch.setattr(render_orbits, "render_clip", interrupted)
-    assert render_orbits.main([*PROCEDURAL, str(broken), "--pack"]) == 130
+    assert render_orbits.run([*PROCEDURAL, str(broken), "--pack"]) == 130
     assert not broken.exists()
-    assert render_orbits.main([*PROCEDURAL, str(broken), "--pack"]) == 0
+    assert render_orbits.run([*PROCEDURAL, str(broken), "--pack"]) == 0
     assert len(calls) == 4                                             # the first was kept
     assert (np.load(broken / "clips.npy") == np.load(whole / "clips.npy")).all()
     assert not (tmp_path / "broken.partial").exists()
@@ -309,11 +309,11 @@ def test_failed_meshes_are_listed(tmp_path, capsys):
     (tmp_path / "in" / "tri.obj").write_text("v 0 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\n")
     (tmp_path / "in" / "bad.glb").write_bytes(b"junk")
     common = ["--out", str(tmp_path / "out"), "--size", "16", "--workers", "1", "--orbit", "dynamic"]
-    assert render_orbits.main(["meshes", str(tmp_path / "in"), *common]) == 1
+    assert render_orbits.run(["meshes", str(tmp_path / "in"), *common]) == 1
     assert (tmp_path / "out" / "tri" / "020.png").exists() and not (tmp_path / "out" / "bad").exists()
     assert (tmp_path / "out" / "failed.txt").read_text().startswith("bad\t")
     (tmp_path / "in" / "bad.glb").unlink()
-    assert render_orbits.main(["meshes", str(tmp_path / "in"), *common]) == 0
+    assert render_orbits.run(["meshes", str(tmp_path / "in"), *common]) == 0
     assert not (tmp_path / "out" / "failed.txt").exists()
     capsys.readouterr()
 
@@ -323,14 +323,14 @@ def test_failed_meshes_are_listed(tmp_path, capsys):
     (["procedural", "--count", "1", "--elevation", "30", "-5", "--out", "x"], "--elevation is 30 -5"),
     (["meshes", "/nowhere", "--out", "x"], "/nowhere: no such file")])
 def test_wrong_options(options, said, capsys):
-    assert render_orbits.main(options) == 2
+    assert render_orbits.run(options) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1
 
 
 def test_foreign_folder_is_not_deleted(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("keep")
-    assert render_orbits.main([*PROCEDURAL, str(tmp_path), "--overwrite"]) == 2
-    assert render_orbits.main([*PROCEDURAL, str(tmp_path), "--overwrite", "--pack"]) == 2
+    assert render_orbits.run([*PROCEDURAL, str(tmp_path), "--overwrite"]) == 2
+    assert render_orbits.run([*PROCEDURAL, str(tmp_path), "--overwrite", "--pack"]) == 2
     assert (tmp_path / "mine.txt").exists()
     assert "not made by this tool" in capsys.readouterr().err

@@ -355,6 +355,23 @@ def test_condition_is_dropped_whole(latents):
     assert 8 < sum(dropped) < 32 and dropped[::2] != dropped[1::2]
 
 
+def test_roaming_clips(latents, relative_error):
+    """The same views with their own angles, from any start and either way; the condition stays the last view."""
+    plain = latents[0].batch(np.random.default_rng(0), [2], drop=0.0)
+    angles = plain[3][:, -128:]         # the azimuth's columns
+    starts, steps = set(), set()
+    for seed in range(40):
+        x0, token, latent, vector = latents[0].batch(np.random.default_rng(seed), [2], drop=0.0, roam=1.0)
+        order = [int(np.abs(angles - row).sum(1).argmin()) for row in vector[:, -128:]]
+        np.testing.assert_array_equal(vector, plain[3][order])
+        np.testing.assert_array_equal(token, plain[1])
+        np.testing.assert_array_equal(latent, plain[2])
+        assert relative_error(x0, plain[0][order]) < 0.3     # but for the posterior's noise
+        starts.add(order[0])
+        steps.add((order[1] - order[0]) % 3)
+    assert starts == {0, 1, 2} and steps == {1, 2}
+
+
 def trainer(seed, latents):
     recipe = Recipe(seed=5, steps=8, batch=2, lr=1e-2, warmup=2, average_decay=0.5)
     return Trainer(small_engine(seed), recipe, DiffusionBatches(recipe, latents[0]))

@@ -27,11 +27,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
 import twins  # noqa: E402
 from sides import Side, SideError  # noqa: E402
 
+from sgm.errors import InputError, exit_code  # noqa: E402
+
 PACKAGES = ("mindspore", "torch", "diffusers", "transformers", "safetensors")
-
-
-class InputError(ValueError):
-    """Input that cannot be timed; the message is one line for the user."""
 
 
 def torch_side(case, weights, threads):
@@ -128,27 +126,26 @@ def main(argv=None) -> int:
     threads = len(os.sched_getaffinity(0))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("GLOG_v", "3")        # MindSpore's own warnings
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)}: not installed; pip install -r requirements-dev.txt")
+    case = make_case(args)
+    size = "" if case.network == "clip" else f", latents {case.height} x {case.width}"
     try:
-        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise InputError(f"{', '.join(missing)}: not installed; pip install -r requirements-dev.txt")
-        case = make_case(args)
-        size = "" if case.network == "clip" else f", latents {case.height} x {case.width}"
         rows = measure(case, args.repeat, threads)
-        print(f"{case.network}: width {args.width}, frames {case.frames}{size}, float32, threads {threads},"
-              f" median of {args.repeat}")
-        print(table(rows))
-    except InputError as error:
-        print(f"bench.py: {error}", file=sys.stderr)
-        return 2
     except SideError as error:
         print(f"bench.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nbench.py: interrupted", file=sys.stderr)
-        return 130
+    print(f"{case.network}: width {args.width}, frames {case.frames}{size}, float32, threads {threads},"
+          f" median of {args.repeat}")
+    print(table(rows))
     return 0
 
 
+def run(argv=None) -> int:
+    """`main` with errors as one line and an exit code."""
+    return exit_code("bench.py", main, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import simple_video_sample  # noqa: E402
 from sgm.cameras import FOV_DEG, Orbit  # noqa: E402
+from sgm.errors import exit_code  # noqa: E402
 from sgm.images import save_png  # noqa: E402
 from sgm.render.procedural import HELD_BACK_SEEDS, make_object  # noqa: E402
 from sgm.render.zbuffer import SOFT, render_views  # noqa: E402
@@ -20,10 +21,10 @@ TOY = HELD_BACK_SEEDS[3]
 ELEVATION = 10
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="default outputs/demo")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     began = time.time()
     inputs = args.output / "inputs"
     inputs.mkdir(parents=True, exist_ok=True)
@@ -43,4 +44,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("demo.py", main))

@@ -27,13 +27,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sgm import metrics  # noqa: E402
+from sgm.errors import InputError, exit_code  # noqa: E402
 
 THUMB = 96              # pixels per view in the contact sheet
 PREDICTION, REPEATED, MEAN, WRONG = "prediction", "input repeated", "mean of true orbit", "wrong azimuths"
-
-
-class InputError(ValueError):
-    """Input that cannot be evaluated; the message is one line for the user."""
 
 
 def view_files(folder: Path) -> list[Path]:
@@ -220,15 +217,13 @@ def main(argv=None) -> int:
                        help="write a contact sheet: per object a row of truth and one of prediction, input view first")
     views.set_defaults(run=views_command)
     args = parser.parse_args(argv)
-    try:
-        return args.run(args)
-    except InputError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nevaluate.py: interrupted", file=sys.stderr)
-        return 130
+    return args.run(args)
+
+
+def run(argv=None) -> int:
+    """`main` with errors as one line and an exit code."""
+    return exit_code("evaluate.py", main, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

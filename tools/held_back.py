@@ -22,10 +22,9 @@ from PIL import Image  # noqa: E402
 
 from sgm import ops  # noqa: E402
 from sgm.cameras import Orbit  # noqa: E402
-from sgm.config import ConfigError  # noqa: E402
+from sgm.errors import exit_code  # noqa: E402
 from sgm.pipeline import EMBEDDED, generate, load_model  # noqa: E402
 from sgm.render.procedural import HELD_BACK_SEEDS  # noqa: E402
-from sgm.tensorfiles import CheckpointError  # noqa: E402
 from sgm.views import is_finished  # noqa: E402
 
 
@@ -74,10 +73,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ConfigError, CheckpointError) as error:
-        print(f"held_back.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(exit_code("held_back.py", main, interrupted="interrupted; finished folders stay"))

@@ -35,16 +35,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sgm.cameras import DISTANCE, FOV_DEG, Orbit, write_transforms  # noqa: E402
+from sgm.errors import InputError, exit_code  # noqa: E402
 from sgm.render.mesh import MeshError  # noqa: E402
 from sgm.render.meshfile import SUFFIXES, load_mesh, normalised, viewing_distance  # noqa: E402
 from sgm.render.procedural import make_object, render_clip  # noqa: E402
 from sgm.render.zbuffer import SOFT, STUDIO, render_views  # noqa: E402
 
 PACK_BLOCK = 16     # objects per task when packing
-
-
-class UsageError(ValueError):
-    """Wrong options; the message is one line for the user."""
 
 
 def orbit_of(name: str, settings: dict) -> Orbit:
@@ -94,7 +91,7 @@ def render_block(rows: list[int], folder: str, settings: dict) -> int:
     return len(rows)
 
 
-def run(task, items: list, workers: int):
+def in_processes(task, items: list, workers: int):
     """Yield the results of task(item), in order, from `workers` processes; Ctrl-C lets running items end."""
     if workers == 1 or len(items) < 2:
         yield from map(task, items)
@@ -112,17 +109,17 @@ def claim(folder: Path, settings: dict, overwrite: bool):
     note = folder / "render.json"
     if overwrite and folder.exists():
         if not note.exists() and any(folder.iterdir()):
-            raise UsageError(f"--overwrite: {folder} is not empty and was not made by this tool (no render.json); "
+            raise InputError(f"--overwrite: {folder} is not empty and was not made by this tool (no render.json); "
                              "give another --out")
         shutil.rmtree(folder)
     if note.exists():
         try:
             found = dict(json.loads(note.read_text()))
         except (ValueError, TypeError):
-            raise UsageError(f"{note}: is damaged; give another --out, or --overwrite to start afresh") from None
+            raise InputError(f"{note}: is damaged; give another --out, or --overwrite to start afresh") from None
         for key in settings:
             if found.get(key) != settings[key]:
-                raise UsageError(f"--out {folder}: holds orbits rendered with {key} {found.get(key)}, this run has "
+                raise InputError(f"--out {folder}: holds orbits rendered with {key} {found.get(key)}, this run has "
                                  f"{key} {settings[key]}; give another --out, or --overwrite to start afresh")
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +133,7 @@ def render_folders(items: list[tuple[str, int | str]], args, settings: dict) -> 
     claim(out, settings, args.overwrite)
     todo = [item for item in items if not (out / item[0] / "transforms.json").exists()]
     failed = []
-    results = run(partial(render_folder, out=str(out), settings=settings), todo, args.workers)
+    results = in_processes(partial(render_folder, out=str(out), settings=settings), todo, args.workers)
     with closing(results), tqdm(total=len(items), initial=len(items) - len(todo), unit="object", smoothing=0.05) as bar:
         for name, reason in results:
             bar.update()
@@ -164,13 +161,13 @@ def render_packed(seeds: range, args, settings: dict) -> int:
         print(f"{out}: already holds these {len(seeds)} orbits")
         return 0
     if out.exists():
-        raise UsageError(f"--out {out}: exists and holds no packed set; give another --out")
+        raise InputError(f"--out {out}: exists and holds no packed set; give another --out")
     claim(work, settings, args.overwrite)
     frames, size = settings["frames"], settings["size"]
     if not (work / "done.npy").exists():
         needed, free = len(seeds) * frames * size * size * 3, shutil.disk_usage(work).free
         if needed > free:
-            raise UsageError(f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; lower "
+            raise InputError(f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; lower "
                              "--count or --size")
         for name, shape, kind in (("clips", (frames, size, size, 3), np.uint8), ("azimuths", (frames,), np.float32),
                                   ("elevations", (frames,), np.float32), ("seeds", (), np.int64), ("done", (), bool)):
@@ -181,7 +178,7 @@ def render_packed(seeds: range, args, settings: dict) -> int:
             os.replace(work / f"{name}.npy.new", work / f"{name}.npy")
     todo = np.flatnonzero(~np.load(work / "done.npy")).tolist()
     blocks = [todo[k:k + PACK_BLOCK] for k in range(0, len(todo), PACK_BLOCK)]
-    results = run(partial(render_block, folder=str(work), settings=settings), blocks, args.workers)
+    results = in_processes(partial(render_block, folder=str(work), settings=settings), blocks, args.workers)
     with closing(results), tqdm(total=len(seeds), initial=len(seeds) - len(todo), unit="object", smoothing=0.05) as bar:
         for count in results:
             bar.update(count)
@@ -198,10 +195,10 @@ def mesh_files(paths: list[str]) -> list[tuple[str, str]]:
     files = set()
     for path in map(Path, paths):
         if not path.exists():
-            raise UsageError(f"{path}: no such file or folder; give mesh files ({', '.join(SUFFIXES)}) or folders")
+            raise InputError(f"{path}: no such file or folder; give mesh files ({', '.join(SUFFIXES)}) or folders")
         files.update(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else files.add(path)
     if not files:
-        raise UsageError(f"{paths[0]}: no mesh files in it; expected {', '.join(SUFFIXES)}")
+        raise InputError(f"{paths[0]}: no mesh files in it; expected {', '.join(SUFFIXES)}")
     files = sorted(files)
     names = [p.stem for p in files]
     for name_of in (lambda p: f"{p.resolve().parent.name}-{p.stem}", lambda p: "-".join(p.resolve().parts[1:])):
@@ -241,41 +238,36 @@ def arguments(argv=None):
                             ("count", 1, 10 ** 8), ("first_seed", 0, 2 ** 32 - 1), ("seed", 0, 2 ** 32 - 1)):
         value = getattr(args, name, low)
         if not low <= value <= high:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; expected {low} to {high}")
+            raise InputError(f"--{name.replace('_', '-')} is {value}; expected {low} to {high}")
     if not -89 <= args.elevation[0] <= args.elevation[1] <= 89:
-        raise UsageError(f"--elevation is {args.elevation[0]:g} {args.elevation[1]:g}; expected MIN <= MAX within "
+        raise InputError(f"--elevation is {args.elevation[0]:g} {args.elevation[1]:g}; expected MIN <= MAX within "
                          "-89 to 89 degrees")
     if args.command == "procedural" and args.first_seed + args.count > 2 ** 32:
-        raise UsageError(f"--first-seed {args.first_seed} --count {args.count}: seeds must stay under 2^32")
+        raise InputError(f"--first-seed {args.first_seed} --count {args.count}: seeds must stay under 2^32")
     return args
 
 
 def main(argv=None) -> int:
+    args = arguments(argv)
+    settings = {"kind": args.command, "size": args.size, "frames": args.frames, "orbit": args.orbit,
+                "elevation": list(args.elevation), "supersample": args.supersample, "seed": args.seed}
     try:
-        args = arguments(argv)
-        settings = {"kind": args.command, "size": args.size, "frames": args.frames, "orbit": args.orbit,
-                    "elevation": list(args.elevation), "supersample": args.supersample, "seed": args.seed}
         if args.command == "meshes":
             return render_folders(mesh_files(args.paths), args, {**settings, "up": args.up, "fit": args.fit})
         seeds = range(args.first_seed, args.first_seed + args.count)
         if args.pack:
             return render_packed(seeds, args, settings)
         return render_folders([(f"{seed:07d}", seed) for seed in seeds], args, settings)
-    except UsageError as error:
-        print(f"render_orbits.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"render_orbits.py: {error.filename or args.out}: {error.strerror or error}; nothing finished is lost",
-              file=sys.stderr)
-        return 2
     except BrokenProcessPool:
         print("render_orbits.py: a worker was killed, most likely for want of memory; start again with --workers 1",
               file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nrender_orbits.py: interrupted; start again with the same options to go on", file=sys.stderr)
-        return 130
+
+
+def run(argv=None) -> int:
+    """`main` with errors as one line and an exit code."""
+    return exit_code("render_orbits.py", main, argv, "interrupted; start again with the same options to go on")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

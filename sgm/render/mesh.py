@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import njit
 
+from sgm.errors import InputError
 
-class MeshError(ValueError):
+
+class MeshError(InputError):
     """A mesh that cannot be used; the one-line message names the file or array, what was found and what to do."""
 
 

@@ -23,6 +23,7 @@ class Recipe:
     p_mean: float = 1.0                         # ln sigma ~ N(p_mean, p_std^2), one sigma per clip
     p_std: float = 1.6
     drop_condition: float = 0.1                 # of clips whose CLIP token and latent are zeroed together
+    roam: float = 0.0                           # of clips that start anywhere on the orbit and run either way round
     kl_weight: float = 1e-4                     # autoencoder only
     crop: int = 0                               # autoencoder only: pixels of random square crops; 0 = whole views
     save_every: int = 500                       # steps between checkpoints
@@ -40,5 +41,7 @@ class Recipe:
         for name in ("drop_condition", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}: found {getattr(self, name)}, expected 0 <= {name} < 1")
+        if not 0 <= self.roam <= 1:
+            raise ConfigError(f"roam: found {self.roam}, expected 0 to 1")
         if len(self.betas) != 2:
             raise ConfigError(f"betas: found {len(self.betas)} numbers, expected 2")

@@ -33,7 +33,7 @@ class DiffusionBatches:
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, step])
         indices = shuffled(recipe.seed, len(self.orbits), step, recipe.batch)
-        x0, token, latent, vector = self.orbits.batch(rng, indices, recipe.drop_condition)
+        x0, token, latent, vector = self.orbits.batch(rng, indices, recipe.drop_condition, recipe.roam)
         sigma = lognormal_sigmas(rng, len(indices), self.orbits.num_frames, recipe.p_mean, recipe.p_std)
         noise = rng.standard_normal(x0.shape, dtype=np.float32)
         return x0, noise, sigma, token, latent, vector
@@ -41,6 +41,8 @@ class DiffusionBatches:
 
 class ViewBatches:
     """Single views, or square crops of them, for the autoencoder."""
+
+    TRIES = 3       # places a crop may lie at; the one that shows most of the object is taken
 
     def __init__(self, recipe, orbits, spec):
         self.recipe, self.orbits = recipe, orbits
@@ -52,10 +54,15 @@ class ViewBatches:
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, step])
         draws = rng.integers((len(self.orbits), self.orbits.num_frames), size=(recipe.batch, 2))
-        corners = rng.integers(self.orbits.size - self.size + 1, size=(recipe.batch, 2))
-        images = np.concatenate([self.orbits.frames(clip, [view])[..., y:y + self.size, x:x + self.size]
-                                 for (clip, view), (y, x) in zip(draws, corners)])
+        corners = rng.integers(self.orbits.size - self.size + 1, size=(recipe.batch, self.TRIES, 2))
+        images = np.concatenate([self.crop(self.orbits.frames(clip, [view]), places)
+                                 for (clip, view), places in zip(draws, corners)])
         return images, rng.standard_normal((recipe.batch,) + self.latent_shape, dtype=np.float32)
+
+    def crop(self, image, places):
+        """That crop of (1, 3, H, W) among `places` (rows y, x) which is least white."""
+        crops = [image[..., y:y + self.size, x:x + self.size] for y, x in places]
+        return min(crops, key=lambda crop: (crop == 1).sum())
 
 
 class Trainer:

@@ -1,0 +1,83 @@
+"""Attention, its heads, and the sinusoids of times and frame numbers."""
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+from mindspore.ops.operations.nn_ops import FlashAttentionScore
+from mindspore.ops.primitive import constexpr
+
+from sgm.ops.device import on_ascend
+from sgm.ops.rows import bmm, bmm_t, permute_rows, softmax
+
+# Attention is cut into slices whose score matrix stays below this.
+SCORE_BYTES = 256 << 20
+
+
+def _attend(q, k, v):
+    """Softmax attention of (batch, n, d) tensors whose q is already scaled; scores and softmax in float32."""
+    scores = softmax(bmm_t(q, k).astype(ms.float32))
+    return bmm(scores.astype(v.dtype), v)
+
+
+def attention(q, k, v):
+    """softmax(q k^T / sqrt(d)) v for (batch, heads, n, d) tensors, in slices that bound the score matrix's memory."""
+    batch, heads, n, d = q.shape
+    if on_ascend() and q.dtype != ms.float32 and d % 16 == 0 and batch <= 2048 and n >= 256:
+        return FlashAttentionScore(heads, scale_value=d ** -0.5, input_layout="BNSD")(q, k, v)[3]
+    q = q.reshape(batch * heads, n, d) * d ** -0.5
+    k = k.reshape(batch * heads, n, d)
+    v = v.reshape(batch * heads, n, d)
+    per_matrix = n * n * 4
+    if batch * heads * per_matrix <= SCORE_BYTES:
+        out = _attend(q, k, v)
+    else:
+        group = max(1, SCORE_BYTES // per_matrix)
+        rows = min(n, max(1, SCORE_BYTES // (n * 4)))
+        pieces = []
+        for i in range(0, batch * heads, group):
+            part = []
+            for j in range(0, n, rows):
+                part.append(_attend(q[i:i + group, j:j + rows], k[i:i + group], v[i:i + group]))
+            pieces.append(ops.concat(part, 1) if len(part) > 1 else part[0])
+        out = ops.concat(pieces, 0)
+    return out.reshape(batch, heads, n, d)
+
+
+def timestep_embedding(values, dim, max_period=10000.0):
+    """Sinusoids of (n,) float values, cosines first: (n, dim) float32. `dim` must be even.
+
+    Source: Ho et al. 2020 as used by the reference; the frequencies are a constant of the graph.
+    """
+    angles = values.astype(ms.float32).reshape(-1, 1) * _frequencies(dim, max_period)
+    return ops.concat((ops.cos(angles), ops.sin(angles)), 1)
+
+
+@constexpr
+def _frequencies(dim, max_period):
+    half = dim // 2
+    return Tensor(np.exp(-np.log(max_period) * np.arange(half, dtype=np.float32) / half).reshape(1, half).astype(np.float32))
+
+
+@constexpr
+def frame_index(videos, frames):
+    """0 .. frames-1 for each of `videos`: (videos * frames,) float32."""
+    return Tensor(np.tile(np.arange(frames, dtype=np.float32), videos))
+
+
+def split_heads(x, grid, heads, over_time):
+    """(rows, C) -> (frames, heads, pixels, d), or (pixels, heads, frames, d) over time."""
+    videos, frames, height, width = grid
+    pixels, d = height * width, x.shape[1] // heads
+    axes = (0, 2, 3, 1) if over_time else (0, 1, 3, 2)
+    x = permute_rows(x.reshape(-1, d), (videos, frames, pixels, heads), axes)
+    return x.reshape((videos * pixels, heads, frames, d) if over_time else (videos * frames, heads, pixels, d))
+
+
+def merge_heads(x, grid, over_time):
+    """The inverse of `split_heads`."""
+    videos, frames, height, width = grid
+    pixels, heads, d = height * width, x.shape[1], x.shape[3]
+    if over_time:
+        x = permute_rows(x.reshape(-1, d), (videos, pixels, heads, frames), (0, 3, 1, 2))
+    else:
+        x = permute_rows(x.reshape(-1, d), (videos, frames, heads, pixels), (0, 1, 3, 2))
+    return x.reshape(-1, heads * d)

@@ -1,0 +1,97 @@
+"""The device and its operator forms, what is compiled, and waiting for results."""
+import os
+import threading
+import time
+from contextlib import suppress
+
+import mindspore as ms
+
+from sgm.config import ConfigError
+
+TARGETS = ("CPU", "Ascend")
+_target = "CPU"
+
+
+def set_target(name):
+    """Choose the operator forms that graphs built from now on take: ``"CPU"`` or ``"Ascend"``."""
+    global _target
+    if name not in TARGETS:
+        raise ConfigError(f"--device: found {name!r}, expected one of {', '.join(TARGETS)}")
+    _target = name
+
+
+def target():
+    """The target in force."""
+    return _target
+
+
+def on_ascend():
+    """Whether graphs built now take the Ascend form."""
+    return _target == "Ascend"
+
+
+def set_device(name, device_id=0, mode="graph"):
+    """Select the device, its operator forms and MindSpore's precision switches.
+
+    On Ascend, HF32 is switched off so that what is called float32 (the VAE above all) is float32. Raises ConfigError.
+    """
+    set_target(name)
+    ms.set_context(mode=ms.PYNATIVE_MODE)  # graphs are made by ms.jit, never by the global mode
+    set_jit(mode == "graph")
+    if name == "CPU":
+        if ms.get_context("device_target") != name:  # MindSpore refuses a second call, even to the same device
+            ms.set_device(name)
+        return
+    try:
+        ms.set_device(name, device_id)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(f"--device {name}: MindSpore {ms.__version__} cannot use it ({str(error).splitlines()[0]});"
+                          " on an NPU host source CANN's set_env.sh first, elsewhere use --device CPU") from None
+    ms.device_context.ascend.op_precision.conv_allow_hf32(False)
+    ms.device_context.ascend.op_precision.matmul_allow_hf32(False)
+
+
+_jit = True
+
+
+def set_jit(on):
+    """Whether `compiled` compiles (graph mode) or leaves functions as they are (pynative, for debugging)."""
+    global _jit
+    _jit = on
+
+
+def compiled(function):
+    """`function` (a function, or the `construct` of a Cell) as a compiled graph, unless graphs are switched off."""
+    return ms.jit(function) if _jit else function
+
+
+def settle():
+    """Wait, asleep, until what was launched is computed (on a CPU; an NPU's host has cores to spare).
+
+    MindSpore computes in threads behind the caller's back, and whoever asks for a value spins until it is there: on a
+    few cores that starves the computation itself (measured: one convolution and its gradient took 148 ms instead of 22
+    on one core). So wait until none of this process's other threads has work, and ask then.
+    """
+    pause, idle = 0.0005, 0
+    while _target == "CPU" and idle < 2:  # twice: one thread may just be handing over to the next
+        time.sleep(pause)
+        idle = 0 if _others_run() else idle + 1
+        pause = min(0.01, 1.5 * pause) if idle == 0 else 0.0005
+
+
+def _others_run():
+    """Whether a thread of this process, other than the caller, is running or wants to (Linux)."""
+    me = str(threading.get_native_id())
+    for thread in os.listdir("/proc/self/task"):
+        if thread != me:
+            with suppress(OSError):  # it may have ended meanwhile
+                with open(f"/proc/self/task/{thread}/stat") as file:
+                    if file.read().rpartition(")")[2].split()[0] in "RD":
+                        return True
+    return False
+
+
+def fetch(tensor):
+    """The numpy value of `tensor`, waited for asleep (see `settle`)."""
+    settle()
+    return tensor.asnumpy()

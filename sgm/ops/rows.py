@@ -1,0 +1,135 @@
+"""Elementwise functions, products and reorderings of token rows."""
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.ops import operations as P
+from mindspore.ops.primitive import constexpr
+
+from sgm.ops.device import on_ascend
+
+matmul_t = P.MatMul(transpose_b=True)
+matmul = P.MatMul()
+bmm = P.BatchMatMul()
+bmm_t = P.BatchMatMul(transpose_b=True)
+bias_add = P.BiasAdd()
+bias_add_nchw = P.BiasAdd(data_format="NCHW")
+_softmax = P.Softmax(-1)
+rsqrt = P.Rsqrt()
+_sigmoid = P.Sigmoid()
+_exp = P.Exp()
+_reduce_sum = P.ReduceSum(keep_dims=True)
+
+
+class _Softmax(nn.Cell):
+    """Softmax over the last axis; its own gradient, because the CPU kernel's is 20 times slower on small rows."""
+
+    def construct(self, x):
+        return _softmax(x)
+
+    def bprop(self, x, out, dout):
+        weighted = out * dout
+        return (weighted - out * _reduce_sum(weighted, -1),)
+
+
+class _NormalCdf(nn.Cell):
+    """Phi(x), the standard normal distribution function, with the density as its gradient."""
+
+    def construct(self, x):
+        square = x * x
+        p = 3.62785432e-9 * square - 2.67566390e-7
+        p = p * square + 7.94814141e-6
+        p = p * square - 1.10546773e-4
+        p = p * square - 6.60534043e-5
+        p = p * square + 7.26682982e-2
+        p = p * square + 1.59576854
+        return _sigmoid(p * x)
+
+    def bprop(self, x, out, dout):
+        return (dout * (0.3989422804014327 * _exp(-0.5 * x * x)),)
+
+
+softmax = _Softmax()
+_normal_cdf = _NormalCdf()
+
+
+def gelu(x):
+    """Exact GELU, x * Phi(x) (the CPU's tanh form is off by 1e-4)."""
+    if on_ascend():
+        return ops.gelu(x, approximate="none")
+    return x * _normal_cdf(x)
+
+
+def silu(x):
+    """x * sigmoid(x)."""
+    return ops.silu(x)
+
+
+def linear(x, weight, bias=None):
+    """(rows, in) -> (rows, out); weight (out, in) as published, bias (out,)."""
+    y = matmul_t(x, weight)
+    return y if bias is None else bias_add(y, bias)
+
+
+def geglu(x, weight, bias):
+    """value * GELU(gate) of one projection (rows, in) -> (rows, inner); weight (2 * inner, in): value, then gate."""
+    inner = weight.shape[0] // 2
+    if x.shape[0] > x.shape[1]:  # cutting the weight in two moves less memory than cutting the result
+        value = linear(x, weight[:inner], bias[:inner])
+        gate = linear(x, weight[inner:], bias[inner:])
+    else:
+        both = linear(x, weight, bias)
+        value, gate = both[:, :inner], both[:, inner:]
+    return value * gelu(gate)
+
+
+@constexpr
+def averager(*shape):
+    """A float32 constant of `shape` whose product with a column (or row) is that column's mean."""
+    return Tensor(np.full(shape, 1.0 / max(shape), np.float32))
+
+
+@constexpr
+def ones(*shape):
+    return Tensor(np.ones(shape, np.float32))
+
+
+def spread(vectors, rows):
+    """(groups, C) -> (rows, C), each vector for the rows of its group.
+
+    A product with ones: the CPU's broadcasting kernels are slower, and each keeps 16 bytes per element for ever.
+    """
+    groups, width = vectors.shape
+    vectors = vectors.reshape(groups, 1, width)
+    if on_ascend():
+        return vectors.broadcast_to((groups, rows // groups, width)).reshape(rows, width)
+    return bmm(ones(groups, rows // groups, 1).astype(vectors.dtype), vectors).reshape(rows, width)
+
+
+@constexpr
+def _row_order(shape, axes, back):
+    """Index of the rows of `shape` in the order of `axes`, or of the way back."""
+    order = np.arange(np.prod(shape)).reshape(shape).transpose(axes).reshape(-1)
+    return Tensor((np.argsort(order) if back else order).astype(np.int32))
+
+
+class _Reorder(nn.Cell):
+    """A gather of all rows in another order; so is its gradient, with the order of the way back."""
+
+    def construct(self, x, order, back):
+        return ops.gather(x, order, 0)
+
+    def bprop(self, x, order, back, out, dout):
+        return ops.gather(dout, back, 0), ops.zeros_like(order), ops.zeros_like(back)
+
+
+_reorder = _Reorder()
+
+
+def permute_rows(x, shape, axes):
+    """`x.reshape(*shape, K).transpose(*axes, last)` of rows (prod(shape), K), as rows again.
+
+    Each of the CPU's transpositions keeps 8 bytes per element for as long as its graph lives; a gather keeps nothing.
+    """
+    if on_ascend():
+        rows, width = x.shape
+        return x.reshape(shape + (width,)).transpose(axes + (len(axes),)).reshape(rows, width)
+    return _reorder(x, _row_order(shape, axes, False), _row_order(shape, axes, True))

@@ -6,6 +6,7 @@
 
 Each image and seed becomes a folder OUTPUT/<image>_<seed> with 000.png ..., transforms.json, views.mp4, contact.png and
 run.json; finished folders are skipped when the command is run again.
+A single image gives the memory of each stage back before the next; several keep what was compiled for the next image.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 130 interrupted (finished folders stay).
 """
 import argparse
@@ -175,9 +176,10 @@ def main(argv=None):
                         if args.preview and (i + 1) % args.preview == 0:
                             write_preview(folder, estimate())
 
+                    keep = len(paths) * len(args.seeds) > 1
                     views = generate(
                         engine, image, orbit, seed, args.steps, args.sampler, args.guidance, args.cond_aug, args.fps,
-                        args.motion_bucket, args.decode_chunk, args.sequential_cfg, on_step,
+                        args.motion_bucket, args.decode_chunk, args.sequential_cfg, keep, on_step,
                         lambda name, seconds, peak_gb: bar.write(f"  {name}: {seconds} s, peak {peak_gb} GB"))
                 print(views.save(folder, background, args.fps, formats))
             except (ImageError, PipelineError) as error:

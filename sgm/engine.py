@@ -87,6 +87,13 @@ class Engine(nn.Cell):
             for parameter in cell.get_parameters():
                 parameter.assign_value(Tensor(initializer("zeros", parameter.shape, parameter.dtype)))
 
+    def release(self):
+        """Give back the memory of all compiled graphs, and of the weights they hold; they are compiled anew when used."""
+        self._graphs.clear()
+        for cell in self.conditioner.embedders:
+            cell.release()
+        ops.release()
+
     def weights_hash(self):
         """The checkpoint's hash, taken once."""
         if self._hash is None:

@@ -70,13 +70,14 @@ def _peak_gb():
 
 
 def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guidance_range=None, cond_aug=None, fps=6,
-             motion_bucket=127, decode_chunk=7, sequential=False, on_step=None, on_stage=None):
+             motion_bucket=127, decode_chunk=7, sequential=False, keep_graphs=True, on_step=None, on_stage=None):
     """An image to `Views`.
 
     image: (H, W, 4) uint8 of the model's size from `sgm.images.prepare`, or a PIL image, which goes through it first.
     orbit: an `Orbit` of as many views as shall be made (default static, elevation 10); svd uses none.
     guidance_range: (min, max). cond_aug: noise on the condition image. fps, motion_bucket: svd only.
-    sequential: half the memory, one side of the guidance after the other. on_step(i, steps, estimate) with
+    sequential: half the memory, one side of the guidance after the other. keep_graphs: the next image then needs no
+    compilation; False gives the memory of each stage back before the next one. on_step(i, steps, estimate) with
     estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb).
     Raises PipelineError when a stage yields values that are not finite.
     """
@@ -103,6 +104,8 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
         c, uc = engine.condition(pixels, cond_noise, cond_aug, num_frames, **scalars)
         for name, value in c.items():
             _finite(ops.fetch(value), f"condition ({name})")
+    if not keep_graphs:
+        engine.release()
 
     def after_step(i, x, denoised):
         if on_step:
@@ -112,6 +115,8 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
         scale = guidance.scales(options.guidance, low, high, num_frames)
         z = engine.sample(noise.astype(np.float32), c, uc, steps, sampler, scale, sequential, after_step)
         z = _finite(ops.fetch(z), "sample")
+    if not keep_graphs:
+        engine.release()
 
     with stages("decode"):
         frames = _decoded(engine, z, decode_chunk)

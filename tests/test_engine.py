@@ -93,6 +93,20 @@ def test_weights_of_one_stage_at_a_time(golden, tiny_spec, agree, tmp_path):
         assert not any(parameter.asnumpy().any() for parameter in engine.conditioner.get_parameters())
 
 
+def test_released_graphs_take_new_weights(golden, tiny_spec, filled, agree, relative_error):
+    """A graph keeps the weights it first ran with; `release` makes it take those that the parameters have now."""
+    engine, g = filled(Engine(tiny_spec("sv3d_p"))), golden("vae_klmodeonly")
+    before = engine.encode_moments(g["in/img"])[0]
+    for parameter in engine.conditioner.get_parameters():
+        parameter.set_data(Tensor(0.5 * parameter.asnumpy()))
+    engine.release()
+    halved = engine.encode_moments(g["in/img"])[0]
+    assert relative_error(halved, before) > 0.1
+    filled(engine)
+    engine.release()
+    agree("vae_klmodeonly mode, after new weights", engine.encode_moments(g["in/img"])[0], before)
+
+
 def test_half_precision(golden, tiny_spec, filled, relative_error):
     """The UNet in float16, everything around it in float32."""
     g = golden("sample_sv3d_p")

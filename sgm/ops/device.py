@@ -65,6 +65,15 @@ def compiled(function):
     return ms.jit(function) if _jit else function
 
 
+def release():
+    """Forget all compiled graphs and give their memory back.
+
+    A graph keeps the weights it first ran with, in memory and in its results, whatever its parameters are given later:
+    what shall take other weights, or none, has to be compiled anew (MindSpore 2.8).
+    """
+    ms.ms_memory_recycle()
+
+
 def settle():
     """Wait, asleep, until what was launched is computed (on a CPU; an NPU's host has cores to spare).
 

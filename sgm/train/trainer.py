@@ -130,6 +130,7 @@ class Trainer:
             if name not in checkpoint or tuple(checkpoint.shape(name)) != tuple(parameter.shape):
                 raise CheckpointError(f"{path}: {name} is missing or of another shape; it was made by another recipe")
             parameter.set_data(Tensor(np.array(checkpoint.read(name))))
+        ops.release()       # a step that was compiled would go on with its own weights
         self.done = int(checkpoint.metadata["step"])
 
 

@@ -18,14 +18,25 @@ class OpenClip(nn.Cell):
         self.model.visual = VisionTransformer(spec)
 
 
-class ClipEmbedder(nn.Cell):
+class Embedder(nn.Cell):
+    """Makes one input of the denoiser; `_graph` is its compiled network, if it has one, once it was used."""
+
+    def __init__(self):
+        super().__init__()
+        self._graph = None
+
+    def release(self):
+        """Forget the compiled network."""
+        self._graph = None
+
+
+class ClipEmbedder(Embedder):
     """`cond_frames_without_noise`: the image as one CLIP token."""
 
     def __init__(self, spec):
         super().__init__()
         self.size = spec.image_size
         self.open_clip = OpenClip(spec)
-        self._graph = None
 
     def embed(self, image):
         """(N, 3, H, W) numpy in [-1, 1] -> (N, 1, D) tensor."""
@@ -46,14 +57,13 @@ class KlEncoder(nn.Cell):
         return self.quant_conv(self.encoder(image))
 
 
-class LatentEmbedder(nn.Cell):
+class LatentEmbedder(Embedder):
     """`cond_frames`: the noised image's latent, *not* multiplied by the scale factor."""
 
     def __init__(self, spec):
         super().__init__()
         self.channels = spec.z_channels
         self.encoder = KlEncoder(spec)
-        self._graph = None
 
     def moments(self, image):
         """(N, 3, H, W) numpy in [-1, 1] -> mean and log variance, each (N, z, h, w) tensors."""
@@ -67,7 +77,7 @@ class LatentEmbedder(nn.Cell):
         return self.moments(image)[0]
 
 
-class ScalarEmbedder(nn.Cell):
+class ScalarEmbedder(Embedder):
     """A number per frame as `dim` sinusoids."""
 
     def __init__(self, dim):

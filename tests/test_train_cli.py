@@ -44,14 +44,24 @@ def test_train_and_resume(toys, tmp_path, capsys):
     assert train.run(flags(toys, output, 3, "--resume")) == 0
     with open(output / "metrics.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3"]
-    again = tmp_path / "again"
-    assert train.run(flags(toys, again, 1, "--init", str(output / "averaged.safetensors"))) == 0
+
+
+def test_the_decoder_alone(toys, tmp_path):
+    """It learns from --init on, and the encoder stays: latents made before remain valid."""
+    first, again = tmp_path / "run", tmp_path / "again"
+    assert train.run(flags(toys, first, 1)) == 0
+    assert train.run(flags(toys, again, 1, "--init", str(first / "averaged.safetensors"))
+                     + ["--set", "trains=decoder", "--set", "warmup=1"]) == 0
+    before, after = (open_checkpoint(run / "averaged.safetensors") for run in (first, again))
+    changed = {key for key in before if (before.read(key) != after.read(key)).any()}
+    assert changed and all(key.startswith("first_stage_model.") for key in changed)
 
 
 @pytest.mark.parametrize("change, named", [
     (["--set", "data=[nowhere]"], "nowhere"),
     (["--set", "stepz=3"], "stepz"),
     (["--set", "steps=0"], "steps"),
+    (["--set", "trains=temporal"], "trains"),
     (["--train_cfg", "nowhere"], "nowhere"),
     (["--init", "nowhere.safetensors"], "nowhere.safetensors"),
 ])

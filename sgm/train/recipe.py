@@ -9,6 +9,7 @@ from sgm.config import ConfigError
 class Recipe:
     """What `train.py` does; a file says only what differs."""
     task: str = "diffusion"                     # "diffusion" trains the UNet, "autoencoder" the VAE
+    trains: str = "all"                         # the whole network, or of the autoencoder the "decoder": latents stay valid
     data: List[str] = field(default_factory=list)   # packed folders of tools/render_orbits.py --pack
     seed: int = 0                               # of weights, data order, noise
     steps: int = 10000
@@ -33,6 +34,9 @@ class Recipe:
         """Raise ConfigError naming the first value that cannot be."""
         if self.task not in ("diffusion", "autoencoder"):
             raise ConfigError(f"task: found {self.task!r}, expected diffusion or autoencoder")
+        parts = ("all", "decoder") if self.task == "autoencoder" else ("all",)
+        if self.trains not in parts:
+            raise ConfigError(f"trains: found {self.trains!r}, expected {' or '.join(parts)} for {self.task}")
         for name in ("steps", "batch", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: found {getattr(self, name)}, expected at least 1")

@@ -71,13 +71,12 @@ class Trainer:
     def __init__(self, engine, recipe, batches):
         self.engine, self.recipe, self.batches = engine, recipe, batches
         if recipe.task == "diffusion":
-            trained = engine.model
+            cells = [engine.model]
             objective = DiffusionLoss(engine.model, batches.orbits.num_frames)
         else:
             encoder = engine.conditioner.embedder("cond_frames").encoder
-            trained = [encoder, engine.first_stage_model]
+            cells = [encoder, engine.first_stage_model][recipe.trains == "decoder":]
             objective = AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight)
-        cells = trained if isinstance(trained, list) else [trained]
         weights = [parameter for cell in cells for parameter in cell.get_parameters()]
         self.step = TrainStep(objective, weights, tuple(recipe.betas), weight_decay=recipe.weight_decay,
                               clip_norm=recipe.clip_norm)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sgm import ops
 from sgm.cameras import Orbit
 from sgm.config import ConfigError
 
@@ -135,10 +136,10 @@ def encode(part, engine, folder, progress):
     for index in progress(range(count), "encoding clips"):
         frames, orbit = frames_of(part, index), orbit_of(part, index)
         arrays["mean"][index], arrays["log_variance"][index] = engine.encode_moments(frames, num_frames)
-        arrays["token"][index] = clip.embed(frames[-1:]).asnumpy()[0]
+        arrays["token"][index] = ops.fetch(clip.embed(frames[-1:]))[0]
         values = {"cond_aug": spec.condition.cond_aug, "polars_rad": orbit.polars_rad,
                   "azimuths_rad": orbit.azimuths_rad}
-        arrays["vector"][index] = engine.conditioner.vector(values, num_frames).asnumpy()
+        arrays["vector"][index] = ops.fetch(engine.conditioner.vector(values, num_frames))
     for array in arrays.values():
         array.flush()
     (folder / "done").write_text(json.dumps({"clips": count}))

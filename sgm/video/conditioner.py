@@ -38,11 +38,14 @@ class ClipEmbedder(Embedder):
         self.size = spec.image_size
         self.open_clip = OpenClip(spec)
 
+    def construct(self, pixels):
+        return self.open_clip.model.visual(pixels).expand_dims(1)
+
     def embed(self, image):
         """(N, 3, H, W) numpy in [-1, 1] -> (N, 1, D) tensor."""
         if self._graph is None:
-            self._graph = ops.compiled(self.open_clip.model.visual.construct)
-        return self._graph(Tensor(clip.preprocess(image, self.size))).expand_dims(1)
+            self._graph = ops.compiled(self.construct)
+        return self._graph(Tensor(clip.preprocess(image, self.size)))
 
 
 class KlEncoder(nn.Cell):
@@ -65,12 +68,16 @@ class LatentEmbedder(Embedder):
         self.channels = spec.z_channels
         self.encoder = KlEncoder(spec)
 
+    def construct(self, image):
+        # Parted within the graph: a single operator behind it would spin until the graph is done (see `ops.settle`).
+        moments = self.encoder(image)
+        return moments[:, :self.channels], moments[:, self.channels:].clip(-30.0, 20.0)
+
     def moments(self, image):
         """(N, 3, H, W) numpy in [-1, 1] -> mean and log variance, each (N, z, h, w) tensors."""
         if self._graph is None:
-            self._graph = ops.compiled(self.encoder.construct)
-        moments = self._graph(Tensor(np.ascontiguousarray(image, np.float32)))
-        return moments[:, :self.channels], moments[:, self.channels:].clip(-30.0, 20.0)
+            self._graph = ops.compiled(self.construct)
+        return self._graph(Tensor(np.ascontiguousarray(image, np.float32)))
 
     def embed(self, image):
         """The mode of the posterior: its mean."""

@@ -9,51 +9,40 @@ run.json; finished folders are skipped when the command is run again.
 A single image gives the memory of each stage back before the next; several keep what was compiled for the next image.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 130 interrupted (finished folders stay).
 """
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
+
 import argparse
+import re
 import sys
+from collections import Counter
+from errno import ENAMETOOLONG
 from pathlib import Path
 
 from sgm.cameras import AZIMUTH_SIGN, Orbit
 from sgm.config import ConfigError
-from sgm.errors import exit_code
-from sgm.images import ImageError, list_images, load_image, parse_background, prepare
+from sgm.errors import exit_code, loading, one_line, os_reason
+from sgm.flags import Arguments, check_folder, real, real_list, seed_list, whole
+from sgm.images import MAX_PIXELS, ImageError, list_images, load_image, parse_background, prepare
+from sgm.specs import MAX_FRAMES, MAX_NUMBER, MAX_STEPS
 from sgm.transforms import CameraError
 
 
-def seeds(text):
-    """"0-3,7" -> [0, 1, 2, 3, 7]."""
-    numbers = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        numbers += range(int(first), int(last or first) + 1)
-    if not numbers:
-        raise argparse.ArgumentTypeError(f"found {text}, expected numbers and rising ranges as in 0-3,7")
-    return numbers
-
-
-def degrees(text):
-    """"0,17.1,34.3" -> floats."""
-    return [float(part) for part in text.split(",")]
-
-
-def positive(text):
-    """A whole number of at least 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
-    return int(text)
-
-
-def ratio(text):
-    """A number above 0, at most 1."""
-    if not 0 < float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0 and at most 1")
-    return float(text)
+def size(text):
+    """"576" or "576x1024" -> changes of the model's configuration."""
+    if not re.fullmatch("[0-9]{1,5}(x[0-9]{1,5})?", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected pixels as in 576 or 576x1024 (height x width)")
+    height, _, width = text.partition("x")
+    return [f"height={int(height)}", f"width={int(width or height)}"]
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("input and output").add_argument
-    add("--image", required=True, metavar="PATH", help="image file or folder (png, jpg, webp, bmp)")
+    add("--image", required=True, metavar="PATH", help="image file (png, jpg, webp, bmp, gif, tiff, avif) or folder of"
+        f" them (png, jpg, webp, bmp); at most {MAX_PIXELS // 10 ** 6} megapixels each")
     add("--config", default=None, metavar="NAME|YAML", help="model: sv3d_u, sv3d_p, svd, svd_xt, a YAML file of ours or of"
         " the reference (default: the embedded sv3d_tiny)")
     add("--ckpt", default=None, metavar="FILE", help="weights: published .safetensors as it is, ours, or .ckpt")
@@ -63,59 +52,59 @@ def parse(argv):
         " (contact sheet and orbit plot); default all")
     add("--background", default="transparent", metavar="transparent|white|R,G,B", help="of the saved views; default"
         " transparent, the silhouette estimated from the generated white")
-    add("--fps", type=positive, default=6, help="frames per second of the video, and what svd is told; default 6")
-    add("--preview", type=int, default=0, metavar="N", help="write OUTPUT/<image>_<seed>.preview.png every N steps;"
-        " default 0, never")
+    add("--fps", type=whole(1, 1000), default=6, help="frames per second of the video, and what svd is told; default 6")
+    add("--preview", type=whole(0, MAX_STEPS), default=0, metavar="N", help="write OUTPUT/<image>_<seed>.preview.png"
+        " every N steps; default 0, never")
     add = parser.add_argument_group("the object in the image (orbit models)").add_argument
     add("--no-matte", action="store_true", help="use the image as it is: do not cut the object out")
-    add("--frame-ratio", type=ratio, default=None, metavar="R", help="object's larger side / frame side; default: the"
+    add("--frame-ratio", type=real(0.01, 1), default=None, metavar="R", help="object's larger side / frame side; default: the"
         " image's larger side makes the frame")
     add = parser.add_argument_group("cameras (orbit models)").add_argument
     add("--elevation", type=float, default=10.0, metavar="DEG", help="of the input view, above the horizon; default 10."
         " sv3d_u is not told it: it only labels the cameras")
     add("--orbit", default="static", metavar="static|dynamic|sine-A|FILE.json", help="default static; dynamic: random as in"
         " the paper, by seed; sine-30: elevation + 30 sin(azimuth)")
-    add("--elevations", type=degrees, default=None, metavar="LIST", help="degrees, one per view, input view last")
-    add("--azimuths", type=degrees, default=None, metavar="LIST", help="degrees, ascending, input view last")
+    add("--elevations", type=real_list, default=None, metavar="LIST", help="degrees, one per view, input view last; a list"
+        " that begins with a minus: --elevations=-5,0,5")
+    add("--azimuths", type=real_list, default=None, metavar="LIST", help="degrees, ascending, input view last")
     add("--azimuth-sign", type=int, choices=(1, -1), default=AZIMUTH_SIGN, help="1: views go counter-clockwise seen from"
         f" above (camera to its right), -1: clockwise; default {AZIMUTH_SIGN}")
-    add("--num-frames", type=positive, default=None, metavar="T", help="default: the model's (21 for SV3D)")
+    add("--num-frames", type=whole(1, MAX_FRAMES), default=None, metavar="T", help="default: the model's (21 for SV3D)")
     add = parser.add_argument_group("sampling").add_argument
-    add("--seeds", type=seeds, default=[23], metavar="LIST", help="e.g. 0-3,7; default 23")
-    add("--steps", type=positive, default=None, help="default: the model's (SV3D 50, svd 25, svd_xt 30, sv3d_tiny 25)")
+    add("--seeds", type=seed_list, default=[23], metavar="LIST", help="e.g. 0-3,7; default 23")
+    add("--steps", type=whole(1, MAX_STEPS), default=None, help="default: the model's (SV3D 50, svd 25, svd_xt 30,"
+        " sv3d_tiny 25)")
     add("--sampler", choices=("euler", "heun", "dpmpp2m"), default=None, help="default euler")
-    add("--guidance", type=float, nargs=2, default=None, metavar=("MIN", "MAX"), help="scale at the least and the most"
-        " guided frame; default: the model's (SV3D 1 2.5)")
-    add("--size", default=None, metavar="S|HxW", help="pixels of a frame; default: the model's (576, svd 576x1024)")
-    add("--motion-bucket", type=int, default=127, help="amount of motion, 0-255 (svd only); default 127")
-    add("--cond-aug", type=float, default=None, metavar="SIGMA", help="noise added to the condition image; default: the"
-        " model's (SV3D 1e-5, svd 0.02)")
+    add("--guidance", type=real(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"), help="scale at the"
+        " least and the most guided frame; default: the model's (SV3D 1 2.5)")
+    add("--size", type=size, default=[], metavar="S|HxW", help="pixels of a frame; default: the model's (576, svd 576x1024)")
+    add("--motion-bucket", type=whole(0, 255), default=127, help="amount of motion, 0-255 (svd only); default 127")
+    add("--cond-aug", type=real(0, MAX_NUMBER), default=None, metavar="SIGMA", help="noise added to the condition"
+        " image; default: the model's (SV3D 1e-5, svd 0.02)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model's configuration")
     add = parser.add_argument_group("device and memory").add_argument
     add("--device", choices=("CPU", "Ascend"), default="CPU", help="default CPU")
     add("--device-id", type=int, default=0, help="which NPU; default 0")
     add("--mode", choices=("graph", "pynative"), default="graph", help="pynative: operator by operator, for debugging")
     add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the UNet; the rest is float32; default fp32")
-    add("--decode-chunk", type=positive, default=7, metavar="T", help="frames decoded at once; default 7. The temporal"
-        " decoder of svd sees one chunk as one video, so its result depends on it; the image decoder's does not")
+    add("--decode-chunk", type=whole(1, MAX_FRAMES), default=7, metavar="T", help="frames decoded at once; default 7. The"
+        " temporal decoder of svd sees one chunk as one video, so its result depends on it; the image decoder's does not")
     add("--sequential-cfg", action="store_true", help="both sides of the guidance one after the other: half the memory")
     return parser.parse_args(argv)
 
 
 def overrides(args):
     """--size and --num-frames as changes of the model's configuration."""
-    changes = list(args.set)
-    if args.size:
-        height, _, width = args.size.partition("x")
-        changes += [f"height={height}", f"width={width or height}"]
-    views = args.azimuths or args.elevations
-    if args.num_frames or views:
-        changes.append(f"num_frames={args.num_frames or len(views)}")
-    return changes
+    return [*args.set, *args.size, *([f"num_frames={args.num_frames}"] if args.num_frames else [])]
 
 
 def cameras(args, num_frames, seed):
-    """The orbit that the flags describe. Raises CameraError."""
+    """The orbit of `num_frames` views that the flags describe. Raises CameraError."""
+    if not abs(args.elevation) < 90:
+        raise CameraError(f"--elevation: found {args.elevation:g}, expected degrees above -90 and below 90")
+    for flag, values in (("--azimuths", args.azimuths), ("--elevations", args.elevations)):
+        if values:
+            check_count(flag, len(values), num_frames)
     if args.azimuths or args.elevations:
         even = Orbit.static(args.elevation, num_frames)
         orbit = Orbit.from_lists(args.azimuths or even.azimuths_deg, args.elevations or even.elevations_deg)
@@ -125,71 +114,97 @@ def cameras(args, num_frames, seed):
         orbit = Orbit.dynamic(seed, args.elevation, num_frames)
     elif args.orbit.startswith("sine-"):
         try:
-            amplitude = float(args.orbit[5:])
+            orbit = Orbit.sine(float(args.orbit[5:]), args.elevation, num_frames)
+        except CameraError as error:
+            raise CameraError(f"--orbit {args.orbit} at --elevation {args.elevation:g}: {error}") from None
         except ValueError:
             raise CameraError(f"--orbit {args.orbit}: expected a number of degrees after sine-, as in sine-30") from None
-        orbit = Orbit.sine(amplitude, args.elevation, num_frames)
+    elif not Path(args.orbit).exists():
+        raise CameraError(f"--orbit {args.orbit}: found no such file, expected static, dynamic, sine-30 (degrees), a JSON"
+                          " file or a views folder")
     else:
         orbit = Orbit.from_file(args.orbit)
+        check_count(f"--orbit {args.orbit}", len(orbit), num_frames)
     return orbit.with_sign(args.azimuth_sign)
+
+
+def check_count(flag, found, num_frames):
+    """Raise CameraError unless there is a camera for each view."""
+    if found != num_frames:
+        raise CameraError(f"{flag}: found {found} views, expected {num_frames}, the input view last; to make {found} views"
+                          f" give --num-frames {found}")
+
+
+def folder_names(paths):
+    """The names of the images' folders: each image's own without its suffix, unless they share it (cup.jpg, cup.png)."""
+    count = Counter(path.stem for path in paths)
+    names = [path.stem if count[path.stem] == 1 else path.name for path in paths]
+    if len(set(names)) < len(names):
+        name = max(names, key=names.count)
+        raise ImageError(f"--image: two images would become the folder {name}; rename one of them")
+    return names
 
 
 def main(argv=None):
     args = parse(argv)
-    from tqdm import tqdm
+    with loading():
+        from tqdm import tqdm
 
-    from sgm import ops
-    from sgm.pipeline import EMBEDDED, PipelineError, generate, load_model
-    from sgm.views import FORMATS, is_finished
+        from sgm import ops
+        from sgm.pipeline import EMBEDDED, PipelineError, generate, load_model
+        from sgm.views import FORMATS, ViewsError, check_replaceable, is_finished
 
-    formats = args.format.split(",")
+    formats = args.format.replace(" ", "").split(",")
     unknown = set(formats) - set(FORMATS)
     if unknown:
         raise ConfigError(f"--format: found {', '.join(sorted(unknown))}, expected any of {', '.join(FORMATS)}")
-    background = parse_background(args.background)
-    paths = list_images(args.image)
-    ops.set_device(args.device, args.device_id, args.mode)
     if bool(args.config) != bool(args.ckpt):
         raise ConfigError(f"--{'ckpt' if args.config else 'config'} is missing: a model needs both; without either the"
                           " embedded small model is used")
+    background = parse_background(args.background)
+    paths = list_images(args.image)
+    check_folder(args.output, "--output")
+    jobs = [(path, seed, Path(args.output) / f"{name}_{seed}")
+            for path, name in zip(paths, folder_names(paths)) for seed in args.seeds]
+    ops.set_device(args.device, args.device_id, args.mode)
     model, ckpt = (args.config, args.ckpt) if args.config else EMBEDDED
     engine = load_model(model, ckpt, args.dtype, overrides(args))
     spec = engine.spec
     if spec.is_orbit:
         cameras(args, spec.num_frames, args.seeds[0])  # wrong cameras are told before any work
     failed = 0
-    for path in paths:
-        for seed in args.seeds:
-            folder = Path(args.output) / f"{path.stem}_{seed}"
-            if is_finished(folder) and not args.overwrite:
-                print(f"{folder}: finished already, skipped (--overwrite makes it anew)")
-                continue
-            try:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                image, how = prepare(load_image(path), (spec.height, spec.width), args.frame_ratio,
-                                     cut_out=spec.is_orbit and not args.no_matte)
-                print(f"{path.name}, seed {seed}: {how}")
-                orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
-                with tqdm(total=args.steps or spec.sampling.steps, unit="step", leave=False) as bar:
-                    def on_step(i, steps, estimate, bar=bar, folder=folder):
-                        bar.update()
-                        if args.preview and (i + 1) % args.preview == 0:
-                            write_preview(folder, estimate())
+    for path, seed, folder in jobs:
+        if is_finished(folder) and not args.overwrite:
+            print(f"{folder}: finished already, skipped (--overwrite makes it anew)")
+            continue
+        try:
+            check_replaceable(folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            image, how = prepare(load_image(path), (spec.height, spec.width), args.frame_ratio,
+                                 cut_out=spec.is_orbit and not args.no_matte)
+            print(f"{path.name}, seed {seed}: {how}")
+            orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
+            with tqdm(total=args.steps or spec.sampling.steps, unit="step", leave=False) as bar:
+                def on_step(i, steps, estimate, bar=bar, folder=folder):
+                    bar.update()
+                    if args.preview and (i + 1) % args.preview == 0:
+                        write_preview(folder, estimate())
 
-                    keep = len(paths) * len(args.seeds) > 1
-                    views = generate(
-                        engine, image, orbit, seed, args.steps, args.sampler, args.guidance, args.cond_aug, args.fps,
-                        args.motion_bucket, args.decode_chunk, args.sequential_cfg, keep, on_step,
-                        lambda name, seconds, peak_gb: bar.write(f"  {name}: {seconds} s, peak {peak_gb} GB"))
-                print(views.save(folder, background, args.fps, formats))
-            except (ImageError, PipelineError) as error:
-                failed += 1
-                print(f"{path}: {error}", file=sys.stderr)
-                if len(paths) == 1 and isinstance(error, ImageError):
-                    return 2
-            except OSError as error:
-                raise ConfigError(f"--output {folder}: cannot be written ({error.strerror}); free space or give another"
-                                  " folder") from None
+                views = generate(
+                    engine, image, orbit, seed, args.steps, args.sampler, args.guidance, args.cond_aug, args.fps,
+                    args.motion_bucket, args.decode_chunk, args.sequential_cfg, len(jobs) > 1, on_step,
+                    lambda name, seconds, peak_gb: bar.write(f"  {name}: {seconds} s, peak {peak_gb} GB"))
+            print(views.save(folder, background, args.fps, formats))
+        except (ImageError, PipelineError, ViewsError) as error:
+            failed += 1
+            print(one_line(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}"), file=sys.stderr)
+            if len(paths if isinstance(error, ImageError) else jobs) == 1 and not isinstance(error, PipelineError):
+                return 2
+        except OSError as error:
+            if error.errno != ENAMETOOLONG or len(jobs) == 1:
+                raise ConfigError(f"--output {folder}: cannot be written: {os_reason(error)}") from None
+            failed += 1         # a name of this image only
+            print(one_line(f"{path}: {folder}: cannot be written: {os_reason(error)}"), file=sys.stderr)
     return 1 if failed else 0
 
 

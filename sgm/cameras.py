@@ -105,11 +105,13 @@ class Orbit:
         frames have azimuth_deg and elevation_deg (azimuths of cameras, so AZIMUTH_SIGN is taken off again)."""
         path, data = read_json(path)
         if "frames" in data:
-            frames = [f for f in entries(path, data, "frames") if isinstance(f, dict)]
-            lists = [[f.get(key) for f in frames] for key in ("azimuth_deg", "elevation_deg")]
+            frames = entries(path, data, "frames")
+            lists = [[f.get(key) if isinstance(f, dict) else None for f in frames]
+                     for key in ("azimuth_deg", "elevation_deg")]
             if None in lists[0] + lists[1]:
                 raise CameraError(f"{path}: its frames lack azimuth_deg or elevation_deg; add both to every frame")
             lists[0] = AZIMUTH_SIGN * angle_list(lists[0], f"{path}: azimuth_deg")
+            lists[1] = angle_list(lists[1], f"{path}: elevation_deg")
         else:
             lists = [entries(path, data, key) for key in ("azimuths_deg", "elevations_deg")]
         try:

@@ -72,7 +72,7 @@ def read_mapping(path):
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}: found {'nothing' if node is None else 'a ' + node.id}, expected a mapping"
                               " (key: value)")
-        _count_expanded(node, {}, path)
+        _count_expanded(node, {}, f"{path}: ")
         # OmegaConf's loader reads 1e-5 as a number, which YAML 1.1 does not, and refuses a key given twice.
         return OmegaConf.to_container(OmegaConf.create(text), resolve=True)
     except UnicodeDecodeError:
@@ -85,19 +85,19 @@ def read_mapping(path):
         raise ConfigError(f"{path}: not valid YAML ({error})") from None
 
 
-def _count_expanded(node, counts, path, depth=1):
+def _count_expanded(node, counts, source, depth=1):
     """Number of nodes below `node` with every alias written out; `counts` remembers those already counted."""
     if isinstance(node, yaml.ScalarNode) and "${" in node.value:  # OmegaConf would read environment variables
-        raise ConfigError(f"{path}: found {node.value!r}, expected a plain value, not an interpolation")
+        raise ConfigError(f"{source}found {shown(node.value)}, expected a plain value, not an interpolation")
     if id(node) not in counts:
         if depth > MAX_DEPTH:
-            raise ConfigError(f"{path}: nested too deeply (or within itself), expected at most {MAX_DEPTH} levels")
+            raise ConfigError(f"{source}nested too deeply (or within itself), expected at most {MAX_DEPTH} levels")
         children = node.value if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
             children = [child for pair in children for child in pair]
-        counts[id(node)] = 1 + sum(_count_expanded(child, counts, path, depth + 1) for child in children)
+        counts[id(node)] = 1 + sum(_count_expanded(child, counts, source, depth + 1) for child in children)
         if counts[id(node)] > MAX_NODES:
-            raise ConfigError(f"{path}: more than {MAX_NODES} values once aliases are written out, expected a"
+            raise ConfigError(f"{source}more than {MAX_NODES} values once aliases are written out, expected a"
                               " configuration, which has a few hundred at most")
     return counts[id(node)]
 
@@ -111,14 +111,7 @@ def build(base, mapping, path, overrides=()):
     config = OmegaConf.structured(base)
     _lay_over(config, schema, mapping, f"{path}: ")
     for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {override}: expected key=value")
-        try:
-            given = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=True)
-        except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-            raise ConfigError(f"--set {override}: not key=value ({error})") from None
-        _lay_over(config, schema, given, "--set ")
+        _lay_over(config, schema, _read_override(override), "--set ")
     result = OmegaConf.to_object(config)
     if hasattr(result, "validate"):
         try:
@@ -127,6 +120,26 @@ def build(base, mapping, path, overrides=()):
             flags = f" with --set {' '.join(overrides)}" if overrides else ""
             raise ConfigError(f"{path}{flags}: {error}") from None
     return result
+
+
+def _read_override(override):
+    """"a.b=3" as {"a": {"b": 3}}. Raises ConfigError."""
+    key, equals, text = override.partition("=")
+    said = override if len(override) <= 100 else override[:97] + "..."
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {said}: expected key=value")
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is not None:
+            _count_expanded(node, {}, f"--set {key}: ")
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise ConfigError(f"--set {said}: not key=value ({error})") from None
+    for name in reversed(key.strip().split(".")):
+        value = {name: value}
+    return value
 
 
 def _lay_over(config, schema, mapping, source):
@@ -156,7 +169,7 @@ def _set_leaf(config, key, value, kind, source):
         if not _fits(value, kind) or value == "???":  # OmegaConf's mark of a value yet to come
             raise ValueError
         OmegaConf.update(config, key, value)
-    except (OmegaConfBaseException, ValueError, TypeError):
+    except (OmegaConfBaseException, ValueError, TypeError, OverflowError):
         raise ConfigError(f"{source}{key}: found {shown(value)}, expected {expected}") from None
 
 

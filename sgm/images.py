@@ -2,7 +2,9 @@
 
 Cutting out is in matte.py. Images are PIL RGBA or uint8 (H, W, C), alpha straight.
 """
+import logging
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -12,12 +14,16 @@ from PIL import Image, ImageOps
 from sgm.matte import ImageError, alpha_from_white, matte
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageError", "alpha_from_white", "composite", "contact_sheet",
-           "from_network", "list_images", "load_image", "matte", "parse_background", "prepare", "recentre", "save_png",
-           "to_network"]
+           "from_network", "list_images", "load_image", "matte", "parse_background", "prepare", "read_image", "recentre",
+           "save_png", "to_network"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MAX_PIXELS = 64_000_000
+# What is tried, whatever the file's name says. Not all that Pillow knows: one of them starts Ghostscript on the file.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+MAX_PIXELS = 64_000_000     # of a file; a few bytes can decode to any number of pixels
+MIN_SIDE, MIN_OBJECT = 16, 8    # pixels of an image's shorter side, and of the longer side of the object in it
 WHITE = (255, 255, 255)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its remarks on damage stand beside our one line
 
 
 def list_images(path):
@@ -38,29 +44,40 @@ def list_images(path):
 
 
 def load_image(path):
-    """Reads any image file -> PIL RGBA (8 bit, straight alpha), turned upright by its EXIF orientation.
+    """Reads an image file -> PIL RGBA (8 bit, straight alpha), turned upright by its EXIF orientation.
 
     All modes: grey, palette, with transparency, 16 bit (scaled, not clipped), CMYK. Raises ImageError: not readable as
     an image, truncated, more than MAX_PIXELS pixels, or all transparent.
     """
+    image = read_image(path, lambda image: _rgba(ImageOps.exif_transpose(image)))
+    if image.getchannel("A").getextrema()[1] == 0:
+        raise ImageError(f"{path}: every pixel is transparent; save it with its object opaque, or without alpha")
+    return image
+
+
+def read_image(path, convert):
+    """convert(PIL image) of an image file. Raises ImageError if the file is damaged, missing or too large."""
+    Image.init()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # the limit is ours
-            image = Image.open(path)
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-        image = _rgba(ImageOps.exif_transpose(image))
+            warnings.simplefilter("ignore")     # the limit of pixels is ours, and damage that can be read is not told
+            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
+                return convert(image)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large, {error}; reduce it to {MAX_PIXELS // 10**6} megapixels") from None
+        raise ImageError(f"{path}: found {re.search('[0-9]+', str(error))[0]} pixels, expected at most {MAX_PIXELS}"
+                         f" ({MAX_PIXELS // 10**6} megapixels); make the image smaller") from None
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file; give an image") from None
+    except Image.UnidentifiedImageError:
+        found = "an empty file" if os.path.getsize(path) == 0 else "no image of a known kind"
+        raise ImageError(f"{path}: found {found}, expected one of {', '.join(FORMATS)}; open it in a picture editor and"
+                         " save it as PNG") from None
     # Pillow's decoders raise almost anything on damaged data: OSError, SyntaxError, ValueError, struct.error, ...
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ImageError(f"{path}: cannot be read as an image ({reason}); open it and save it again as PNG") from None
-    if image.getchannel("A").getextrema()[1] == 0:
-        raise ImageError(f"{path}: every pixel is transparent; save it with its object opaque, or without alpha")
-    return image
 
 
 def _rgba(image):
@@ -106,10 +123,17 @@ def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
     image as it is, scaled to cover the frame and cropped around its middle. Raises ImageError.
     """
     height, width = (size, size) if np.isscalar(size) else size
+    if min(image.size) < MIN_SIDE:
+        raise ImageError(f"the image is {image.width} x {image.height} pixels, expected at least {MIN_SIDE} x {MIN_SIDE};"
+                         " give a larger one")
     if cut_out:
         if height != width:
             raise ImageError(f"--size is {height}x{width}; a cut-out object takes a square frame")
         cut, how = matte(image, method)
+        left, top, right, bottom = cut.getchannel("A").getbbox() or (0, 0, 0, 0)
+        if 0 < max(right - left, bottom - top) < MIN_OBJECT:
+            raise ImageError(f"the object (what is not transparent) is {right - left} x {bottom - top} pixels, expected at"
+                             f" least {MIN_OBJECT} along its longer side; give a larger image of it")
         return np.asarray(recentre(cut, width, frame_ratio)), how
     if frame_ratio is not None:
         raise ImageError("--frame-ratio places an object that is cut out; leave it out, or --no-matte (svd: always)")
@@ -160,7 +184,7 @@ def parse_background(text):
     if text == "white":
         return WHITE
     parts = text.split(",")
-    if len(parts) == 3 and all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+    if len(parts) == 3 and all(re.fullmatch("[0-9]{1,3}", part.strip()) for part in parts):
         levels = tuple(int(part) for part in parts)
         if max(levels) <= 255:
             return levels

@@ -34,10 +34,11 @@ def matte(image, method="auto"):
         if not _has_alpha(image):
             raise ImageError("--matte alpha: the image has no transparent pixel; use --matte auto or cut it out first")
         return image, "alpha: the image's own"
-    image = image.convert("RGB")
+    image, given = image.convert("RGB"), image.size
     image.thumbnail((MATTE_SIDE, MATTE_SIDE), Image.LANCZOS)
     if min(image.size) < 16:
-        raise ImageError(f"the image is {image.width} x {image.height} pixels; cutting an object out needs 16 x 16")
+        raise ImageError(f"the image is {given[0]} x {given[1]} pixels; cutting an object out needs 16 x 16 of them once the"
+                         f" longer side is {MATTE_SIDE}: give a larger or less narrow image")
     how, note = "rembg", ""
     if method in ("auto", "rembg"):
         rgba, note = _rembg(image)

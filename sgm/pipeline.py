@@ -1,36 +1,36 @@
 """From an image to views: load a model, condition, sample, decode, with the weights of one stage in memory at a time."""
 import platform
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 
 from sgm import images, ops
 from sgm.cameras import Orbit
-from sgm.checkpoint import adapt_spec, check_weights, open_checkpoint
+from sgm.checkpoint import check_weights, open_checkpoint
 from sgm.config import CONFIGS
+from sgm.diffusers_folder import open_folder
 from sgm.engine import Engine
-from sgm.errors import InputError
+from sgm.guards import PipelineError, check_request, finite, of_memory, room
+from sgm.recognise import adapt_spec
 from sgm.specs import load_spec
 from sgm.train.init import initialise
 from sgm.video import guidance
 from sgm.views import Views
 
 DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+SMALLER = "use --sequential-cfg, --dtype fp16, fewer --num-frames or a smaller --size"
 EMBEDDED = ("sv3d_tiny", CONFIGS.parent / "assets" / "sv3d_tiny.safetensors")
-
-
-class PipelineError(InputError):
-    """A run that cannot go on; one line that names the stage or flag and the remedy."""
 
 
 def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=()):
     """The engine of a model with its weights.
 
-    model: a name, one of our YAML files, or one of the reference's. ckpt: .safetensors (published or ours) or .ckpt; None
-    draws random weights. dtype: precision of the UNet, "fp32", "fp16" or "bf16"; the rest runs in float32.
-    Raises ConfigError, CheckpointError.
+    model: a name, one of our YAML files, or one of the reference's. ckpt: .safetensors (published or ours), .ckpt, or a
+    diffusers folder; None draws random weights. dtype: precision of the UNet, "fp32", "fp16" or "bf16"; the rest runs in
+    float32. Raises ConfigError, CheckpointError.
     """
     if dtype not in DTYPES:
         raise PipelineError(f"--dtype: found {dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -41,8 +41,12 @@ def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=()):
         engine = Engine(spec, dtype=DTYPES[dtype])
         initialise(engine, seed=0)
         return engine
-    weights = open_checkpoint(ckpt)
-    engine = Engine(adapt_spec(spec, weights), weights, DTYPES[dtype])
+    if Path(ckpt).is_dir():
+        weights, spec = open_folder(ckpt, spec)
+    else:
+        weights = open_checkpoint(ckpt)
+        spec = adapt_spec(spec, weights)
+    engine = Engine(spec, weights, DTYPES[dtype])
     check_weights(engine, weights)
     return engine
 
@@ -55,7 +59,7 @@ class Stages:
 
     @contextmanager
     def __call__(self, name):
-        with open("/proc/self/clear_refs", "w") as file:  # start the peak anew
+        with suppress(OSError), open("/proc/self/clear_refs", "w") as file:  # start the peak anew, where that is allowed
             file.write("5")
         began = time.perf_counter()
         yield
@@ -79,7 +83,8 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
     sequential: half the memory, one side of the guidance after the other. keep_graphs: the next image then needs no
     compilation; False gives the memory of each stage back before the next one. on_step(i, steps, estimate) with
     estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb).
-    Raises PipelineError when a stage yields values that are not finite.
+    Raises PipelineError for an argument out of bounds, for want of memory and when a stage's result is not finite, and
+    CheckpointError when that is because its weights are not.
     """
     spec, options = engine.spec, engine.spec.sampling
     if not isinstance(image, np.ndarray):
@@ -87,9 +92,11 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
     if spec.is_orbit:
         orbit = orbit or Orbit.static(num_frames=spec.num_frames)
     num_frames = len(orbit) if spec.is_orbit else spec.num_frames
-    steps, sampler = steps or options.steps, sampler or options.sampler
+    steps, sampler = options.steps if steps is None else steps, sampler or options.sampler
     low, high = guidance_range or (options.min_scale, options.max_scale)
     cond_aug = spec.condition.cond_aug if cond_aug is None else cond_aug
+    check_request(spec, image, sampler, seed=seed, steps=steps, guidance_range=(low, high), cond_aug=cond_aug, fps=fps,
+                  motion_bucket=motion_bucket, decode_chunk=decode_chunk)
     rng = np.random.RandomState(seed)  # a stream that numpy never changes; image noise first, as in the reference
     pixels = images.to_network(images.composite(image))
     cond_noise = rng.standard_normal(pixels.shape).astype(np.float32)
@@ -100,10 +107,10 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
         scalars = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad} if spec.is_posed else {}
     stages = Stages(on_stage)
 
-    with stages("condition"), engine.holding("conditioner"):
+    with stages("condition"), room("condition", "lower --size"), engine.holding("conditioner"):
         c, uc = engine.condition(pixels, cond_noise, cond_aug, num_frames, **scalars)
         for name, value in c.items():
-            _finite(ops.fetch(value), f"condition ({name})")
+            _checked(ops.fetch(value), f"condition ({name})", engine, "conditioner")
     if not keep_graphs:
         engine.release()
 
@@ -111,14 +118,14 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
         if on_step:
             on_step(i, steps, lambda: _decoded(engine, denoised, decode_chunk))
 
-    with stages("sample"), engine.holding("model"):
+    with stages("sample"), room("sample", SMALLER), engine.holding("model"):
         scale = guidance.scales(options.guidance, low, high, num_frames)
         z = engine.sample(noise.astype(np.float32), c, uc, steps, sampler, scale, sequential, after_step)
-        z = _finite(ops.fetch(z), "sample")
+        z = _checked(ops.fetch(z), "sample", engine, "model")
     if not keep_graphs:
         engine.release()
 
-    with stages("decode"):
+    with stages("decode"), room("decode", "lower --size"):
         frames = _decoded(engine, z, decode_chunk)
     if spec.is_orbit:
         frames[-1] = images.composite(image)
@@ -145,14 +152,12 @@ def _decoded(engine, z, chunk):
                 frames = engine.decode(z, chunk)
                 break
             except (MemoryError, RuntimeError) as error:
-                if chunk == 1 or not (isinstance(error, MemoryError) or "memory" in str(error).lower()):
+                if chunk == 1 or not of_memory(error):
                     raise
                 chunk //= 2
-    return images.from_network(_finite(frames, "decode"))
+    return images.from_network(_checked(frames, "decode", engine, "first_stage_model"))
 
 
-def _finite(array, stage):
-    if not np.isfinite(array).all():
-        raise PipelineError(f"{stage}: the result has values that are not finite; check the weights, or use --dtype fp32"
-                            " (bf16 on Ascend)")
-    return array
+def _checked(array, stage, engine, part):
+    """The finite result of a stage that used the weights of one of `Engine.PARTS`."""
+    return finite(array, stage, engine.weights, getattr(engine, part).parameters_dict())

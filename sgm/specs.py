@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import List
 
-from sgm.config import ConfigError, build, find_config, load_yaml, read_mapping
+from sgm.config import ConfigError, build, find_config, load_yaml, read_mapping, shown
 
 __all__ = ["ClipSpec", "ConditionSpec", "ConfigError", "ModelSpec", "SamplingSpec", "UNetSpec", "VaeSpec", "load_spec",
            "load_yaml"]
@@ -17,20 +17,22 @@ DECODERS = ("image", "temporal")
 SAMPLERS = ("euler", "heun", "dpmpp2m")
 GUIDANCES = ("linear", "triangle", "trapezoid", "constant")
 GROUPS = 32                                     # of every group norm
+# Beyond these a configuration is a slip of the pen that would end in want of memory. Published models stay far below.
+MAX_NUMBER, MAX_LAYERS, MAX_STEPS, MAX_FRAMES, MAX_SIDE = 1 << 20, 1000, 10_000, 1000, 8192
 
 
 def _require(good, key, found, expected):
     if not good:
-        raise ConfigError(f"{key}: found {found!r}, expected {expected}")
+        raise ConfigError(f"{key}: found {shown(found)}, expected {expected}")
 
 
-def _positive(spec, section, *names):
-    """The named fields (numbers, or lists of numbers) of a section are positive and finite."""
+def _positive(spec, section, *names, most=MAX_NUMBER):
+    """The named fields (numbers, or lists of numbers) of a section are positive and at most `most`."""
     for name in names:
         value = getattr(spec, name)
         numbers = value if isinstance(value, list) else [value]
-        _require(numbers and all(math.isfinite(n) and n > 0 for n in numbers), section + name, value, "positive numbers"
-                 if isinstance(value, list) else "a positive number")
+        _require(numbers and all(0 < n <= most for n in numbers), section + name, value,
+                 f"{'positive numbers' if isinstance(value, list) else 'a positive number'} up to {most}")
 
 
 def _one_of(value, key, choices):
@@ -57,6 +59,7 @@ class UNetSpec:
     def validate(self, section="unet."):
         """Raise ConfigError unless the widths fit the group norms and the heads."""
         _positive(self, section, *(f.name for f in fields(self) if f.name != "attention_resolutions"))
+        _positive(self, section, "num_res_blocks", most=MAX_LAYERS)
         factors = [2 ** level for level in range(len(self.channel_mult))]
         _require(set(self.attention_resolutions) <= set(factors), section + "attention_resolutions",
                  self.attention_resolutions, f"some of {factors}, the levels' down-sampling factors")
@@ -88,9 +91,11 @@ class VaeSpec:
 
     def validate(self, section="vae."):
         """Raise ConfigError unless the widths fit the group norms and the decoder is known."""
-        _positive(self, section, "ch", "ch_mult", "num_res_blocks", "z_channels", "scale_factor")
-        _require(all(self.ch * mult % GROUPS == 0 for mult in self.ch_mult), section + "ch", self.ch,
-                 f"every level's channels to be a multiple of {GROUPS}, the number of groups")
+        _positive(self, section, "ch", "ch_mult", "z_channels", "norm_groups", "scale_factor")
+        _positive(self, section, "num_res_blocks", most=MAX_LAYERS)
+        unit = math.lcm(GROUPS, self.norm_groups)
+        _require(all(self.ch * mult % unit == 0 for mult in self.ch_mult), section + "ch", self.ch,
+                 f"every level's channels to be a multiple of {unit}, for groups of equal size")
         _one_of(self.decoder, section + "decoder", DECODERS)
 
 
@@ -107,6 +112,7 @@ class ClipSpec:
     def validate(self, section="clip."):
         """Raise ConfigError unless patches tile the image and heads the width."""
         _positive(self, section, *(f.name for f in fields(self)))
+        _positive(self, section, "layers", most=MAX_LAYERS)
         _require(self.image_size % self.patch_size == 0, section + "patch_size", self.patch_size,
                  f"a divisor of {section}image_size {self.image_size}")
         _require(self.width % self.head_width == 0, section + "head_width", self.head_width,
@@ -134,8 +140,9 @@ class ConditionSpec:
                  "polars_rad and azimuths_rad both, or neither")
         for name in ("scalar_dim", "angle_dim"):
             value = getattr(self, name)
-            _require(value > 0 and value % 2 == 0, section + name, value, "a positive even number (cosines and sines)")
-        _require(0 <= self.cond_aug < math.inf, section + "cond_aug", self.cond_aug, "a number of at least 0")
+            _require(0 < value <= MAX_NUMBER and value % 2 == 0, section + name, value,
+                     f"a positive even number up to {MAX_NUMBER} (cosines and sines)")
+        _require(0 <= self.cond_aug <= MAX_NUMBER, section + "cond_aug", self.cond_aug, f"a number from 0 to {MAX_NUMBER}")
 
 
 @dataclass
@@ -154,11 +161,13 @@ class SamplingSpec:
         """Raise ConfigError unless sampler and guidance are known and the noise levels descend to a positive one."""
         _one_of(self.sampler, section + "sampler", SAMPLERS)
         _one_of(self.guidance, section + "guidance", GUIDANCES)
-        _positive(self, section, "steps", "sigma_min", "sigma_max", "rho")
+        _positive(self, section, "steps", most=MAX_STEPS)
+        _positive(self, section, "sigma_min", "sigma_max", "rho")
         _require(self.sigma_min < self.sigma_max, section + "sigma_min", self.sigma_min,
                  f"less than {section}sigma_max {self.sigma_max}")
         for name in ("min_scale", "max_scale"):
-            _require(math.isfinite(getattr(self, name)), section + name, getattr(self, name), "a finite number")
+            _require(abs(getattr(self, name)) <= MAX_NUMBER, section + name, getattr(self, name),
+                     f"a number from -{MAX_NUMBER} to {MAX_NUMBER}")
 
 
 @dataclass
@@ -202,12 +211,12 @@ class ModelSpec:
             part = getattr(self, section.name)
             if is_dataclass(part):
                 part.validate()
-        _positive(self, "", "num_frames")
+        _positive(self, "", "num_frames", most=MAX_FRAMES)
         unit = self.vae_factor * self.unet.down_factor
         for name in ("height", "width"):
             pixels = getattr(self, name)
-            _require(pixels > 0 and pixels % unit == 0, name, pixels,
-                     f"a positive multiple of {unit} (the autoencoder's {self.vae_factor} x the UNet's"
+            _require(0 < pixels <= MAX_SIDE and pixels % unit == 0, name, pixels,
+                     f"a positive multiple of {unit} up to {MAX_SIDE} (the autoencoder's {self.vae_factor} x the UNet's"
                      f" {self.unet.down_factor})")
         z = self.vae.z_channels
         _require(self.unet.in_channels == 2 * z, "unet.in_channels", self.unet.in_channels,

@@ -2,33 +2,29 @@
 
 Both are read through a private memory map: a tensor is a view of the file until something writes to it, so weights
 take no memory that the kernel cannot take back, and opening a 9 GB file costs nothing. Neither format can run code.
-Files come from anywhere, hence every size and offset is checked before it is used.
+Files come from anywhere, hence every size and offset is checked before it is used. `sgm.tensorwriter` writes them.
 """
 import json
-import math
 import mmap
 import os
+import reprlib
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from sgm.errors import InputError
+from sgm.tensorstore import DTYPES, CheckpointError, TensorStore
 
 MAX_HEADER = 100 << 20                          # bytes; the limit of the safetensors format
-# safetensors' names of element types. BF16 has no numpy type: it is stored as 16 bits, and read as float32.
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
-          "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
+MAX_DIMS = 32                                   # numpy's limit
 CKPT_DTYPES = {"Float64": "F64", "Float32": "F32", "Float16": "F16", "BFloat16": "BF16", "Int64": "I64",
                "Int32": "I32", "Int16": "I16", "Int8": "I8", "UInt64": "U64", "UInt32": "U32", "UInt16": "U16",
                "UInt8": "U8", "Bool": "BOOL"}
 # MAP_NORESERVE, which Python names from 3.13 on (Linux's value): without it the kernel refuses to map a file privately
 # that is larger than its memory.
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
-
-
-class CheckpointError(InputError):
-    """Weights that cannot be used; one line that names file, key, what was found, what was expected, the remedy."""
+_POPULATE_READ = 22                             # Linux's MADV_POPULATE_READ, from 5.14 on; Python does not name it
 
 
 class Entry(NamedTuple):
@@ -38,72 +34,54 @@ class Entry(NamedTuple):
     pieces: tuple
 
 
-class Checkpoint:
-    """A read-only mapping from key to tensor over a memory-mapped file. Made by `open_checkpoint`.
-
-    Iteration, ``in``, ``len`` and ``keys()`` are a mapping's; `shape` and `dtype` read nothing from disk.
-    """
+class Checkpoint(TensorStore):
+    """The tensors of one memory-mapped file, of format "safetensors" or "ckpt". Made by `open_checkpoint`."""
 
     def __init__(self, path, format, entries, metadata, mapped):
-        self.path = path
-        self.format = format                    # "safetensors" or "ckpt"
-        self.metadata = metadata                # {str: str}
-        self._entries = entries
+        super().__init__(path, format, entries, metadata)
         self._mapped = mapped
         self._data = np.frombuffer(mapped, np.uint8)
 
-    def __iter__(self):
-        return iter(self._entries)
-
-    def __len__(self):
-        return len(self._entries)
-
-    def __contains__(self, key):
-        return key in self._entries
-
-    def keys(self):
-        """The keys, in the file's order."""
-        return self._entries.keys()
-
-    def shape(self, key):
-        """Shape of a tensor, a tuple. Raises KeyError."""
-        return self._entries[key].shape
-
-    def dtype(self, key):
-        """Element type as safetensors names it: "F32", "BF16", ... Raises KeyError."""
-        return self._entries[key].dtype
-
-    def read(self, key):
-        """The tensor: a view of the map where that is possible, else a copy (BF16, which becomes float32, and data
-        that is misaligned or in pieces). Writing into a view changes this process's copy only, never the file."""
+    def raw(self, key):
+        """The tensor: a view of the map where that is possible, else a copy (data that is misaligned or in pieces).
+        Writing into a view changes this process's copy only, never the file."""
         entry = self._entries[key]
         pieces = [self._data[begin:end] for begin, end in entry.pieces]
         raw = pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else np.empty(0, np.uint8)
         kind = np.dtype(DTYPES[entry.dtype])
         if raw.ctypes.data % kind.alignment:    # some writers do not pad the header
             raw = raw.copy()
-        array = raw.view(kind).reshape(entry.shape)
-        return (array.astype(np.uint32) << 16).view(np.float32) if entry.dtype == "BF16" else array
+        return raw.view(kind).reshape(entry.shape)
 
     def holds(self, array):
-        """Whether an array is a view of the file's map."""
         return np.may_share_memory(array, self._data)
 
+    def prefetch(self, key):
+        for begin, end in self._entries[key].pieces:
+            first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+            if end > begin:
+                with suppress(OSError):         # an older kernel
+                    self._mapped.madvise(_POPULATE_READ, first, end - first)
+
     def release(self, key):
-        """Give back the pages that reading a tensor took, once it was copied; what was written to its views is lost."""
         for begin, end in self._entries[key].pieces:
             first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages only: the neighbours keep theirs
             length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
             if length > 0:
                 self._mapped.madvise(mmap.MADV_DONTNEED, first, length)
 
+    def origin(self, key):
+        return [key], ""
+
 
 def open_checkpoint(path):
     """Open a safetensors file or a MindSpore .ckpt, told apart by their content. Raises CheckpointError."""
     path = Path(path)
     if path.is_dir():
-        found = "a diffusers folder" if (path / "model_index.json").exists() or (path / "unet").is_dir() else "a folder"
-        raise CheckpointError(f"{path}: found {found}, expected one file; convert it to one .safetensors file first")
+        diffusers = (path / "model_index.json").exists() or (path / "unet").is_dir()
+        found, remedy = ("a diffusers folder", f"make one of it: tools/convert.py {path} weights.safetensors --to"
+                         " safetensors") if diffusers else ("a folder", "name the file in it")
+        raise CheckpointError(f"{path}: found {found}, expected one file; {remedy}")
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -125,6 +103,9 @@ def _format(path, head, size):
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06") or head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise CheckpointError(f"{path}: found a pickle (a PyTorch .ckpt, .pt or .bin), which can run code when opened, "
                               "expected safetensors or a MindSpore .ckpt; use the model's .safetensors file")
+    if head == b"version https://":             # what a clone without git-lfs has in place of a large file
+        raise CheckpointError(f"{path}: found a pointer of Git LFS, expected the weights themselves; git lfs pull, or"
+                              " download the file")
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         if size < 10 or length < 2 or length > size - 8 or length > MAX_HEADER:
@@ -166,16 +147,16 @@ def _safetensors_entries(path, data, size):
         info = info if isinstance(info, dict) else {}
         dtype, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
         if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise bad(f"{key}: found element type {str(dtype)[:20]}, expected one of {', '.join(DTYPES)}",
+            raise bad(f"{key}: found element type {_shown(dtype)}, expected one of {', '.join(DTYPES)}",
                       "use the full or half precision file of the model")
-        if not _naturals(shape):
-            raise bad(f"{key}: found shape {str(shape)[:60]}, expected a list of sizes")
+        if not _naturals(shape) or (need := _nbytes(dtype, shape)) is None:
+            raise bad(f"{key}: found shape {_shown(shape)}, expected at most {MAX_DIMS} sizes, together"
+                      " below 2^63 bytes")
         if not _naturals(offsets) or len(offsets) != 2:
-            raise bad(f"{key}: found data_offsets {str(offsets)[:60]}, expected [begin, end]")
+            raise bad(f"{key}: found data_offsets {_shown(offsets)}, expected [begin, end]")
         begin, end = offsets
-        need = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
         if end - begin != need:
-            raise bad(f"{key}: found {end - begin} bytes, expected {need} for {dtype} {shape}")
+            raise bad(f"{key}: found {str(end - begin)[:60]} bytes, expected {need} for {dtype} {shape}")
         if start + end > size:
             raise bad(f"{key}: found its end at byte {start + end}, expected at most {size}, the file's size",
                       "the file is cut off: download it again")
@@ -191,8 +172,23 @@ def _safetensors_entries(path, data, size):
     return entries, metadata
 
 
+def _shown(value):
+    """A value from a header as messages show it: short, and never written out whole."""
+    return value[:20] if isinstance(value, str) else reprlib.repr(value)[:60]
+
+
 def _naturals(values):
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _nbytes(dtype, shape):
+    """Bytes of a tensor, or None if numpy has no array of that shape, not even an empty one."""
+    size = np.dtype(DTYPES[dtype]).itemsize
+    for length in shape:
+        size *= max(length, 1)
+        if size >= 2 ** 63:                     # at once: the product of a long list would take for ever
+            return None
+    return None if len(shape) > MAX_DIMS else 0 if 0 in shape else size
 
 
 # --- MindSpore .ckpt: protobuf messages Checkpoint{Value value = 1}, Value{tag = 1, TensorProto tensor = 2},
@@ -207,11 +203,11 @@ def _ckpt_entries(path, data, size):
         size -= 17
     entries, metadata, last = {}, {}, None
     try:
-        for _, begin, end in _fields(data, 0, size, {1}):
-            value = {number: (b, e) for number, b, e in _fields(data, begin, end, {1, 2})}
+        for _, begin, end in _fields(data, 0, size, {1: 2}):
+            value = {number: (b, e) for number, b, e in _fields(data, begin, end, {1: 2, 2: 2})}
             key = data[slice(*value[1])].decode("utf-8")
             shape, kind, content = [], "", (0, 0)
-            for number, b, e in _fields(data, *value[2], {1, 2, 3}):
+            for number, b, e in _fields(data, *value[2], {1: 0, 2: 2, 3: 2}):
                 if number == 1:
                     shape.append(b)
                 elif number == 2:
@@ -235,21 +231,25 @@ def _ckpt_entries(path, data, size):
         raise bad("found no MindSpore checkpoint (its messages do not add up), expected names and tensors") from None
     for key, entry in entries.items():
         found = sum(end - begin for begin, end in entry.pieces)
-        need = math.prod(entry.shape) * np.dtype(DTYPES[entry.dtype]).itemsize
+        need = _nbytes(entry.dtype, entry.shape)
         if found != need:
-            raise bad(f"{key}: found {found} bytes, expected {need} for {entry.dtype} {list(entry.shape)}")
+            wanted = f"at most {MAX_DIMS} sizes, together below 2^63," if need is None else need
+            raise bad(f"{key}: found {found} bytes, expected {wanted} for {entry.dtype} {str(list(entry.shape))[:60]}")
     if not entries:
         raise bad("found no tensors, expected weights")
     return entries, metadata
 
 
 def _fields(data, at, end, known):
-    """(number, begin, end) of the length-delimited fields in a protobuf message, (number, value, None) of integers."""
+    """(number, begin, end) of the length-delimited fields in a protobuf message, (number, value, None) of integers.
+
+    known: {number: wire type}, 2 for what is length-delimited and 0 for integers.
+    """
     while at < end:
         tag, at = _varint(data, at, end)
         value, at = _varint(data, at, end)
         number, wire = tag >> 3, tag & 7
-        if number not in known or wire not in (0, 2) or (wire == 2 and value > end - at):
+        if known.get(number) != wire or (wire == 2 and value > end - at):
             raise ValueError("not a checkpoint message")
         yield (number, at, at + value) if wire == 2 else (number, value, None)
         at += value if wire == 2 else 0

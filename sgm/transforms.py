@@ -4,6 +4,7 @@ The form is that of Instant-NGP and of nerfstudio's nerfstudio-data parser; pose
 """
 import json
 import os
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 from sgm.errors import InputError
 
 FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
+MAX_BYTES = 64 << 20            # of a JSON file; ten thousand frames take 5 MB
+MAX_SIDE, MAX_NUMBER = 1 << 16, 1e9     # pixels of an image's side; lengths and degrees: what is beyond is damage
 DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
 
 
@@ -62,8 +65,11 @@ def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, file
     }
     path = json_path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=1))
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -79,13 +85,16 @@ def read_transforms(path):
     if "fl_x" in data:
         fl = _number(path, data, "fl_x")
     elif "camera_angle_x" in data:
-        fl = focal_length(width, np.rad2deg(_number(path, data, "camera_angle_x")))
+        angle = _number(path, data, "camera_angle_x")
+        if not 1e-6 < angle < np.pi:
+            raise CameraError(f"{path}: camera_angle_x is {angle:g}; expected radians above 0 and below pi")
+        fl = focal_length(width, np.rad2deg(angle))
     else:
         raise CameraError(f"{path}: has neither fl_x nor camera_angle_x; add one beside frames, it holds for all views")
     fl_y = _number(path, data, "fl_y", fl)
-    if width < 1 or height < 1 or not fl > 0 or abs(fl_y / fl - 1) > 0.005:
-        raise CameraError(f"{path}: w {width}, h {height}, fl_x {fl:g}, fl_y {fl_y:g}; expected positive numbers and "
-                          "square pixels (fl_x = fl_y): resample the images")
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and 1e-3 <= fl <= MAX_NUMBER and abs(fl_y - fl) <= 0.005 * fl):
+        raise CameraError(f"{path}: w {width:g}, h {height:g}, fl_x {fl:g}, fl_y {fl_y:g}; expected positive numbers, sides "
+                          f"up to {MAX_SIDE} and square pixels (fl_x = fl_y): resample the images")
     for key in ("k1", "k2", "k3", "k4", "p1", "p2"):
         if abs(_number(path, data, key, 0.0)) > 1e-6:
             raise CameraError(f"{path}: {key} is {data[key]}; lens distortion is not modelled, undistort the images")
@@ -118,11 +127,16 @@ def wrap_degrees(degrees):
 def angle_list(values, name):
     """Checks and converts a list of degrees -> (T,) float64, T >= 1; `name` is what an error calls it."""
     try:
+        if any(isinstance(value, (bool, str)) for value in values):     # numpy would take them for numbers
+            raise TypeError
         values = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise CameraError(f"{name} is not a list of numbers; expected degrees, one per view") from None
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise CameraError(f"{name} has shape {values.shape}; expected a list of finite degrees, at least one view")
+    if values.ndim != 1 or not len(values):
+        raise CameraError(f"{name} has shape {values.shape}; expected a list of degrees, at least one view")
+    strange = np.flatnonzero(~(np.abs(values) <= MAX_NUMBER))
+    if len(strange):
+        raise CameraError(f"{name}: view {strange[0]} has {values[strange[0]]:g}; expected degrees")
     return values
 
 
@@ -136,9 +150,17 @@ def read_json(path):
     """Reads a JSON object -> (its path, dict)."""
     path = json_path(path)
     try:
-        data = json.loads(path.read_text())
+        with open(path, "rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise CameraError(f"{path}: is larger than {MAX_BYTES >> 20} MB; expected cameras, a few kilobytes of JSON")
+        data = json.loads(text.decode("utf-8"))
+    except CameraError:
+        raise
     except OSError as error:
         raise CameraError(f"{path}: cannot be read ({error.strerror}); give a json file or a views folder") from None
+    except RecursionError:
+        raise CameraError(f"{path}: is nested too deeply; expected cameras, two levels of lists") from None
     except ValueError as error:
         raise CameraError(f"{path}: is not JSON ({error}); write it again") from None
     if not isinstance(data, dict):
@@ -150,15 +172,15 @@ def entries(path, data, key):
     """data[key], which must be a list that is not empty."""
     value = data.get(key)
     if not isinstance(value, list) or not value:
-        found = "is missing" if value is None else f"is {str(value)[:40]!r}"
+        found = "is missing" if value is None else f"is {reprlib.repr(value)[:40]}"
         raise CameraError(f"{path}: {key} {found}; expected a list with one entry per view")
     return value
 
 
 def _number(path, data, key, default=None):
     value = data.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        found = "is missing" if value is None else f"is {value!r}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e300:  # nor NaN, nor 10 ** 400
+        found = "is missing" if value is None else f"is {reprlib.repr(value)[:40]}"
         raise CameraError(f"{path}: {key} {found}; expected a number in pixels or radians beside frames")
     return float(value)
 
@@ -166,9 +188,9 @@ def _number(path, data, key, default=None):
 def _pose(where, matrix):
     try:
         matrix = np.array(matrix, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
-    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
+    if matrix.shape not in ((4, 4), (3, 4)) or not (np.abs(matrix) <= MAX_NUMBER).all():
         raise CameraError(f"{where}: transform_matrix is missing or not 4 x 4 finite numbers; "
                           "expected an OpenGL camera-to-world matrix")
     pose = np.vstack([matrix[:3], [0, 0, 0, 1]])
@@ -180,7 +202,10 @@ def _pose(where, matrix):
 
 
 def _image_file(where, file):
-    for candidate in (file, file.with_name(file.name + ".png")):   # Blender's data sets leave the extension out
-        if candidate.is_file():
-            return candidate.absolute()
+    try:
+        for candidate in (file, file.with_name(file.name + ".png")):   # Blender's data sets leave the extension out
+            if candidate.is_file():
+                return candidate.absolute()
+    except (OSError, ValueError):       # a name that no file can have: too long, or only "/"
+        pass
     raise CameraError(f"{where}: {file} does not exist; file_path must be relative to the json, with extension")

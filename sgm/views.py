@@ -1,19 +1,30 @@
 """The views folder, the contract between the two halves: PNGs, cameras, how they were made, and things to look at."""
 import json
+import logging
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
 import cv2
-import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
+from PIL import Image
 
 from sgm.cameras import DISTANCE, Orbit, write_transforms
-from sgm.images import alpha_from_white, composite, contact_sheet
+from sgm.errors import InputError, one_line
+from sgm.images import alpha_from_white, composite, contact_sheet, save_png
 
 FORMATS = ("mp4", "gif", "png")
+OURS = re.compile(r"[0-9]+\.png|(input|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")  # files of the folder
+
+log = logging.getLogger("sgm")
+
+
+class ViewsError(InputError):
+    """A folder that cannot be written; the message names it and says what to do."""
 
 
 @dataclass
@@ -39,19 +50,22 @@ class Views:
         """Write the views folder, whole or not at all; replaces an earlier one. -> its Path.
 
         background: "transparent" (RGBA files), or an (r, g, b) on which frames are put (RGB files). "png" among `formats`
-        is contact.png and orbit.png; the numbered views are always written.
+        is contact.png and orbit.png; the numbered views are always written. A video that cannot be encoded is left out
+        with a warning; views.gif then stands for it. Raises ViewsError, and OSError when the disk is full.
         """
-        folder = Path(folder)
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        check_replaceable(folder)
+        place = Path(folder).resolve()
+        partial, old = (place.with_name(f".{place.name}.{what}") for what in ("partial", "old"))
+        _settle(place, partial, old)            # what a run left behind that was killed
         partial.mkdir(parents=True)
         try:
             self._write(partial, background, fps, formats)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
+            if place.exists():      # aside first: half deleted it would look finished
+                os.replace(place, old)
+            os.replace(partial, place)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return folder
+            _settle(place, partial, old)
+        return Path(folder)
 
     def _write(self, folder, background, fps, formats):
         shown = self.frames
@@ -62,24 +76,66 @@ class Views:
             if background != "transparent":
                 files = shown = np.stack([composite(view, background) for view in files])
         for k, view in enumerate(files):
-            imageio.imwrite(folder / f"{k:03d}.png", view)
-        imageio.imwrite(folder / "input.png", self.source)
+            save_png(folder / f"{k:03d}.png", view)
+        save_png(folder / "input.png", self.source)
         if "png" in formats:
-            contact_sheet(shown, columns=7).save(folder / "contact.png")
+            save_png(folder / "contact.png", contact_sheet(shown, columns=7))
         if self.orbit is not None:
             write_transforms(folder, self.orbit, shown.shape[1], distance=DISTANCE)
             if "png" in formats:
-                imageio.imwrite(folder / "orbit.png", plot_orbit(self.orbit))
-        if "mp4" in formats:
-            imageio.mimwrite(folder / "views.mp4", _even(shown), fps=fps, quality=8, macro_block_size=2)
-        if "gif" in formats:
-            imageio.mimwrite(folder / "views.gif", shown, duration=1000 / fps, loop=0)
+                save_png(folder / "orbit.png", plot_orbit(self.orbit))
+        filmed = "mp4" not in formats or write_video(folder / "views.mp4", _even(shown), fps)
+        if "gif" in formats or not filmed:
+            first, *others = map(Image.fromarray, shown)
+            first.save(folder / "views.gif", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
         (folder / "run.json").write_text(json.dumps(self.run, indent=1))
 
 
 def is_finished(folder):
     """Whether `folder` is a views folder that was written to its end (it appears at once, run.json in it)."""
     return (Path(folder) / "run.json").is_file()
+
+
+def _settle(place, partial, old):
+    """Put the folder that was set aside back if none took its place, and remove the rest."""
+    if old.exists() and not place.exists():
+        os.replace(old, place)
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def check_replaceable(folder):
+    """Raise ViewsError if `folder` is a file, or holds anything but an earlier views folder: saving would delete it."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ViewsError(f"{folder}: found a file, expected a folder or nothing; move it, or give another --output")
+    if folder.is_dir() and not is_finished(folder):
+        strange = sorted(path.name for path in folder.iterdir() if not OURS.fullmatch(path.name))
+        if strange:
+            raise ViewsError(f"{folder}: found {strange[0]}, expected a views folder or nothing, because it would be"
+                             " replaced; move it, or give another --output")
+
+
+def write_video(path, frames, fps):
+    """Encode frames (T, H, W, 3) with even sides as H.264; -> whether that went well, else a warning says why not."""
+    height, width = frames.shape[1:3]
+    try:
+        writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, codec="libx264", quality=8,
+                                             macro_block_size=2, ffmpeg_log_level="quiet")
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+        writer.close()
+        # ffmpeg's exit code is not to be had: that it ran out of disk shows only in the file
+        if imageio_ffmpeg.count_frames_and_secs(str(path))[0] == len(frames):
+            return True
+        reason = "frames are missing in it"
+    except Exception as error:  # no ffmpeg, one that stops early, a file that it cannot read back: all sorts come out
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    path.unlink(missing_ok=True)
+    log.warning("%s: cannot be written (%s); views.gif holds the frames. Free disk space, or see that the ffmpeg of"
+                " imageio-ffmpeg runs", path.name, one_line(reason))
+    return False
 
 
 def _even(frames):

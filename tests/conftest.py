@@ -14,6 +14,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
+from badfiles import object_on_white  # noqa: E402
 from golden_init import GOLDEN, init_weight  # noqa: E402
 
 _measured = {}
@@ -130,3 +131,30 @@ def norm_eps(monkeypatch):
     monkeypatch.setattr(ops, "group_norm", watch("group", ops.group_norm))
     monkeypatch.setattr(ops, "layer_norm", watch("layer", ops.layer_norm))
     return seen
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """The path of an image that can be used."""
+    object_on_white().save(tmp_path / "cup.png")
+    return tmp_path / "cup.png"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """simple_video_sample.py without its network: all views are white, at once."""
+    def generate(engine, image, orbit, *_):
+        from sgm.views import Views
+        return Views(np.full((len(orbit), *image.shape[:2], 3), 255, np.uint8), image, orbit, {"model": "none"})
+    monkeypatch.setattr("sgm.pipeline.generate", generate)
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Flags of a training of the autoencoder on two clips, as tools/render_orbits.py --pack writes them."""
+    data = tmp_path / "toys"
+    data.mkdir()
+    np.save(data / "clips.npy", np.zeros((2, 3, 32, 32, 3), np.uint8))
+    np.save(data / "azimuths.npy", np.tile(np.float32([120, 240, 0]), (2, 1)))
+    np.save(data / "elevations.npy", np.zeros((2, 3), np.float32))
+    return ["--model_cfg", "sv3d_tiny", "--train_cfg", "vae_tiny", "--set", f"data=[{data}]"]

@@ -18,10 +18,13 @@ ALLOWED = {
     "engine": {"leaf", "checkpoint", "video"},
     "train": {"leaf", "checkpoint", "video", "engine", "train"},
     "pipeline": {"leaf", "checkpoint", "video", "engine", "train"},
+    "audit": {"leaf", "checkpoint", "video", "engine", "train", "audit"},
     "shape": {"leaf", "shape"},
     "shape.distill": {"leaf", "shape", "checkpoint", "video", "engine"},
 }
 WITHOUT_MINDSPORE = ["cameras", "images", "matte", "transforms", "metrics", "config", "specs", "tensorfiles",
+                     "tensorstore", "tensorwriter", "tensorview", "published", "recognise", "layouts", "diffusers_folder",
+                     "diffusers_writer", "surgery", "conversion",
                      "render.zbuffer", "render.procedural", "render.meshfile"]
 
 

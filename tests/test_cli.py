@@ -3,10 +3,10 @@ import json
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 from PIL import Image
 
 import simple_video_sample as command
-from sgm import ops
 from sgm.checkpoint import save_safetensors
 from sgm.engine import Engine
 from sgm.pipeline import generate, load_model
@@ -124,14 +124,14 @@ def test_a_chunk_that_does_not_fit_is_halved(weights, photos, monkeypatch):
         return np.zeros((len(z), 3, 64, 64), np.float32)
 
     monkeypatch.setattr(engine, "decode", decode)
-    monkeypatch.setattr(engine, "sample", lambda noise, *rest: ops.ms.Tensor(noise))
+    monkeypatch.setattr(engine, "sample", lambda noise, *rest: Tensor(noise))
     from sgm.cameras import Orbit
     generate(engine, Image.open(photos / "cut.png"), Orbit.static(num_frames=VIEWS), decode_chunk=6)
     assert chunks == [6, 3, 1]
 
 
 def test_nan_names_its_stage(weights, photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Engine, "sample", lambda self, noise, *rest: ops.ms.Tensor(noise * np.nan))
+    monkeypatch.setattr(Engine, "sample", lambda self, noise, *rest: Tensor(noise * np.nan))
     assert command.run(flags(weights, photos / "cut.png", tmp_path / "out")) == 1
     assert "sample" in capsys.readouterr().err
 

@@ -1,22 +1,13 @@
 """Image metrics by hand, and evaluate.py on folders written here."""
 import csv
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from commands import load_tool
 from sgm import metrics
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 evaluate = load_tool("evaluate")
 WHITE = np.full((16, 16, 3), 255, np.uint8)
@@ -138,8 +129,8 @@ def test_folders_matched_by_name_and_resized(tmp_path, capsys):
 
 @pytest.mark.parametrize("spoil, said", [
     (lambda p: (p / "001.png").unlink(), "has 2 views, the truth has 3"),
-    (lambda p: (p / "001.png").write_bytes(b"junk"), "001.png: cannot be read"),
-    (lambda p: (p / "transforms.json").write_text("{"), "transforms.json: is damaged"),
+    (lambda p: (p / "001.png").write_bytes(b"junk"), "001.png: found no image of a known kind"),
+    (lambda p: (p / "transforms.json").write_text("{"), "transforms.json: is not JSON"),
     (lambda p: (p / "transforms.json").write_text(json.dumps({"frames": [{"azimuth_deg": a} for a in (240, 120, 0)]})),
      "view 0 is at azimuth 240.0"),
     (lambda p: [f.unlink() for f in p.glob("0*.png")], "has no views"),

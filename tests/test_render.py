@@ -1,12 +1,11 @@
 """The renderer against hand-computed pictures, the mesh loader against files written here, and render_orbits.py."""
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from commands import load_tool
 from sgm.cameras import FOV_DEG, Orbit, camera_to_world, focal_length, rays
 from sgm.render.mesh import Material, Mesh, MeshError, crease_normals, linear_from_srgb, merge, srgb_from_linear
 from sgm.render.meshfile import load_mesh, normalised, viewing_distance
@@ -30,13 +29,6 @@ def upright(y, z, x=0.0, **more):
 
 def picture(mesh, size=SIZE, camera=FRONT, lighting=FLAT, supersample=2):
     return render_views(mesh, camera[None], size, FOV_DEG, supersample=supersample, lighting=lighting)[0]
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 render_orbits = load_tool("render_orbits")

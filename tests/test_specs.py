@@ -140,7 +140,7 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path, text, expected):
     ("sampling.steps=-1", "sampling.steps: found -1"),
     ("sampling.max_scale=.nan", "sampling.max_scale: found nan"),
     ("sampling.stepz=3", "--set sampling.stepz: unknown key"),
-    ("unet.channel_mult[0]=3", "--set unet.channel_mult: found"),
+    ("unet.channel_mult[0]=3", "--set unet.channel_mult[0]: unknown key; the nearest known key is unet.channel_mult"),
     ("num_frames", "--set num_frames: expected key=value"),
     ("=3", "--set =3: expected key=value"),
     ("unet.channel_mult=[1", "not key=value"),

@@ -12,22 +12,29 @@ Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
+
 import argparse
 import csv
 import io
-import json
 import os
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sgm import metrics  # noqa: E402
-from sgm.errors import InputError, exit_code  # noqa: E402
+from sgm.errors import InputError, exit_code, os_reason  # noqa: E402
+from sgm.flags import Arguments  # noqa: E402
+from sgm.images import read_image  # noqa: E402
+from sgm.transforms import angle_list, entries, read_json  # noqa: E402
 
 THUMB = 96              # pixels per view in the contact sheet
 PREDICTION, REPEATED, MEAN, WRONG = "prediction", "input repeated", "mean of true orbit", "wrong azimuths"
@@ -73,12 +80,8 @@ def read_views(folder: Path, like: np.ndarray | None = None) -> np.ndarray:
                          "cameras")
     views = []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                transparent = "A" in image.getbands() or "transparency" in image.info
-                image = image.convert("RGBA" if transparent else "RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise InputError(f"{file}: cannot be read as a picture ({type(error).__name__}); write it again") from None
+        image = read_image(file, lambda image: image.convert(
+            "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"))
         if like is not None and image.size != like.shape[2:0:-1]:
             image = image.resize(like.shape[2:0:-1], Image.LANCZOS)
         views.append(np.asarray(image))
@@ -92,15 +95,13 @@ def read_views(folder: Path, like: np.ndarray | None = None) -> np.ndarray:
 
 def azimuths(folder: Path) -> np.ndarray | None:
     """The views' azimuths in degrees, if the folder's transforms.json tells them."""
-    file = folder / "transforms.json"
-    if not file.exists():
+    if not (folder / "transforms.json").exists():
         return None
-    try:
-        return np.array([frame["azimuth_deg"] for frame in json.loads(file.read_text())["frames"]], float)
-    except KeyError:
+    file, data = read_json(folder)
+    frames = entries(file, data, "frames")
+    if not all(isinstance(frame, dict) and "azimuth_deg" in frame for frame in frames):
         return None        # a transforms.json of another program: poses, but no azimuths to compare
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: is damaged ({error}); write it again or remove it") from None
+    return angle_list([frame["azimuth_deg"] for frame in frames], f"{file}: azimuth_deg")
 
 
 def check_cameras(name: str, predicted: Path, true: Path):
@@ -135,13 +136,18 @@ def thumbs(views: np.ndarray) -> np.ndarray:
 
 def save_bytes(path: Path, data: bytes):
     """Write a file whole or not at all."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a file to write; give another path")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another path") from None
+        raise InputError(f"{path}: cannot be written: {os_reason(error)}") from None
 
 
 def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
@@ -185,6 +191,7 @@ def views_command(args) -> int:
         prediction, truth, results[name] = evaluate_object(name, predicted, true, wrong.get(name))
         if args.sheet:
             sheet += [thumbs(truth), thumbs(prediction), np.full((8, len(truth) * THUMB, 3), 255, np.uint8)]
+    print(table(results))       # before what may fail
     if args.csv:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -200,12 +207,11 @@ def views_command(args) -> int:
         picture = io.BytesIO()
         Image.fromarray(np.concatenate(sheet)).save(picture, "PNG")
         save_bytes(args.sheet, picture.getvalue())
-    print(table(results))
     return 0
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     views = commands.add_parser("views", help="PSNR, SSIM and silhouettes of views")
     views.add_argument("prediction", type=Path, metavar="PRED", help="views folder, or a folder of them")

@@ -7,6 +7,11 @@
 Writes OUTPUT/truth, OUTPUT/prediction and OUTPUT/wrong (the same model told azimuths a quarter turn off), one views folder
 an object, then runs `evaluate.py views` on them (views.csv, sheet.png). Finished folders are kept.
 """
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
+
 import argparse
 import sys
 from pathlib import Path
@@ -18,13 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import evaluate  # noqa: E402
 import render_orbits  # noqa: E402
-from PIL import Image  # noqa: E402
-
 from sgm import ops  # noqa: E402
 from sgm.cameras import Orbit  # noqa: E402
+from sgm.config import ConfigError  # noqa: E402
 from sgm.errors import exit_code  # noqa: E402
+from sgm.flags import MAX_SEED, Arguments, check_folder, real, whole  # noqa: E402
+from sgm.images import load_image  # noqa: E402
 from sgm.pipeline import EMBEDDED, generate, load_model  # noqa: E402
 from sgm.render.procedural import HELD_BACK_SEEDS  # noqa: E402
+from sgm.specs import MAX_NUMBER, MAX_STEPS  # noqa: E402
 from sgm.views import is_finished  # noqa: E402
 
 
@@ -39,18 +46,22 @@ class QuarterOff(Orbit):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for truth, predictions and figures")
     add("--config", default=EMBEDDED[0], help="default sv3d_tiny")
     add("--ckpt", default=EMBEDDED[1], help="default: the embedded weights")
-    add("--elevation", type=float, default=10.0, help="degrees; default 10")
-    add("--steps", type=int, default=None, help="default: the model's")
-    add("--guidance", type=float, nargs=2, default=None, metavar=("MIN", "MAX"), help="default: the model's")
-    add("--seed", type=int, default=23, help="of the noise; default 23")
+    add("--elevation", type=real(-89, 89), default=10.0, help="degrees; default 10")
+    add("--steps", type=whole(1, MAX_STEPS), default=None, help="default: the model's")
+    add("--guidance", type=real(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"),
+        help="default: the model's")
+    add("--seed", type=whole(0, MAX_SEED), default=23, help="of the noise; default 23")
     args = parser.parse_args(argv)
+    check_folder(args.output, "--output")
     ops.set_device("CPU")
     engine = load_model(args.config, args.ckpt)
+    if not engine.spec.is_orbit:
+        raise ConfigError(f"--config {args.config}: found a video model, expected one of orbits (sv3d_u, sv3d_p, sv3d_tiny)")
     size = engine.spec.height
     truth = args.output / "truth"
     code = render_orbits.main(["procedural", "--count", str(len(HELD_BACK_SEEDS)), "--first-seed",
@@ -61,7 +72,7 @@ def main(argv=None):
     right = Orbit.static(args.elevation, engine.spec.num_frames)
     wrong = QuarterOff(right.azimuths_deg, right.elevations_deg)
     for folder in tqdm(sorted(p for p in truth.iterdir() if p.is_dir()), unit="object"):
-        source = np.asarray(Image.open(folder / f"{len(right) - 1:03d}.png"))
+        source = np.asarray(load_image(folder / f"{len(right) - 1:03d}.png"))
         for name, orbit in (("prediction", right), ("wrong", wrong)):
             target = args.output / name / folder.name
             if not is_finished(target):
@@ -72,5 +83,10 @@ def main(argv=None):
                           str(args.output / "sheet.png")])
 
 
+def run(argv=None):
+    """`main` with errors as one line and an exit code."""
+    return exit_code("held_back.py", main, argv, "interrupted; finished folders stay")
+
+
 if __name__ == "__main__":
-    sys.exit(exit_code("held_back.py", main, interrupted="interrupted; finished folders stay"))
+    sys.exit(run())

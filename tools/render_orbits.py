@@ -11,15 +11,21 @@ seeds.npy (N,) int64; read clips.npy with numpy.load(..., mmap_mode="r").
 
 What is finished is kept: start again to go on, with the same options.  Every object has its own elevation and orbit,
 drawn from --seed and its name alone, so the number of workers and the order do not matter.
-Exit code: 0 done, 1 some objects failed (listed in OUT/failed.txt), 2 wrong options, 130 interrupted.
+Exit code: 0 done, 1 some objects failed (listed in OUT/failed.txt), 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
+
 import argparse
+import ctypes
 import json
 import os
+import re
 import shutil
-import signal
 import sys
 import zlib
 from collections import Counter
@@ -35,13 +41,15 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sgm.cameras import DISTANCE, FOV_DEG, Orbit, write_transforms  # noqa: E402
-from sgm.errors import InputError, exit_code  # noqa: E402
+from sgm.errors import InputError, exit_code, one_line, os_reason  # noqa: E402
+from sgm.flags import Arguments, check_folder  # noqa: E402
 from sgm.render.mesh import MeshError  # noqa: E402
 from sgm.render.meshfile import SUFFIXES, load_mesh, normalised, viewing_distance  # noqa: E402
 from sgm.render.procedural import make_object, render_clip  # noqa: E402
 from sgm.render.zbuffer import SOFT, STUDIO, render_views  # noqa: E402
 
 PACK_BLOCK = 16     # objects per task when packing
+OURS = re.compile(r"[0-9]+\.png|transforms\.json")     # what a folder of views holds
 
 
 def orbit_of(name: str, settings: dict) -> Orbit:
@@ -56,7 +64,11 @@ def orbit_of(name: str, settings: dict) -> Orbit:
 def render_folder(item: tuple[str, int | str], out: str, settings: dict) -> tuple[str, str | None]:
     """Render one object into out/name -> its name and the reason it failed, if it did."""
     name, source = item
+    final, partial_folder = Path(out, name), Path(out, f".{name}.partial")
     try:
+        strange = [path.name for path in final.iterdir() if not OURS.fullmatch(path.name)] if final.is_dir() else []
+        if strange or final.exists() and not final.is_dir():
+            return name, f"{final} is in the way ({strange[0] if strange else 'a file'}); give another --out"
         orbit, distance, lighting = orbit_of(name, settings), DISTANCE, SOFT
         if isinstance(source, int):
             mesh = make_object(source)
@@ -67,14 +79,18 @@ def render_folder(item: tuple[str, int | str], out: str, settings: dict) -> tupl
                              supersample=settings["supersample"], lighting=lighting)
     except (MeshError, MemoryError) as error:
         return name, str(error) or "out of memory"
-    final, partial_folder = Path(out, name), Path(out, f".{name}.partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir()
-    for k, view in enumerate(views):
-        Image.fromarray(view).save(partial_folder / f"{k:03d}.png")
-    write_transforms(partial_folder, orbit, settings["size"], distance=distance)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial_folder, final)
+    try:
+        partial_folder.mkdir()
+        for k, view in enumerate(views):
+            Image.fromarray(view).save(partial_folder / f"{k:03d}.png")
+        write_transforms(partial_folder, orbit, settings["size"], distance=distance)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial_folder, final)
+    except OSError as error:
+        raise InputError(f"--out {final}: cannot be written: {os_reason(error)}") from None
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
     return name, None
 
 
@@ -91,13 +107,20 @@ def render_block(rows: list[int], folder: str, settings: dict) -> int:
     return len(rows)
 
 
+def _begin_worker():
+    """In a worker: Ctrl-C is the parent's to handle, SIGTERM ends it without a word, and it dies with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # An orphan would wait for ever, or finish its object while the next run makes the same one. Linux's PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def in_processes(task, items: list, workers: int):
     """Yield the results of task(item), in order, from `workers` processes; Ctrl-C lets running items end."""
     if workers == 1 or len(items) < 2:
         yield from map(task, items)
         return
-    pool = ProcessPoolExecutor(min(workers, len(items)), initializer=signal.signal,
-                               initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(min(workers, len(items)), initializer=_begin_worker)
     try:
         yield from pool.map(task, items)
     finally:
@@ -106,16 +129,20 @@ def in_processes(task, items: list, workers: int):
 
 def claim(folder: Path, settings: dict, overwrite: bool):
     """Make the folder and note what is rendered into it; refuse to mix two kinds in one."""
+    check_folder(folder, "--out")
     note = folder / "render.json"
     if overwrite and folder.exists():
         if not note.exists() and any(folder.iterdir()):
             raise InputError(f"--overwrite: {folder} is not empty and was not made by this tool (no render.json); "
                              "give another --out")
-        shutil.rmtree(folder)
+        old = folder.with_name(f".{folder.name}.old")       # aside first: half deleted it would look finished
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        shutil.rmtree(old)
     if note.exists():
         try:
-            found = dict(json.loads(note.read_text()))
-        except (ValueError, TypeError):
+            found = dict(json.loads(note.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError):
             raise InputError(f"{note}: is damaged; give another --out, or --overwrite to start afresh") from None
         for key in settings:
             if found.get(key) != settings[key]:
@@ -129,7 +156,7 @@ def claim(folder: Path, settings: dict, overwrite: bool):
 
 
 def render_folders(items: list[tuple[str, int | str]], args, settings: dict) -> int:
-    out = Path(args.out)
+    out = args.out
     claim(out, settings, args.overwrite)
     todo = [item for item in items if not (out / item[0] / "transforms.json").exists()]
     failed = []
@@ -139,18 +166,19 @@ def render_folders(items: list[tuple[str, int | str]], args, settings: dict) -> 
             bar.update()
             if reason:
                 failed.append((name, reason))
-                bar.write(f"failed: {name}: {reason}", file=sys.stderr)
+                bar.write(one_line(f"failed: {name}: {reason}"), file=sys.stderr)
     listing = out / "failed.txt"
     listing.unlink(missing_ok=True)
     if failed:
-        listing.write_text("".join(f"{name}\t{reason}\n" for name, reason in failed))
+        # names of files need not be text
+        listing.write_text("".join(f"{name}\t{reason}\n" for name, reason in failed), "utf-8", "backslashreplace")
     print(f"{out}: {len(items) - len(failed)} of {len(items)} orbits"
           + (f"; {len(failed)} failed, see {listing}" if failed else ""))
-    return 1 if failed else 0
+    return 0 if not failed else 2 if len(items) == 1 else 1
 
 
 def render_packed(seeds: range, args, settings: dict) -> int:
-    out = Path(args.out)
+    out = args.out
     settings = {**settings, "first_seed": seeds.start, "count": len(seeds)}
     work = out.with_name(out.name + ".partial")
     if args.overwrite and out.exists():
@@ -169,23 +197,37 @@ def render_packed(seeds: range, args, settings: dict) -> int:
         if needed > free:
             raise InputError(f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; lower "
                              "--count or --size")
-        for name, shape, kind in (("clips", (frames, size, size, 3), np.uint8), ("azimuths", (frames,), np.float32),
-                                  ("elevations", (frames,), np.float32), ("seeds", (), np.int64), ("done", (), bool)):
-            array = np.lib.format.open_memmap(work / f"{name}.npy.new", "w+", kind, (len(seeds), *shape))
-            if name == "seeds":
-                array[:] = seeds
-            array.flush()
-            os.replace(work / f"{name}.npy.new", work / f"{name}.npy")
-    todo = np.flatnonzero(~np.load(work / "done.npy")).tolist()
+        try:
+            make_arrays(work, seeds, frames, size)
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written: {os_reason(error)}") from None
+    try:
+        todo = np.flatnonzero(~np.load(work / "done.npy")).tolist()
+    except (ValueError, EOFError):
+        raise InputError(f"{work / 'done.npy'}: is damaged; give --overwrite to start afresh") from None
     blocks = [todo[k:k + PACK_BLOCK] for k in range(0, len(todo), PACK_BLOCK)]
     results = in_processes(partial(render_block, folder=str(work), settings=settings), blocks, args.workers)
     with closing(results), tqdm(total=len(seeds), initial=len(seeds) - len(todo), unit="object", smoothing=0.05) as bar:
         for count in results:
             bar.update(count)
-    (work / "done.npy").unlink()
     os.replace(work, out)
+    (out / "done.npy").unlink()
     print(f"{out}: {len(seeds)} orbits, clips.npy {os.path.getsize(out / 'clips.npy') / 1e6:.0f} MB")
     return 0
+
+
+def make_arrays(folder: Path, seeds: range, frames: int, size: int):
+    """Write the arrays of a packed set, to be filled; done.npy, the last, says that all are there."""
+    for name, shape, kind in (("clips", (frames, size, size, 3), np.uint8), ("azimuths", (frames,), np.float32),
+                              ("elevations", (frames,), np.float32), ("seeds", (), np.int64), ("done", (), bool)):
+        new = folder / f"{name}.npy.new"
+        array = np.lib.format.open_memmap(new, "w+", kind, (len(seeds), *shape))
+        if name == "seeds":
+            array[:] = seeds
+        array.flush()
+        with open(new, "r+b") as file:      # else a disk that fills up later would kill the process
+            os.posix_fallocate(file.fileno(), 0, new.stat().st_size)
+        os.replace(new, folder / f"{name}.npy")
 
 
 def mesh_files(paths: list[str]) -> list[tuple[str, str]]:
@@ -208,7 +250,7 @@ def mesh_files(paths: list[str]) -> list[tuple[str, str]]:
 
 
 def arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--out", required=True, help="folder to fill")
@@ -234,6 +276,7 @@ def arguments(argv=None):
     meshes.add_argument("--fit", choices=("box", "sphere"), default="box",
                         help="scale the longest side of the bounding box to 1, or the radius to 0.5 (default box)")
     args = parser.parse_args(argv)
+    args.out = Path(args.out).resolve()
     for name, low, high in (("size", 8, 4096), ("frames", 2, 1000), ("supersample", 1, 8), ("workers", 1, 1024),
                             ("count", 1, 10 ** 8), ("first_seed", 0, 2 ** 32 - 1), ("seed", 0, 2 ** 32 - 1)):
         value = getattr(args, name, low)

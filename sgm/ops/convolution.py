@@ -11,8 +11,8 @@ from sgm.ops.rows import bias_add_nchw, bmm, linear, matmul, permute_rows
 
 # A gathered im2col beats the CPU's own convolution while it fits the caches' reach (measured: equal at 70 MB).
 IM2COL_BYTES = 48 << 20
-# Ascend's Conv2D refuses wider inputs (documented limit of W).
-ASCEND_CONV_WIDTH = 4096
+# Ascend's Conv2D refuses larger inputs (documented limits of W and H).
+ASCEND_CONV_WIDTH, ASCEND_CONV_HEIGHT = 4096, 100000
 
 
 @cache
@@ -178,5 +178,10 @@ def time_conv_nchw(x, weight, bias):
     """(3, 1, 1) convolution on `to_time`'s map; weight (out, C, 3, 1, 1)."""
     out, channels = weight.shape[:2]
     if on_ascend():
-        return conv2d(x, weight.reshape(out, channels, 1, 3), bias, pad=(0, 0, 1, 1))
+        weight, rows, pieces = weight.reshape(out, channels, 1, 3), x.shape[2], []
+        count = -(-rows // ASCEND_CONV_HEIGHT)      # a large image has more pixels than the convolution takes rows
+        for i in range(count):
+            piece = x[:, :, rows * i // count:rows * (i + 1) // count] if count > 1 else x
+            pieces.append(conv2d(piece, weight, bias, pad=(0, 0, 1, 1)))
+        return ops.concat(pieces, 2) if count > 1 else pieces[0]
     return conv2d(x, weight.reshape(out, channels, 3, 1), bias, pad=(1, 1, 0, 0))

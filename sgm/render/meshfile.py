@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from sgm.cameras import DISTANCE, FOV_DEG, Orbit
+from sgm.images import MAX_PIXELS
 from sgm.render.mesh import Material, Mesh, MeshError, merge, srgb_from_linear
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
@@ -36,14 +38,16 @@ def load_mesh(path, up: str = "auto") -> Mesh:
         raise MeshError(f"{path}: kind {path.suffix or '(none)'} is not read; convert it to one of "
                         + ", ".join(SUFFIXES))
     gltf = path.suffix.lower() in (".glb", ".gltf")
+    parts = []
     try:
-        scene = trimesh.load_scene(path, process=False)
-        linear_colors = gltf and not _byte_colors(path)
-        parts = []
-        for node in scene.graph.nodes_geometry:
-            matrix, name = scene.graph[node]
-            if isinstance(scene.geometry[name], trimesh.Trimesh) and len(scene.geometry[name].faces):
-                parts.append(_part(scene.geometry[name], gltf, linear_colors).transformed(matrix))
+        with warnings.catch_warnings():     # of numpy and Pillow on damaged files: what cannot be used is told below
+            warnings.simplefilter("ignore")
+            scene = trimesh.load_scene(path, process=False)
+            linear_colors = gltf and not _byte_colors(path)
+            for node in scene.graph.nodes_geometry:
+                matrix, name = scene.graph[node]
+                if isinstance(scene.geometry[name], trimesh.Trimesh) and len(scene.geometry[name].faces):
+                    parts.append(_part(scene.geometry[name], gltf, linear_colors).transformed(matrix))
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from None
     except Exception as error:     # trimesh raises whatever its parsers meet in a damaged file
@@ -104,6 +108,9 @@ def _material(source, gltf: bool) -> Material:
     color = np.ones(4) if factor is None else np.asarray(factor, float).reshape(-1) / 255
     if gltf:
         color[:3] = srgb_from_linear(color[:3])
+    if image is not None and image.width * image.height > MAX_PIXELS:
+        raise MeshError(f"found a texture of {image.width} x {image.height} pixels, expected at most {MAX_PIXELS // 10 ** 6}"
+                        " megapixels: make it smaller")
     texture = None if image is None else np.asarray(image.convert("RGBA"))
     # BLEND surfaces are drawn solid but for what is nearly invisible: leaves and hair are made so.
     hole = {"MASK": 0.5 if cutoff is None else float(cutoff), "BLEND": 0.1}.get(mode, 0.0)

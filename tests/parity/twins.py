@@ -3,13 +3,14 @@
 A framework is imported only by the function that builds its side: a process that builds one side holds one framework.
 """
 import json
+import os
 from dataclasses import replace
 from typing import NamedTuple
 
-import keymap
 import numpy as np
 from golden_init import init_weight, rand, uniform
 
+from sgm.layouts import places, to_place
 from sgm.specs import ClipSpec, ConditionSpec, ModelSpec, UNetSpec, VaeSpec
 
 NETWORKS = ("unet", "vae", "clip")
@@ -107,7 +108,7 @@ def ours(case, weights):
     ops.set_device("CPU")
     engine, given = Engine(case.spec), inputs(case)
     for cell in _cells(engine, case.network):
-        prefix = next(iter(cell.parameters_dict())).partition(".")[0] + "."
+        prefix = os.path.commonprefix(list(cell.parameters_dict())).rpartition(".")[0] + "."
         load_weights(cell, weights, prefix=prefix)
     if case.network == "vae":
         return {"encode": lambda: np.stack(engine.encode_moments(given["images"], chunk=case.frames)),
@@ -136,6 +137,18 @@ def theirs(case, weights):
     with torch.device("meta"):
         network = build(case.spec)
     network.load_state_dict(_their_weights(case.spec, weights), assign=True)
+    if case.network == "clip":
+        embeddings = network.vision_model.embeddings  # the one buffer that no file holds
+        embeddings.position_ids = torch.arange(embeddings.position_embedding.num_embeddings).expand((1, -1))
+    if case.network == "unet":
+        set_published_epsilon(network)
+    return their_tasks(case, network)
+
+
+def their_tasks(case, network):
+    """What `theirs` computes, with a network of diffusers or transformers that has its weights."""
+    import torch
+
     network.eval()
     arrays = inputs(case)
     given = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -156,8 +169,6 @@ def theirs(case, weights):
 
         return {"encode": task(encode), "decode": task(decode)}
     if case.network == "clip":
-        embeddings = network.vision_model.embeddings  # the one buffer that no file holds
-        embeddings.position_ids = torch.arange(embeddings.position_embedding.num_embeddings).expand((1, -1))
         pixels = torch.from_numpy(((arrays["images"] + 1) / 2 - CLIP_MEAN) / CLIP_STD)
         return {"embed": task(lambda: network(pixel_values=pixels).image_embeds)}
     if case.stills:
@@ -175,18 +186,16 @@ def _their_weights(spec, path):
     from safetensors.torch import load_file
 
     published = load_file(path)
-    return {key: keymap.convert(published[source], how)
-            for source, found in keymap.tensors(spec, published).items() for key, how in found}
+    return {place.name: to_place(published[key], place) for key in published for place in places(key, spec)}
 
 
 def _their_unet(spec):
     from diffusers import UNetSpatioTemporalConditionModel
-    from torch import nn
 
     unet = spec.unet
     widths = tuple(unet.model_channels * multiple for multiple in unet.channel_mult)
     attends = [2 ** level in unet.attention_resolutions for level in range(len(widths))]
-    network = UNetSpatioTemporalConditionModel(
+    return UNetSpatioTemporalConditionModel(
         in_channels=unet.in_channels, out_channels=unet.out_channels, block_out_channels=widths,
         down_block_types=tuple("CrossAttn" * yes + "DownBlockSpatioTemporal" for yes in attends),
         up_block_types=tuple("CrossAttn" * yes + "UpBlockSpatioTemporal" for yes in reversed(attends)),
@@ -194,10 +203,15 @@ def _their_unet(spec):
         projection_class_embeddings_input_dim=sum(spec.vector_widths.values()),
         layers_per_block=unet.num_res_blocks, cross_attention_dim=unet.context_dim,
         num_attention_heads=tuple(width // unet.num_head_channels for width in widths))
+
+
+def set_published_epsilon(network):
+    """Give the residual blocks' norms of diffusers' UNet the published implementation's; some of its blocks have 1e-6."""
+    from torch import nn
+
     for name, module in network.named_modules():
         if isinstance(module, nn.GroupNorm) and "res_block." in name:
-            module.eps = 1e-5  # the published implementation's; diffusers has 1e-6 in some of its blocks
-    return network
+            module.eps = 1e-5
 
 
 def _their_vae(spec):

@@ -18,7 +18,7 @@ from badfiles import object_on_white
 from commands import ROOT, tree
 from sgm.transforms import read_transforms
 
-PROCEDURAL = ["tools/render_orbits.py", "procedural", "--count", "24", "--size", "32", "--frames", "4", "--workers", "2",
+PROCEDURAL = ["tools/render_orbits.py", "procedural", "--count", "200", "--size", "32", "--frames", "4", "--workers", "2",
               "--out"]
 
 

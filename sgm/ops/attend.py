@@ -10,12 +10,25 @@ from sgm.ops.rows import bmm, bmm_t, permute_rows, softmax
 
 # Attention is cut into slices whose score matrix stays below this.
 SCORE_BYTES = 256 << 20
+_each = ops.HyperMap()
 
 
 def _attend(q, k, v):
     """Softmax attention of (batch, n, d) tensors whose q is already scaled; scores and softmax in float32."""
     scores = softmax(bmm_t(q, k).astype(ms.float32))
     return bmm(scores.astype(v.dtype), v)
+
+
+def _attend_rows(q, k, v):
+    """`_attend`, so many rows of q at a time that their scores stay below the bound."""
+    count, n, _ = q.shape
+    rows = max(1, SCORE_BYTES // (count * n * 4))
+    if rows >= n:
+        return _attend(q, k, v)
+    pieces = []
+    for i in range(0, n, rows):
+        pieces.append(_attend(q[:, i:i + rows], k, v))
+    return ops.concat(pieces, 1)
 
 
 def attention(q, k, v):
@@ -26,19 +39,11 @@ def attention(q, k, v):
     q = q.reshape(batch * heads, n, d) * d ** -0.5
     k = k.reshape(batch * heads, n, d)
     v = v.reshape(batch * heads, n, d)
-    per_matrix = n * n * 4
-    if batch * heads * per_matrix <= SCORE_BYTES:
-        out = _attend(q, k, v)
-    else:
-        group = max(1, SCORE_BYTES // per_matrix)
-        rows = min(n, max(1, SCORE_BYTES // (n * 4)))
-        pieces = []
-        for i in range(0, batch * heads, group):
-            part = []
-            for j in range(0, n, rows):
-                part.append(_attend(q[i:i + group, j:j + rows], k[i:i + group], v[i:i + group]))
-            pieces.append(ops.concat(part, 1) if len(part) > 1 else part[0])
-        out = ops.concat(pieces, 0)
+    group = max(1, SCORE_BYTES // (n * n * 4))
+    if batch * heads <= group:
+        out = _attend_rows(q, k, v)
+    else:  # not a loop: MindSpore nests its turns, and a large image has more than it allows
+        out = ops.concat(_each(_attend_rows, *(ops.split(x, group) for x in (q, k, v))), 0)
     return out.reshape(batch, heads, n, d)
 
 

@@ -18,7 +18,7 @@ from badfiles import object_on_white
 from commands import ROOT, tree
 from sgm.transforms import read_transforms
 
-PROCEDURAL = ["tools/render_orbits.py", "procedural", "--count", "200", "--size", "32", "--frames", "4", "--workers", "2",
+PROCEDURAL = ["tools/render_orbits.py", "procedural", "--count", "24", "--size", "32", "--frames", "4", "--workers", "2",
               "--out"]
 
 
@@ -147,7 +147,7 @@ def test_full_disk_while_a_video_is_written(limit, status, tmp_path):
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 def test_ctrl_c_while_rendering(tmp_path):
-    with running([*PROCEDURAL, tmp_path / "out"]) as process:
+    with running([*PROCEDURAL, tmp_path / "out", "--count", "200"]) as process:
         wait_until(lambda: len(finished(tmp_path / "out")) > 2, process, "no folder yet")
         code, said = stop(process, signal.SIGINT)
     assert code == 130 and said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to go on")

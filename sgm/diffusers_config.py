@@ -32,6 +32,9 @@ def config_files(spec):
 
 def _unet(spec):
     unet = spec.unet
+    if unet.norm_groups != GROUPS:
+        raise CheckpointError(f"unet.norm_groups: found {unet.norm_groups}, expected {GROUPS}, which diffusers' UNet always"
+                              " has; this model has no diffusers form")
     widths = [unet.model_channels * multiple for multiple in unet.channel_mult]
     attends = [2 ** level in unet.attention_resolutions for level in range(len(widths))]
     return {

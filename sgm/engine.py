@@ -82,10 +82,12 @@ class Engine(nn.Cell):
         elif part == "model" and self.dtype != ms.float32:
             for parameter in cell.get_parameters():
                 parameter.set_dtype(self.dtype)
-        yield
-        if self.weights is not None:
-            for parameter in cell.get_parameters():
-                parameter.assign_value(Tensor(initializer("zeros", parameter.shape, parameter.dtype)))
+        try:
+            yield
+        finally:
+            if self.weights is not None:
+                for parameter in cell.get_parameters():
+                    parameter.assign_value(Tensor(initializer("zeros", parameter.shape, parameter.dtype)))
 
     def release(self):
         """Give back the memory of all compiled graphs, and of the weights they hold; they are compiled anew when used."""

@@ -16,7 +16,7 @@ EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucke
 DECODERS = ("image", "temporal")
 SAMPLERS = ("euler", "heun", "dpmpp2m")
 GUIDANCES = ("linear", "triangle", "trapezoid", "constant")
-GROUPS = 32                                     # of every group norm
+GROUPS = 32                                     # of every group norm of the published models
 # Beyond these a configuration is a slip of the pen that would end in want of memory. Published models stay far below.
 MAX_NUMBER, MAX_LAYERS, MAX_STEPS, MAX_FRAMES, MAX_SIDE = 1 << 20, 1000, 10_000, 1000, 8192
 
@@ -49,6 +49,7 @@ class UNetSpec:
     num_res_blocks: int = 2
     attention_resolutions: List[int] = field(default_factory=lambda: [4, 2, 1])   # down-sampling factors with attention
     num_head_channels: int = 64
+    norm_groups: int = GROUPS                   # of every group norm
     context_dim: int = 1024                     # width of the CLIP token
 
     @property
@@ -66,10 +67,10 @@ class UNetSpec:
         for factor, mult in zip(factors, self.channel_mult):
             width = self.model_channels * mult
             heads = factor in self.attention_resolutions or factor == factors[-1]  # the middle always attends
-            unit = math.lcm(GROUPS, self.num_head_channels) if heads else GROUPS
+            unit = math.lcm(self.norm_groups, self.num_head_channels) if heads else self.norm_groups
             _require(width % unit == 0, section + "model_channels", self.model_channels,
                      f"{width} channels ({self.model_channels} * {mult}) to be a multiple of {unit}"
-                     f" ({GROUPS} groups{f', heads of {self.num_head_channels}' if heads else ''})")
+                     f" ({self.norm_groups} groups{f', heads of {self.num_head_channels}' if heads else ''})")
 
 
 @dataclass
@@ -79,7 +80,7 @@ class VaeSpec:
     ch_mult: List[int] = field(default_factory=lambda: [1, 2, 4, 4])
     num_res_blocks: int = 2
     z_channels: int = 4
-    norm_groups: int = 32                       # of every group norm; published models have 32
+    norm_groups: int = GROUPS                   # of every group norm
     scale_factor: float = 0.18215
     decoder: str = "temporal"
     post_quant_conv: bool = False               # svd_image_decoder: an AutoencoderKL, with its 1x1 convolutions

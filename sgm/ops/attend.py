@@ -2,6 +2,7 @@
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
+from mindspore.ops import operations as P
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 from mindspore.ops.primitive import constexpr
 
@@ -39,12 +40,19 @@ def attention(q, k, v):
     q = q.reshape(batch * heads, n, d) * d ** -0.5
     k = k.reshape(batch * heads, n, d)
     v = v.reshape(batch * heads, n, d)
-    group = max(1, SCORE_BYTES // (n * n * 4))
-    if batch * heads <= group:
+    slices = _slices(batch * heads, max(1, SCORE_BYTES // (n * n * 4)))
+    if slices == 1:
         out = _attend_rows(q, k, v)
     else:  # not a loop: MindSpore nests its turns, and a large image has more than it allows
-        out = ops.concat(_each(_attend_rows, *(ops.split(x, group) for x in (q, k, v))), 0)
+        split = P.Split(0, slices)
+        out = ops.concat(_each(_attend_rows, split(q), split(k), split(v)), 0)
     return out.reshape(batch, heads, n, d)
+
+
+@constexpr
+def _slices(count, most):
+    """The fewest equal slices of `count` rows with at most `most` each; unequal ones would need SliceGrad on an NPU."""
+    return next(slices for slices in range(1, count + 1) if count % slices == 0 and count // slices <= most)
 
 
 def timestep_embedding(values, dim, max_period=10000.0):

@@ -7,7 +7,7 @@ run. Query, key and the norm before them stay as parameters (the published file 
 from mindspore import nn
 
 from sgm import ops
-from sgm.video.blocks import Embedding, Layer, LayerNorm, Linear, Mixer, Norm, add_per_frame
+from sgm.video.blocks import Embedding, Layer, LayerNorm, Linear, Mixer, TokenGroupNorm, add_per_frame
 
 
 class Attention(nn.Cell):
@@ -82,12 +82,12 @@ class TransformerBlock(nn.Cell):
 class VideoTransformer(Layer):
     """The published `SpatialVideoTransformer` of depth 1: over pixels, then over frames, mixed."""
 
-    def __init__(self, width, head_width, context):
+    def __init__(self, width, head_width, context, groups):
         super().__init__()
         heads = width // head_width
         self.width = width
         self.offset = 0                 # of this block's columns in `prepared`; set by the network
-        self.norm = Norm(width)
+        self.norm = TokenGroupNorm(width, groups, eps=1e-6)
         self.proj_in = Linear(width, width)
         self.transformer_blocks = nn.CellList([TransformerBlock(width, heads, context)])
         self.time_stack = nn.CellList([TransformerBlock(width, heads, context, over_time=True)])
@@ -110,7 +110,7 @@ class VideoTransformer(Layer):
         """`prepared` holds this block's three vectors, side by side, from column `offset`."""
         a, c = self.offset, self.width
         spatial, temporal, position = prepared[:, a:a + c], prepared[:, a + c:a + 2 * c], prepared[:, a + 2 * c:a + 3 * c]
-        x = ops.group_norm(h, self.norm.weight, self.norm.bias, grid[0] * grid[1], eps=1e-6)
+        x = self.norm(h, grid[0] * grid[1])
         x = self.transformer_blocks[0](self.proj_in(x), spatial, grid)
         mixed = self.time_stack[0](add_per_frame(x, position), temporal, grid)
         return self.proj_out(self.time_mixer(x, mixed, still)) + h

@@ -68,6 +68,18 @@ class Norm(nn.Cell):
         self.bias = empty(width)
 
 
+class TokenGroupNorm(Norm):
+    """Group norm of tokens."""
+
+    def __init__(self, width, groups, eps=1e-5):
+        super().__init__(width)
+        self.groups, self.eps = groups, eps
+
+    def construct(self, x, batch):
+        """x (rows, width); statistics over each of `batch` equal runs of rows (frames or videos)."""
+        return ops.group_norm(x, self.weight, self.bias, batch, self.groups, self.eps)
+
+
 class LayerNorm(Norm):
     """Layer norm over the channels of (rows, width)."""
 
@@ -101,23 +113,23 @@ class Embedding(nn.SequentialCell):
 class ResBlock(Layer):
     """Residual block with an added embedding; over pixels, or over frames when `temporal`."""
 
-    def __init__(self, width_in, embedding, width_out, temporal=False):
+    def __init__(self, width_in, embedding, width_out, groups, temporal=False):
         super().__init__()
         self.temporal = temporal
         kernel = (3, 1, 1) if temporal else (3, 3)
-        self.in_layers = nn.CellList([Norm(width_in), nn.SiLU(), Conv(width_in, width_out, *kernel)])
+        self.in_layers = nn.CellList([TokenGroupNorm(width_in, groups), nn.SiLU(), Conv(width_in, width_out, *kernel)])
         self.emb_layers = nn.CellList([nn.SiLU(), Linear(embedding, width_out)])
         self.out_layers = nn.CellList(
-            [Norm(width_out), nn.SiLU(), nn.Identity(), Conv(width_out, width_out, *kernel)])
+            [TokenGroupNorm(width_out, groups), nn.SiLU(), nn.Identity(), Conv(width_out, width_out, *kernel)])
         self.skip_connection = Conv(width_in, width_out, 1, 1) if width_in != width_out else None
 
     def activate(self, norm, conv, h, grid):
         """Norm, SiLU, convolution; the statistics over time are those of a whole video."""
         videos, frames, height, width = grid
         if self.temporal:
-            h = ops.silu(ops.group_norm(h, norm.weight, norm.bias, videos))
+            h = ops.silu(norm(h, videos))
             return ops.temporal_conv(h, conv.weight, conv.bias, videos, frames)
-        h = ops.silu(ops.group_norm(h, norm.weight, norm.bias, videos * frames))
+        h = ops.silu(norm(h, videos * frames))
         return ops.conv3x3(h, conv.weight, conv.bias, videos * frames, height, width)
 
     def residual(self, x, emb, grid):
@@ -133,9 +145,9 @@ class ResBlock(Layer):
 class VideoResBlock(ResBlock):
     """A spatial residual block, then one over frames, mixed."""
 
-    def __init__(self, width_in, embedding, width_out):
-        super().__init__(width_in, embedding, width_out)
-        self.time_stack = ResBlock(width_out, embedding, width_out, temporal=True)
+    def __init__(self, width_in, embedding, width_out, groups):
+        super().__init__(width_in, embedding, width_out, groups)
+        self.time_stack = ResBlock(width_out, embedding, width_out, groups, temporal=True)
         self.time_mixer = Mixer()
 
     def construct(self, h, emb, prepared, still, grid):

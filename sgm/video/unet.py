@@ -4,7 +4,7 @@ from mindspore import nn
 
 from sgm import ops
 from sgm.video.attention import VideoTransformer
-from sgm.video.blocks import Block, Conv, Downsample, Embedding, Norm, Stem, Upsample, VideoResBlock
+from sgm.video.blocks import Block, Conv, Downsample, Embedding, Stem, TokenGroupNorm, Upsample, VideoResBlock
 
 
 class VideoUNet(nn.Cell):
@@ -14,6 +14,7 @@ class VideoUNet(nn.Cell):
         super().__init__()
         width = spec.model_channels
         embedding = 4 * width
+        groups = spec.norm_groups
         self.width = width
         self.out_channels = spec.out_channels
         self.time_embed = Embedding(width, embedding, embedding)
@@ -21,9 +22,9 @@ class VideoUNet(nn.Cell):
         self.input_blocks = nn.CellList([Block(Stem(spec.in_channels, width))])
 
         def block(width_in, width_out, factor):
-            cells = [VideoResBlock(width_in, embedding, width_out)]
+            cells = [VideoResBlock(width_in, embedding, width_out, groups)]
             if factor in spec.attention_resolutions:
-                cells.append(VideoTransformer(width_out, spec.num_head_channels, spec.context_dim))
+                cells.append(VideoTransformer(width_out, spec.num_head_channels, spec.context_dim, groups))
             return cells
 
         skips, now, factor = [width], width, 1
@@ -39,9 +40,9 @@ class VideoUNet(nn.Cell):
                 factor *= 2
         # The middle has attention whatever the resolution.
         self.middle_block = Block(
-            VideoResBlock(now, embedding, now),
-            VideoTransformer(now, spec.num_head_channels, spec.context_dim),
-            VideoResBlock(now, embedding, now))
+            VideoResBlock(now, embedding, now, groups),
+            VideoTransformer(now, spec.num_head_channels, spec.context_dim, groups),
+            VideoResBlock(now, embedding, now, groups))
         self.output_blocks = nn.CellList()
         for level, multiple in reversed(list(enumerate(spec.channel_mult))):
             for i in range(spec.num_res_blocks + 1):
@@ -51,7 +52,7 @@ class VideoUNet(nn.Cell):
                     cells.append(Upsample(now))
                     factor //= 2
                 self.output_blocks.append(Block(*cells))
-        self.out = nn.CellList([Norm(now), nn.SiLU(), Conv(now, spec.out_channels, 3, 3)])
+        self.out = nn.CellList([TokenGroupNorm(now, groups), nn.SiLU(), Conv(now, spec.out_channels, 3, 3)])
         offset = 0
         self.transformers = tuple(cell for _, cell in self.cells_and_names() if isinstance(cell, VideoTransformer))
         for transformer in self.transformers:
@@ -93,7 +94,7 @@ class VideoUNet(nn.Cell):
         for i, block in enumerate(self.output_blocks):
             h, grid = block(ms.ops.concat((h, skips[-1 - i]), 1), emb, prepared, still, grid)
         norm, conv = self.out[0], self.out[2]
-        h = ops.silu(ops.group_norm(h, norm.weight, norm.bias, count))
+        h = ops.silu(norm(h, count))
         h = ops.conv3x3(h, conv.weight, conv.bias, count, height, width)
         return h.reshape(count, height, width, self.out_channels).transpose(0, 3, 1, 2)
 

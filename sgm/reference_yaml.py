@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sgm.config import ConfigError, build, known_configs, shown
-from sgm.specs import ClipSpec, load_spec
+from sgm.specs import ANGLES, ClipSpec, load_spec
 
 # OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden` were made with.
 ARCHS = {
@@ -17,7 +17,6 @@ ARCHS = {
     "tiny-vit": ClipSpec(patch_size=28, width=160, layers=2, embed_dim=64),
     "tiny-vit14": ClipSpec(patch_size=14, width=160, layers=3, embed_dim=64),
 }
-ANGLES = ("polars_rad", "azimuths_rad")
 
 
 class Rule(NamedTuple):

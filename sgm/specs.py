@@ -13,6 +13,7 @@ __all__ = ["ClipSpec", "ConditionSpec", "ConfigError", "ModelSpec", "SamplingSpe
 
 EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucket_id", "cond_aug", "polars_rad",
              "azimuths_rad")
+ANGLES = ("polars_rad", "azimuths_rad")
 DECODERS = ("image", "temporal")
 SAMPLERS = ("euler", "heun", "dpmpp2m")
 GUIDANCES = ("linear", "triangle", "trapezoid", "constant")
@@ -127,6 +128,7 @@ class ConditionSpec:
         "cond_frames_without_noise", "fps_id", "motion_bucket_id", "cond_frames", "cond_aug"])
     scalar_dim: int = 256                       # sinusoid width of cond_aug, fps_id, motion_bucket_id
     angle_dim: int = 512                        # of polars_rad, azimuths_rad
+    angle_scale: float = 1.0                    # multiplies them first: the fastest sinusoid has so many radians a radian
     cond_aug: float = 0.02                      # default noise level of the condition image
 
     def validate(self, section="condition."):
@@ -143,6 +145,7 @@ class ConditionSpec:
             value = getattr(self, name)
             _require(0 < value <= MAX_NUMBER and value % 2 == 0, section + name, value,
                      f"a positive even number up to {MAX_NUMBER} (cosines and sines)")
+        _positive(self, section, "angle_scale")
         _require(0 <= self.cond_aug <= MAX_NUMBER, section + "cond_aug", self.cond_aug, f"a number from 0 to {MAX_NUMBER}")
 
 
@@ -197,8 +200,7 @@ class ModelSpec:
     @property
     def vector_widths(self):
         """{embedder: columns} of the vector condition, in order."""
-        wide = ("polars_rad", "azimuths_rad")
-        return {name: self.condition.angle_dim if name in wide else self.condition.scalar_dim
+        return {name: self.condition.angle_dim if name in ANGLES else self.condition.scalar_dim
                 for name in self.condition.embedders if not name.startswith("cond_frames")}
 
     @property

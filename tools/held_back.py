@@ -5,7 +5,8 @@
   held_back.py --ckpt runs/sv3d_tiny/averaged.safetensors --output runs/held_back
 
 Writes OUTPUT/truth, OUTPUT/prediction and OUTPUT/wrong (the same model told azimuths a quarter turn off), one views folder
-an object, then runs `evaluate.py views` on them (views.csv, sheet.png). Finished folders are kept.
+an object, then runs `evaluate.py views` on them (views.csv, sheet.png). Finished folders are kept;
+settings.json says what they were made with, and a run with others is refused.
 """
 import signal
 
@@ -13,6 +14,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -45,6 +47,16 @@ class QuarterOff(Orbit):
         return told
 
 
+def claim(output, settings):
+    """Note in `output` what its folders are made with. Raises ConfigError if they are made with something else."""
+    path = output / "settings.json"
+    text = json.dumps(settings, indent=1)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"--output {output}: holds views made with other settings ({path}); give another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
 def main(argv=None):
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -62,6 +74,8 @@ def main(argv=None):
     engine = load_model(args.config, args.ckpt)
     if not engine.spec.is_orbit:
         raise ConfigError(f"--config {args.config}: found a video model, expected one of orbits (sv3d_u, sv3d_p, sv3d_tiny)")
+    claim(args.output, {"model": engine.spec.name, "weights": engine.weights_hash(), "elevation": args.elevation,
+                        "steps": args.steps, "guidance": args.guidance, "seed": args.seed})
     size = engine.spec.height
     truth = args.output / "truth"
     code = render_orbits.main(["procedural", "--count", str(len(HELD_BACK_SEEDS)), "--first-seed",

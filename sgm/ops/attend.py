@@ -7,11 +7,10 @@ from mindspore.ops.operations.nn_ops import FlashAttentionScore
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
-from sgm.ops.rows import bmm, bmm_t, permute_rows, softmax
+from sgm.ops.rows import bmm, bmm_t, not_before, permute_rows, softmax
 
 # Attention is cut into slices whose score matrix stays below this.
-SCORE_BYTES = 256 << 20
-_each = ops.HyperMap()
+SCORE_BYTES = 1 << 30
 
 
 def _attend(q, k, v):
@@ -26,9 +25,11 @@ def _attend_rows(q, k, v):
     rows = max(1, SCORE_BYTES // (count * n * 4))
     if rows >= n:
         return _attend(q, k, v)
-    pieces = []
+    pieces = ()
     for i in range(0, n, rows):
-        pieces.append(_attend(q[:, i:i + rows], k, v))
+        if pieces:
+            q = not_before(q, pieces[-1])
+        pieces = pieces + (_attend(q[:, i:i + rows], k, v),)
     return ops.concat(pieces, 1)
 
 
@@ -43,9 +44,13 @@ def attention(q, k, v):
     slices = _slices(batch * heads, max(1, SCORE_BYTES // (n * n * 4)))
     if slices == 1:
         out = _attend_rows(q, k, v)
-    else:  # not a loop: MindSpore nests its turns, and a large image has more than it allows
-        split = P.Split(0, slices)
-        out = ops.concat(_each(_attend_rows, split(q), split(k), split(v)), 0)
+    else:
+        pieces, split = (), P.Split(0, slices)
+        for each_q, each_k, each_v in zip(split(q), split(k), split(v)):
+            if pieces:
+                each_q = not_before(each_q, pieces[-1])
+            pieces = pieces + (_attend_rows(each_q, each_k, each_v),)
+        out = ops.concat(pieces, 0)
     return out.reshape(batch, heads, n, d)
 
 

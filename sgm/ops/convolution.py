@@ -7,7 +7,7 @@ from mindspore.ops import operations as P
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
-from sgm.ops.rows import bias_add_nchw, bmm, linear, matmul, permute_rows
+from sgm.ops.rows import bias_add_nchw, bmm, linear, matmul, not_before, permute_rows
 
 # A gathered im2col beats the CPU's own convolution while it fits the caches' reach (measured: equal at 70 MB).
 IM2COL_BYTES = 48 << 20
@@ -61,13 +61,15 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
     height_out, width_out = height * factor // stride, width * factor // stride
     rows = frames * height_out * width_out
     if not on_ascend():
-        weight = weight.reshape(out, channels, 9)
+        weight = not_before(weight, x).reshape(out, channels, 9)
         group = max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4)) if rows > out else frames
         if rows > out:
             weight = weight.transpose(0, 2, 1).reshape(out, 9 * channels)
         pieces = []
         for i in range(0, frames, group):
             count = min(group, frames - i)
+            if pieces:
+                x = not_before(x, pieces[-1])
             piece = x[i * height * width:(i + count) * height * width]
             columns = _im2col(piece, count, height, width, stride, upsample)
             if rows > out:
@@ -86,7 +88,7 @@ def temporal_conv(x, weight, bias, videos, frames):
     """(3, 1, 1) convolution over the frames of tokens (videos * frames * pixels, in); weight (out, in, 3, 1, 1)."""
     rows, channels = x.shape
     pixels = rows // (videos * frames)
-    weight = weight.reshape(weight.shape[0], channels, 3)
+    weight = not_before(weight, x).reshape(weight.shape[0], channels, 3)
     video = x.reshape(videos, frames * pixels, channels)
     edge = ops.zeros((videos, pixels, channels), x.dtype)
     before, after = edge, edge

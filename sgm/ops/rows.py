@@ -52,6 +52,15 @@ softmax = _Softmax()
 _normal_cdf = _NormalCdf()
 
 
+def not_before(value, done):
+    """`value`, but made no earlier than `done`.
+
+    MindSpore's CPU runtime starts everything whose inputs are there: without this, slices that do not need each other
+    all lie in memory at once, and so do the transposed weights of every layer.
+    """
+    return P.Depend()(value, ops.stop_gradient(done))
+
+
 def gelu(x):
     """Exact GELU, x * Phi(x) (the CPU's tanh form is off by 1e-4)."""
     if on_ascend():

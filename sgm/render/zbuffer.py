@@ -101,7 +101,7 @@ def _texel(texels, first, width, height, u, v):
 
 
 @njit(cache=True)
-def _rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, samples, focal, near):
+def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, samples, focal, near):
     """Nearest triangle per sample: z-depth (inf = none), face (-1 = none), weights of corners 1 and 2."""
     depth = np.full((samples, samples), np.inf)
     face = np.full((samples, samples), -1, np.int32)
@@ -231,7 +231,7 @@ def _buffers(packed: Packed, camera_to_world: np.ndarray, samples: int, fov_deg:
     rotation, eye = np.asarray(camera_to_world, np.float64)[:3, :3], np.asarray(camera_to_world, np.float64)[:3, 3]
     view = np.ascontiguousarray((packed.vertices - eye) @ rotation)
     focal = 0.5 * samples / np.tan(np.radians(fov_deg) / 2)
-    buffers = _rasterise(view, packed.faces, packed.uv, packed.face_material, packed.factor, packed.texture,
+    buffers = rasterise(view, packed.faces, packed.uv, packed.face_material, packed.factor, packed.texture,
                          packed.cutoff, packed.texels, samples, focal, NEAR)
     return *buffers, np.ascontiguousarray(eye)
 

@@ -4,6 +4,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from sgm import ops
+from sgm.specs import ANGLES
 from sgm.video import clip
 from sgm.video.autoencoder import Conv2d, Encoder
 from sgm.video.clip import VisionTransformer
@@ -85,15 +86,15 @@ class LatentEmbedder(Embedder):
 
 
 class ScalarEmbedder(Embedder):
-    """A number per frame as `dim` sinusoids."""
+    """A number per frame, times `scale`, as `dim` sinusoids."""
 
-    def __init__(self, dim):
+    def __init__(self, dim, scale=1.0):
         super().__init__()
-        self.dim = dim
+        self.dim, self.scale = dim, np.float32(scale)
 
     def embed(self, values):
         """(F,) numbers -> (F, dim)."""
-        return ops.timestep_embedding(Tensor(np.asarray(values, np.float32)), self.dim)
+        return ops.timestep_embedding(Tensor(np.asarray(values, np.float32) * self.scale), self.dim)
 
 
 class Conditioner(nn.Cell):
@@ -110,7 +111,7 @@ class Conditioner(nn.Cell):
             elif name == "cond_frames":
                 cells.append(LatentEmbedder(spec.vae))
             else:
-                cells.append(ScalarEmbedder(widths[name]))
+                cells.append(ScalarEmbedder(widths[name], spec.condition.angle_scale if name in ANGLES else 1.0))
         self.embedders = nn.CellList(cells)
 
     def embedder(self, name):

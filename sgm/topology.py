@@ -1,0 +1,182 @@
+"""What holds a triangle mesh together: places, edges, parts, closedness, enclosed volume (numpy and numba only).
+
+Everywhere vertices are (N, 3) float and faces (M, 3) int, counter-clockwise seen from outside.
+"""
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+MERGE = 1e-8        # vertices that agree after rounding to this are one place; triangles of less height are no triangles
+
+
+def weld(vertices: np.ndarray, faces: np.ndarray, step: float = MERGE) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices that agree after rounding to `step` become one, unused ones go -> (K, 3) of the input's dtype, (M, 3) int32.
+
+    Faces keep their number and order; some may now name a vertex twice (`proper_faces` tells).
+    """
+    corner = faces.reshape(-1)
+    key = np.round(np.asarray(vertices, np.float64)[corner] / step).astype(np.int64)
+    order = np.lexsort(key.T)
+    fresh = np.ones(len(key), bool)
+    fresh[1:] = (key[order[1:]] != key[order[:-1]]).any(1)
+    place = np.empty(len(key), np.int64)
+    place[order] = np.cumsum(fresh) - 1
+    return vertices[corner[order[fresh]]], place.reshape(-1, 3).astype(np.int32)
+
+
+def heights(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The least height of every triangle, (M,) float64: twice its area over its longest side; 0 = degenerate."""
+    p = np.asarray(vertices, np.float64)[faces]
+    longest = np.sqrt(max_over_sides(p))
+    return doubled_areas(p) / np.maximum(longest, 1e-300)
+
+
+def max_over_sides(p: np.ndarray) -> np.ndarray:
+    """Squared length of the longest side of triangles (M, 3, 3)."""
+    return np.max([np.square(p[:, k] - p[:, k - 1]).sum(1) for k in range(3)], axis=0)
+
+
+def doubled_areas(p: np.ndarray) -> np.ndarray:
+    """Twice the area of triangles (M, 3, 3)."""
+    return np.linalg.norm(np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]), axis=1)
+
+
+def areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Area of every triangle, (M,) float64."""
+    return doubled_areas(np.asarray(vertices, np.float64)[faces]) / 2
+
+
+def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit normals (M, 3) float64; 0 where a triangle has no area."""
+    p = np.asarray(vertices, np.float64)[faces]
+    n = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
+    length = np.linalg.norm(n, axis=1, keepdims=True)
+    return np.divide(n, length, out=np.zeros_like(n), where=length > 0)
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit normals (N, 3) float64, the faces' weighted by area; 0 where they cancel or no face is."""
+    p = np.asarray(vertices, np.float64)[faces]
+    n = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
+    out = np.stack([np.bincount(faces.reshape(-1), np.repeat(n[:, k], 3), len(vertices)) for k in range(3)], 1)
+    length = np.linalg.norm(out, axis=1, keepdims=True)
+    return np.divide(out, length, out=np.zeros_like(out), where=length > 0)
+
+
+def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    """Signed volume a closed mesh encloses; positive if its faces look outwards."""
+    p = np.asarray(vertices, np.float64)[faces]
+    return float(np.einsum("ij,ij->i", p[:, 0], np.cross(p[:, 1], p[:, 2])).sum() / 6)
+
+
+def edge_groups(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """-> (order, start): the 3M half-edges (face f, side k from corner k to k + 1, as 3 f + k) sorted by their two ends;
+    half-edges order[start[e]:start[e + 1]] lie on edge e.  int64."""
+    ends = np.stack([faces, np.roll(faces, -1, axis=1)], -1).reshape(-1, 2).astype(np.int64)
+    ends.sort(1)
+    key = ends[:, 0] * (int(faces.max()) + 1 if len(faces) else 1) + ends[:, 1]
+    order = np.argsort(key, kind="stable")
+    fresh = np.flatnonzero(np.diff(key[order], prepend=-1))
+    return order, np.append(fresh, len(order))
+
+
+def neighbours(faces: np.ndarray) -> np.ndarray:
+    """(M, 3) int32: the face beyond side k (corner k to k + 1), -1 at a boundary and where more than two faces meet."""
+    order, start = edge_groups(faces)
+    out = np.full(3 * len(faces), -1, np.int32)
+    pairs = start[:-1][np.diff(start) == 2]
+    a, b = order[pairs], order[pairs + 1]
+    out[a], out[b] = b // 3, a // 3
+    return out.reshape(-1, 3)
+
+
+def components(faces: np.ndarray) -> np.ndarray:
+    """(M,) int32: which part every face belongs to, parts being connected through edges; numbered by first face."""
+    order, start = edge_groups(faces)
+    return _components(len(faces), order, start)
+
+
+@njit(cache=True)
+def _components(count, order, start):
+    parent = np.arange(count)
+    for e in range(len(start) - 1):
+        a = order[start[e]] // 3
+        for q in range(start[e] + 1, start[e + 1]):
+            b = order[q] // 3
+            while parent[a] != a:
+                parent[a] = parent[parent[a]]
+                a = parent[a]
+            while parent[b] != b:
+                parent[b] = parent[parent[b]]
+                b = parent[b]
+            if a < b:
+                parent[b] = a
+            else:
+                parent[a] = b
+                a = b
+    label = np.full(count, -1, np.int32)
+    found = 0
+    for f in range(count):
+        root = f
+        while parent[root] != root:
+            root = parent[root]
+        if label[root] < 0:
+            label[root] = found
+            found += 1
+        label[f] = label[root]
+    return label
+
+
+def turned_alike(faces: np.ndarray) -> np.ndarray:
+    """Faces with some turned round, so that the two faces of every edge run through it in opposite directions wherever that
+    is possible; the first face of a part keeps its turn.  (M, 3), same dtype."""
+    flip = _flips(np.ascontiguousarray(faces), neighbours(faces))
+    return np.where(flip[:, None], faces[:, ::-1], faces)
+
+
+@njit(cache=True)
+def _flips(faces, beyond):
+    count = len(faces)
+    flip, seen = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    stack = np.empty(count, np.int64)
+    for first in range(count):
+        if seen[first]:
+            continue
+        seen[first] = True
+        stack[0] = first
+        size = 1
+        while size:
+            size -= 1
+            f = stack[size]
+            for k in range(3):
+                g = beyond[f, k]
+                if g < 0 or seen[g]:
+                    continue
+                same = False                # does g run through the edge in the same direction as f?
+                for j in range(3):
+                    same |= faces[g, j] == faces[f, k] and faces[g, (j + 1) % 3] == faces[f, (k + 1) % 3]
+                flip[g] = flip[f] != same
+                seen[g] = True
+                stack[size] = g
+                size += 1
+    return flip
+
+
+def describe(vertices: np.ndarray, faces: np.ndarray) -> dict:
+    """What report.json says of a mesh, vertices at one place counted as one: vertices, faces, components, boundary_edges
+    (of one face), branching_edges (of more than two), watertight (every edge has two faces, which agree on the outside),
+    genus (handles, of a watertight mesh), volume and area in the mesh's units."""
+    if len(faces):      # whatever the units are
+        vertices, faces = weld(vertices, faces, MERGE * max(np.ptp(vertices[faces.reshape(-1)], axis=0).max(), MERGE))
+    order, start = edge_groups(faces)
+    counts = np.diff(start)
+    parts = int(components(faces).max()) + 1 if len(faces) else 0
+    closed = bool(len(faces) and (counts == 2).all())
+    if closed:
+        ahead = faces.reshape(-1) < np.roll(faces, -1, axis=1).reshape(-1)
+        closed = bool((ahead[order[0::2]] != ahead[order[1::2]]).all())
+    euler = len(vertices) - len(counts) + len(faces)
+    return dict(vertices=len(vertices), faces=len(faces), components=parts, boundary_edges=int((counts == 1).sum()),
+                branching_edges=int((counts > 2).sum()), watertight=closed, genus=parts - euler // 2 if closed else None,
+                volume=volume(vertices, faces) if closed else None, area=float(areas(vertices, faces).sum()))

@@ -10,7 +10,7 @@ from sgm.ops.device import on_ascend
 from sgm.ops.rows import bmm, bmm_t, not_before, permute_rows, softmax
 
 # Attention is cut into slices whose score matrix stays below this.
-SCORE_BYTES = 1 << 30
+SCORE_BYTES = 512 << 20
 
 
 def _attend(q, k, v):

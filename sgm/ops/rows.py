@@ -56,7 +56,7 @@ def not_before(value, done):
     """`value`, but made no earlier than `done`.
 
     MindSpore's CPU runtime starts everything whose inputs are there: without this, slices that do not need each other
-    all lie in memory at once, and so do the transposed weights of every layer.
+    all lie in memory at once, and so does, for every layer, what follows from weights or conditions alone.
     """
     return P.Depend()(value, ops.stop_gradient(done))
 

@@ -46,6 +46,7 @@ def parse(argv):
     add("--config", default=None, metavar="NAME|YAML", help="model: sv3d_u, sv3d_p, svd, svd_xt, a YAML file of ours or of"
         " the reference (default: the embedded sv3d_tiny)")
     add("--ckpt", default=None, metavar="FILE", help="weights: published .safetensors as it is, ours, or .ckpt")
+    add("--lora", default=None, metavar="FILE", help="a LoRA of train.py for those weights (lora.safetensors)")
     add("--output", default="outputs", metavar="DIR", help="default outputs")
     add("--overwrite", action="store_true", help="make finished folders anew")
     add("--format", default="mp4,gif,png", metavar="LIST", help="what to write beside the views: any of mp4, gif, png"
@@ -168,7 +169,7 @@ def main(argv=None):
             for path, name in zip(paths, folder_names(paths)) for seed in args.seeds]
     ops.set_device(args.device, args.device_id, args.mode)
     model, ckpt = (args.config, args.ckpt) if args.config else EMBEDDED
-    engine = load_model(model, ckpt, args.dtype, overrides(args))
+    engine = load_model(model, ckpt, args.dtype, overrides(args), args.lora)
     spec = engine.spec
     if spec.is_orbit:
         cameras(args, spec.num_frames, args.seeds[0])  # wrong cameras are told before any work

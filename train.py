@@ -1,117 +1,182 @@
 #!/usr/bin/env python3
-"""Train a model: python train.py --model_cfg sv3d_tiny --train_cfg configs/train/sv3d_tiny.yaml
+"""Train a model, or fine-tune one.
 
-Writes into --output: config.yaml, metrics.csv, curve.png, averaged.safetensors (sample with it), state.safetensors
-(--resume continues from it, bit for bit on a CPU). Ctrl-C saves and ends with exit code 130.
+  python train.py --model_cfg configs/sampling/sv3d_u.yaml --train_cfg --set data=[orbits]    # the model's own recipe
+  python train.py --model_cfg sv3d_p --train_cfg configs/train/sv3d_p.yaml --init svd.safetensors --set steps=5000
+  python train.py --model_cfg sv3d_p --resume runs/sv3d_p
+  msrun --worker_num=8 --local_worker_num=8 train.py --model_cfg sv3d_p --train_cfg --distributed --device Ascend
+
+--init takes the model's own weights or those of SVD (for SV3D_p also SV3D_u's), which are then fitted to it.
+Writes into --output: config.yaml, metrics.csv, curve.png, averaged.safetensors (sample with it; of a LoRA lora.safetensors),
+best.safetensors if data is held back, and state.safetensors, from which --resume continues, bit for bit on a CPU.
+Exit code: 0 done, 2 wrong input or a training that fails, 130 interrupted: Ctrl-C saves first.
 """
-import argparse
-import csv
-import os
 import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
+
+import argparse
+import os
 import sys
-import time
 from pathlib import Path
+
+from sgm.config import ConfigError, find_config, load_yaml
+from sgm.errors import InputError, exit_code, loading
+from sgm.flags import Arguments, check_folder
+from sgm.specs import load_spec
 
 os.environ.setdefault("GLOG_v", "3")
 
-from omegaconf import OmegaConf  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from sgm import ops  # noqa: E402
-from sgm.checkpoint import CheckpointError, load_weights, open_checkpoint  # noqa: E402
-from sgm.config import ConfigError, find_config, load_yaml  # noqa: E402
-from sgm.engine import Engine  # noqa: E402
-from sgm.errors import exit_code  # noqa: E402
-from sgm.images import save_png  # noqa: E402
-from sgm.specs import load_spec  # noqa: E402
-from sgm.train.curve import draw_curve  # noqa: E402
-from sgm.train.data import LatentOrbits, PackedOrbits  # noqa: E402
-from sgm.train.init import initialise  # noqa: E402
-from sgm.train.recipe import Recipe  # noqa: E402
-from sgm.train.trainer import DiffusionBatches, Trainer, ViewBatches  # noqa: E402
-
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model_cfg", required=True, help="model: a name (sv3d_tiny) or a YAML file")
-    add("--train_cfg", required=True, help="recipe: a name or a YAML file of configs/train")
-    add("--output", default=None, help="folder for the results (default runs/<recipe>)")
-    add("--init", default=None, metavar="FILE", help="weights to start from (default: random)")
-    add("--resume", action="store_true", help="continue the run in --output")
+    add("--model_cfg", required=True, metavar="NAME|YAML", help="model: a name (sv3d_u) or a YAML file")
+    add("--train_cfg", nargs="?", default=None, metavar="NAME|YAML", help="recipe: a name or a YAML file of configs/train;"
+        " without a value the model's own")
+    add("--output", default=None, metavar="DIR", help="default runs/<recipe>")
+    add("--init", default=None, metavar="FILE", help="weights to start from: .safetensors (published or ours), .ckpt or a"
+        " diffusers folder; default: random")
+    add("--resume", nargs="?", const=True, default=False, metavar="DIR", help="continue the run in DIR, by default --output")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe")
     add("--model-set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model")
-    add("--device", default="CPU", choices=ops.TARGETS, help="default CPU")
-    add("--device-id", type=int, default=0, help="which NPU (default 0)")
-    return parser.parse_args(argv)
+    add("--dry-run", action="store_true", help="say what would be trained and what it takes; load and write nothing")
+    add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
+    add("--device-id", type=int, default=0, help="which NPU; default 0")
+    add("--distributed", action="store_true", help="one of the processes of msrun: each has its own batches of a step")
+    args = parser.parse_args(argv)
+    if isinstance(args.resume, str):
+        if args.output and Path(args.output) != Path(args.resume):
+            parser.error(f"--output {args.output}: found another folder than --resume {args.resume}, expected one of them")
+        args.output = args.resume
+    return args
 
 
-def build(args):
-    """Engine, recipe and trainer of a run."""
+def configure(args):
+    """The model's spec, the recipe and the output folder that the flags name."""
     spec = load_spec(args.model_cfg, args.model_set)
-    recipe = load_yaml(Recipe, find_config(args.train_cfg, "train"), args.set)
-    orbits = PackedOrbits(recipe.data)
-    engine = Engine(spec)
-    initialise(engine, recipe.seed)
-    if args.init:
-        load_parts(engine, args.init)
-    if recipe.task == "diffusion":
-        cache = Path(recipe.data[0]).parent / "cache"
-        batches = DiffusionBatches(recipe, LatentOrbits(orbits, engine, cache, lambda items, text: tqdm(items, text)))
-    else:
-        batches = ViewBatches(recipe, orbits, spec)
-    return recipe, Trainer(engine, recipe, batches)
+    path = find_config(args.train_cfg or spec.name, "train")
+    return spec, load_recipe(path, args.set), Path(args.output or f"runs/{path.stem}")
 
 
-def load_parts(engine, path):
-    """The weights of those parts of the engine (conditioner, model, first_stage_model) that the file has."""
-    checkpoint = open_checkpoint(path)
-    parts = [part for part in engine.PARTS if any(key.startswith(part + ".") for key in checkpoint)]
-    if not parts:
-        raise CheckpointError(f"--init {path}: has no key of {', '.join(engine.PARTS)}; expected weights of a model")
-    for part in parts:
-        load_weights(getattr(engine, part), checkpoint, prefix=part + ".")
+def load_recipe(path, overrides):
+    with loading():
+        from sgm.train.recipe import Recipe
+    return load_yaml(Recipe, path, overrides)
+
+
+def plan(spec, recipe, output):
+    """Print what a run would be."""
+    with loading():
+        from sgm.train.data import Memo, read_clips
+        from sgm.train.plan import describe
+    try:
+        clips, trouble = len(read_clips(recipe, spec, Memo())[0][0]), None
+    except InputError as error:
+        clips, trouble = None, str(error)
+    for name, text in describe(spec, recipe, clips):
+        print(f"{name:10} {text}")
+    if trouble:
+        print(f"{'data':10} not yet: {trouble}")
+    print(f"{'output':10} {output}")
+    return 0
+
+
+def settings(trainer, origin, output, device):
+    """Print the key settings of a run."""
+    from sgm.train.plan import describe
+    lines = {**dict(describe(trainer.engine.spec, trainer.recipe, len(trainer.batches.orbits),
+                            trainer.world)), "weights": origin,
+             "output": f"{output}, on {device}"}
+    for name, text in lines.items():
+        print(f"{name:10} {text}")
+
+
+def fit(trainer, folder, metrics, stopped):
+    """Steps up to the recipe's last one, or until `stopped` holds something; saved at the end. -> whether it was stopped.
+
+    Of several processes the first one writes; the others, without `metrics`, do the same steps and validations.
+    """
+    from tqdm import tqdm
+
+    from sgm.train.device import peak_gb
+    recipe, leads = trainer.recipe, metrics is not None
+
+    def checkpoint():
+        val_loss = trainer.validate() if trainer.held_back and not trainer.stopped else None
+        if leads:
+            metrics.write(trainer.done, val_loss)
+            folder.save(trainer, val_loss)
+            folder.draw()
+
+    with tqdm(total=recipe.steps, initial=trainer.done, unit="step", smoothing=0.02, disable=not leads) as bar:
+        while trainer.done < recipe.steps and not trainer.stopped:
+            row = trainer.advance(stopped)
+            bar.update()
+            logs = leads and trainer.done % recipe.log_every == 0
+            if leads:
+                metrics.add(row)
+            if logs:
+                loss, norm, speed = metrics.averages()
+                bar.set_postfix_str(f"loss {loss:.4f}, lr {row.lr:.1e}, |g| {norm:.2f}, {speed:.2f} clips/s,"
+                                    f" {peak_gb():.1f} GB, {trainer.skipped} skipped", refresh=False)
+            if trainer.done % recipe.save_every == 0 and not trainer.bad:
+                checkpoint()
+            elif logs:
+                metrics.write(trainer.done)
+    if trainer.done > folder.saved and not trainer.bad:     # within a row of bad steps the last good checkpoint stays
+        checkpoint()
+    return trainer.stopped
+
+
+def limit_of_chip(device):
+    """Why the NPU is not one to train in half precision, or None."""
+    if device == "CPU":
+        return None
+    from sgm.audit.machine import LIMITS, versions
+    found = versions()
+    limit = LIMITS.get(found["generation"])
+    return limit and f"the chip is a {found['chips'][0]}: {limit}"
 
 
 def main(argv=None):
     args = parse(argv)
-    ops.set_device(args.device, args.device_id)
-    recipe, trainer = build(args)
-    output = Path(args.output or f"runs/{Path(args.train_cfg).stem}")
-    output.mkdir(parents=True, exist_ok=True)
+    spec, recipe, output = configure(args)
+    check_folder(output, "--output")
+    if args.dry_run:
+        return plan(spec, recipe, output)
+    with loading():
+        from tqdm import tqdm
+
+        from sgm import ops
+        from sgm.train.build import build
+        from sgm.train.device import join, settle_precision, stopping
+        from sgm.train.folder import STATE, RunFolder, check_resumable
+        from sgm.train.metrics import Metrics
+    recipe = settle_precision(recipe, args.device, limit_of_chip(args.device))
+    init, changes = args.init, []
     if args.resume:
-        trainer.resume(output)
-    elif (output / "state.safetensors").exists():
+        init, changes = check_resumable(output, recipe, spec, args.init)
+    elif (output / STATE).exists():
         raise ConfigError(f"--output {output}: holds a run already; add --resume, or give another folder")
-    OmegaConf.save(OmegaConf.create({"model": vars(trainer.engine.spec)["name"], "command": sys.argv,
-                                     "recipe": OmegaConf.structured(recipe)}), output / "config.yaml")
-    stopped = []
-    signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
-    signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    log = output / "metrics.csv"
-    fresh = not log.exists()
-    rows, began = [], time.time()
-    with open(log, "a", newline="", encoding="utf-8") as file, \
-            tqdm(total=recipe.steps, initial=trainer.done, unit="step", smoothing=0.02) as bar:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(["step", "loss", "grad_norm", "lr", "seconds"])
-        while trainer.done < recipe.steps and not stopped:
-            rows.append(trainer.advance())
-            bar.update()
-            if trainer.done % recipe.log_every == 0:
-                loss, norm = (sum(row[k] for row in rows) / len(rows) for k in (0, 1))
-                writer.writerow([trainer.done, f"{loss:.6f}", f"{norm:.4f}", f"{rows[-1][2]:.3e}",
-                                 f"{time.time() - began:.1f}"])
-                file.flush()
-                bar.set_postfix_str(f"loss {loss:.4f}, lr {rows[-1][2]:.1e}, |g| {norm:.2f}", refresh=False)
-                rows = []
-            if trainer.done % recipe.save_every == 0:
-                trainer.save(output)
-                save_png(output / "curve.png", draw_curve(log))
-        trainer.save(output)
-        save_png(output / "curve.png", draw_curve(log))
-    return 130 if stopped else 0
+    ops.set_device(args.device, int(os.environ.get("DEVICE_ID", 0)) if args.distributed else args.device_id)
+    rank, world = join() if args.distributed else (0, 1)
+    trainer, origin = build(spec, recipe, init, lambda items, text: tqdm(items, text, disable=rank > 0), rank, world)
+    folder = RunFolder(output, recipe, trainer.engine.spec, init)
+    if args.resume:
+        folder.resume(trainer)
+    if world > 1:
+        trainer.equalise()
+    metrics = None
+    if rank == 0:
+        if args.resume:
+            print(f"{'resumed':10} at step {trainer.done}{''.join(f'; {change}' for change in changes)}")
+        settings(trainer, origin, output, args.device)
+        folder.begin(sys.argv)
+        metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world)
+    with stopping() as stopped:
+        return 130 if fit(trainer, folder, metrics, stopped) else 0
 
 
 def run(argv=None):

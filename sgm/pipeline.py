@@ -14,6 +14,7 @@ from sgm.config import CONFIGS
 from sgm.diffusers_folder import open_folder
 from sgm.engine import Engine
 from sgm.guards import PipelineError, check_request, finite, of_memory, room
+from sgm.lora import fuse
 from sgm.recognise import adapt_spec
 from sgm.specs import load_spec
 from sgm.train.init import initialise
@@ -25,12 +26,12 @@ SMALLER = "use --sequential-cfg, --dtype fp16, fewer --num-frames or a smaller -
 EMBEDDED = ("sv3d_tiny", CONFIGS.parent / "assets" / "sv3d_tiny.safetensors")
 
 
-def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=()):
+def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=None):
     """The engine of a model with its weights.
 
     model: a name, one of our YAML files, or one of the reference's. ckpt: .safetensors (published or ours), .ckpt, or a
     diffusers folder; None draws random weights. dtype: precision of the UNet, "fp32", "fp16" or "bf16"; the rest runs in
-    float32. Raises ConfigError, CheckpointError.
+    float32. lora: a LoRA file of train.py for those weights. Raises ConfigError, CheckpointError.
     """
     if dtype not in DTYPES:
         raise PipelineError(f"--dtype: found {dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -46,6 +47,8 @@ def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=()):
     else:
         weights = open_checkpoint(ckpt)
         spec = adapt_spec(spec, weights)
+    if lora is not None:
+        weights = fuse(weights, lora)
     engine = Engine(spec, weights, DTYPES[dtype])
     check_weights(engine, weights)
     return engine
@@ -136,6 +139,8 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
            "stages": stages.log}
     if engine.weights is not None:
         run["checkpoint"] = {"file": engine.weights.path.name, "hash": engine.weights_hash()}
+        if "lora" in engine.weights.metadata:
+            run["checkpoint"]["lora"] = engine.weights.metadata["lora"]
     if spec.is_orbit:
         run["orbit"] = {"azimuths_deg": orbit.azimuths_deg.tolist(), "elevations_deg": orbit.elevations_deg.tolist(),
                         "azimuth_sign": orbit.sign}

@@ -157,4 +157,5 @@ def training(tmp_path):
     np.save(data / "clips.npy", np.zeros((2, 3, 32, 32, 3), np.uint8))
     np.save(data / "azimuths.npy", np.tile(np.float32([120, 240, 0]), (2, 1)))
     np.save(data / "elevations.npy", np.zeros((2, 3), np.float32))
-    return ["--model_cfg", "sv3d_tiny", "--train_cfg", "vae_tiny", "--set", f"data=[{data}]"]
+    return ["--model_cfg", "sv3d_tiny", "--train_cfg", "vae_tiny", "--set", f"data=[{data}]", "--model-set", "num_frames=3",
+            "--model-set", "height=32", "--model-set", "width=32"]

@@ -23,8 +23,8 @@ ALLOWED = {
     "shape.distill": {"leaf", "shape", "checkpoint", "video", "engine"},
 }
 WITHOUT_MINDSPORE = ["cameras", "images", "matte", "transforms", "metrics", "config", "specs", "errors", "flags", "guards",
-                     "tensorfiles", "tensorstore", "tensorwriter", "tensorview", "published", "recognise", "layouts", "diffusers_folder",
-                     "diffusers_writer", "surgery", "conversion",
+                     "tensorfiles", "tensorstore", "tensorwriter", "tensorview", "published", "recognise", "layouts",
+                     "diffusers_folder", "diffusers_writer", "surgery", "conversion",
                      "render.zbuffer", "render.procedural", "render.meshfile"]
 
 

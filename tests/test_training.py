@@ -13,12 +13,15 @@ from sgm.checkpoint import CheckpointError, open_checkpoint
 from sgm.engine import Engine
 from sgm.render.procedural import TRAIN_SEEDS, render_clip
 from sgm.specs import load_spec
+from sgm.train.batches import DiffusionBatches, ViewBatches
 from sgm.train.data import LatentOrbits, PackedOrbits, shuffled
+from sgm.train.folder import RunFolder
 from sgm.train.init import initial_weight, initialise
 from sgm.train.objective import AutoencoderLoss, DiffusionLoss, lognormal_sigmas
 from sgm.train.recipe import Recipe
+from sgm.train.schedule import learning_rate
 from sgm.train.step import TrainStep
-from sgm.train.trainer import DiffusionBatches, Trainer, ViewBatches, learning_rate
+from sgm.train.trainer import Trainer
 from sgm.video.denoiser import Denoiser
 
 NOISE = 1e-7        # a golden gradient whose RMS is below this is rounding noise: one of a layer that has no effect
@@ -358,7 +361,7 @@ def test_condition_is_dropped_whole(latents):
 def test_roaming_clips(latents, relative_error):
     """The same views with their own angles, from any start and either way; the condition stays the last view."""
     plain = latents[0].batch(np.random.default_rng(0), [2], drop=0.0)
-    mean, log_variance = (latents[0].parts[0][name][2] for name in ("mean", "log_variance"))
+    mean, log_variance = latents[0].load(np.random.default_rng(0), 2, 0.0)[1][:2]
     angles = plain[3][:, -128:]         # the azimuth's columns
     starts, steps = set(), set()
     for seed in range(40):
@@ -382,12 +385,13 @@ def trainer(seed, latents):
 def test_a_resumed_run_continues_bit_for_bit(latents, tmp_path):
     first = trainer(0, latents)
     losses = [first.advance()[0] for _ in range(2)]
-    first.save(tmp_path)
+    folder = RunFolder(tmp_path, first.recipe, first.engine.spec)
+    folder.save(first)
     rows = [first.advance() for _ in range(2)]
     assert np.isfinite(losses).all() and first.done == 4
 
     second = trainer(1, latents)        # other weights, until it resumes
-    second.resume(tmp_path)
+    folder.resume(second)
     assert second.done == 2
     assert [second.advance() for _ in range(2)] == rows
     for averaged in (False, True):
@@ -396,7 +400,7 @@ def test_a_resumed_run_continues_bit_for_bit(latents, tmp_path):
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert any((first.weights(False)[name] != first.weights(True)[name]).any() for name in ours)
 
-    second.resume(tmp_path)             # once more, now that its step is compiled
+    folder.resume(second)             # once more, now that its step is compiled
     assert [second.advance() for _ in range(2)] == rows
 
     saved = open_checkpoint(tmp_path / "averaged.safetensors")
@@ -404,7 +408,7 @@ def test_a_resumed_run_continues_bit_for_bit(latents, tmp_path):
     other = Trainer(Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml", [*SMALL, "unet.num_res_blocks=2"])), first.recipe,
                     first.batches)
     with pytest.raises(CheckpointError, match="is missing or of another shape"):
-        other.resume(tmp_path)
+        folder.resume(other)
 
 
 def test_views_for_the_autoencoder(packed):

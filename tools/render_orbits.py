@@ -10,7 +10,8 @@ packed set has clips.npy (N, T, H, W, 3) uint8 on white, azimuths.npy and elevat
 seeds.npy (N,) int64; read clips.npy with numpy.load(..., mmap_mode="r").
 
 What is finished is kept: start again to go on, with the same options.  Every object has its own elevation and orbit,
-drawn from --seed and its name alone, so the number of workers and the order do not matter.
+and with --lighting varied its own lights, drawn from --seed and its name alone, so the number of workers and the order do
+not matter.  With --frames 84 train.py takes any 21 of an orbit's views, each of which can be the input view.
 Exit code: 0 done, 1 some objects failed (listed in OUT/failed.txt), 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
@@ -40,13 +41,13 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sgm.cameras import DISTANCE, FOV_DEG, Orbit, write_transforms  # noqa: E402
+from sgm.cameras import DISTANCE, FOV_DEG, Orbit, position, write_transforms  # noqa: E402
 from sgm.errors import InputError, exit_code, one_line, os_reason  # noqa: E402
 from sgm.flags import Arguments, check_folder  # noqa: E402
 from sgm.render.mesh import MeshError  # noqa: E402
 from sgm.render.meshfile import SUFFIXES, load_mesh, normalised, viewing_distance  # noqa: E402
-from sgm.render.procedural import make_object, render_clip  # noqa: E402
-from sgm.render.zbuffer import SOFT, STUDIO, render_views  # noqa: E402
+from sgm.render.procedural import make_object, on_white, render_clip  # noqa: E402
+from sgm.render.zbuffer import SOFT, STUDIO, Lighting, render_views  # noqa: E402
 
 PACK_BLOCK = 16     # objects per task when packing
 OURS = re.compile(r"[0-9]+\.png|transforms\.json")     # what a folder of views holds
@@ -59,6 +60,22 @@ def orbit_of(name: str, settings: dict) -> Orbit:
     if settings["orbit"] == "static":
         return Orbit.static(elevation, settings["frames"])
     return Orbit.dynamic(int(rng.randint(2 ** 31 - 1)), elevation, settings["frames"])
+
+
+def lighting_of(name: str, settings: dict, usual: Lighting) -> Lighting:
+    """The object's lights: the usual ones, or varied: soft still, but from anywhere above and of other strengths.
+
+    The key light stands 20 to 75 degrees high at any azimuth, the fill light lower and 100 to 260 degrees further round.
+    Strengths are the usual ones times 0.75 to 1.25 (key), 0.5 to 2 (fill, sky), 0.85 to 1.1 (ambient).
+    """
+    if settings["lighting"] == "fixed":
+        return usual
+    rng = np.random.RandomState(zlib.crc32(f"{settings['seed']}/{name}/light".encode()))
+    azimuth, high, low = rng.uniform(0, 360), rng.uniform(20, 75), rng.uniform(0, 30)
+    across = azimuth + rng.uniform(100, 260)
+    key, fill, sky, ambient = rng.uniform((0.75, 0.5, 0.5, 0.85), (1.25, 2, 2, 1.1))
+    return Lighting(ambient * usual.ambient, key * usual.key, tuple(position(azimuth, high, 1.0)), fill * usual.fill,
+                    tuple(position(across, low, 1.0)), sky * usual.sky)
 
 
 def render_folder(item: tuple[str, int | str], out: str, settings: dict) -> tuple[str, str | None]:
@@ -76,7 +93,7 @@ def render_folder(item: tuple[str, int | str], out: str, settings: dict) -> tupl
             mesh, lighting = normalised(load_mesh(source, settings["up"]), settings["fit"]), STUDIO
             distance = viewing_distance(mesh, orbit)
         views = render_views(mesh, orbit.poses(distance), settings["size"], FOV_DEG,
-                             supersample=settings["supersample"], lighting=lighting)
+                             supersample=settings["supersample"], lighting=lighting_of(name, settings, lighting))
     except (MeshError, MemoryError) as error:
         return name, str(error) or "out of memory"
     shutil.rmtree(partial_folder, ignore_errors=True)
@@ -100,8 +117,14 @@ def render_block(rows: list[int], folder: str, settings: dict) -> int:
               for name in ("clips", "azimuths", "elevations", "seeds", "done")}
     for row in rows:
         seed = int(arrays["seeds"][row])
-        orbit = orbit_of(f"{seed:07d}", settings)
-        arrays["clips"][row] = render_clip(seed, orbit, settings["size"], supersample=settings["supersample"])
+        name = f"{seed:07d}"
+        orbit = orbit_of(name, settings)
+        if settings["lighting"] == "fixed":
+            arrays["clips"][row] = render_clip(seed, orbit, settings["size"], supersample=settings["supersample"])
+        else:
+            arrays["clips"][row] = on_white(render_views(
+                make_object(seed), orbit.poses(DISTANCE), settings["size"], FOV_DEG, supersample=settings["supersample"],
+                lighting=lighting_of(name, settings, SOFT)))
         arrays["azimuths"][row], arrays["elevations"][row] = orbit.azimuths_deg, orbit.elevations_deg
         arrays["done"][row] = True
     return len(rows)
@@ -144,6 +167,7 @@ def claim(folder: Path, settings: dict, overwrite: bool):
             found = dict(json.loads(note.read_text(encoding="utf-8")))
         except (ValueError, TypeError, RecursionError):
             raise InputError(f"{note}: is damaged; give another --out, or --overwrite to start afresh") from None
+        found.setdefault("lighting", "fixed")       # of sets that were rendered when there was no other
         for key in settings:
             if found.get(key) != settings[key]:
                 raise InputError(f"--out {folder}: holds orbits rendered with {key} {found.get(key)}, this run has "
@@ -260,6 +284,8 @@ def arguments(argv=None):
                         help="constant elevation, or the random orbits of the SV3D paper (default static)")
     common.add_argument("--elevation", type=float, nargs=2, default=(-5.0, 30.0), metavar=("MIN", "MAX"),
                         help="range of the input view's elevation in degrees (default -5 30, as in the paper)")
+    common.add_argument("--lighting", choices=("fixed", "varied"), default="fixed",
+                        help="the same lights for all objects, or soft ones of its own for each (default fixed)")
     common.add_argument("--supersample", type=int, default=2, help="samples per pixel and side (default 2)")
     common.add_argument("--seed", type=int, default=0, help="draws elevations and orbits (default 0)")
     common.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: all CPUs)")
@@ -293,7 +319,8 @@ def arguments(argv=None):
 def main(argv=None) -> int:
     args = arguments(argv)
     settings = {"kind": args.command, "size": args.size, "frames": args.frames, "orbit": args.orbit,
-                "elevation": list(args.elevation), "supersample": args.supersample, "seed": args.seed}
+                "elevation": list(args.elevation), "lighting": args.lighting, "supersample": args.supersample,
+                "seed": args.seed}
     try:
         if args.command == "meshes":
             return render_folders(mesh_files(args.paths), args, {**settings, "up": args.up, "fit": args.fit})

@@ -5,7 +5,7 @@ import numpy as np
 from mindspore import Tensor
 
 # The last layer of every residual branch starts at zero, so that a block starts as the identity (as the reference).
-_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2")
+_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B")
 
 
 def initial_weight(name, shape, seed):

@@ -2,50 +2,104 @@
 from dataclasses import dataclass, field
 from typing import List
 
-from sgm.config import ConfigError
+from sgm.config import ConfigError, shown
+from sgm.flags import MAX_SEED
+from sgm.train.data.settings import DataSettings
+
+# What may be trained, by task; `sgm.train.parts` says which parameters that is.
+TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder")}
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the device has it, else fp32
+SCHEDULES = ("cosine", "constant")
+_MOST = 1 << 31                                 # of any number of steps, clips or pixels: more is a slip of the pen
+# What a resumed run may change: none of it changes what a step computes. (With a cosine, `steps` bends the rates to come.)
+HARMLESS = ("steps", "save_every", "log_every", "keep", "val", "val_batches", "bad_steps", "recompute",
+            "cache_folder", "cache_gb")
 
 
 @dataclass
-class Recipe:
-    """What `train.py` does; a file says only what differs."""
+class Recipe(DataSettings):
+    """What `train.py` does; a file says only what differs. What it is trained on: `DataSettings`."""
     task: str = "diffusion"                     # "diffusion" trains the UNet, "autoencoder" the VAE
-    trains: str = "all"                         # the whole network, or of the autoencoder the "decoder": latents stay valid
-    data: List[str] = field(default_factory=list)   # packed folders of tools/render_orbits.py --pack
+    trains: str = "all"                         # all, temporal or lora of the UNet; all or decoder of the autoencoder
     seed: int = 0                               # of weights, data order, noise
-    steps: int = 10000
-    batch: int = 1                              # clips (diffusion) or single views (autoencoder) a step
-    lr: float = 1e-4                            # after `warmup` steps of linear rise; falls as a cosine to lr_final * lr
+    steps: int = 10000                          # optimiser steps
+    batch: int = 1                              # clips (diffusion) or single views (autoencoder) at once
+    accumulate: int = 1                         # batches whose mean gradient makes one step
+    precision: str = "fp32"                     # of the UNet's computation; its weights and their moments stay float32
+    recompute: bool = False                     # of blocks in the backward pass: less memory, a third more time
+    lr: float = 1e-4                            # after `warmup` steps of linear rise
+    schedule: str = "cosine"                    # then falls to lr_final * lr at the last step; or stays "constant"
     lr_final: float = 0.01
     warmup: int = 100
     betas: List[float] = field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = 0.01
     clip_norm: float = 1.0                      # of the global gradient norm; 0 switches clipping off
     average_decay: float = 0.9999               # of the moving average of the weights, reached after a short rise
+    lora_rank: int = 16                         # trains: lora
+    lora_alpha: float = 16.0                    # its product counts alpha / rank times
     p_mean: float = 1.0                         # ln sigma ~ N(p_mean, p_std^2), one sigma per clip
     p_std: float = 1.6
     drop_condition: float = 0.1                 # of clips whose CLIP token and latent are zeroed together
     roam: float = 0.0                           # of clips that start anywhere on the orbit and run either way round
+    front_weight: float = 1.0                   # of the condition view in the loss, relative to the view behind the object
     kl_weight: float = 1e-4                     # autoencoder only
     crop: int = 0                               # autoencoder only: pixels of random square crops; 0 = whole views
-    save_every: int = 500                       # steps between checkpoints
+    bad_steps: int = 10                         # steps in a row with a loss or gradient that is not finite, then it stops
+    val_batches: int = 8                        # at most so many, the same ones every time
+    save_every: int = 500                       # steps between checkpoints; the held-back loss is taken before each
+    keep: int = 1                               # latest weights that are kept; the best are kept beside them
     log_every: int = 20                         # steps that one row of metrics.csv averages
 
     def validate(self):
         """Raise ConfigError naming the first value that cannot be."""
-        if self.task not in ("diffusion", "autoencoder"):
-            raise ConfigError(f"task: found {self.task!r}, expected diffusion or autoencoder")
-        parts = ("all", "decoder") if self.task == "autoencoder" else ("all",)
-        if self.trains not in parts:
-            raise ConfigError(f"trains: found {self.trains!r}, expected {' or '.join(parts)} for {self.task}")
-        for name in ("steps", "batch", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: found {getattr(self, name)}, expected at least 1")
-        if not self.lr > 0:
-            raise ConfigError(f"lr: found {self.lr}, expected a positive learning rate")
+        self.validate_data()
+        _one_of(self, "task", tuple(TRAINS))
+        _one_of(self, "trains", TRAINS[self.task], f" for {self.task}")
+        _one_of(self, "precision", PRECISIONS)
+        _one_of(self, "schedule", SCHEDULES)
+        for name in ("steps", "batch", "accumulate", "bad_steps", "val_batches", "save_every", "keep", "log_every",
+                     "lora_rank"):
+            _within(self, name, 1, _MOST)
+        for name in ("warmup", "crop"):
+            _within(self, name, 0, _MOST)
+        _within(self, "seed", 0, MAX_SEED)
+        for name in ("weight_decay", "clip_norm", "kl_weight", "p_std"):
+            _within(self, name, 0, 1e6)
+        for name in ("roam", "lr_final", "front_weight"):
+            _within(self, name, 0, 1)
+        _within(self, "p_mean", -100, 100)
+        for name in ("lr", "lora_alpha"):
+            _require(0 < getattr(self, name) <= 1e6, name, getattr(self, name), "a number above 0, at most 1e6")
         for name in ("drop_condition", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}: found {getattr(self, name)}, expected 0 <= {name} < 1")
-        if not 0 <= self.roam <= 1:
-            raise ConfigError(f"roam: found {self.roam}, expected 0 to 1")
-        if len(self.betas) != 2:
-            raise ConfigError(f"betas: found {len(self.betas)} numbers, expected 2")
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), f"0 <= {name} < 1")
+        _require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "betas", self.betas,
+                 "two numbers from 0 to below 1")
+        _require(self.task == "diffusion" or self.precision in ("auto", "fp32"), "precision", self.precision,
+                 "fp32 for the autoencoder, whose values half precision does not hold")
+        _require(self.front_weight == 1 or not self.roam, "roam", self.roam,
+                 "0 with front_weight: of clips that roam it is not known which view is near the condition")
+
+    def differences(self, recorded):
+        """What differs from a recipe recorded as a mapping, as (harmful, harmless): lists of "lr: 0.1, now 0.2".
+
+        Keys that the record lacks are of a later version, and are passed over.
+        """
+        harmful, harmless = [], []
+        for name, value in vars(self).items():
+            if name in recorded and recorded[name] != value:
+                (harmless if name in HARMLESS else harmful).append(f"{name}: {shown(recorded[name])}, now {shown(value)}")
+        return harmful, harmless
+
+
+def _require(good, name, found, expected):
+    if not good:
+        raise ConfigError(f"{name}: found {shown(found)}, expected {expected}")
+
+
+def _one_of(recipe, name, choices, why=""):
+    _require(getattr(recipe, name) in choices, name, getattr(recipe, name), " or ".join(choices) + why)
+
+
+def _within(recipe, name, low, high):
+    value = getattr(recipe, name)
+    _require(low <= value <= high, name, value, f"{low} to {high:g}")

@@ -1,4 +1,6 @@
-"""One optimiser step as one compiled graph: gradients, clipping, AdamW with bias correction, moving average."""
+"""An optimiser step as compiled graphs: gradients of one batch or several, their norm, AdamW with bias correction, moving
+average. Between them the host decides whether the step is made at all."""
+import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn
 from mindspore import ops as ms_ops
@@ -7,11 +9,32 @@ from mindspore.ops import operations as P
 _adam = P.Adam()
 _update = ms_ops.MultitypeFuncGraph("adamw_update")
 _square_sum = ms_ops.MultitypeFuncGraph("square_sum")
+_put = ms_ops.MultitypeFuncGraph("put")
+_add = ms_ops.MultitypeFuncGraph("add")
+_zero = ms_ops.MultitypeFuncGraph("zero")
 
 
 @_square_sum.register("Tensor")
 def _square_sum_of(gradient):
     return (gradient * gradient).sum()
+
+
+@_put.register("Tensor", "Tensor")
+def _put_one(target, value):
+    ms_ops.assign(target, value.astype(target.dtype))
+    return True
+
+
+@_add.register("Tensor", "Tensor")
+def _add_one(target, value):
+    ms_ops.assign_add(target, value.astype(target.dtype))
+    return True
+
+
+@_zero.register("Tensor")
+def _zero_one(target):
+    ms_ops.assign(target, ms_ops.zeros_like(target))
+    return True
 
 
 @_update.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor")
@@ -23,22 +46,43 @@ def _update_one(rates, clip, weight, m, v, average, gradient):
     return True
 
 
+class _Scaled(nn.Cell):
+    """The loss times a factor, whose gradients are taken, and the loss itself."""
+
+    def __init__(self, objective):
+        super().__init__(auto_prefix=False)
+        self.objective = objective
+
+    def construct(self, scale, batch):
+        loss = self.objective(*batch)
+        return loss * scale, loss
+
+
 class TrainStep(nn.Cell):
     """Decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101) as torch.optim.AdamW does it.
 
     MindSpore's own AdamWeightDecay has no bias correction; its fused Adam kernel has, and takes the decay beforehand.
-    `objective(*batch)` -> loss. `average` is the exponential moving average of the weights, float32.
+    `objective(*batch)` -> loss, a float32 scalar. weights: float32 Parameters; `average` is their exponential moving
+    average. accumulate: batches whose mean gradient makes a step. half: the caller lowers the weights' precision after
+    this; `master` then holds them in float32, and the weights follow it. world: devices that each have their own batches,
+    and whose gradients are added.
     """
 
-    def __init__(self, objective, weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, clip_norm=0.0):
+    def __init__(self, objective, weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, clip_norm=0.0, accumulate=1,
+                 half=False, world=1):
         super().__init__(auto_prefix=False)
         self.objective = objective
         self.weights = ParameterTuple(weights)
-        self.m = self.weights.clone("adam_m", "zeros")
-        self.v = self.weights.clone("adam_v", "zeros")
-        self.average = self.weights.clone("average", "same")
+        self.half = half
+        self.master = self.weights.clone("master", "same") if half else self.weights
+        self.m = self.master.clone("adam_m", "zeros")
+        self.v = self.master.clone("adam_v", "zeros")
+        self.average = self.master.clone("average", "same")
+        self.sums = self.master.clone("gradient", "zeros")      # between steps they are free, or zero if they accumulate
         self.betas, self.eps, self.weight_decay, self.clip_norm = betas, eps, weight_decay, clip_norm
-        self.gradients = ms_ops.value_and_grad(objective, None, self.weights)
+        self.several = accumulate > 1
+        self.reduce = P.AllReduce() if world > 1 else None
+        self.gradients = ms_ops.value_and_grad(_Scaled(objective), None, self.weights, has_aux=True)
         self.map = ms_ops.HyperMap()
 
     def rates(self, step, lr, average_decay):
@@ -49,12 +93,62 @@ class TrainStep(nn.Cell):
         values = [lr, beta1 ** step, beta2 ** step, eps, beta1, beta2, 1 - lr * self.weight_decay, 1 - average_decay]
         return Tensor(np.array(values, np.float32))
 
+    def accumulate(self, scale, *batch):
+        """Put the gradients of `scale` times a batch's loss into `sums`, or add them; -> the loss."""
+        (_, loss), gradients = self.gradients(scale, batch)
+        done = self.map(_add if self.several else _put, self.sums, gradients)
+        return ms_ops.depend(loss, done)
+
+    def norm(self, notes):
+        """The global norm of `sums`, and `notes`: both added up over all devices, whose `sums` are then the same."""
+        if self.reduce is not None:
+            for total in self.sums:
+                ms_ops.assign(total, self.reduce(total))
+            notes = self.reduce(notes)
+        return ms_ops.sqrt(ms_ops.addn(self.map(_square_sum, self.sums))), notes
+
+    def equalise(self):
+        """Give all devices the weights and averages of the first one."""
+        first = P.Broadcast(0)
+        for value in self.master + self.average:
+            ms_ops.assign(value, first((value,))[0])
+        return self.map(_put, self.weights, self.master)
+
+    def update(self, rates, clip):
+        """AdamW on `clip` times `sums`, which are then cleared if they accumulate."""
+        done = self.map(ms_ops.partial(_update, rates, clip), self.master, self.m, self.v, self.average, self.sums)
+        if self.half:
+            done = done + self.map(_put, self.weights, self.master)
+        if self.several:
+            done = done + self.clear()
+        return ms_ops.depend(clip, done)
+
+    def clear(self):
+        """Forget accumulated gradients."""
+        return self.map(_zero, self.sums)
+
+    def clip(self, norm):
+        """The factor for gradients of that norm."""
+        return np.float32(min(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm > 0 else 1.0)
+
+    def show_average(self):
+        """Put the moving average in the weights' place; `show_weights` brings them back."""
+        if not self.half:
+            self.map(_put, self.sums, self.weights)
+        return self.map(_put, self.weights, self.average)
+
+    def show_weights(self):
+        """The inverse of `show_average`, to the last bit."""
+        done = self.map(_put, self.weights, self.master if self.half else self.sums)
+        if self.several:
+            done = done + self.clear()
+        return done
+
     def construct(self, rates, *batch):
-        """-> loss and gradient norm before clipping."""
-        loss, gradients = self.gradients(*batch)
-        norm = ms_ops.sqrt(ms_ops.addn(self.map(_square_sum, gradients)))
-        clip = ms_ops.ones_like(norm)
+        """A whole step of one batch in one graph -> loss and gradient norm before clipping."""
+        one = ms_ops.ones((), ms.float32)
+        norm, loss = self.norm(self.accumulate(one, *batch))
+        clip = one
         if self.clip_norm > 0:
             clip = ms_ops.minimum(clip, self.clip_norm / (norm + 1e-6))
-        done = self.map(ms_ops.partial(_update, rates, clip), self.weights, self.m, self.v, self.average, gradients)
-        return ms_ops.depend(loss, done), norm
+        return ms_ops.depend(loss, self.update(rates, clip)), norm

@@ -1,139 +1,194 @@
-"""The parts of the training loop: batches of a step, learning rate, checkpoint and resume.
+"""One network, its objective and its optimiser: a step, the held-back loss, and all that a run needs to go on as it was.
 
-All randomness of a step follows from the recipe's seed and the step's number, so a resumed run continues bit for bit.
+All randomness of a step follows from the recipe's seed and the step's number, so a resumed run continues bit for bit on a
+CPU; on an NPU closely, as its kernels add in no fixed order.
 """
-import json
-from pathlib import Path
+import math
+from typing import NamedTuple
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.checkpoint import CheckpointError, open_checkpoint, save_safetensors
-from sgm.train.data import shuffled
-from sgm.train.objective import AutoencoderLoss, DiffusionLoss, lognormal_sigmas
+from sgm.checkpoint import CheckpointError
+from sgm.errors import InputError
+from sgm.train.lora import attach
+from sgm.train.objective import AutoencoderLoss, DiffusionLoss, frame_weights
+from sgm.train.parts import is_kept, is_trained
+from sgm.train.schedule import LossScale, average_decay, learning_rate
 from sgm.train.step import TrainStep
+from sgm.video.blocks import Block
+
+HALVES = {"fp16": ms.float16, "bf16": ms.bfloat16}
+MOMENTS = ("m", "v", "average")                 # a state has <moment>/<published key> for what is trained
 
 
-def learning_rate(recipe, step):
-    """Linear rise over `warmup` steps, then a cosine from lr to lr_final * lr at the last step."""
-    if step < recipe.warmup:
-        return recipe.lr * (step + 1) / recipe.warmup
-    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.lr * (recipe.lr_final + (1 - recipe.lr_final) * 0.5 * (1 + np.cos(np.pi * progress)))
+class TrainingError(InputError):
+    """A training that cannot go on; one line that names step, clips and remedy."""
 
 
-class DiffusionBatches:
-    """Batches of the diffusion loss from latent orbits."""
-
-    def __init__(self, recipe, orbits):
-        self.recipe, self.orbits = recipe, orbits
-
-    def __call__(self, step):
-        recipe = self.recipe
-        rng = np.random.default_rng([recipe.seed, step])
-        indices = shuffled(recipe.seed, len(self.orbits), step, recipe.batch)
-        x0, token, latent, vector = self.orbits.batch(rng, indices, recipe.drop_condition, recipe.roam)
-        sigma = lognormal_sigmas(rng, len(indices), self.orbits.num_frames, recipe.p_mean, recipe.p_std)
-        noise = rng.standard_normal(x0.shape, dtype=np.float32)
-        return x0, noise, sigma, token, latent, vector
-
-
-class ViewBatches:
-    """Single views, or square crops of them, for the autoencoder."""
-
-    TRIES = 3       # places a crop may lie at; the one that shows most of the object is taken
-
-    def __init__(self, recipe, orbits, spec):
-        self.recipe, self.orbits = recipe, orbits
-        self.size = recipe.crop or orbits.size
-        side = self.size // spec.vae_factor
-        self.latent_shape = (spec.vae.z_channels, side, side)
-
-    def __call__(self, step):
-        recipe = self.recipe
-        rng = np.random.default_rng([recipe.seed, step])
-        draws = rng.integers((len(self.orbits), self.orbits.num_frames), size=(recipe.batch, 2))
-        corners = rng.integers(self.orbits.size - self.size + 1, size=(recipe.batch, self.TRIES, 2))
-        images = np.concatenate([self.crop(self.orbits.frames(clip, [view]), places)
-                                 for (clip, view), places in zip(draws, corners)])
-        return images, rng.standard_normal((recipe.batch,) + self.latent_shape, dtype=np.float32)
-
-    def crop(self, image, places):
-        """That crop of (1, 3, H, W) among `places` (rows y, x) which is least white."""
-        crops = [image[..., y:y + self.size, x:x + self.size] for y, x in places]
-        return min(crops, key=lambda crop: (crop == 1).sum())
+class Row(NamedTuple):
+    """What a step was."""
+    loss: float
+    grad_norm: float
+    lr: float
+    skipped: bool                               # a loss or gradient was not finite: the weights stayed as they were
 
 
 class Trainer:
-    """One network, its objective and its optimiser; `advance(step)` makes one step."""
+    """`advance()` makes a step of `recipe` (a Recipe) on the networks of `engine`.
 
-    def __init__(self, engine, recipe, batches):
-        self.engine, self.recipe, self.batches = engine, recipe, batches
-        if recipe.task == "diffusion":
-            cells = [engine.model]
-            objective = DiffusionLoss(engine.model, batches.orbits.num_frames)
-        else:
+    batches(number) -> the arrays of batch `number`, clips(number) -> its clips (`sgm.train.batches`); held_back: the same
+    for validation, or None. rank, world: which of so many processes this is; together they make a step of all their
+    batches.
+    """
+
+    def __init__(self, engine, recipe, batches, held_back=None, rank=0, world=1):
+        self.engine, self.recipe, self.batches, self.held_back = engine, recipe, batches, held_back
+        self.rank, self.world = rank, world
+        self.objective = self._objective()
+        parameters = self._kept(lambda name: is_trained(recipe, engine.spec, name))
+        self.step = TrainStep(self.objective, list(parameters.values()), tuple(recipe.betas),
+                              weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm,
+                              accumulate=recipe.accumulate, half=recipe.precision in HALVES, world=world)
+        self.kept = self._kept(lambda name: is_kept(recipe, engine.spec, name))
+        self.exact = {}                         # float32 values of frozen weights that compute in half precision
+        if recipe.precision in HALVES:
+            self._halve(HALVES[recipe.precision], set(parameters))
+        self.scale = LossScale(recipe.precision)
+        self.done = 0                           # steps, with those that were skipped
+        self.updates = 0                        # of the weights
+        self.bad = 0                            # steps in a row that were not finite, overflows of float16 aside
+        self.skipped = 0                        # steps in all
+        self.best = None                        # the lowest held-back loss so far
+        self.stopped = False
+        self._graphs = {}
+
+    def _objective(self):
+        recipe, engine = self.recipe, self.engine
+        if recipe.task == "autoencoder":
             encoder = engine.conditioner.embedder("cond_frames").encoder
-            cells = [encoder, engine.first_stage_model][recipe.trains == "decoder":]
-            objective = AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight)
-        weights = [parameter for cell in cells for parameter in cell.get_parameters()]
-        self.step = TrainStep(objective, weights, tuple(recipe.betas), weight_decay=recipe.weight_decay,
-                              clip_norm=recipe.clip_norm)
-        self.compiled = ops.compiled(self.step.construct)
-        self.done = 0
+            return AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight)
+        if recipe.trains == "lora":
+            attach(engine, recipe.lora_rank, recipe.lora_alpha, recipe.seed)
+        if recipe.recompute:
+            for _, cell in engine.model.cells_and_names():
+                if isinstance(cell, Block):
+                    cell.recompute()
+        num_frames = self.batches.orbits.num_frames
+        weights = frame_weights(num_frames, recipe.front_weight) if recipe.front_weight < 1 else None
+        return DiffusionLoss(engine.model, num_frames, HALVES.get(recipe.precision, ms.float32), weights)
 
-    def advance(self):
-        """One step -> loss, gradient norm, learning rate (floats)."""
+    def _kept(self, wanted):
+        return {name: parameter for name, parameter in self.engine.parameters_dict().items() if wanted(name)}
+
+    def _halve(self, dtype, trained):
+        for name, parameter in self.engine.model.parameters_dict().items():
+            if name not in trained and name in self.kept:
+                self.exact[name] = parameter.asnumpy()
+            parameter.set_dtype(dtype)
+
+    def _run(self, name, *inputs):
+        """A part of the step as a compiled graph."""
+        if name not in self._graphs:
+            self._graphs[name] = ops.compiled(getattr(self.objective if name == "construct" else self.step, name))
+        return self._graphs[name](*inputs)
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def advance(self, stopped=()):
+        """One step -> Row. Raises TrainingError after `recipe.bad_steps` in a row that were not finite.
+
+        Once `stopped`, a list that a signal fills, holds something, `self.stopped` is true: in all processes after the same
+        step.
+        """
         recipe = self.recipe
         lr = learning_rate(recipe, self.done)
-        # The average follows quickly at first, so that it forgets the random start.
-        decay = min(recipe.average_decay, (1 + self.done) / (10 + self.done))
-        batch = [Tensor(array) for array in self.batches(self.done)]
-        loss, norm = self.compiled(self.step.rates(self.done + 1, lr, decay), *batch)
+        first = self.done * recipe.accumulate * self.world
+        numbers = range(first + self.rank, first + recipe.accumulate * self.world, self.world)
+        scale, losses = Tensor(np.float32(self.scale.value)), []
+        for number in numbers:
+            loss = self._run("accumulate", scale, *map(Tensor, self.batches(number)))
+            losses.append(float(ops.fetch(loss)))
+        share = np.float32(1 / (self.scale.value * recipe.accumulate * self.world))
+        notes = Tensor(np.array([np.mean(losses), bool(stopped)], np.float32))
+        norm, notes = map(ops.fetch, self._run("norm", notes))
+        norm, loss = float(norm * share), float(notes[0] / self.world)
+        self.stopped = bool(notes[1] or self.world == 1 and stopped)
+        good = math.isfinite(loss) and math.isfinite(norm)
+        if good:
+            rates = self.step.rates(self.updates + 1, lr, average_decay(recipe, self.done))
+            ops.fetch(self._run("update", rates, Tensor(self.step.clip(norm) * share)))
+            self.updates += 1
+        elif recipe.accumulate > 1:
+            self._run("clear")
         self.done += 1
-        return float(ops.fetch(loss)), float(norm.asnumpy()), lr
+        self.skipped += not good
+        mendable = self.scale.follow(good)
+        self.bad = 0 if good else self.bad + (not mendable)
+        if self.bad >= recipe.bad_steps:
+            clips = sorted({clip for number in numbers for clip in self.batches.clips(number)})
+            raise TrainingError(
+                f"step {self.done}: found the loss {loss:g} and a gradient of norm {norm:g}, {self.bad} steps in a row that"
+                f" are not finite (this one on clips {', '.join(map(str, clips[:20]))}), expected finite numbers; nothing of"
+                " them was saved: lower lr, raise warmup, take precision fp32, or look at those clips")
+        return Row(loss, norm, lr, not good)
 
-    def kept(self):
-        """The parameters that a checkpoint holds: all, or all but the UNet's when it is the autoencoder that is trained."""
-        return {name: parameter for name, parameter in self.engine.parameters_dict().items()
-                if self.recipe.task == "diffusion" or not name.startswith("model.")}
+    def equalise(self):
+        """Give all processes the weights of the first, however they were made."""
+        self._run("equalise")
+        ops.settle()
+
+    def validate(self):
+        """The mean loss of the averaged weights on the held-back batches, the same ones and the same noise every time."""
+        count = min(self.recipe.val_batches, -(-len(self.held_back.orbits) // self.recipe.batch))
+        self._run("show_average")
+        # Every process takes all of them: then none waits for another, and all know which checkpoint is the best.
+        losses = [float(ops.fetch(self._run("construct", *map(Tensor, self.held_back(k))))) for k in range(count)]
+        self._run("show_weights")
+        ops.settle()
+        return float(np.mean(losses))
+
+    # --- what is kept -----------------------------------------------------------------------------------------------
 
     def weights(self, averaged):
-        """{published key: array} of what is kept, with the trained part's moving average if `averaged`."""
-        arrays = {name: parameter.asnumpy() for name, parameter in self.kept().items()}
-        if averaged:
-            for weight, average in zip(self.step.weights, self.step.average):
-                arrays[weight.name] = average.asnumpy()
+        """{published key: float32 array} of what is kept, with the trained part's moving average if `averaged`."""
+        arrays = {name: parameter.asnumpy() for name, parameter in self.kept.items() if name not in self.exact}
+        arrays.update(self.exact)
+        for weight, master, average in zip(self.step.weights, self.step.master, self.step.average):
+            arrays[weight.name] = (average if averaged else master).asnumpy()
         return arrays
 
-    def save(self, folder):
-        """Write `averaged.safetensors` (to sample with) and `state.safetensors` (to resume from) into `folder`."""
-        folder = Path(folder)
-        note = {"model": self.engine.spec.name, "step": str(self.done)}
-        save_safetensors(folder / "averaged.safetensors", self.weights(True), note)
-        state = self.weights(False)
-        for weight, *others in zip(self.step.weights, self.step.m, self.step.v, self.step.average):
-            for kind, other in zip(("m", "v", "average"), others):
-                state[f"{kind}/{weight.name}"] = other.asnumpy()
-        save_safetensors(folder / "state.safetensors", state, note)
+    def state(self):
+        """({name: array}, {name: number or dict}): all that `restore` needs to go on."""
+        arrays = self.weights(False)
+        for weight, *moments in zip(self.step.weights, self.step.m, self.step.v, self.step.average):
+            arrays.update({f"{kind}/{weight.name}": moment.asnumpy() for kind, moment in zip(MOMENTS, moments)})
+        return arrays, {"step": self.done, "updates": self.updates, "skipped": self.skipped, "bad": self.bad,
+                        "best": self.best, "scale": self.scale.state()}
 
-    def resume(self, folder):
-        """Continue from `state.safetensors` in `folder`. Raises CheckpointError if it is not of this model."""
-        path = Path(folder) / "state.safetensors"
-        checkpoint = open_checkpoint(path)
-        wanted = self.kept()
-        for weight, *others in zip(self.step.weights, self.step.m, self.step.v, self.step.average):
-            wanted.update({f"{kind}/{weight.name}": other for kind, other in zip(("m", "v", "average"), others)})
-        for name, parameter in wanted.items():
-            if name not in checkpoint or tuple(checkpoint.shape(name)) != tuple(parameter.shape):
-                raise CheckpointError(f"{path}: {name} is missing or of another shape; it was made by another recipe")
-            parameter.set_data(Tensor(np.array(checkpoint.read(name))))
+    def restore(self, checkpoint, numbers):
+        """Continue from a `state`: an open TensorStore, and the numbers. Raises CheckpointError if it is of another model."""
+        wanted = {name: parameter.shape for name, parameter in self.kept.items()}
+        for weight in self.step.weights:
+            wanted.update({f"{kind}/{weight.name}": weight.shape for kind in MOMENTS})
+        for name, shape in wanted.items():
+            if name not in checkpoint or tuple(checkpoint.shape(name)) != tuple(shape):
+                raise CheckpointError(f"{checkpoint.path}: {name} is missing or of another shape; it was made by another"
+                                      " recipe")
+        for name, parameter in self.kept.items():
+            value = np.array(checkpoint.read(name))
+            if name in self.exact:
+                self.exact[name] = value
+            parameter.set_data(Tensor(value).astype(parameter.dtype))
+        for weight, master, *moments in zip(self.step.weights, self.step.master, self.step.m, self.step.v, self.step.average):
+            for kind, moment in zip(MOMENTS, moments):
+                moment.set_data(Tensor(np.array(checkpoint.read(f"{kind}/{weight.name}"))))
+            if master is not weight:
+                master.set_data(Tensor(np.array(checkpoint.read(weight.name))))
+        self._graphs.clear()
         ops.release()       # a step that was compiled would go on with its own weights
-        self.done = int(checkpoint.metadata["step"])
-
-
-def append_row(path, row):
-    """One line of metrics: a dict appended to a JSON-lines file."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        self.done, self.updates, self.skipped = (int(numbers[name]) for name in ("step", "updates", "skipped"))
+        self.bad, self.best = int(numbers["bad"]), numbers["best"]
+        self.scale.restore(numbers["scale"])

@@ -1,0 +1,136 @@
+"""Where the object is in its views: the similarity to the normalised box, and whether poses and pictures agree.
+
+Numpy and numba only.
+"""
+import logging
+
+import numpy as np
+
+from sgm.shape import grid, hull
+from sgm.shape.views import HALF, ShapeError, Views
+
+LOW = 96                    # pixels of the longer side, and cells of the grid, of the search
+FILLED = 0.5                # of the box by the hull's longest side, below which an object is enlarged
+BEYOND_DOUBT, POOR, HOPELESS = 0.975, 0.93, 0.5     # coverage of the masks by their hull: else looked into, warned, refused
+ADVANTAGE = 0.03            # in coverage, by which the other sign of the azimuth must win to be believed
+log = logging.getLogger("sgm")
+
+
+def framed(views, source="the views"):
+    """`views` as read, moved into the box |x| <= HALF and checked -> Views.
+
+    Views whose object already lies in the box and fills half of it stay where they are (ours always do). Otherwise the
+    bounding box of their hull becomes |x| <= 0.5 along its longest side. Raises ShapeError: cameras that look at no
+    common point, or all from one side; silhouettes that have no common hull; poses that
+    contradict the silhouettes. `source` is what errors call the views.
+    """
+    small = views.resized(LOW)
+    _check_cameras(small, source)
+    centre, radius = _sphere(small, source)
+    rough = small.moved(HALF / radius, centre)
+    sdf = hull.closed(hull.hull_sdf(rough, LOW, HALF), HALF)
+    if (sdf < 0).sum() < 30:
+        raise ShapeError(f"{source}: the silhouettes have no common hull; the poses do not belong to these pictures"
+                         f"{_other_sign(small, centre, radius, 0.0)}")
+    _check_agreement(rough, sdf, small, centre, radius, source)
+    base = hull.base_height(sdf, HALF, rough)
+    if base is not None:
+        sdf = hull.cut_below(sdf, HALF, base)
+    inside = np.argwhere(sdf < 0)
+    axis = grid.vertices(LOW, HALF)
+    low, high = (axis[corner] * radius / HALF + centre for corner in (inside.min(0), inside.max(0)))
+    if np.abs([low, high]).max() <= HALF and (high - low).max() >= FILLED * 2 * HALF:
+        framed_views = views
+    else:
+        scale = 1.0 / (high - low).max()
+        framed_views = views.moved(scale, (low + high) / 2)
+        log.info("%s: the object is %.3g long around (%.3g, %.3g, %.3g); worked on in a box of 1 and written back", source,
+                 1 / scale, *(low + high) / 2)
+    return framed_views
+
+
+def coverage(sdf, views):
+    """How much of the masks the silhouettes of a closed hull cover -> mean over views, in [0, 1].
+
+    A hull never exceeds its masks, so what is missing is where views contradict each other.
+    """
+    seen, _ = grid.silhouettes(sdf, HALF, views)
+    masks = views.mask > 0.5
+    return float(np.mean([(s & m).sum() / max(m.sum(), 1) for s, m in zip(seen, masks)]))
+
+
+def mirrored(views, centre):
+    """The same pictures with the cameras' azimuths about the vertical through `centre` counted the other way."""
+    c2w = views.c2w.copy()
+    offset = c2w[:, :3, 3] - centre
+    angle = -2 * np.arctan2(offset[:, 1], offset[:, 0])
+    turn = np.zeros((len(views), 3, 3))
+    turn[:, 0, 0] = turn[:, 1, 1] = np.cos(angle)
+    turn[:, 1, 0], turn[:, 0, 1], turn[:, 2, 2] = np.sin(angle), -np.sin(angle), 1
+    c2w[:, :3, :3] = turn @ c2w[:, :3, :3]
+    c2w[:, :3, 3] = np.einsum("nij,nj->ni", turn, offset) + centre
+    return Views(views.rgb, views.mask, c2w, *views.intrinsics, views.scale, views.centre, views.files)
+
+
+def _check_cameras(views, source):
+    forward = -views.c2w[:, :3, 2]
+    eyes = views.c2w[:, :3, 3]
+    if np.ptp(eyes, axis=0).max() < 1e-6 * max(np.abs(eyes).max(), 1e-6):
+        raise ShapeError(f"{source}: all cameras stand at one place; expected views from around the object, check the"
+                         " transform_matrix entries")
+    spread = np.degrees(np.arccos(np.clip((forward @ forward.T).min(), -1, 1)))
+    if spread < 10:
+        raise ShapeError(f"{source}: the cameras look the same way within {spread:.1f} degrees; expected views from around"
+                         " the object, add some from other sides")
+
+
+def _sphere(views, source):
+    """A sphere that holds the object, from the masks' middles and extents -> centre (3,), radius."""
+    directions, spreads = [], []
+    for k, mask in enumerate(views.mask > 0.5):
+        rows, columns = np.nonzero(mask)
+        middle = np.array([(rows.min() + rows.max()) / 2]), np.array([(columns.min() + columns.max()) / 2])
+        directions.append(views.rays(np.array([k]), *middle)[1][0])
+        spreads.append(np.hypot(np.ptp(rows) + 2, np.ptp(columns) + 2) / 2)
+    directions, eyes = np.array(directions, np.float64), views.c2w[:, :3, 3]
+    centre = _nearest_point(eyes, directions)
+    depth = np.einsum("ni,ni->n", centre - eyes, directions)
+    if (depth <= 0).any():
+        k = int(np.argmin(depth))
+        raise ShapeError(f"{source}: view {k} looks away from the point that the others look at; expected OpenGL"
+                         " camera-to-world matrices (looking along -z): check the poses' convention")
+    return centre, 1.1 * float(np.max(np.array(spreads) * depth) / views.fl_x)
+
+
+def _nearest_point(origins, directions):
+    """The point (3,) nearest to rays (N, 3), unit directions, in the sense of least squares."""
+    across = np.eye(3) - directions[:, :, None] * directions[:, None, :]    # projectors
+    return np.linalg.solve(across.sum(0), np.einsum("nij,nj->i", across, origins))
+
+
+def _hull_coverage(views, centre, radius):
+    rough = views.moved(HALF / radius, centre)
+    return coverage(hull.closed(hull.hull_sdf(rough, LOW, HALF), HALF), rough)
+
+
+def _other_sign(views, centre, radius, found):
+    """A hint, if the views fit better with their azimuths counted the other way."""
+    axis = _nearest_point(views.c2w[:, :3, 3], -views.c2w[:, :3, 2])    # what an orbit's cameras look at
+    better = _hull_coverage(mirrored(views, axis), centre, radius)
+    if better < found + ADVANTAGE:
+        return ""
+    return (f"; with the azimuths counted the other way the hull covers {better:.0%}: sample again with the other"
+            " --azimuth-sign (1 or -1), or give views_to_mesh.py --azimuth-sign -1")
+
+
+def _check_agreement(rough, sdf, small, centre, radius, source):
+    """Poses that contradict the pictures: an error if the other sign explains them or they are hopeless, else a warning."""
+    covered = coverage(sdf, rough)
+    if covered >= BEYOND_DOUBT:
+        return
+    hint = _other_sign(small, centre, radius, covered)
+    said = f"{source}: poses and silhouettes disagree, their common hull covers {covered:.0%} of the masks{hint}"
+    if hint or covered < HOPELESS:
+        raise ShapeError(said if hint else said + "; check the poses, or the masks")
+    if covered < POOR:
+        log.warning("%s; what only some views show is lost", said)

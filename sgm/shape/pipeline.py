@@ -1,0 +1,231 @@
+"""From a views folder to mesh files: the sequence of stages, what they save, and how a run goes on after it ended.
+
+Every stage leaves one file in `<output>/work`, written whole or not at all, with the settings it was made with; a stage
+in which something was optimised saves now and then on its way.
+"""
+import hashlib
+import json
+import os
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from sgm import ops, topology
+from sgm.shape import clean, depth, dmtet, export, framing, hull, nerf, shading, tetgrid, texture, turntable
+from sgm.shape.states import Work, load_state, save_state
+from sgm.shape.views import HALF, MIN_VIEWS, ShapeError, read_views
+
+STAGES = ("nerf", "dmtet", "texture")
+FORMATS = ("glb", "obj", "ply")
+
+
+class Reconstruction:
+    """A run: views, settings, output folder, and what its stages have made so far.
+
+    source: a views folder or transforms.json. spec: a `specs.MeshSpec`. output: a folder, made if need be. stages: of
+    STAGES, those to run; what the others made in `output` before is used. resume: go on from what is saved of the stages
+    to run. azimuth_sign: -1 counts the cameras' azimuths the other way. Raises ShapeError and its like.
+    """
+
+    def __init__(self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True):
+        self.source, self.spec, self.output, self.stages = str(source), spec, Path(output), stages
+        self.resume, self.progress, self.azimuth_sign = resume, progress, azimuth_sign
+        self.work = Work(self.output / "work")
+        self.log, self.report = {}, {}
+        self.interrupted = False
+
+    def run(self):
+        """Do the stages -> the report, as report.json has it. Ctrl-C during an optimisation ends that one, skips those that
+        would follow, and makes files of what there is; `interrupted` then says so."""
+        with self.stage("views"):
+            self.read()
+        self.work.folder.mkdir(parents=True, exist_ok=True)
+        with self.stage("hull"):
+            self.carve()
+        with self.stage("nerf"):
+            self.radiance()
+        with self.stage("surface"):
+            self.surface()
+        with self.stage("dmtet"):
+            self.refine()
+        with self.stage("texture"):
+            self.finish()
+        return self.save_report()
+
+    @contextmanager
+    def stage(self, name):
+        """Within, seconds and peak memory are measured."""
+        with suppress(OSError), open("/proc/self/clear_refs", "w") as file:     # start the peak anew, where that is allowed
+            file.write("5")
+        began = time.perf_counter()
+        yield
+        with open("/proc/self/status") as file:
+            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2 ** 20
+        self.log[name] = {"seconds": round(time.perf_counter() - began, 2), "peak_gb": round(peak, 2)}
+
+    def read(self):
+        """Views into the box; those to be held back aside."""
+        spec = self.spec
+        views = read_views(self.source, spec.side, spec.views, spec.matte, self.progress)
+        if self.azimuth_sign == -1:
+            views = framing.mirrored(views, np.zeros(3))
+        views = framing.framed(views, self.source)
+        kept = np.arange(len(views))
+        if spec.hold_out:
+            kept = kept[kept % spec.hold_out != spec.hold_out // 2]
+            if len(kept) < MIN_VIEWS:
+                raise ShapeError(f"hold_out={spec.hold_out} leaves {len(kept)} of {len(views)} views, expected at least"
+                                 f" {MIN_VIEWS}; hold fewer back")
+        self.views, self.held_back = views.subset(kept), views.subset(np.setdiff1d(np.arange(len(views)), kept))
+        digest = hashlib.sha256(self.views.c2w.tobytes() + self.views.rgb.tobytes() + self.views.mask.tobytes())
+        self.made_with = {"views": digest.hexdigest()[:16], "seed": spec.seed}
+        self.report["views"] = {"source": self.source, "count": len(self.views), "held_back": len(self.held_back),
+                                "width": self.views.w, "height": self.views.h, "scale": self.views.scale,
+                                "centre": self.views.centre.tolist()}
+
+    def carve(self):
+        """The hull's distance on the grid of the mesh, and the height of its underside."""
+        spec = self.spec
+        fine = hull.closed(hull.hull_sdf(self.views, spec.hull.resolution, HALF), HALF)
+        self.base = hull.base_height(fine, HALF, self.views) if spec.hull.base else None
+        self.hull_fine = fine if self.base is None else hull.cut_below(fine, HALF, self.base)
+        self.hull_open = hull.hull_sdf(self.views, spec.depth.resolution, HALF)
+        self.report["hull"] = {"base": self.base, "coverage": round(framing.coverage(fine, self.views.resized(144)), 4)}
+
+    def radiance(self):
+        """The field: trained, or taken from an earlier run; without either, an untrained one and no trainer."""
+        spec = self.spec
+        made_with = {**self.made_with, "hull": asdict(spec.hull), "nerf": _of_result(spec.nerf)}
+        saved = self.saved("nerf", made_with)
+        self.trainer = None
+        if "nerf" not in self.stages and saved is None:
+            self.field = nerf.make_field(spec.nerf, spec.seed)
+            return
+        self.trainer = nerf.Trainer(self.views, self.hull_fine, spec.nerf, spec.seed)
+        self.field = self.trainer.field
+        if saved is not None:
+            self.trainer.restore(saved)
+        if "nerf" in self.stages:
+            self.work.note("nerf", made_with, self.resume)
+            self.interrupted = not nerf.fit(self.trainer, self.work.folder, self.progress)
+        history = self.trainer.history
+        self.report["nerf"] = {"steps": self.trainer.step, "encoding": spec.nerf.encoding,
+                               "psnr": round(float(history[-1][2]), 2) if history else None}
+
+    def surface(self):
+        """The signed distance that the mesh starts from."""
+        spec = self.spec
+        made_with = {**self.made_with, "hull": asdict(spec.hull), "depth": asdict(spec.depth),
+                     "nerf": _of_result(spec.nerf) if self.trainer else None,
+                     "steps": self.trainer.step if self.trainer else 0}
+        saved = self.saved("surface", made_with)
+        if saved is not None:
+            self.sdf, chosen = saved["sdf"], json.loads(str(saved["chosen"]))
+        elif self.trainer is None or self.trainer.step == 0:
+            outside = self.hull_open if self.base is None else hull.cut_below(self.hull_open, HALF, self.base)
+            outside = depth.blurred(outside, spec.depth.smooth)
+            self.sdf, chosen = depth.one_piece(hull.closed(outside, HALF)), {"fusion": "hull", "candidates": {}}
+        else:
+            self.sdf, chosen = depth.surface(self.trainer, self.hull_open, self.base, spec.depth, self.progress)
+        self.work.note("surface", made_with, self.resume)
+        save_state(self.work.file("surface"), {"sdf": self.sdf, "chosen": np.array(json.dumps(chosen))})
+        self.report["surface"] = chosen
+        self.trainer = None                     # its graphs and Adam's moments are not needed any more
+        self.field.forget_graphs()
+        ops.release()
+
+    def refine(self):
+        """DMTet, or the surface as it is."""
+        spec = self.spec
+        made_with = {**self.made_with, "surface": hashlib.sha256(self.sdf.tobytes()).hexdigest()[:16],
+                     "dmtet": asdict(spec.dmtet)}
+        saved = self.saved("dmtet", made_with)
+        runs = "dmtet" in self.stages and not self.interrupted
+        if not runs and saved is None:
+            surface = shading.surface_of(tetgrid.sealed(self.sdf, HALF), HALF)
+            self.vertices, self.faces = surface.vertices, surface.faces
+            self.report["dmtet"] = {"steps": 0}
+            return
+        if not runs:
+            refiner = dmtet.Refiner(self.views, self.sdf, self.field, spec.dmtet, spec.seed)
+            refiner.restore(saved)
+            surface = refiner.surface()
+            self.vertices, self.faces, done, psnr = surface.vertices, surface.faces, refiner.done, refiner.history
+            self.report["dmtet"] = {"steps": done, "psnr": round(float(psnr[-1][2]), 2) if len(psnr) else None}
+            return
+        self.work.note("dmtet", made_with, self.resume)
+        last = {}
+        with tqdm(total=sum(spec.dmtet.steps), desc="dmtet", disable=not self.progress, unit="step") as bar:
+            def tell(done, total, psnr):
+                last.update(steps=done, psnr=round(float(psnr), 2))
+                bar.set_postfix(psnr=f"{psnr:.2f} dB", refresh=False)
+                bar.update(done - bar.n)
+
+            self.vertices, self.faces, self.sdf, self.field = dmtet.refine(
+                self.views, self.sdf, self.field, spec.dmtet, tell, state=saved, seed=spec.seed,
+                save=lambda arrays: save_state(self.work.file("dmtet"), arrays))
+        self.report["dmtet"] = last or {"steps": sum(spec.dmtet.steps)}
+        self.interrupted |= bool(last) and last["steps"] < sum(spec.dmtet.steps)
+        self.field.forget_graphs()
+        ops.release()
+
+    def finish(self):
+        """Clean, texture, write files and figures; without the texture stage, figures of the surface as it is."""
+        spec, output = self.spec, self.output
+        if "texture" not in self.stages:
+            self.report["mesh"] = topology.describe(self.vertices, self.faces)
+            return
+        settings = clean.CleanSettings(faces=spec.clean.faces, floaters=spec.clean.floaters)
+        self.vertices, self.faces = clean.clean(self.vertices, self.faces, settings)
+        settings = texture.TextureSettings(size=spec.texture.size, padding=spec.texture.padding, atlas=spec.texture.atlas,
+                                           refine=spec.texture.refine)
+        self.mesh = texture.bake(self.vertices, self.faces, self.views, settings)
+        placed = self.mesh.placed(self.views.scale, self.views.centre)
+        for kind in FORMATS:
+            export.save(placed, output / f"mesh.{kind}")
+        self.report["mesh"] = turntable.facts(placed)
+        self.report["metrics"] = {"input": _rounded(turntable.view_metrics(self.mesh, self.views))}
+        if len(self.held_back):
+            self.report["metrics"]["held_back"] = _rounded(turntable.view_metrics(self.mesh, self.held_back))
+        turntable.write_contact_sheet(output / "contact.png", self.mesh, self.views)
+        turntable.write_turntable(output, turntable.turntable(self.mesh))
+
+    def saved(self, stage, made_with):
+        """{name: array} that `stage` saved, or None: nothing is there, or it shall be made anew.
+
+        Raises ShapeError if it was made with other settings or views.
+        """
+        wanted = self.resume or {"surface": "nerf"}.get(stage, stage) not in self.stages
+        differing = self.work.differing(stage, made_with) if wanted else None
+        if differing is None:
+            return None
+        if not differing:
+            return load_state(self.work.file(stage))
+        if stage == "surface" or self.resume and stage == "dmtet" and differing == ["surface"]:
+            return None                         # follows what comes before it
+        raise ShapeError(f"{self.work.file(stage)}: was made with another {', '.join(differing)}; run without --resume to"
+                         " make it anew, or with the views and settings of then")
+
+    def save_report(self):
+        """Write report.json -> what is in it."""
+        self.report["stages"] = self.log
+        self.report["settings"] = asdict(self.spec)
+        self.report["interrupted"] = self.interrupted
+        partial = self.output / f".report.json.{os.getpid()}"
+        partial.write_text(json.dumps(self.report, indent=1))
+        os.replace(partial, self.output / "report.json")
+        return self.report
+
+
+def _rounded(figures):
+    """Figures for people."""
+    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def _of_result(spec):
+    """The settings of a NerfSpec that its result depends on."""
+    return {key: value for key, value in asdict(spec).items() if key not in ("preview_every", "save_every")}

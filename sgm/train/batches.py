@@ -1,0 +1,64 @@
+"""What a step of training sees. All of it follows from the recipe's seed and the batch's number: a resumed run goes on
+with what the interrupted one would have seen."""
+import numpy as np
+
+from sgm.config import ConfigError
+from sgm.train.data import shuffled
+from sgm.train.objective import lognormal_sigmas
+
+
+class DiffusionBatches:
+    """Batches of the diffusion loss from latent orbits."""
+
+    def __init__(self, recipe, orbits):
+        self.recipe, self.orbits = recipe, orbits
+
+    def clips(self, number):
+        """The clips of batch `number` (from 0)."""
+        return shuffled(self.recipe.seed, len(self.orbits), number, self.recipe.batch)
+
+    def __call__(self, number):
+        """The arrays that `sgm.train.objective.DiffusionLoss` takes."""
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, number])
+        indices = self.clips(number)
+        x0, token, latent, vector = self.orbits.batch(rng, indices, recipe.drop_condition, recipe.roam)
+        sigma = lognormal_sigmas(rng, len(indices), self.orbits.num_frames, recipe.p_mean, recipe.p_std)
+        noise = rng.standard_normal(x0.shape, dtype=np.float32)
+        return x0, noise, sigma, token, latent, vector
+
+
+class ViewBatches:
+    """Single views, or square crops of them, for the autoencoder. Raises ConfigError for crops that cannot be."""
+
+    TRIES = 3       # places a crop may lie at; the one that shows most of the object is taken
+
+    def __init__(self, recipe, orbits, spec):
+        self.recipe, self.orbits = recipe, orbits
+        self.size = recipe.crop or orbits.size
+        if self.size > orbits.size or self.size % spec.vae_factor:
+            raise ConfigError(f"crop: found {self.size}, expected a multiple of {spec.vae_factor} (pixels per latent) up to"
+                              f" {orbits.size}, the views' size; or 0 for whole views")
+        side = self.size // spec.vae_factor
+        self.latent_shape = (spec.vae.z_channels, side, side)
+
+    def clips(self, number):
+        """The clips of batch `number` (from 0), one for each view."""
+        return [int(clip) for clip, _ in self._draw(number)[1]]
+
+    def _draw(self, number):
+        rng = np.random.default_rng([self.recipe.seed, number])
+        return rng, rng.integers((len(self.orbits), self.orbits.num_frames), size=(self.recipe.batch, 2))
+
+    def __call__(self, number):
+        """The arrays that `sgm.train.objective.AutoencoderLoss` takes."""
+        rng, draws = self._draw(number)
+        corners = rng.integers(self.orbits.size - self.size + 1, size=(self.recipe.batch, self.TRIES, 2))
+        images = np.concatenate([self.crop(self.orbits.frames(clip, [view]), places)
+                                 for (clip, view), places in zip(draws, corners)])
+        return images, rng.standard_normal((self.recipe.batch,) + self.latent_shape, dtype=np.float32)
+
+    def crop(self, image, places):
+        """That crop of (1, 3, H, W) among `places` (rows y, x) which is least white."""
+        crops = [image[..., y:y + self.size, x:x + self.size] for y, x in places]
+        return min(crops, key=lambda crop: (crop == 1).sum())

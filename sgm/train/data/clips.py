@@ -1,0 +1,121 @@
+"""What a source of training clips offers, sources side by side, and how many clips may be bad.
+
+A *clip* is a run of views of one object or of frames of one video. Every kind (packed.py, orbits.py, videos.py) has
+
+    name                what messages call it
+    num_views           V, how many views are stored
+    angles              (azimuths, elevations), each (V,) float64 degrees as the network is told them, or None: a video
+    fps, motion         of a video: frames per second and motion bucket (0 to 255; None: to be estimated); else None
+    frames(views)       those views, float32 (n, 3, H, W) in [-1, 1]; raises InputError if they are missing or damaged
+    digest(memo)        a hexadecimal hash of what `frames` would give, without decoding it
+"""
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+from sgm.errors import InputError, one_line
+
+log = logging.getLogger("sgm")
+MOST_BAD = 0.05                 # of the clips; more, and it is not the odd damaged file that is wrong
+
+
+class DataError(InputError):
+    """Training data that cannot be used; one line that names the file or the recipe's key."""
+
+
+class Clips:
+    """Clips of one size. `num_frames`: the least number of views that one of them has; `size`: (H, W) pixels.
+
+    Raises DataError if there is none.
+    """
+
+    def __init__(self, items, size):
+        if not items:
+            raise DataError("data: found no clip; expected packed sets or folders of tools/render_orbits.py, or videos"
+                            " (--set data=[...])")
+        self.items = list(items)
+        self.num_frames = min(clip.num_views for clip in self.items)
+        self.height, self.width = size
+
+    @property
+    def size(self):
+        """Pixels of a side, if frames are square (orbits)."""
+        return self.height
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+    def frames(self, index, views=slice(None)):
+        """Views of clip `index` as float32 (n, 3, H, W) in [-1, 1]."""
+        return self.items[index].frames(views)
+
+
+class Tally:
+    """Counts clips that cannot be used: each is told in one line, too many stop the run with a list."""
+
+    def __init__(self):
+        self.bad = {}
+
+    def skip(self, name, reason):
+        """Leave a clip out; told once."""
+        if name not in self.bad:
+            self.bad[name] = one_line(str(reason))
+            log.warning("skipped %s: %s", one_line(name), self.bad[name])
+
+    def check(self, total):
+        """Raise DataError if more than `MOST_BAD` of `total` clips (good and bad) were skipped."""
+        if len(self.bad) > MOST_BAD * total:
+            listed = "; ".join(f"{name}: {reason}" if name not in reason else reason for name, reason in self.bad.items())
+            raise DataError(f"data: {len(self.bad)} of {total} clips cannot be used, more than {MOST_BAD:.0%}; mend or remove"
+                            f" them: {listed}")
+
+
+class Memo:
+    """Results that depend on a file's content, remembered by its path, size and time of change.
+
+    Appended line by line to `path` (None: only in memory), so that a kill loses at most the line being written.
+    """
+
+    def __init__(self, path=None):
+        self.path, self.known = path and Path(path), {}
+        if self.path is not None and self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    key, value = json.loads(line)
+                    self.known[key] = value
+                except (ValueError, TypeError):     # the line that was being written
+                    continue
+
+    def of(self, file, what, compute):
+        """`compute()`, unless the file's result named `what` is known; it must be a JSON value."""
+        status = os.stat(file)
+        key = f"{Path(file).absolute()}|{status.st_size}|{status.st_mtime_ns}|{what}"
+        if key not in self.known:
+            self.known[key] = compute()
+            if self.path is not None:
+                with open(self.path, "a", encoding="utf-8") as out:
+                    out.write(json.dumps([key, self.known[key]]) + "\n")
+        return self.known[key]
+
+    def content(self, file):
+        """The hash of a file's content."""
+        return self.of(file, "content", lambda: hash_file(file))
+
+
+def hash_file(path):
+    """BLAKE2b (16 bytes, hexadecimal) of a file's content."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_of(*parts):
+    """BLAKE2b (16 bytes, hexadecimal) of the texts of `parts`."""
+    return hashlib.blake2b("\0".join(map(str, parts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()

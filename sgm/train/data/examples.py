@@ -1,0 +1,152 @@
+"""From clips to what the diffusion loss takes: which views, in which order, seen from which one, and what is told."""
+import numpy as np
+
+from sgm.cameras import wrap_degrees
+
+CONDITIONS = ("any", "last", "first")
+
+
+def shuffled(seed, count, step, batch):
+    """The `batch` indices below `count` that step `step` (from 0) sees: an order anew each epoch, known from the step."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    orders = {epoch: np.random.RandomState((seed * 1000003 + epoch) % 2 ** 32).permutation(count)
+              for epoch in set(positions // count)}
+    return [int(orders[p // count][p % count]) for p in positions]
+
+
+def walk(rng, num_frames, roams):
+    """The order of a clip's views. One that roams starts at any of them and runs either way round.
+
+    On regular orbits the frame's number alone tells the azimuth, and a network then learns to read the number.
+    """
+    if not roams:
+        return np.arange(num_frames)
+    return (rng.integers(num_frames) + rng.choice((-1, 1)) * np.arange(num_frames)) % num_frames
+
+
+def choose_views(rng, azimuths_deg, num_frames, condition):
+    """Which of V views make an orbit of `num_frames` that ends on the view `condition`: their numbers, in ascending
+    azimuth from it.
+
+    V = k T views: every k-th (SV3D, arXiv 2403.12008 app. B: any of the 84 first, then every fourth); any other V > T: T
+    of them at random. V < T cannot be.
+    """
+    count = len(azimuths_deg)
+    if count % num_frames == 0:
+        chosen = (condition + count // num_frames * np.arange(num_frames)) % count
+    else:
+        others = np.delete(np.arange(count), condition)
+        chosen = np.append(rng.choice(others, num_frames - 1, replace=False), condition)
+    relative = wrap_degrees(azimuths_deg[chosen] - azimuths_deg[condition])
+    relative[chosen == condition] = 360
+    return chosen[np.argsort(relative, kind="stable")]
+
+
+class Example:
+    """One clip of a batch, its T views in order: numbers `views`, the `condition` view's number, `values` {name: (T,)}."""
+
+    def __init__(self, index, views, condition, values):
+        self.index, self.views, self.condition, self.values = index, views, condition, values
+
+
+class Examples:
+    """Batches of the diffusion loss from clips; `LatentClips` and `PixelClips` say where latents come from.
+
+    condition: "last" view of an orbit, "any" of them, or the "first" frame of a video. num_frames: of an example.
+    augment: () or (mean, std): the condition image gets noise of standard deviation s, ln s ~ N(mean, std^2), which the
+    network is told as cond_aug (arXiv 2311.15127 app. D); without it, none and the model's own cond_aug.
+    """
+
+    def __init__(self, clips, engine, condition="last", num_frames=None, augment=()):
+        self.clips, self.engine = clips, engine
+        self.condition, self.augment = condition, tuple(augment)
+        self.num_frames = num_frames or clips.num_frames
+        spec = engine.spec
+        self.scale = np.float32(spec.vae.scale_factor)
+        self.latent_shape = (spec.vae.z_channels, clips.height // spec.vae_factor, clips.width // spec.vae_factor)
+
+    def __len__(self):
+        return len(self.clips)
+
+    def batch(self, rng, indices, drop, roam=0.0):
+        """x0 (F, z, h, w) sampled and scaled, crossattn (F, 1, D), concat (F, z, h, w), vector (F, V); F = clips * T.
+
+        With probability `drop` a clip loses its token and its latent together, as guidance needs. With probability `roam`
+        the views of an orbit start anywhere and run either way; else they end on the condition view, or begin with it. All
+        randomness is `rng`'s.
+        """
+        noise = rng.standard_normal((len(indices), self.num_frames, *self.latent_shape), dtype=np.float32)
+        loaded = [self.load(rng, index, roam) for index in indices]
+        mean, log_variance = (np.stack([part[k] for _, part in loaded]) for k in (0, 1))
+        x0 = (mean + np.exp(0.5 * log_variance) * noise) * self.scale
+        keep = (rng.random(len(indices)) >= drop).astype(np.float32)
+        levels = [self.engine.spec.condition.cond_aug] * len(indices)
+        latents = [part[2] for _, part in loaded]
+        if self.augment:
+            levels = np.exp(self.augment[0] + self.augment[1] * rng.standard_normal(len(indices)))
+            latents = self.noisy_conditions(rng, [example for example, _ in loaded], levels)
+        tokens = np.stack([part[3] for _, part in loaded])
+        crossattn = np.repeat(tokens * keep[:, None, None], self.num_frames, 0)
+        concat = np.repeat(np.stack(latents) * keep[:, None, None, None], self.num_frames, 0)
+        vector = np.concatenate([self.vector({**example.values, "cond_aug": level})
+                                 for (example, _), level in zip(loaded, levels)])
+        return x0.reshape(-1, *self.latent_shape), crossattn, concat, vector
+
+    def pick(self, rng, index, roam):
+        """An Example of clip `index`: its views drawn, ordered, and what the network is told of them (motion excepted)."""
+        clip = self.clips[index]
+        if clip.angles is None:
+            values = {"fps_id": clip.fps} if clip.fps else {}
+            return Example(index, np.arange(self.num_frames), 0, values)
+        azimuths, elevations = clip.angles
+        condition = rng.integers(clip.num_views) if self.condition == "any" else clip.num_views - 1
+        views = choose_views(rng, azimuths, self.num_frames, condition)
+        views = views[walk(rng, self.num_frames, rng.random() < roam)]
+        relative = wrap_degrees(azimuths[views] - azimuths[condition])
+        return Example(index, views, condition, {"polars_rad": np.deg2rad(90 - elevations[views]),
+                                                 "azimuths_rad": np.deg2rad(relative)})
+
+    def vector(self, values):
+        """{name: number or (T,)} -> (T, V) float32, the sinusoids side by side in the spec's order."""
+        return np.concatenate([sinusoids(np.broadcast_to(values[name], (self.num_frames,)), width)
+                               for name, width in self.engine.spec.vector_widths.items()], 1)
+
+    def noisy_conditions(self, rng, examples, levels):
+        """The latents (z, h, w) of the examples' condition views with noise of standard deviations `levels`, encoded now."""
+        latents = []
+        for example, level in zip(examples, levels):
+            image = self.clips[example.index].frames([example.condition])
+            image = image + np.float32(level) * rng.standard_normal(image.shape, dtype=np.float32)
+            latents.append(self.engine.encode_moments(image, 1)[0][0])
+        return latents
+
+
+def sinusoids(values, width, max_period=10000.0):
+    """Cosines, then sines of (n,) values: (n, width) float32; the numpy twin of `ops.timestep_embedding`."""
+    half = width // 2
+    frequencies = np.exp(-np.log(max_period) * np.arange(half, dtype=np.float32) / half).astype(np.float32)
+    angles = np.asarray(values, np.float32)[:, None] * frequencies
+    return np.concatenate([np.cos(angles), np.sin(angles)], 1)
+
+
+class Encoders:
+    """The engine's two image encoders over any number of frames, `chunk` at a time: one compiled shape for all clips."""
+
+    def __init__(self, engine, chunk):
+        self.engine, self.chunk = engine, chunk
+
+    def moments(self, frames):
+        """Frames (n, 3, H, W) -> mean and log variance, each (n, z, h, w)."""
+        parts = [self.engine.encode_moments(piece, self.chunk) for piece in self._pieces(frames)]
+        return tuple(np.concatenate([part[k] for part in parts])[:len(frames)] for k in (0, 1))
+
+    def tokens(self, frames):
+        """Frames (n, 3, H, W) -> CLIP tokens (n, 1, D), one frame at a time."""
+        from sgm import ops     # MindSpore, which reading clips does without
+        clip = self.engine.conditioner.embedder("cond_frames_without_noise")
+        return np.concatenate([ops.fetch(clip.embed(frame[None])) for frame in frames])
+
+    def _pieces(self, frames):
+        short = -len(frames) % self.chunk
+        padded = np.concatenate([frames, np.repeat(frames[-1:], short, 0)]) if short else frames
+        return [padded[k:k + self.chunk] for k in range(0, len(padded), self.chunk)]

@@ -1,0 +1,78 @@
+"""How much a clip moves, as the motion bucket that SVD is told: from a table, or estimated."""
+import csv
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sgm.train.data.clips import DataError
+
+FLOW_SIDE = 128         # pixels of the longer side of the pictures that flow is computed on
+FULL_MOTION = 0.02      # of the frame's width per frame: what bucket 255 stands for
+TABLE = "clips.csv"     # beside the videos
+
+
+def motion_bucket(frames):
+    """The motion bucket, 0 to 255, of frames (T, 3, H, W) in [-1, 1], T >= 1.
+
+    255 times the mean length of the optical flow from each frame to the next (Farneback's, on grey pictures of at most
+    `FLOW_SIDE` pixels), in units of the frame's width, divided by `FULL_MOTION`, at most 255: the usual bucket 127 is a
+    mean motion of one hundredth of the width per frame. SVD's authors say that flow was used and not how it was scaled
+    (arXiv 2311.15127, app. C), so the scale is ours; give the buckets in clips.csv to use another.
+    """
+    grey = [_small_grey(frame) for frame in frames]
+    if len(grey) < 2:
+        return 0.0
+    speeds = []
+    for before, after in zip(grey[:-1], grey[1:]):
+        flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+        speeds.append(np.linalg.norm(flow, axis=-1).mean() / grey[0].shape[1])
+    return float(min(255.0, 255 * np.mean(speeds) / FULL_MOTION))
+
+
+def _small_grey(frame):
+    levels = ((frame.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    grey = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY)
+    scale = FLOW_SIDE / max(grey.shape)
+    return grey if scale >= 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def read_table(folder):
+    """{file name: {"fps": float, "motion_bucket": float}} of the clips.csv in `folder`, {} if there is none.
+
+    Its columns are file, and fps or motion_bucket or both; an empty cell means to be found out. Raises DataError naming
+    the line.
+    """
+    path = Path(folder) / TABLE
+    if not path.is_file():
+        return {}
+    known = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = set(reader.fieldnames or ())
+            if "file" not in columns or not columns & {"fps", "motion_bucket"}:
+                raise DataError(f"data: {path}: found the columns {', '.join(map(str, reader.fieldnames or ['none']))},"
+                                " expected file, and fps or motion_bucket or both")
+            for row in reader:
+                where = f"data: {path}, line {reader.line_num}"
+                if not row["file"]:
+                    raise DataError(f"{where}: has no file; name the video or frame folder")
+                known[row["file"].rstrip("/")] = {
+                    name: _number(row[name], f"{where}: {name}", low, high)
+                    for name, low, high in (("fps", 0.01, 1000), ("motion_bucket", 0, 255)) if row.get(name)}
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"data: {path}: cannot be read ({error}); expected a table with the columns file, fps, motion_bucket"
+                        ) from None
+    return known
+
+
+def _number(text, where, low, high):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise DataError(f"{where} is {text!r}, expected a number from {low:g} to {high:g}")
+    return value

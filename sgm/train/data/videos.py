@@ -1,0 +1,115 @@
+"""Videos for image to video: mp4, webm, gif and others that ffmpeg reads, or folders of frames, cut into clips.
+
+A clip is `count` frames, `stride` of the file's frames apart; a video gives as many as fit into it one after another. The
+condition is the first frame. Frames are scaled to cover the model's size and cropped around their middle.
+fps is the file's own divided by the stride and told the network as it is (as `--fps` of simple_video_sample.py does;
+diffusers tells one less). What a clips.csv beside the videos says of fps and motion goes before: see motion.py.
+"""
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image, ImageOps
+
+from sgm.images import IMAGE_SUFFIXES, composite, load_image
+from sgm.train.data.clips import DataError, hash_of
+from sgm.train.data.motion import read_table
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v")
+FOLDER_FPS = 7.0        # of a folder of frames that no clips.csv tells of
+SECONDS = 600           # for ffmpeg to read one clip
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    """Frames start, start + stride, ... of a video file, or of a folder of frames (`files`)."""
+    path: Path
+    start: int
+    stride: int
+    num_views: int
+    size: tuple
+    fps: float
+    motion: Optional[float] = None
+    files: tuple = ()
+    angles = None
+
+    @property
+    def name(self):
+        return f"{self.path}[{self.start}:]"
+
+    def frames(self, views=slice(None)):
+        levels = self._from_folder(views) if self.files else self._from_file()[views]
+        return np.ascontiguousarray((levels.astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2))
+
+    def _from_folder(self, views):
+        height, width = self.size
+        images = [load_image(file) for file in np.array(self.files)[views]]
+        return np.stack([composite(ImageOps.fit(image, (width, height), Image.LANCZOS)) for image in images])
+
+    def _from_file(self):
+        """uint8 (T, H, W, 3)."""
+        height, width = self.size
+        last = self.start + self.stride * (self.num_views - 1)
+        # Frames are chosen by their number; regular times of their own keep ffmpeg from doubling or dropping any.
+        graph = (f"select=between(n\\,{self.start}\\,{last})*not(mod(n-{self.start}\\,{self.stride})),"
+                 f"settb=1/25,setpts=N,fps=25,scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,"
+                 f"crop={width}:{height}")
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(self.path), "-map", "0:v:0", "-vf",
+                   graph, "-frames:v", str(self.num_views), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DataError(f"{self.path}: ffmpeg cannot read it ({error}); encode it anew") from None
+        frame = height * width * 3
+        if len(done.stdout) != frame * self.num_views:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            raise DataError(f"{self.path}: frames {self.start} to {last}: {len(done.stdout) // frame} of {self.num_views} can"
+                            f" be read ({said[0] if said else 'it ends'}); encode it anew")
+        return np.frombuffer(done.stdout, np.uint8).reshape(self.num_views, height, width, 3)
+
+    def digest(self, memo):
+        files = self.files or (self.path,)
+        return hash_of(self.start, self.stride, self.num_views, *(memo.content(file) for file in files))
+
+
+def read_video(path, count, size, stride, memo):
+    """The clips of `count` frames of `size` (H, W) in a video file or a folder of frames -> list of VideoClip, not empty.
+
+    Raises InputError: ffmpeg cannot read the file, or it has too few frames.
+    """
+    path = Path(path)
+    told = read_table(path.parent).get(path.name, {})
+    if path.is_dir():
+        files = tuple(sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")))
+        total, fps = len(files), FOLDER_FPS
+    else:
+        files = ()
+        total, fps = memo.of(path, "frames and fps", lambda: _probe(path))
+    needed = (count - 1) * stride + 1
+    if total < needed:
+        raise DataError(f"{path}: found {total} frames, expected at least {needed}: {count} of them, {stride} apart (stride)")
+    clips = []
+    for start in range(0, total - needed + 1, count * stride):
+        chosen = files[start:start + needed:stride]
+        clips.append(VideoClip(path, start, stride, count, tuple(size), told.get("fps", fps) / stride,
+                               told.get("motion_bucket"), chosen))
+    return clips
+
+
+def _probe(path):
+    """[number of frames, frames per second] of a video file."""
+    try:
+        reader = imageio_ffmpeg.read_frames(str(path))
+        fps = next(reader)["fps"]
+        reader.close()
+        frames = imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except Exception as error:      # imageio-ffmpeg lets through whatever ffmpeg or its output's parsing meets
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise DataError(f"{path}: ffmpeg cannot read it ({reason}); expected a video ({' '.join(VIDEO_SUFFIXES)}): encode it "
+                        "anew") from None
+    if not fps > 0:
+        raise DataError(f"{path}: says no frames per second; add it to clips.csv beside it (columns file,fps)")
+    return [int(frames), float(fps)]

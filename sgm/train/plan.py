@@ -1,0 +1,104 @@
+"""What a training would take, told before anything is loaded: parameters, memory, the course of the run."""
+import math
+import re
+
+from sgm.lora import DOWN, UP
+from sgm.published import FIRST_STAGE, UNET, used_shapes
+from sgm.train.parts import is_kept, is_trained
+
+GB = 1e9
+# Values that the backward pass needs, per row and channel (read off sgm/video: inputs of norms, activations, products).
+# A residual block in space and in time: of its input's width, and of its output's.
+RESIDUAL_IN, RESIDUAL_OUT = 3, 11
+# A transformer in space and in time: norms, queries, keys, values with their heads' order, three GEGLU of four widths.
+TRANSFORMER = 77
+# The layers that `sgm.train.lora.attach` adapts.
+_ADAPTED = re.compile(r"\.(transformer_blocks|time_stack)\.0\."
+                      r"(attn1\.to_(q|k|v|out\.0)|attn2\.to_(v|out\.0)|ff(_in)?\.net\.(0\.proj|2))\.weight$")
+
+
+def shapes_of(spec, recipe):
+    """{published key: shape} of the model, with the LoRA's if the recipe trains one."""
+    shapes = used_shapes(spec)
+    if recipe.trains == "lora":
+        for key in [key for key in shapes if _ADAPTED.search(key)]:
+            out, into = shapes[key]
+            layer = key.removesuffix(".weight")
+            shapes[layer + DOWN], shapes[layer + UP] = (recipe.lora_rank, into), (out, recipe.lora_rank)
+    return shapes
+
+
+def counts(spec, recipe):
+    """{"all", "UNet", "trained", "kept": number of parameters}."""
+    shapes = {key: math.prod(shape) for key, shape in shapes_of(spec, recipe).items()}
+    return {"all": sum(shapes.values()), "UNet": sum(size for key, size in shapes.items() if key.startswith(UNET)),
+            "decoder": sum(size for key, size in shapes.items() if key.startswith(FIRST_STAGE)),
+            "trained": sum(size for key, size in shapes.items() if is_trained(recipe, spec, key)),
+            "kept": sum(size for key, size in shapes.items() if is_kept(recipe, spec, key))}
+
+
+def memory(spec, recipe):
+    """{what: bytes} on the device during a step of the UNet's training; what passes from layer to layer is estimated."""
+    count, wide = counts(spec, recipe), 2 if recipe.precision != "fp32" else 4
+    trained = count["trained"]
+    blocks = _blocks(spec.unet, spec.height // spec.vae_factor, spec.width // spec.vae_factor, spec.num_frames * recipe.batch)
+    inside = [wide * size for size, _ in blocks]
+    passed = sum(wide * size for _, size in blocks)
+    # recomputed, only what goes from block to block is kept, and the insides of one block at a time
+    activations = passed + (max(inside) if recipe.recompute else sum(inside))
+    found = {"weights": count["all"] * 4 if wide == 4 else (count["all"] - count["UNet"]) * 4 + count["UNet"] * 2,
+             "float32 weights": trained * 4 if wide == 2 else 0, "gradients": trained * (4 + wide),
+             "AdamW moments": trained * 8, "moving average": trained * 4, "activations (estimate)": activations}
+    return {name: size for name, size in found.items() if size}
+
+
+def _blocks(unet, height, width, frames):
+    """(values kept inside, values of the output) of each block of a UNet for that many frames of latents."""
+    last = len(unet.channel_mult) - 1
+
+    def layer(before, level, attends=True):
+        rows, now = frames * (height >> level) * (width >> level), unet.model_channels * unet.channel_mult[level]
+        inside = rows * (RESIDUAL_IN * before + RESIDUAL_OUT * now)
+        if attends:
+            inside += rows * TRANSFORMER * now
+        return inside, rows * now
+
+    found, now, skips = [], unet.model_channels, [unet.model_channels]
+    for level, multiple in enumerate(unet.channel_mult):
+        for _ in range(unet.num_res_blocks):
+            found.append(layer(now, level, 2 ** level in unet.attention_resolutions))
+            now = unet.model_channels * multiple
+            skips.append(now)
+        if level < last:
+            skips.append(now)
+    found += [layer(now, last), layer(now, last, False)]
+    for level, multiple in reversed(list(enumerate(unet.channel_mult))):
+        for _ in range(unet.num_res_blocks + 1):
+            found.append(layer(now + skips.pop(), level, 2 ** level in unet.attention_resolutions))
+            now = unet.model_channels * multiple
+    return found
+
+
+def describe(spec, recipe, clips=None, world=1):
+    """Lines (name, text) on the run. clips: how many it is trained on, if that is known."""
+    count = counts(spec, recipe)
+    share = 100 * count["trained"] / count["all"]
+    each = recipe.batch * recipe.accumulate * world
+    what = "views" if recipe.task == "autoencoder" else "clips"
+    yield "model", (f"{spec.name}, {spec.num_frames} frames of {spec.height} x {spec.width}, {count['all'] / 1e6:.1f} M"
+                    " parameters")
+    yield "trains", f"{recipe.trains} of the {recipe.task}: {count['trained'] / 1e6:.2f} M parameters ({share:.1f} %)"
+    yield "steps", (f"{recipe.steps}, each of {each} {what} ({recipe.batch} at once, {recipe.accumulate} times"
+                    f"{f', on {world} devices' if world > 1 else ''})")
+    if clips:
+        yield "data", f"{clips} clips, each seen {recipe.steps * each / clips:.1f} times"
+    yield "rate", f"{recipe.lr:g}, {recipe.schedule}, {recipe.warmup} steps of warm-up; decay {recipe.weight_decay:g}"
+    yield "precision", recipe.precision + (", blocks computed twice" if recipe.recompute else "")
+    state = (count["kept"] + 3 * count["trained"]) * 4
+    yield "files", (f"state {state / GB:.2f} GB, weights {count['kept'] * 4 / GB:.2f} GB, every {recipe.save_every} steps,"
+                    f" {recipe.keep} kept{' and the best' if recipe.val else ''}")
+    if recipe.task == "diffusion":
+        parts = memory(spec, recipe)
+        yield "memory", (f"about {sum(parts.values()) / GB:.1f} GB on an NPU ("
+                         + ", ".join(f"{name} {size / GB:.2f}" for name, size in parts.items())
+                         + "); a CPU takes several times the activations")

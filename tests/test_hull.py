@@ -1,0 +1,151 @@
+"""Grids, the visual hull, the prior of a flat base and the framing of an object, on closed forms (no MindSpore)."""
+import numpy as np
+import pytest
+
+from sgm.cameras import Orbit
+from sgm.shape import framing, grid, hull
+from sgm.shape.views import HALF, ShapeError, Views
+
+SIDE, FOCAL, DISTANCE = 96, 158.0, 2.0
+
+
+def views_of(signed_distance, orbit, centre=(0.0, 0.0, 0.0), size=1.0):
+    """Views of a shape, given as a function of points in its own frame, traced densely along rays; grey on nothing."""
+    centre = np.asarray(centre, float)
+    poses = orbit.poses(DISTANCE)
+    poses[:, :3, 3] = poses[:, :3, 3] * size + centre
+    empty = Views(np.zeros((len(poses), SIDE, SIDE, 3), np.float32), np.zeros((len(poses), SIDE, SIDE), np.float32), poses,
+                  FOCAL, FOCAL, SIDE / 2, SIDE / 2)
+    rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
+    masks = []
+    for k in range(len(poses)):
+        origins, directions = empty.rays(np.full(len(rows), k), rows, columns)
+        t = np.linspace(DISTANCE - 1, DISTANCE + 1, 240)[:, None, None]
+        masks.append((signed_distance((origins - centre) / size + t * directions) < 0).any(0).reshape(SIDE, SIDE))
+    mask = np.array(masks, np.float32)
+    return Views(0.5 * np.repeat(mask[..., None], 3, axis=-1), mask, poses, FOCAL, FOCAL, SIDE / 2, SIDE / 2,
+                 files=tuple(f"{k:03d}.png" for k in range(len(mask))))
+
+
+def ball(radius):
+    return lambda p: np.linalg.norm(p, axis=-1) - radius
+
+
+def cylinder(p):
+    """Upright, radius 0.3, from z = -0.4 to 0.4, with a knob at +x so that azimuths have a sign with that at +y."""
+    side = np.maximum(np.hypot(p[..., 0], p[..., 1]) - 0.3, np.abs(p[..., 2]) - 0.4)
+    knobs = [np.linalg.norm(p - at, axis=-1) - r for at, r in (((0.4, 0, 0.2), 0.12), ((0, 0.38, -0.15), 0.08))]
+    return np.minimum(side, np.minimum(*knobs))
+
+
+def test_trilinear_sampling_and_gradient_are_exact_for_a_plane():
+    axis = grid.vertices(8, HALF)
+    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
+    plane = (2 * x - y + 0.5 * z + 0.1).astype(np.float32)
+    points = np.random.RandomState(0).uniform(-0.5, 0.5, (50, 3)).astype(np.float32)
+    expected = points.astype(np.float64) @ [2, -1, 0.5] + 0.1
+    np.testing.assert_allclose(grid.sample(plane, HALF, points), expected, atol=1e-6)
+    inner = points[np.abs(points).max(1) < 0.45]
+    np.testing.assert_allclose(grid.gradient(plane, HALF, inner), np.tile([2, -1, 0.5], (len(inner), 1)), atol=1e-5)
+
+
+def test_tracing_a_ball_gives_the_distance_in_closed_form():
+    axis = grid.vertices(64, HALF)
+    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
+    sphere = (np.sqrt(x * x + y * y + z * z) - 0.4).astype(np.float32)
+    offset = np.linspace(-0.5, 0.5, 41, dtype=np.float32)
+    origins = np.stack([np.full(41, 2, np.float32), offset, np.zeros(41, np.float32)], axis=-1)
+    found = grid.trace(sphere, HALF, origins, np.tile(np.float32([-1, 0, 0]), (41, 1)))
+    hit = np.abs(offset) < 0.4
+    assert np.isfinite(found[np.abs(offset) < 0.39]).all() and np.isinf(found[np.abs(offset) > 0.41]).all()
+    exact = 2 - np.sqrt(0.16 - offset[hit] ** 2)
+    inner = np.abs(offset[hit]) < 0.35
+    np.testing.assert_allclose(found[hit][inner], exact[inner], atol=2e-3)
+
+
+def test_outline_distance_knows_fractions_of_a_pixel():
+    mask = np.zeros((20, 20), np.float32)
+    mask[:, 8:] = 1
+    mask[:, 7] = 0.25                           # a vertical outline a quarter pixel into column 7
+    found = hull.outline_distance(mask)[10]
+    np.testing.assert_allclose(found[7:13], [0.25, -0.5, -1.5, -2.5, -3.5, -4.5], atol=1e-6)
+    np.testing.assert_allclose(found[4:7], [3.5, 2.5, 1.5], atol=1e-6)
+
+
+def test_the_hull_of_a_ball_is_the_ball_where_views_bound_it():
+    views = views_of(ball(0.4), Orbit.dynamic(3, 10))
+    sdf = hull.hull_sdf(views, 48, HALF)
+    axis = grid.vertices(48, HALF)
+    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
+    radius = np.sqrt(x * x + y * y + z * z)
+    pixel = DISTANCE / FOCAL
+    assert (sdf[radius < 0.4 - pixel] < 0).all()
+    waist = np.abs(z) < 0.15
+    assert (sdf[waist & (radius > 0.4 + 2.5 * pixel)] > 0).all()
+    centre = grid.sample(sdf, HALF, np.zeros((1, 3)))[0]
+    np.testing.assert_allclose(centre, -0.4, atol=0.03)
+
+
+def test_a_closed_grid_has_no_inside_on_its_border_and_is_unchanged_within():
+    sdf = np.full((17, 17, 17), -1, np.float32)
+    found = hull.closed(sdf, HALF)
+    border = np.ones(found.shape, bool)
+    border[1:-1, 1:-1, 1:-1] = False
+    assert (found[border] > 0).all() and (found[~border] < 0).all()
+    np.testing.assert_allclose(found[8, 8, 8], -(HALF - HALF / 16), rtol=1e-5)
+
+
+def test_the_base_of_a_cylinder_is_found_and_a_ball_seen_from_below_keeps_its_underside():
+    views = views_of(cylinder, Orbit.static(15))
+    sdf = hull.closed(hull.hull_sdf(views, 96, HALF), HALF)
+    depth = grid.vertices(96, HALF)[np.argwhere(sdf < 0)[:, 2].min()]
+    assert depth < -0.44                        # the cone below a camera at 15 degrees
+    height = hull.base_height(sdf, HALF, views)
+    assert abs(height + 0.4) < 0.02
+    assert hull.cut_below(sdf, HALF, height)[..., grid.vertices(96, HALF) < height].min() > 0
+    around = views_of(ball(0.35), Orbit.sine(70, 0))
+    sdf = hull.closed(hull.hull_sdf(around, 64, HALF), HALF)
+    height = hull.base_height(sdf, HALF, around)
+    assert height is None or height < -0.33
+
+
+@pytest.mark.parametrize("scale, centre", [(1.0, (0, 0, 0)), (37.0, (100.0, -20.0, 3.0)), (0.01, (0.5, 0.5, 0.5))])
+def test_an_object_of_any_size_anywhere_comes_into_the_box_and_back(scale, centre):
+    views = views_of(cylinder, Orbit.static(15), centre, scale)
+    framed = framing.framed(views)
+    if scale == 1.0:
+        assert framed is views
+    sdf = hull.closed(hull.hull_sdf(framed, 48, HALF), HALF)
+    inside = np.argwhere(sdf < 0)
+    extent = np.ptp(grid.vertices(48, HALF)[inside], axis=0)
+    assert 0.6 < extent.max() <= 1.1
+    corner = np.array([0.3, -0.2, 0.1])
+    world = corner * scale + centre
+    np.testing.assert_allclose(framed.to_world((world - framed.centre) * framed.scale), world, rtol=1e-9)
+    eye = framed.to_world(framed.c2w[0, :3, 3])
+    np.testing.assert_allclose(eye, views.c2w[0, :3, 3], rtol=1e-6, atol=1e-6 * scale)
+
+
+def test_poses_counted_the_other_way_are_refused_with_the_remedy():
+    views = views_of(cylinder, Orbit.static(15))
+    wrong = framing.mirrored(views, np.zeros(3))
+    with pytest.raises(ShapeError, match="azimuth-sign"):
+        framing.framed(wrong, "there")
+    back = framing.mirrored(wrong, np.zeros(3))
+    np.testing.assert_allclose(back.c2w, views.c2w, atol=1e-12)
+
+
+def test_cameras_that_cannot_be_used_are_one_line():
+    views = views_of(ball(0.4), Orbit.static(10))
+    same = views.subset([0, 0, 0])
+    with pytest.raises(ShapeError, match="one place"):
+        framing.framed(same, "there")
+    c2w = views.c2w.copy()
+    c2w[:, :3, 2] *= -1
+    c2w[:, :3, 0] *= -1                         # looking outwards: OpenCV matrices read as OpenGL
+    with pytest.raises(ShapeError, match="looks away"):
+        framing.framed(Views(views.rgb, views.mask, c2w, *views.intrinsics), "there")
+    moved = views.c2w.copy()
+    moved[::2, :3, 3] += [0, 0, 1.5]
+    with pytest.raises(ShapeError):
+        framing.framed(Views(views.rgb, views.mask, moved, *views.intrinsics), "there")

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Views with known cameras to a textured mesh: radiance field, depth fusion with the visual hull, DMTet, texture.
+
+  views_to_mesh.py outputs/cup
+  views_to_mesh.py capture/transforms.json --config fast --output outputs/capture
+  views_to_mesh.py outputs/cup --resume                       go on with a run that was ended
+  views_to_mesh.py outputs/cup --stages texture --set texture.size=2048
+
+The views: a folder that simple_video_sample.py or render_orbits.py wrote, or anybody's transforms.json (nerfstudio,
+Instant-NGP, Blender), with alpha or without, of any scale. In the output folder: mesh.glb (y up), mesh.obj with .mtl and
+.png, mesh.ply (both in the views' own world), contact.png, turntable.mp4 and .gif, report.json; in its folder `work`
+previews and what --resume goes on from.
+Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then of what there was).
+"""
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("GLOG_v", "3")            # MindSpore's log level, read when it is imported: errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse  # noqa: E402
+import logging  # noqa: E402
+
+from sgm.errors import InputError, exit_code, loading  # noqa: E402
+from sgm.flags import Arguments, check_folder, whole  # noqa: E402
+from sgm.shape.specs import load_mesh_spec  # noqa: E402
+from sgm.shape.states import check_output  # noqa: E402
+
+STAGES = ("nerf", "dmtet", "texture")           # sgm.shape.pipeline's; known before MindSpore is loaded
+DISK = 600 << 20                                # bytes that a run of the default settings may leave
+
+
+def stage_list(text):
+    """The argparse type of --stages."""
+    names = [name.strip() for name in text.split(",")]
+    if not names or any(name not in STAGES for name in names):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected some of {','.join(STAGES)}")
+    return tuple(name for name in STAGES if name in names)
+
+
+def parse(argv):
+    parser = Arguments(prog="views_to_mesh.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("views", type=Path, help="folder with a transforms.json, or the json file")
+    add("--output", type=Path, help="folder to write; default: `mesh` within the views folder")
+    add("--config", default="default", help="default, fast, fine, or a YAML file (default: default)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, as in --set nerf.steps=300; repeatable")
+    add("--stages", type=stage_list, default=STAGES, help="which to run, of nerf,dmtet,texture; what is left out is taken"
+        " from the output folder if it is there, and skipped if not (default: all)")
+    add("--resume", action="store_true", help="go on with what an earlier run left in the output folder")
+    add("--seed", type=whole(0, 2 ** 32 - 1), help="of everything random")
+    add("--azimuth-sign", type=int, choices=(1, -1), default=1,
+        help="-1: the cameras' azimuths run the other way (default 1)")
+    add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
+    add("--device-id", type=whole(0, 1023), default=0, help="which NPU (default 0)")
+    add("--quiet", action="store_true", help="no progress bars")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
+    logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
+    overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]
+    spec = load_mesh_spec(args.config, overrides)
+    output = args.output or (args.views if args.views.is_dir() else args.views.parent) / "mesh"
+    if not args.views.exists():
+        raise InputError(f"{args.views}: no such file or folder; give a folder of views with its transforms.json")
+    check_folder(output, "--output")
+    check_output(output, DISK)
+    with loading():
+        from sgm import ops
+        from sgm.shape.pipeline import Reconstruction
+    ops.set_device(args.device, args.device_id)
+    run = Reconstruction(args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet)
+    report = run.run()
+    seconds = sum(stage["seconds"] for stage in report["stages"].values())
+    peak = max(stage["peak_gb"] for stage in report["stages"].values())
+    mesh = report["mesh"]
+    print(f"{output}: {mesh['faces']} faces, {'' if mesh['watertight'] else 'not '}watertight; {seconds:.0f} s, at most"
+          f" {peak:.1f} GB")
+    for name, found in report.get("metrics", {}).items():
+        print(f"{name.replace('_', ' ')} views: {found['psnr_fg']:.2f} dB on the object, silhouette IoU {found['iou']:.3f}")
+    if run.interrupted:
+        print("views_to_mesh.py: interrupted: the mesh is of what there was; --resume goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code("views_to_mesh.py", main, interrupted="interrupted; --resume goes on with what was saved"))

@@ -7,7 +7,7 @@ from mindspore.ops import operations as P
 from scipy.special import erf
 
 from sgm import ops
-from sgm.ops import attend, convolution, device
+from sgm.ops import attend, convolution, device, rows
 from sgm.video.attention import Attention
 
 
@@ -276,6 +276,21 @@ def test_attention_in_slices(limit, same, monkeypatch):
     assert calls == {512 << 20: [(6, 7, 4)], 784: [(3, 7, 4)] * 2,
                      56: [(1, 2, 4), (1, 2, 4), (1, 2, 4), (1, 1, 4)] * 6}[limit]
     same(ops.attention, exact_attention, arrays)
+
+
+@pytest.mark.parametrize("most, pieces", [(6, 1), (4, 2), (1, 6)])
+def test_rows_in_slices(most, pieces, same, monkeypatch):
+    """Six rows, at most so many at a time: that many equal pieces, the same values and gradients."""
+    monkeypatch.setattr(rows, "SLICE_BYTES", most * 4 * 5)
+    calls = []
+
+    def double(x):
+        calls.append(x.shape)
+        return 2 * x * x
+
+    ops.in_slices(double, Tensor(draw(0, 6, 3)), 5)
+    assert calls == [(6 // pieces, 3)] * pieces
+    same(lambda x: ops.in_slices(double, x, 5), lambda x: 2 * x * x, [draw(0, 6, 3)])
 
 
 def test_attention_to_one_token_is_its_value(relative_error):

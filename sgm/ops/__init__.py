@@ -11,11 +11,11 @@ from sgm.ops.attend import attention, frame_index, merge_heads, split_heads, tim
 from sgm.ops.convolution import conv2d, conv3x3, from_time, temporal_conv, time_conv_nchw, to_time, upsample_nchw
 from sgm.ops.device import TARGETS, compiled, fetch, on_ascend, release, set_device, set_jit, set_target, settle, target
 from sgm.ops.norms import group_norm, group_norm_nchw, group_norm_of, layer_norm
-from sgm.ops.rows import geglu, gelu, linear, not_before, permute_rows, silu, softmax, spread
+from sgm.ops.rows import geglu, gelu, in_slices, linear, not_before, permute_rows, silu, softmax, spread
 
 __all__ = [
     "TARGETS", "attention", "compiled", "conv2d", "conv3x3", "fetch", "frame_index", "from_time", "geglu", "gelu",
-    "group_norm", "group_norm_nchw", "group_norm_of", "layer_norm", "linear", "merge_heads", "not_before", "on_ascend",
-    "permute_rows", "release", "set_device", "set_jit", "set_target", "settle", "silu", "softmax", "split_heads", "spread",
-    "target", "temporal_conv", "time_conv_nchw", "timestep_embedding", "to_time", "upsample_nchw",
+    "group_norm", "group_norm_nchw", "group_norm_of", "in_slices", "layer_norm", "linear", "merge_heads", "not_before",
+    "on_ascend", "permute_rows", "release", "set_device", "set_jit", "set_target", "settle", "silu", "softmax",
+    "split_heads", "spread", "target", "temporal_conv", "time_conv_nchw", "timestep_embedding", "to_time", "upsample_nchw",
 ]

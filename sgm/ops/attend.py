@@ -7,7 +7,7 @@ from mindspore.ops.operations.nn_ops import FlashAttentionScore
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
-from sgm.ops.rows import bmm, bmm_t, not_before, permute_rows, softmax
+from sgm.ops.rows import bmm, bmm_t, equal_slices, in_turn, not_before, permute_rows, softmax
 
 # Attention is cut into slices whose score matrix stays below this.
 SCORE_BYTES = 512 << 20
@@ -41,23 +41,13 @@ def attention(q, k, v):
     q = q.reshape(batch * heads, n, d) * d ** -0.5
     k = k.reshape(batch * heads, n, d)
     v = v.reshape(batch * heads, n, d)
-    slices = _slices(batch * heads, max(1, SCORE_BYTES // (n * n * 4)))
+    slices = equal_slices(batch * heads, max(1, SCORE_BYTES // (n * n * 4)))
     if slices == 1:
         out = _attend_rows(q, k, v)
     else:
-        pieces, split = (), P.Split(0, slices)
-        for each_q, each_k, each_v in zip(split(q), split(k), split(v)):
-            if pieces:
-                each_q = not_before(each_q, pieces[-1])
-            pieces = pieces + (_attend_rows(each_q, each_k, each_v),)
-        out = ops.concat(pieces, 0)
+        split = P.Split(0, slices)
+        out = ops.concat(in_turn(_attend_rows, (split(q), split(k), split(v)), 0, slices, q), 0)
     return out.reshape(batch, heads, n, d)
-
-
-@constexpr
-def _slices(count, most):
-    """The fewest equal slices of `count` rows with at most `most` each; unequal ones would need SliceGrad on an NPU."""
-    return next(slices for slices in range(1, count + 1) if count % slices == 0 and count // slices <= most)
 
 
 def timestep_embedding(values, dim, max_period=10000.0):

@@ -13,6 +13,8 @@ bmm = P.BatchMatMul()
 bmm_t = P.BatchMatMul(transpose_b=True)
 bias_add = P.BiasAdd()
 bias_add_nchw = P.BiasAdd(data_format="NCHW")
+# Feed-forward layers run so many rows at a time that their widest array stays below this.
+SLICE_BYTES = 128 << 20
 _softmax = P.Softmax(-1)
 rsqrt = P.Rsqrt()
 _sigmoid = P.Sigmoid()
@@ -59,6 +61,33 @@ def not_before(value, done):
     all lie in memory at once, and so does, for every layer, what follows from weights or conditions alone.
     """
     return P.Depend()(value, ops.stop_gradient(done))
+
+
+def in_slices(function, x, width):
+    """function(x) of rows that do not need each other, so many at a time that its (rows, width) arrays stay small."""
+    slices = equal_slices(x.shape[0], max(1, SLICE_BYTES // (4 * width)))
+    if slices == 1:
+        return function(x)
+    return ops.concat(in_turn(function, (P.Split(0, slices)(x),), 0, slices, x), 0)
+
+
+def in_turn(function, columns, first, last, done):
+    """(function(*row), ...) for the rows first ... last - 1 of `columns` (tuples of equal length), one after the other.
+
+    By halves, not in a loop: MindSpore nests the turns of a loop, and a large image has more than it allows.
+    """
+    if last - first == 1:
+        head = not_before(columns[0][first], done)
+        return (function(head, *[column[first] for column in columns[1:]]),)
+    middle = (first + last) // 2
+    results = in_turn(function, columns, first, middle, done)
+    return results + in_turn(function, columns, middle, last, results[-1])
+
+
+@constexpr
+def equal_slices(count, most):
+    """The fewest equal slices of `count` rows with at most `most` each; unequal ones would need SliceGrad on an NPU."""
+    return next(slices for slices in range(1, count + 1) if count % slices == 0 and count // slices <= most)
 
 
 def gelu(x):

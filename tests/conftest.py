@@ -1,6 +1,7 @@
 """What the tests of the networks share: the goldens, networks with the goldens' weights, the measure of an error."""
 import inspect
 import os
+import signal
 import sys
 from collections import Counter
 from functools import cache
@@ -18,6 +19,8 @@ from badfiles import object_on_white  # noqa: E402
 from golden_init import GOLDEN, init_weight  # noqa: E402
 
 _measured = {}
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:   # as a shell has it in the background: tests send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -1,6 +1,7 @@
 """Grids, the visual hull, the prior of a flat base and the framing of an object, on closed forms (no MindSpore)."""
 import numpy as np
 import pytest
+import trimesh
 
 from sgm.cameras import Orbit
 from sgm.shape import framing, grid, hull
@@ -107,6 +108,19 @@ def test_the_base_of_a_cylinder_is_found_and_a_ball_seen_from_below_keeps_its_un
     sdf = hull.closed(hull.hull_sdf(around, 64, HALF), HALF)
     height = hull.base_height(sdf, HALF, around)
     assert height is None or height < -0.33
+
+
+def test_a_dented_underside_goes_down_to_the_rim():
+    """A box whose underside bulges inwards: its hidden middle joins the rim, the walls and the top stay."""
+    box = trimesh.creation.box((0.6, 0.6, 0.8)).subdivide().subdivide().subdivide()
+    vertices, faces = np.array(box.vertices, np.float32), np.array(box.faces)
+    bottom = vertices[:, 2] < -0.39
+    inside = bottom & (np.abs(vertices[:, :2]).max(1) < 0.29)
+    vertices[inside, 2] += 0.015
+    flat = hull.flattened(vertices, faces, -0.39, 0.02)
+    np.testing.assert_allclose(flat[inside, 2], -0.4, atol=1e-6)
+    np.testing.assert_array_equal(flat[~inside], vertices[~inside])
+    np.testing.assert_array_equal(hull.flattened(vertices, faces, -0.6, 0.02), vertices)
 
 
 @pytest.mark.parametrize("scale, centre", [(1.0, (0, 0, 0)), (37.0, (100.0, -20.0, 3.0)), (0.01, (0.5, 0.5, 0.5))])

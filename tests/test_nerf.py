@@ -104,6 +104,14 @@ def test_depth_and_fusion_give_the_ball_back(trained, sdf):
     assert chosen["fusion"] in chosen["candidates"] and chosen["candidates"][chosen["fusion"]]["iou"] > 0.9
 
 
+@pytest.mark.parametrize("errors, name", [
+    ({"hull": 4.0, "max": 1.0, "deep": 1.5}, "max"), ({"hull": 4.0, "max": 3.0, "deep": 3.5}, "deep"),
+    ({"hull": 4.0, "max": 3.0, "deep": 4.5}, "hull"), ({"hull": 4.0, "max": 1.9, "deep": 1.5}, "deep"),
+    ({"max": 2.0}, "max")])
+def test_depth_everywhere_only_where_it_explains_much_more(errors, name):
+    assert depth.choice(errors) == name
+
+
 def test_fusing_exact_distances_of_a_ball(views):
     """On maps without error the fused value is the distance along the ray, truncated; zero on the ball."""
     rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)

@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 from numba import njit
 
+from sgm import topology
 from sgm.shape import grid
 
+UNDERSIDE = 0.5         # cosine to straight down above which a vertex belongs to the underside
 BASE_FACING = 0.2       # cosine above which a face counts as seen: grazing faces are the cone of the hull itself
 
 
@@ -126,6 +128,19 @@ def base_height(sdf, half, views):
     height = float(np.sort(seen)[:max(1, len(seen) // 500)].mean())
     cell = 2 * half / (sdf.shape[0] - 1)
     return height if height > points[:, 2].min() + 0.25 * cell else None
+
+
+def flattened(vertices, faces, base, reach):
+    """The same prior for the finished surface, whose outlines know the rim better than the hull did -> vertices.
+
+    What faces down within `reach` of the estimated `base` goes down to the rim, the mean height of the lowest
+    half percent of the vertices. Nothing is moved up.
+    """
+    vertices = np.array(vertices, np.float32)
+    under = (topology.vertex_normals(vertices, faces)[:, 2] < -UNDERSIDE) & (vertices[:, 2] < base + reach)
+    rim = np.sort(vertices[:, 2])[:max(1, len(vertices) // 200)].mean()
+    vertices[under, 2] = np.minimum(vertices[under, 2], rim)
+    return vertices
 
 
 def cut_below(sdf, half, height):

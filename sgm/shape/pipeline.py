@@ -176,6 +176,8 @@ class Reconstruction:
     def finish(self):
         """Clean, texture, write files and figures; without the texture stage, figures of the surface as it is."""
         spec, output = self.spec, self.output
+        if self.base is not None:
+            self.vertices = hull.flattened(self.vertices, self.faces, self.base, 2 * HALF / spec.hull.resolution)
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(self.vertices, self.faces)
             return

@@ -203,6 +203,10 @@ class ModelSpec:
         return {name: self.condition.angle_dim if name in ANGLES else self.condition.scalar_dim
                 for name in self.condition.embedders if not name.startswith("cond_frames")}
 
+    def vector_scale(self, name):
+        """What an embedder of `vector_widths` multiplies its numbers by before their sinusoids."""
+        return self.condition.angle_scale if name in ANGLES else 1.0
+
     @property
     def vae_factor(self):
         """Pixels per latent along one side."""

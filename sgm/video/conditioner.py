@@ -4,7 +4,6 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from sgm import ops
-from sgm.specs import ANGLES
 from sgm.video import clip
 from sgm.video.autoencoder import Conv2d, Encoder
 from sgm.video.clip import VisionTransformer
@@ -111,7 +110,7 @@ class Conditioner(nn.Cell):
             elif name == "cond_frames":
                 cells.append(LatentEmbedder(spec.vae))
             else:
-                cells.append(ScalarEmbedder(widths[name], spec.condition.angle_scale if name in ANGLES else 1.0))
+                cells.append(ScalarEmbedder(widths[name], spec.vector_scale(name)))
         self.embedders = nn.CellList(cells)
 
     def embedder(self, name):

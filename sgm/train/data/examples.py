@@ -108,8 +108,9 @@ class Examples:
 
     def vector(self, values):
         """{name: number or (T,)} -> (T, V) float32, the sinusoids side by side in the spec's order."""
-        return np.concatenate([sinusoids(np.broadcast_to(values[name], (self.num_frames,)), width)
-                               for name, width in self.engine.spec.vector_widths.items()], 1)
+        spec = self.engine.spec
+        return np.concatenate([sinusoids(spec.vector_scale(name) * np.broadcast_to(values[name], (self.num_frames,)), width)
+                               for name, width in spec.vector_widths.items()], 1)
 
     def noisy_conditions(self, rng, examples, levels):
         """The latents (z, h, w) of the examples' condition views with noise of standard deviations `levels`, encoded now."""

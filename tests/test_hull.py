@@ -110,17 +110,26 @@ def test_the_base_of_a_cylinder_is_found_and_a_ball_seen_from_below_keeps_its_un
     assert height is None or height < -0.33
 
 
-def test_a_dented_underside_goes_down_to_the_rim():
-    """A box whose underside bulges inwards: its hidden middle joins the rim, the walls and the top stay."""
+def test_a_dented_underside_goes_down_to_the_rim_inside_the_hull():
+    """A box whose underside bulges inwards: its hidden middle joins the rim, the walls and the top stay.
+
+    Where the hull, here a cone with its tip below, is higher than the rim, the middle stops at the hull.
+    """
     box = trimesh.creation.box((0.6, 0.6, 0.8)).subdivide().subdivide().subdivide()
     vertices, faces = np.array(box.vertices, np.float32), np.array(box.faces)
-    bottom = vertices[:, 2] < -0.39
-    inside = bottom & (np.abs(vertices[:, :2]).max(1) < 0.29)
+    inside = (vertices[:, 2] < -0.39) & (np.abs(vertices[:, :2]).max(1) < 0.29)
     vertices[inside, 2] += 0.015
-    flat = hull.flattened(vertices, faces, -0.39, 0.02)
+    axis = grid.vertices(64, HALF)
+    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
+    flat = hull.flattened(vertices, faces, -0.39, (np.abs(z) - 0.5).astype(np.float32), HALF)
     np.testing.assert_allclose(flat[inside, 2], -0.4, atol=1e-6)
     np.testing.assert_array_equal(flat[~inside], vertices[~inside])
-    np.testing.assert_array_equal(hull.flattened(vertices, faces, -0.6, 0.02), vertices)
+    cone = (np.hypot(x, y) - (z + 0.55)).astype(np.float32)     # radius .15 at the rim
+    flat = hull.flattened(vertices, faces, -0.39, cone, HALF)
+    radius = np.hypot(*vertices[inside, :2].T)
+    assert (flat[inside, 2][radius < 0.13] < -0.3999).all()
+    assert (flat[inside, 2] == vertices[inside, 2])[radius > 0.17].all()
+    np.testing.assert_array_equal(hull.flattened(vertices, faces, -0.6, cone, HALF), vertices)
 
 
 @pytest.mark.parametrize("scale, centre", [(1.0, (0, 0, 0)), (37.0, (100.0, -20.0, 3.0)), (0.01, (0.5, 0.5, 0.5))])

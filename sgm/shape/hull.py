@@ -130,16 +130,22 @@ def base_height(sdf, half, views):
     return height if height > points[:, 2].min() + 0.25 * cell else None
 
 
-def flattened(vertices, faces, base, reach):
+def flattened(vertices, faces, base, sdf, half):
     """The same prior for the finished surface, whose outlines know the rim better than the hull did -> vertices.
 
-    What faces down within `reach` of the estimated `base` goes down to the rim, the mean height of the lowest
-    half percent of the vertices. Nothing is moved up.
+    What faces down within one cell of the estimated `base` goes down to the rim, the mean height of the lowest half
+    percent of the vertices, as far as it stays inside the hull, so that no outline changes: `sdf`, of the hull uncut.
     """
     vertices = np.array(vertices, np.float32)
-    under = (topology.vertex_normals(vertices, faces)[:, 2] < -UNDERSIDE) & (vertices[:, 2] < base + reach)
+    cell = 2 * half / (sdf.shape[0] - 1)
+    under = np.flatnonzero((topology.vertex_normals(vertices, faces)[:, 2] < -UNDERSIDE) & (vertices[:, 2] < base + cell))
     rim = np.sort(vertices[:, 2])[:max(1, len(vertices) // 200)].mean()
-    vertices[under, 2] = np.minimum(vertices[under, 2], rim)
+    start = vertices[under]
+    for share in np.linspace(0, 1, 9)[1:]:
+        lower = start.copy()
+        lower[:, 2] += np.float32(share) * np.minimum(rim - start[:, 2], 0)
+        inside = grid.sample(sdf, half, lower) < -0.25 * cell
+        vertices[under[inside]] = lower[inside]
     return vertices
 
 

@@ -177,7 +177,7 @@ class Reconstruction:
         """Clean, texture, write files and figures; without the texture stage, figures of the surface as it is."""
         spec, output = self.spec, self.output
         if self.base is not None:
-            self.vertices = hull.flattened(self.vertices, self.faces, self.base, 2 * HALF / spec.hull.resolution)
+            self.vertices = hull.flattened(self.vertices, self.faces, self.base, self.hull_open, HALF)
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(self.vertices, self.faces)
             return

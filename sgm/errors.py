@@ -45,7 +45,7 @@ def _interrupt(number, frame):
 
 
 @contextmanager
-def _handled(handler):
+def signals_handled(handler):
     """Within, Ctrl-C and SIGTERM do as `handler` says, unless somebody has decided otherwise (nohup, a caller).
 
     SIGTERM because MindSpore, once it runs, answers Ctrl-C by sending itself one, whatever Python's handler is.
@@ -66,7 +66,7 @@ def _handled(handler):
 def loading():
     """Within, Ctrl-C ends the program at once and in silence: for the import of MindSpore, which an exception in the
     middle of it makes crash."""
-    return _handled(signal.SIG_DFL)
+    return signals_handled(signal.SIG_DFL)
 
 
 def exit_code(name, main, argv=None, interrupted="interrupted"):
@@ -76,7 +76,7 @@ def exit_code(name, main, argv=None, interrupted="interrupted"):
         if hasattr(stream, "reconfigure"):      # a file's name need not be text in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
     _caught.clear()
-    with _handled(_interrupt):
+    with signals_handled(_interrupt):
         try:
             return main(argv)
         except InputError as error:

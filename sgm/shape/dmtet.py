@@ -15,7 +15,7 @@ from mindspore import ParameterTuple, Tensor, nn
 from mindspore import ops as P
 
 from sgm import ops
-from sgm.errors import InputError, _handled
+from sgm.errors import InputError, signals_handled
 from sgm.shape import marching, shading, tetgrid
 from sgm.shape.descent import Adam, Descent
 from sgm.shape.device_raster import antialias, dot, interpolate, intersect, minus, place, take, unit, vertex_normals
@@ -243,7 +243,7 @@ def refine(views, sdf, field, settings, progress=None, *, state=None, save=None,
     if state is not None:
         refiner.restore(state)
     stopped, psnr = [], None
-    with _handled(lambda number, frame: stopped.append(number)):    # an exception inside MindSpore would break it
+    with signals_handled(lambda number, frame: stopped.append(number)):    # an exception inside MindSpore would break it
         while refiner.done < refiner.total and not stopped:
             loss, found = refiner.step()
             psnr = found if psnr is None else 0.9 * psnr + 0.1 * found

@@ -9,7 +9,7 @@ from mindspore import ops as P
 from tqdm import tqdm
 
 from sgm import ops
-from sgm.errors import _handled
+from sgm.errors import signals_handled
 from sgm.images import save_png
 from sgm.shape import encoding, volume
 from sgm.shape.field import Field
@@ -222,7 +222,7 @@ def fit(trainer, folder, progress=True):
     settings, stopped, psnr = trainer.settings, [], None
     folder = Path(folder)
     bar = tqdm(total=settings.steps, initial=trainer.step, desc="nerf", disable=not progress, unit="step")
-    with bar, _handled(lambda number, frame: stopped.append(number)):
+    with bar, signals_handled(lambda number, frame: stopped.append(number)):
         while trainer.step < settings.steps and not stopped:
             loss, found = trainer.train_step()
             psnr = found if psnr is None else 0.9 * psnr + 0.1 * found

@@ -100,7 +100,7 @@ def fit(trainer, folder, metrics, stopped):
     """
     from tqdm import tqdm
 
-    from sgm.train.device import peak_gb
+    from sgm.stages import peak_gb
     recipe, leads = trainer.recipe, metrics is not None
 
     def checkpoint():

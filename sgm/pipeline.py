@@ -1,7 +1,5 @@
 """From an image to views: load a model, condition, sample, decode, with the weights of one stage in memory at a time."""
 import platform
-import time
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mindspore as ms
@@ -17,6 +15,7 @@ from sgm.guards import PipelineError, check_request, finite, of_memory, room
 from sgm.lora import fuse
 from sgm.recognise import adapt_spec
 from sgm.specs import load_spec
+from sgm.stages import Stages
 from sgm.train.init import initialise
 from sgm.video import guidance
 from sgm.views import Views
@@ -52,28 +51,6 @@ def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=No
     engine = Engine(spec, weights, DTYPES[dtype])
     check_weights(engine, weights)
     return engine
-
-
-class Stages:
-    """Seconds and peak memory of each stage of a run."""
-
-    def __init__(self, listener=None):
-        self.log, self.listener = {}, listener
-
-    @contextmanager
-    def __call__(self, name):
-        with suppress(OSError), open("/proc/self/clear_refs", "w") as file:  # start the peak anew, where that is allowed
-            file.write("5")
-        began = time.perf_counter()
-        yield
-        self.log[name] = {"seconds": round(time.perf_counter() - began, 2), "peak_gb": round(_peak_gb(), 2)}
-        if self.listener:
-            self.listener(name, **self.log[name])
-
-
-def _peak_gb():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2 ** 20
 
 
 def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guidance_range=None, cond_aug=None, fps=6,

@@ -1,6 +1,7 @@
 """What the tests of the networks share: the goldens, networks with the goldens' weights, the measure of an error."""
 import inspect
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -162,3 +163,17 @@ def training(tmp_path):
     np.save(data / "elevations.npy", np.zeros((2, 3), np.float32))
     return ["--model_cfg", "sv3d_tiny", "--train_cfg", "vae_tiny", "--set", f"data=[{data}]", "--model-set", "num_frames=3",
             "--model-set", "height=32", "--model-set", "width=32"]
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Small models as files: the folder of `converting.write_models`. Not to be changed."""
+    from converting import write_models     # loads tools/convert.py, which most tests do not need
+    return write_models(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture
+def folder(files, tmp_path):
+    """A copy of the small svd's diffusers folder, to be damaged."""
+    shutil.copytree(files / "svd", tmp_path / "svd")
+    return tmp_path / "svd"

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from converting import LABEL, ROOT, SV3D_P, SVD, convert, manifest, sparse, tool, write_file, write_models
+from converting import LABEL, ROOT, SV3D_P, SVD, convert, manifest, sparse, tool, write_file
 from golden_init import GOLDEN, build_checkpoint
 from safetensors.numpy import load_file
 
@@ -19,19 +19,6 @@ from sgm.specs import load_spec
 from sgm.tensorfiles import open_checkpoint
 
 TINY = ROOT / "assets" / "sv3d_tiny.safetensors"
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """The folder of `write_models`. Not to be changed."""
-    return write_models(tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture
-def folder(files, tmp_path):
-    """A copy of the diffusers folder, to be damaged."""
-    shutil.copytree(files / "svd", tmp_path / "svd")
-    return tmp_path / "svd"
 
 
 def rows_of(path):

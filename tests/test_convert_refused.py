@@ -13,25 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from converting import LABEL, ROOT, SVD, changed, convert, manifest, sparse, write_file, write_models
+from converting import LABEL, ROOT, SVD, changed, convert, manifest, sparse, write_file
 from golden_init import build_checkpoint
 from safetensors.numpy import load_file
 
 from sgm import conversion, tensorwriter
 from sgm.tensorfiles import open_checkpoint
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """The folder of `write_models`. Not to be changed."""
-    return write_models(tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture
-def folder(files, tmp_path):
-    """A copy of the diffusers folder, to be damaged."""
-    shutil.copytree(files / "svd", tmp_path / "svd")
-    return tmp_path / "svd"
 
 
 # --- what is refused: one line, exit code 2, nothing written -----------------------------------------------------------

@@ -143,16 +143,22 @@ def test_sign_change_pulls_both_ends_to_the_others_sign():
 
 # The device's graph
 
+class Caught(Exception):
+    """What a step would have run on is known: the step ends."""
+
+
 def inputs_of(refiner, chosen=(0, 1)):
     """A batch as `Refiner.step` makes it."""
     surface = refiner.surface()
     kept = {}
-    refiner.graph = lambda rates, *inputs: kept.update(inputs=inputs) or pytest.skip()
-    refiner._chosen = lambda stage, step: np.array(chosen)
-    try:
+
+    def graph(rates, *inputs):
+        kept.update(inputs=inputs)
+        raise Caught
+
+    refiner.graph, refiner._chosen = graph, lambda stage, step: np.array(chosen)
+    with pytest.raises(Caught):
         refiner.step()
-    except pytest.skip.Exception:
-        pass
     return surface, list(kept["inputs"])
 
 

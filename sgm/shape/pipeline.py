@@ -6,8 +6,6 @@ in which something was optimised saves now and then on its way.
 import hashlib
 import json
 import os
-import time
-from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from sgm import ops, topology
 from sgm.shape import clean, depth, dmtet, export, framing, hull, nerf, shading, tetgrid, texture, turntable
 from sgm.shape.states import Work, load_state, save_state
 from sgm.shape.views import HALF, MIN_VIEWS, ShapeError, read_views
+from sgm.stages import Stages
 
 STAGES = ("nerf", "dmtet", "texture")
 FORMATS = ("glb", "obj", "ply")
@@ -35,7 +34,7 @@ class Reconstruction:
         self.source, self.spec, self.output, self.stages = str(source), spec, Path(output), stages
         self.resume, self.progress, self.azimuth_sign = resume, progress, azimuth_sign
         self.work = Work(self.output / "work")
-        self.log, self.report = {}, {}
+        self.stage, self.report = Stages(), {}
         self.interrupted = False
 
     def run(self):
@@ -55,17 +54,6 @@ class Reconstruction:
         with self.stage("texture"):
             self.finish()
         return self.save_report()
-
-    @contextmanager
-    def stage(self, name):
-        """Within, seconds and peak memory are measured."""
-        with suppress(OSError), open("/proc/self/clear_refs", "w") as file:     # start the peak anew, where that is allowed
-            file.write("5")
-        began = time.perf_counter()
-        yield
-        with open("/proc/self/status") as file:
-            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2 ** 20
-        self.log[name] = {"seconds": round(time.perf_counter() - began, 2), "peak_gb": round(peak, 2)}
 
     def read(self):
         """Views into the box; those to be held back aside."""
@@ -214,7 +202,7 @@ class Reconstruction:
 
     def save_report(self):
         """Write report.json -> what is in it."""
-        self.report["stages"] = self.log
+        self.report["stages"] = self.stage.log
         self.report["settings"] = asdict(self.spec)
         self.report["interrupted"] = self.interrupted
         partial = self.output / f".report.json.{os.getpid()}"

@@ -4,10 +4,8 @@ import signal
 from contextlib import contextmanager
 from dataclasses import replace
 
-import mindspore as ms
 from mindspore import communication
 
-from sgm import ops
 from sgm.config import ConfigError
 
 
@@ -39,14 +37,6 @@ def join():
         raise ConfigError(f"--distributed: the processes did not find each other ({str(error).splitlines()[0]}); see the"
                           " logs of msrun") from None
     return communication.get_rank(), communication.get_group_size()
-
-
-def peak_gb():
-    """The most memory held so far: of this process on a CPU, on the NPU elsewhere."""
-    if ops.on_ascend():
-        return ms.runtime.max_memory_allocated() / 1e9
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024 / 1e9
 
 
 @contextmanager

@@ -1,20 +1,24 @@
-"""transforms.json: the cameras of a views folder, ours or somebody else's, written and read (numpy only).
+"""transforms.json: the cameras of a views folder, ours or somebody else's, written and read (no MindSpore).
 
 The form is that of Instant-NGP and of nerfstudio's nerfstudio-data parser; poses and world are as cameras.py says.
 """
 import json
 import os
 import reprlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from sgm.errors import InputError
 
 FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
 MAX_BYTES = 64 << 20            # of a JSON file; ten thousand frames take 5 MB
 MAX_SIDE, MAX_NUMBER = 1 << 16, 1e9     # pixels of an image's side; lengths and degrees: what is beyond is damage
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+INTRINSICS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", *DISTORTION)
 DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
 
 
@@ -27,7 +31,8 @@ class PosedViews:
     """Images with known cameras, as read from a transforms.json.
 
     poses (T, 4, 4) OpenGL camera-to-world; fl, cx, cy pixels; width, height pixels; files T absolute paths;
-    azimuths_deg, elevations_deg (T,) of the cameras in the world; distance: the cameras' mean distance from the origin.
+    masks: T paths, or None where a view has no mask of its own; azimuths_deg, elevations_deg (T,) of the cameras in the
+    world; distance: the cameras' mean distance from the origin.
     """
     poses: np.ndarray
     fl: float
@@ -36,6 +41,7 @@ class PosedViews:
     width: int
     height: int
     files: list
+    masks: list
     azimuths_deg: np.ndarray
     elevations_deg: np.ndarray
     distance: float
@@ -76,11 +82,25 @@ def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, file
 def read_transforms(path):
     """Reads a transforms.json (the file or its folder; ours, nerfstudio's, instant-ngp's) -> PosedViews.
 
-    Focal length from fl_x or camera_angle_x; w and h are needed. Azimuths and elevations come from azimuth_deg and
-    elevation_deg, or from the camera positions. Raises CameraError: unreadable or missing values, lens distortion,
-    pixels that are not square, a matrix that is no rotation, an image file that is not there.
+    Focal length from fl_x or camera_angle_x. Where w and h are missing (the NeRF paper's Blender scenes), they are the
+    first picture's. Intrinsics may stand in every frame, as long as all frames have the same. Azimuths and elevations come
+    from azimuth_deg and elevation_deg, or from the camera positions. Raises CameraError: unreadable or missing values,
+    lens distortion, pixels that are not square, a matrix that is no rotation, an image file that is not there.
     """
     path, data = read_json(path)
+    frames = entries(path, data, "frames")
+    data = {**_shared_intrinsics(path, frames), **data}
+    poses, files, masks = [], [], []
+    for k, frame in enumerate(frames):
+        where = f"{path}: frames[{k}]"
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise CameraError(f"{where} has no file_path; give the image's path relative to the json")
+        poses.append(_pose(where, frame.get("transform_matrix")))
+        files.append(_image_file(where, path.parent / frame["file_path"]))
+        mask = frame.get("mask_path")
+        masks.append(_image_file(where, path.parent / mask, "mask_path") if isinstance(mask, str) else None)
+    if "w" not in data and "h" not in data:
+        data["w"], data["h"] = _picture_size(files[0])
     width, height = (int(_number(path, data, key)) for key in ("w", "h"))
     if "fl_x" in data:
         fl = _number(path, data, "fl_x")
@@ -95,17 +115,9 @@ def read_transforms(path):
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and 1e-3 <= fl <= MAX_NUMBER and abs(fl_y - fl) <= 0.005 * fl):
         raise CameraError(f"{path}: w {width:g}, h {height:g}, fl_x {fl:g}, fl_y {fl_y:g}; expected positive numbers, sides "
                           f"up to {MAX_SIDE} and square pixels (fl_x = fl_y): resample the images")
-    for key in ("k1", "k2", "k3", "k4", "p1", "p2"):
+    for key in DISTORTION:
         if abs(_number(path, data, key, 0.0)) > 1e-6:
             raise CameraError(f"{path}: {key} is {data[key]}; lens distortion is not modelled, undistort the images")
-    frames = entries(path, data, "frames")
-    poses, files = [], []
-    for k, frame in enumerate(frames):
-        where = f"{path}: frames[{k}]"
-        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
-            raise CameraError(f"{where} has no file_path; give the image's path relative to the json")
-        poses.append(_pose(where, frame.get("transform_matrix")))
-        files.append(_image_file(where, path.parent / frame["file_path"]))
     poses = np.stack(poses)
     radius = np.linalg.norm(poses[:, :3, 3], axis=-1)
     if all("azimuth_deg" in f and "elevation_deg" in f for f in frames):
@@ -115,7 +127,29 @@ def read_transforms(path):
         azimuths = wrap_degrees(np.rad2deg(np.arctan2(poses[:, 1, 3], poses[:, 0, 3])))
         elevations = np.rad2deg(np.arcsin(poses[:, 2, 3] / np.maximum(radius, 1e-12)))
     return PosedViews(poses, float(fl), _number(path, data, "cx", width / 2), _number(path, data, "cy", height / 2),
-                 width, height, files, azimuths, elevations, float(radius.mean()))
+                      width, height, files, masks, azimuths, elevations, float(radius.mean()))
+
+
+def _shared_intrinsics(path, frames):
+    """{key: value} of the intrinsics that stand in the frames, as some programs of nerfstudio's write them."""
+    shared = {}
+    for k, frame in enumerate(frames):
+        for key in INTRINSICS:
+            if isinstance(frame, dict) and key in frame and shared.setdefault(key, frame[key]) != frame[key]:
+                raise CameraError(f"{path}: frames[{k}] has {key} {reprlib.repr(frame[key])[:40]}, a frame before it"
+                                  f" {reprlib.repr(shared[key])[:40]}; expected one camera for all: resample the images")
+    return shared
+
+
+def _picture_size(file):
+    """Width and height of an image file in pixels; it is not decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # of large pictures: that limit is sgm.images'
+            with Image.open(file) as image:
+                return image.size
+    except Exception:                           # Pillow raises almost anything on damaged data
+        raise CameraError(f"{file}: cannot be read as an image; without w and h in the json, its size is needed") from None
 
 
 def wrap_degrees(degrees):
@@ -201,11 +235,11 @@ def _pose(where, matrix):
     return pose
 
 
-def _image_file(where, file):
+def _image_file(where, file, key="file_path"):
     try:
         for candidate in (file, file.with_name(file.name + ".png")):   # Blender's data sets leave the extension out
             if candidate.is_file():
                 return candidate.absolute()
     except (OSError, ValueError):       # a name that no file can have: too long, or only "/"
         pass
-    raise CameraError(f"{where}: {file} does not exist; file_path must be relative to the json, with extension")
+    raise CameraError(f"{where}: {file} does not exist; {key} must be relative to the json, with extension")

@@ -18,7 +18,7 @@ ALLOWED = {
     "engine": {"leaf", "checkpoint", "video"},
     "train": {"leaf", "checkpoint", "video", "engine", "train"},
     "pipeline": {"leaf", "checkpoint", "video", "engine", "train"},
-    "audit": {"leaf", "checkpoint", "video", "engine", "train", "audit"},
+    "audit": {"leaf", "checkpoint", "video", "engine", "train", "shape", "audit"},
     "shape": {"leaf", "shape"},
     "shape.distill": {"leaf", "shape", "checkpoint", "video", "engine"},
 }

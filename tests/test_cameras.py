@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from sgm import cameras
@@ -172,6 +173,37 @@ def test_reads_other_peoples_transforms(tmp_path):
     assert all(f.is_file() for f in views.files)
 
 
+def test_intrinsics_may_stand_in_the_frames(tmp_path):
+    file = views_folder(tmp_path, Orbit.static(num_frames=3))
+    data = json.loads(file.read_text())
+    own = {key: data.pop(key) for key in ("w", "h", "fl_x", "cx", "cy")}
+    del data["fl_y"], data["camera_angle_x"]
+    for frame in data["frames"]:
+        frame.update(own, mask_path=frame["file_path"])
+    data["frames"][1].pop("mask_path")
+    file.write_text(json.dumps(data))
+    views = read_transforms(file)
+    assert (views.width, views.height, views.fl, views.cx) == (576, 576, own["fl_x"], 288)
+    assert [mask and mask.name for mask in views.masks] == ["000.png", None, "002.png"]
+    data["frames"][2]["fl_x"] = 900.0
+    file.write_text(json.dumps(data))
+    with pytest.raises(CameraError, match=r"frames\[2\] has fl_x 900.0.*expected one camera for all"):
+        read_transforms(file)
+
+
+def test_without_a_size_the_first_picture_has_it(tmp_path):
+    file = views_folder(tmp_path, Orbit.static(num_frames=3))
+    Image.new("RGB", (40, 30)).save(tmp_path / "000.png")
+    data = {"camera_angle_x": 0.5, "frames": json.loads(file.read_text())["frames"]}
+    file.write_text(json.dumps(data))
+    views = read_transforms(file)
+    assert (views.width, views.height, views.cx, views.cy) == (40, 30, 20, 15)
+    assert views.fl == pytest.approx(20 / np.tan(0.25))
+    (tmp_path / "000.png").write_bytes(b"no picture")
+    with pytest.raises(CameraError, match="000.png: cannot be read as an image; without w and h"):
+        read_transforms(file)
+
+
 @pytest.mark.parametrize("damage, words", [
     (lambda d: d.pop("frames"), "frames is missing"),
     (lambda d: d.update(frames=[]), "frames is"),
@@ -182,6 +214,7 @@ def test_reads_other_peoples_transforms(tmp_path):
     (lambda d: d["frames"][0].update(transform_matrix=(2 * np.eye(4)).tolist()), "no rotation"),
     (lambda d: d["frames"][0].update(transform_matrix=np.diag([1., 1, -1, 1]).tolist()), "no rotation"),
     (lambda d: d["frames"][0].update(file_path="lost.png"), "lost.png does not exist"),
+    (lambda d: d["frames"][0].update(mask_path="lost.png"), "lost.png does not exist; mask_path must"),
     (lambda d: d["frames"][0].update(azimuth_deg="east"), "azimuth_deg is not a list of numbers"),
     (lambda d: d.pop("w"), "w is missing"),
     (lambda d: d.update(h="tall"), "h is 'tall'"),

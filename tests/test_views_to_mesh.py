@@ -84,6 +84,17 @@ def test_blenders_form_without_size_and_extension(folder):
         read_views(broken)
 
 
+def test_masks_of_their_own_cut_out(folder, pictures):
+    for k, picture in enumerate(pictures[1]):
+        Image.fromarray(picture[..., :3]).save(folder / f"{k:03d}.png")
+        Image.fromarray(picture[..., 3]).save(folder / f"mask_{k}.png")
+    edited(folder, lambda data: [frame.update(mask_path=f"mask_{k}.png") for k, frame in enumerate(data["frames"])])
+    np.testing.assert_allclose(read_views(folder).mask, pictures[1][..., 3] / 255, atol=1e-6)
+    Image.new("L", (SIDE, SIDE // 2)).save(folder / "mask_2.png")
+    with pytest.raises(ShapeError, match="mask_2.png: found 64 x 32 pixels, expected the 64 x 64 of"):
+        read_views(folder)
+
+
 @pytest.mark.parametrize("level", [255, 120])
 def test_pictures_without_alpha_are_cut_out(folder, pictures, level):
     for k, picture in enumerate(pictures[1]):

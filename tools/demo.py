@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The demonstration of `make demo`: the embedded small model on a toy object it has never seen, and on a photograph.
+"""The demonstration of `make demo`: the embedded small model on a toy object it has never seen and on a photograph, then a
+mesh of 21 rendered views of that toy.
 
   demo.py [--output outputs/demo]
 """
@@ -10,7 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import render_orbits  # noqa: E402
 import simple_video_sample  # noqa: E402
+import views_to_mesh  # noqa: E402
 from sgm.cameras import FOV_DEG, Orbit  # noqa: E402
 from sgm.errors import exit_code  # noqa: E402
 from sgm.images import save_png  # noqa: E402
@@ -37,9 +41,19 @@ def main(argv=None):
                                          str(ELEVATION), "--overwrite", *flags])
         if code:
             return code
-    print(f"\n{time.time() - began:.0f} s. Look at\n  {args.output}/toy_23/contact.png      an orbit of a toy the model has"
-          f" not seen (also views.gif, views.mp4)\n  {args.output}/coffee_23/contact.png   a photograph: the small model"
-          " knows toys only, so this shows the path, not quality\nThe README says how to use the published weights.")
+    # Rendered views, not the small model's: these show what the second half does with views that agree.
+    out = args.output
+    code = render_orbits.main(["procedural", "--count", "1", "--first-seed", str(TOY), "--out", str(out / "rendered"),
+                               "--size", "384", "--elevation", str(ELEVATION), str(ELEVATION)])
+    code = code or views_to_mesh.main([str(out / "rendered" / f"{TOY:07d}"), "--config", "fast", "--output",
+                                       str(out / "mesh")])
+    if code:
+        return code
+    print(f"\n{time.time() - began:.0f} s. Look at\n"
+          f"  {out}/toy_23/contact.png     an orbit of a toy the model has not seen (also views.gif, views.mp4)\n"
+          f"  {out}/coffee_23/contact.png  a photograph: the small model knows toys only, this shows the path, not quality\n"
+          f"  {out}/mesh/mesh.glb          a mesh of 21 rendered views of the toy (also contact.png, turntable.gif)\n"
+          "The README says how to use the published weights.")
     return 0
 
 

@@ -2,9 +2,7 @@
 
 The convention is that of cameras.py: OpenGL camera-to-world, z up, pixel centres at +0.5.
 """
-import json
 import logging
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from tqdm import tqdm
 from sgm.errors import InputError
 from sgm.images import load_image, read_image
 from sgm.matte import ImageError, alpha_from_white, matte
-from sgm.transforms import CameraError, entries, read_json, read_transforms
+from sgm.transforms import read_transforms
 
 HALF = 0.55                 # the object lies in |x|, |y|, |z| <= HALF; the grids end there
 MIN_VIEWS = 3
@@ -115,7 +113,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     if path.is_dir() and not (path / "transforms.json").is_file():
         raise ShapeError(f"{path}: found no transforms.json in it, expected the cameras of its views; sample with sv3d_u or"
                          " sv3d_p, render with tools/render_orbits.py, or export from nerfstudio or Blender")
-    posed = _cameras(path)
+    posed = read_transforms(path)
     if len(posed.files) < MIN_VIEWS:
         raise ShapeError(f"{path}: found {len(posed.files)} views, expected at least {MIN_VIEWS} (20 and more are good);"
                          " add views around the object")
@@ -128,7 +126,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     pictures, how = [], {}
     for k in tqdm(chosen, "views", disable=not progress, leave=False):
         file = posed.files[k]
-        picture, said = _picture(file, method)
+        picture, said = _picture(file, posed.masks[k], method)
         how[said] = how.get(said, 0) + 1
         height, width = picture.shape[:2]
         if abs(width - height * aspect) > max(1.5, 0.01 * width):
@@ -150,11 +148,18 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
                  posed.fl * sx, posed.fl * sy, posed.cx * sx, posed.cy * sy, files=tuple(posed.files[k] for k in chosen))
 
 
-def _picture(file, method):
+def _picture(file, mask, method):
     """-> premultiplied RGBA (H, W, 4) float32 in [0, 1], and how it was cut out."""
     image = load_image(file)
     try:
-        if image.getchannel("A").getextrema()[0] < 128:
+        if mask is not None:
+            alpha = read_image(mask, lambda opened: opened.convert("L"))
+            if alpha.size != image.size:
+                raise ShapeError(f"{mask}: found {alpha.width} x {alpha.height} pixels, expected the {image.width} x"
+                                 f" {image.height} of {file}; give the mask that belongs to it")
+            image.putalpha(alpha)
+            how, rgba = "alpha of its mask_path", np.asarray(image)
+        elif image.getchannel("A").getextrema()[0] < 128:
             how, rgba = "alpha of its own", np.asarray(image)
         elif method == "auto" and _on_white(np.asarray(image)):
             how, rgba = "white background", alpha_from_white(np.asarray(image.convert("RGB")))
@@ -176,26 +181,3 @@ def _on_white(rgba):
     ring = np.concatenate([rgba[:2].reshape(-1, 4), rgba[-2:].reshape(-1, 4), rgba[:, :2].reshape(-1, 4),
                            rgba[:, -2:].reshape(-1, 4)])
     return (ring[:, :3].min(axis=-1) >= 250).mean() > 0.95
-
-
-def _cameras(path):
-    """read_transforms of a file that may lack w and h (the NeRF paper's Blender scenes): they are the first picture's."""
-    json_file, data = read_json(path)
-    if "w" in data and "h" in data:
-        return read_transforms(path)
-    frames = entries(json_file, data, "frames")
-    for frame in frames:
-        if isinstance(frame, dict) and isinstance(frame.get("file_path"), str):
-            frame["file_path"] = str((json_file.parent / frame["file_path"]).absolute())
-    first = frames[0].get("file_path") if isinstance(frames[0], dict) else None
-    if not isinstance(first, str):
-        raise CameraError(f"{json_file}: frames[0] has no file_path; give the image's path relative to the json")
-    first = Path(first) if Path(first).is_file() else Path(first + ".png")
-    data["w"], data["h"] = read_image(first, lambda image: image.size)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "transforms.json")
-        copy.write_text(json.dumps(data))
-        try:
-            return read_transforms(copy)
-        except CameraError as error:
-            raise CameraError(str(error).replace(str(copy), str(json_file))) from None

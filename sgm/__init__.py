@@ -4,6 +4,7 @@ import os
 os.environ.setdefault("GLOG_v", "3")  # MindSpore logs warnings that concern its developers only
 
 _WHERE = {"load_model": "sgm.pipeline", "generate": "sgm.pipeline", "PipelineError": "sgm.pipeline",
+          "views_to_mesh": "sgm.shape.pipeline", "ShapeError": "sgm.shape.views",
           "Orbit": "sgm.cameras", "CheckpointError": "sgm.tensorfiles", "ConfigError": "sgm.config"}
 __all__ = list(_WHERE)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sgm
 from commands import ROOT, ending, load_tool, tree
 from sgm.cameras import FOV_DEG, Orbit, write_transforms
 from sgm.config import ConfigError
@@ -236,6 +237,14 @@ def test_ctrl_c_makes_files_of_what_there_is(folder, tmp_path):
     report = json.loads((output / "report.json").read_text())
     assert report["interrupted"] and report["nerf"]["steps"] < 4000
     assert (output / "mesh.glb").stat().st_size > 1000 and not [f for f in os.listdir(output) if f.startswith(".")]
+
+
+def test_from_python(folder, tmp_path):
+    """Without NeRF and DMTet: the hull, textured."""
+    settings = [item.removeprefix("--set=") for item in TINY]
+    mesh = sgm.views_to_mesh(folder, overrides=settings, stages=("texture",), progress=False)
+    assert mesh.save(tmp_path / "mesh.glb") == [tmp_path / "mesh.glb"]
+    assert (tmp_path / "mesh.glb").read_bytes() == (folder / "mesh" / "mesh.glb").read_bytes()
 
 
 def test_too_many_held_back(folder, tmp_path):

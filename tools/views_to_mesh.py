@@ -25,7 +25,7 @@ import logging  # noqa: E402
 from sgm.errors import InputError, exit_code, loading  # noqa: E402
 from sgm.flags import Arguments, check_folder, whole  # noqa: E402
 from sgm.shape.specs import load_mesh_spec  # noqa: E402
-from sgm.shape.states import check_output  # noqa: E402
+from sgm.shape.states import check_output, mesh_folder  # noqa: E402
 
 STAGES = ("nerf", "dmtet", "texture")           # sgm.shape.pipeline's; known before MindSpore is loaded
 DISK = 600 << 20                                # bytes that a run of the default settings may leave
@@ -63,7 +63,7 @@ def main(argv=None):
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
     overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]
     spec = load_mesh_spec(args.config, overrides)
-    output = args.output or (args.views if args.views.is_dir() else args.views.parent) / "mesh"
+    output = args.output or mesh_folder(args.views)
     if not args.views.exists():
         raise InputError(f"{args.views}: no such file or folder; give a folder of views with its transforms.json")
     check_folder(output, "--output")

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from sgm import ops, topology
 from sgm.shape import clean, depth, dmtet, export, framing, hull, nerf, shading, tetgrid, texture, turntable
-from sgm.shape.states import Work, load_state, save_state
+from sgm.shape.specs import load_mesh_spec
+from sgm.shape.states import Work, load_state, mesh_folder, save_state
 from sgm.shape.views import HALF, MIN_VIEWS, ShapeError, read_views
 from sgm.stages import Stages
 
@@ -209,6 +210,20 @@ class Reconstruction:
         partial.write_text(json.dumps(self.report, indent=1))
         os.replace(partial, self.output / "report.json")
         return self.report
+
+
+def views_to_mesh(views, output=None, config="default", overrides=(), **options):
+    """Views with cameras to a mesh, as tools/views_to_mesh.py does it -> TexturedMesh in the views' own world, z up.
+
+    views: a views folder, or the path of a transforms.json. output: the folder to write; None = `mesh` within the views
+    folder. config: default, fast, fine or a YAML file; overrides: ["nerf.steps=300", ...]. options: of Reconstruction.
+    The device is that of sgm.ops.set_device, a CPU if nobody called it. Raises ShapeError, CameraError, ImageError,
+    ConfigError (all sgm.errors.InputError).
+    """
+    views = Path(views)
+    run = Reconstruction(views, load_mesh_spec(config, list(overrides)), output or mesh_folder(views), **options)
+    run.run()
+    return run.mesh.placed(run.views.scale, run.views.centre)
 
 
 def _rounded(figures):

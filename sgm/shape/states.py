@@ -10,6 +10,11 @@ import numpy as np
 from sgm.shape.views import ShapeError
 
 
+def mesh_folder(views):
+    """Where the mesh of a views folder, or of a transforms.json, goes unless another place is asked for."""
+    return (views if views.is_dir() else views.parent) / "mesh"
+
+
 def save_state(path, arrays):
     """Write arrays as an npz, whole or not at all."""
     path = Path(path)

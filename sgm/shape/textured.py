@@ -42,6 +42,11 @@ class TexturedMesh:
         return (self.vertices[place], normals[place].astype(np.float32), self.uv[coordinate],
                 corner.reshape(-1, 3).astype(np.int32))
 
+    def save(self, path):
+        """Write the mesh, placed in the input's world, as .glb, .obj or .ply: `sgm.shape.export.save`."""
+        from sgm.shape import export            # which needs this class
+        return export.save(self, path)
+
     def drawable(self) -> Mesh:
         """What `sgm.render.zbuffer` draws; light it with UNLIT, for the texture holds the light already."""
         vertices, normals, uv, faces = self.split()

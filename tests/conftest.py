@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["GLOG_v"] = "3"              # MindSpore's log level, read when it is imported: errors only
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,3 +178,23 @@ def folder(files, tmp_path):
     """A copy of the small svd's diffusers folder, to be damaged."""
     shutil.copytree(files / "svd", tmp_path / "svd")
     return tmp_path / "svd"
+
+
+@pytest.fixture
+def cpu_afterwards():
+    """Whatever a test selects, the next one finds the CPU's forms."""
+    from sgm import ops
+    yield
+    ops.set_target("CPU")
+
+
+@pytest.fixture
+def opencv(monkeypatch):
+    """opencv(code, said): what check.py's process that loads OpenCV first shall end with; well, unless it is called."""
+    from sgm.audit import machine
+
+    def ends(code, said):
+        process = SimpleNamespace(returncode=code, communicate=lambda: ("", said))
+        monkeypatch.setattr(machine, "start_opencv_first", lambda: process)
+    ends(0, "")
+    return ends

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from sgm import ops
+from sgm.errors import InputError
 from sgm.shape import encoding
 from sgm.shape.field import Field
 
@@ -84,6 +86,11 @@ def test_neighbours_differ_by_one_step_along_one_axis():
     assert 0.8 < (first >= levels.first[1]).mean() < 0.98       # 729 of 793 entries
 
 
+def test_total_variation_without_a_dense_level_is_refused():
+    with pytest.raises(InputError, match="nerf.tv: .* found none; set nerf.tv=0"):
+        encoding.neighbours(encoding.hash_levels(2, 2, 8, 16, 32), 4, np.random.RandomState(0))
+
+
 def test_spherical_harmonics_are_orthonormal_and_of_the_right_degrees():
     """Gauss-Legendre times equispaced angles integrates products of degree 6 exactly, whatever the formulas."""
     z, weight = np.polynomial.legendre.leggauss(8)
@@ -156,6 +163,22 @@ def test_field_and_its_gradients_against_float64(kind, directional):
             ends.append((found[0] * a).sum() + (found[1] * b).sum())
         terms = gradient.asnumpy().astype(np.float64) * direction
         assert abs(terms.sum() - (ends[0] - ends[1]) / 2e-6) < 1e-4 * np.abs(terms).sum(), parameter.name
+
+
+def test_the_ascend_form_is_the_same_field(cpu_afterwards):
+    """One copy of each weight instead of one per feature: values and the table's gradient as before."""
+    field, points = excited("dense", False), some_points()
+
+    def found():
+        inputs = [Tensor(x) for x in field.encode(points)]
+        table = ms.grad(lambda *inputs: field(*inputs)[1].sum(), None, ms.ParameterTuple([field.table]))(*inputs)
+        return inputs[1].shape, field(*inputs)[0].asnumpy(), table[0].asnumpy()
+
+    (shape, density, table), _ = found(), ops.set_target("Ascend")
+    ours, theirs = (8, 2 * len(points), 4), (8, 2 * len(points), 1)
+    assert shape == ours and (again := found())[0] == theirs
+    np.testing.assert_allclose(again[1], density, rtol=1e-6)
+    np.testing.assert_allclose(again[2], table, rtol=1e-5, atol=1e-7)
 
 
 def test_evaluate_in_pieces_is_the_field_and_follows_its_weights():

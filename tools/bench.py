@@ -4,6 +4,10 @@
   bench.py unet                       one evaluation of SVD's denoiser, 21 frames of 24 x 24 latents (192 pixels)
   bench.py vae --frames 7             encoder, and temporal decoder on one video
   bench.py clip --width small         a small image tower, to see that the bench runs
+  bench.py nerf                       one training step of the radiance field, whole, on the dense and the hash grid
+
+The field's other side is our own (tests/parity/fields.py): the same rays, samples and encoding, made by the same code on
+the host, then PyTorch with its Adam.  taskset -c 1 bench.py ... compares on one core and thread.
 
 Both compute in float32 on the CPU, with the same random weights and inputs, the same number of threads (all cores this
 process may use), and alternate. Each has a process of its own, which is stopped while the other works. Printed are
@@ -24,24 +28,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
+import fields  # noqa: E402
 import twins  # noqa: E402
 from sides import Side, SideError  # noqa: E402
 
 from sgm.errors import InputError, exit_code  # noqa: E402
+from sgm.shape.specs import NerfSpec  # noqa: E402
 
 PACKAGES = ("mindspore", "torch", "diffusers", "transformers", "safetensors")
 
 
-def torch_side(case, weights, threads):
+def torch_side(theirs, case, weights, threads):
     """The build of the PyTorch side (see `sides.Side`)."""
     import torch
 
     torch.set_num_threads(threads)
-    return twins.theirs(case, weights)
+    return theirs(case, weights)
 
 
-def make_case(args) -> twins.Case:
+def make_case(args) -> twins.Case | fields.Case:
     """The comparison that the command line asks for. Raises InputError."""
+    if args.network == "nerf":
+        if args.rays % 4:
+            raise InputError(f"--rays: found {args.rays}, expected a multiple of 4")
+        return fields.Case(fields.tasks(args.rays, args.samples))
     spec = {"full": twins.FULL, "small": twins.SMALL}[args.width]
     if args.network == "unet" and args.latent % spec.unet.down_factor:
         raise InputError(f"--latent: found {args.latent}, expected a multiple of {spec.unet.down_factor} for the"
@@ -49,17 +59,26 @@ def make_case(args) -> twins.Case:
     return twins.Case(args.network, spec, args.frames, args.latent, args.latent)
 
 
-def measure(case: twins.Case, repeat: int, threads: int) -> list[list[str]]:
+def title(case: twins.Case | fields.Case) -> str:
+    """What is compared, in words."""
+    if isinstance(case, fields.Case):
+        settings = next(iter(case.settings.values()))
+        return f"nerf: {settings.rays} rays of {settings.samples} samples"
+    size = "" if case.network == "clip" else f", latents {case.height} x {case.width}"
+    return f"{case.network}: width {'small' if case.spec is twins.SMALL else 'full'}, frames {case.frames}{size}"
+
+
+def measure(case: twins.Case | fields.Case, repeat: int, threads: int) -> list[list[str]]:
     """Rows of the table, one a task."""
-    rows = []
+    rows, pair = [], fields if isinstance(case, fields.Case) else twins
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         weights = Path(folder) / "weights.safetensors"
         progress("drawing weights")
-        with Side("weights", twins.draw_weights, case, weights):
+        with Side("weights", pair.draw_weights, case, weights):
             pass
         progress(f"loading {weights.stat().st_size / 1e9:.2f} GB of weights")
-        with Side("ours", twins.ours, case, weights) as ours, \
-                Side("torch", torch_side, case, weights, threads) as torch:
+        with Side("ours", pair.ours, case, weights) as ours, \
+                Side("torch", torch_side, pair.theirs, case, weights, threads) as torch:
             weights.unlink()                    # both have it mapped; nothing is left behind whatever happens
             sides = ours, torch
             for task in ours.tasks:
@@ -120,7 +139,14 @@ def main(argv=None) -> int:
         else:
             command.add_argument("--latent", type=positive, default=24, metavar="N",
                                  help="side of the square latents; at full width a latent is 8 pixels")
-        command.add_argument("--repeat", type=positive, default=3, metavar="N",
+        command.set_defaults(repeat=3)
+    text, default = "a training step of the radiance field, on the dense and on the hash grid", NerfSpec()
+    command = commands.add_parser("nerf", help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    command.add_argument("--rays", type=positive, default=default.rays, metavar="N", help="per step, a multiple of 4")
+    command.add_argument("--samples", type=positive, default=default.samples, metavar="N", help="per ray")
+    command.set_defaults(repeat=15)
+    for command in commands.choices.values():
+        command.add_argument("--repeat", type=positive, default=command.get_default("repeat"), metavar="N",
                              help="timed runs of each side after the first")
     args = parser.parse_args(argv)
     threads = len(os.sched_getaffinity(0))
@@ -130,13 +156,12 @@ def main(argv=None) -> int:
     if missing:
         raise InputError(f"{', '.join(missing)}: not installed; pip install -r requirements-dev.txt")
     case = make_case(args)
-    size = "" if case.network == "clip" else f", latents {case.height} x {case.width}"
     try:
         rows = measure(case, args.repeat, threads)
     except SideError as error:
         print(f"bench.py: {error}", file=sys.stderr)
         return 1
-    print(f"{case.network}: width {args.width}, frames {case.frames}{size}, float32, threads {threads},"
+    print(f"{title(case)}, float32, threads {threads} (cores {', '.join(map(str, sorted(os.sched_getaffinity(0))))}),"
           f" median of {args.repeat}")
     print(table(rows))
     return 0

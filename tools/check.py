@@ -6,10 +6,11 @@
   check.py --audit                                    without an NPU: what of our graphs would trouble one
 
 The operators are compared with numpy's results in float64, the networks with the PyTorch original's (tests/golden), both
-in their errors' relative L2 norm.  --audit traces every graph at the full size of a released model in the form that
-Ascend gets, and lists primitives without documented support, dtypes and shapes outside documented limits, and dynamic
-shapes; and what a call costs: operations (also divided by those of the original), bytes moved and bytes from and to
-the host.  What a device makes of a graph after that it cannot know.  It takes minutes and 5 GB of memory.
+in their errors' relative L2 norm.  --audit traces every graph at the full size of a released model, and those of the
+radiance field and DMTet, in the form that Ascend gets, and lists primitives without documented support, dtypes and
+shapes outside documented limits, and dynamic shapes; and what a call costs: operations (also divided by those of the
+original), bytes moved and bytes from and to the host.  What a device makes of a graph after that it cannot know.  It
+takes minutes and 5 GB of memory.
 Exit code: 0 ready, 1 something fails, 2 wrong input, 130 interrupted.
 """
 import argparse
@@ -30,7 +31,7 @@ from sgm.flags import Arguments  # noqa: E402
 # should stay below, and were never measured on a device.
 NETWORK_LIMITS = {"CPU": {"float32": 2e-5}, "Ascend": {"float32": 5e-4, "float16": 2e-2, "bfloat16": 1e-1}}
 VIEWS, STEPS = 3, 2
-AUDITED = ("sv3d_p", "svd")
+AUDITED = ("sv3d_p", "svd", "mesh/default")
 
 
 class Report:
@@ -197,24 +198,38 @@ def sample(report):
     report.say(f"  {VIEWS} views in {STEPS} steps: {seconds}")
 
 
-def audit(report, configs):
-    """The graphs of the models `configs` in their Ascend form."""
-    from sgm.audit import networks, rules
+def audited(config):
+    """What --audit names -> name, description, `sgm.audit.networks.Case`s. mesh/NAME: the settings configs/mesh/NAME.yaml."""
+    from sgm.audit import networks, shapes
+    from sgm.shape.specs import load_mesh_spec
     from sgm.specs import load_spec
 
+    path = Path(config)
+    if path.parent.name != "mesh":
+        spec = load_spec(config)
+        return spec.name, f"{spec.num_frames} frames of {spec.width} x {spec.height}", networks.cases(spec)
+    spec = load_mesh_spec(config if path.is_file() else path.name)
+    return (f"mesh/{path.stem}", f"{spec.nerf.rays} rays of {spec.nerf.samples} samples, {spec.depth.resolution}^3 cells",
+            shapes.cases(spec))
+
+
+def audit(report, configs):
+    """The graphs of the models and mesh settings `configs` in their Ascend form."""
+    from sgm.audit import networks, rules
+
     rows, exceptions = report.data.setdefault("audit", []), Counter()
-    for spec in [load_spec(config) for config in configs]:
-        report.say(f"audit of {spec.name}: {spec.num_frames} frames of {spec.width} x {spec.height}, Ascend\n"
-                   f"  {'':32}{'GFLOP':>9}{'/ original':>11}{'GB moved':>9}{'GB weights':>11}{'host bytes':>11}{'nodes':>7}"
+    for name, described, cases in [audited(config) for config in configs]:
+        report.say(f"audit of {name}: {described}, Ascend\n"
+                   f"  {'':34}{'GFLOP':>9}{'/ original':>11}{'GB moved':>9}{'GB weights':>11}{'host bytes':>11}{'nodes':>7}"
                    f"{'violations':>11}")
-        for case in networks.cases(spec):
-            row = report.attempt(f"{spec.name}, {case.name}", networks.audit, case)
+        for case in cases:
+            row = report.attempt(f"{name}, {case.name}", networks.audit, case)
             if row is None:
                 continue
-            rows.append({"model": spec.name, **row})
+            rows.append({"model": name, **row})
             exceptions.update(row["exceptions"])
             ratio = "" if row["reference_flops"] is None else f"{row['flops'] / row['reference_flops']:.3f}"
-            report.say(f"  {case.name:32}{row['flops'] / 1e9:9.1f}{ratio:>11}{row['bytes'] / 1e9:9.2f}"
+            report.say(f"  {case.name:34}{row['flops'] / 1e9:9.1f}{ratio:>11}{row['bytes'] / 1e9:9.2f}"
                        f"{row['weight_bytes'] / 1e9:11.2f}{row['host_bytes']:11}{row['nodes']:7}"
                        f"{sum(map(len, row['violations'].values())):11}")
             for kind, texts in row["violations"].items():
@@ -251,8 +266,8 @@ def main(argv=None):
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int, default=0, metavar="N", help="which NPU (default 0)")
     add("--report", type=Path, metavar="FILE", help="write everything that was found, as JSON")
-    add("--audit", nargs="*", metavar="CONFIG", help="examine the graphs of these models, by name or YAML file, instead"
-        f" (default {' '.join(AUDITED)}; sv3d_tiny takes a minute)")
+    add("--audit", nargs="*", metavar="CONFIG", help="examine the graphs of these models, by name or YAML file, and of"
+        f" these mesh settings, as mesh/fast, instead (default {' '.join(AUDITED)}; sv3d_tiny takes a minute)")
     args = parser.parse_args(argv)
     os.environ.setdefault("GLOG_v", "3")        # MindSpore's own warnings
     if args.report:

@@ -1,7 +1,5 @@
-"""Every graph that the project runs on a device, with the shapes of a model's own configuration.
-
-A further part of the project (NeRF, DMTet) is audited by another function that yields `Case`s.
-"""
+"""Every graph of the diffusion side that runs on a device, with the shapes of a model's own configuration; those of the
+mesh are in shapes.py."""
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass

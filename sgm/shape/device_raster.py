@@ -5,6 +5,8 @@ of its components x, y, z, tensors (N,) each: no kernel then works on rows of th
 """
 from mindspore import ops as P
 
+from sgm.shape import scatter
+
 GRAZING = 0.08      # cosine of the ray with the normal below which a depth's gradient, which grows as 1 / cosine, is cut
 
 
@@ -25,7 +27,7 @@ def minus(a, b):
 
 def take(vectors, index):
     """Vectors at an index (N,) int32."""
-    return P.gather(vectors[0], index, 0), P.gather(vectors[1], index, 0), P.gather(vectors[2], index, 0)
+    return scatter.take(vectors[0], index), scatter.take(vectors[1], index), scatter.take(vectors[2], index)
 
 
 def unit(a, eps=1e-20):
@@ -66,9 +68,8 @@ def vertex_normals(vertices, corners, count):
     normal = cross(minus(b, a), minus(c, a))
     where = P.concat((corners[0], corners[1], corners[2]), 0)
     x, y, z = normal
-    return unit((P.unsorted_segment_sum(P.concat((x, x, x), 0), where, count),
-                 P.unsorted_segment_sum(P.concat((y, y, y), 0), where, count),
-                 P.unsorted_segment_sum(P.concat((z, z, z), 0), where, count)))
+    return unit((scatter.put(P.concat((x, x, x), 0), where, count), scatter.put(P.concat((y, y, y), 0), where, count),
+                 scatter.put(P.concat((z, z, z), 0), where, count)))
 
 
 def place(p, q, eye, functionals):
@@ -93,6 +94,6 @@ def antialias(colors, near, far, receiver, across, place):
     across (Q,): see `Outline`; 0 in padding. The blend is zero when the outline passes half way between the centres, so
     it is continuous when the receiver changes.
     """
-    difference = P.gather(colors, near, 0) - P.gather(colors, far, 0)
+    difference = scatter.take(colors, near) - scatter.take(colors, far)
     share = (across * (place - 0.5)).reshape(-1, 1)
-    return colors + P.unsorted_segment_sum(share * difference, receiver, colors.shape[0])
+    return colors + scatter.put(share * difference, receiver, colors.shape[0])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from sgm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,17 @@ def _encode(points, half, resolution, first, hashed, size, features, indices, we
                     weights[corner, row, f] = weight
 
 
-def encode(points, half, levels, out=None):
-    """Points (N, 3) of the box [-half, half]^3 -> indices int32 (8, N L) and weights float32 (8, N L, F).
+def encode(points, half, levels, out=None, copies=None):
+    """Points (N, 3) of the box [-half, half]^3 -> indices int32 (8, N L) and weights float32 (8, N L, copies).
 
-    Corners come first and weights are repeated over the F features: summing over a leading axis and multiplying equal
-    shapes is several times faster on a CPU than broadcasting (measured). out: the two arrays of an earlier call with as
-    many points, to be filled again: new ones of this size cost more than the values in them.
+    Corners come first and weights are repeated over the F features, unless `copies` says otherwise: summing over a leading
+    axis and multiplying equal shapes is several times faster on a CPU than broadcasting (measured). out: the two arrays
+    of an earlier call with as many points, to be filled again: new ones of this size cost more than the values in them.
     """
-    rows = len(points) * len(levels)
-    indices, weights = out or (np.empty((8, rows), np.int32), np.empty((8, rows, levels.features), np.float32))
+    rows, copies = len(points) * len(levels), copies or levels.features
+    indices, weights = out or (np.empty((8, rows), np.int32), np.empty((8, rows, copies), np.float32))
     _encode(np.ascontiguousarray(points, np.float32), half, levels.resolution, levels.first, levels.hashed, levels.size,
-            levels.features, indices, weights)
+            copies, indices, weights)
     return indices, weights
 
 
@@ -103,8 +104,12 @@ def neighbours(levels, count, rng):
     """Random neighbouring vertices of the dense levels, for total variation -> int32 (2, count) rows of the table.
 
     Levels are drawn by their number of entries, directions evenly; hashed levels have no neighbours and are left out.
+    Raises InputError if all are hashed.
     """
     dense = np.flatnonzero(~levels.hashed)
+    if not len(dense):
+        raise InputError("nerf.tv: total variation wants a level that is stored densely, found none; set nerf.tv=0, a larger"
+                         " nerf.hash_log2, or nerf.encoding=dense")
     share = levels.size[dense] / levels.size[dense].sum()
     chosen = dense[np.searchsorted(np.cumsum(share)[:-1], rng.random_sample(count))]
     r = levels.resolution[chosen]

@@ -13,12 +13,13 @@ from sgm.shape import encoding
 
 DENSITY_BOUNDS = (-8.0, 8.0)     # of the exponent; e^8 per unit is opaque within a cell of any grid here
 SH_WIDTH = 16
+CHUNK = 65536                    # points evaluated in one call, all in one static shape
 
 
 class Interpolate(nn.Cell):
     """y[m] = sum over corners c of table[indices[c, m]] * weights[c, m]; the gradient goes to the table alone.
 
-    table (E, F), indices int32 (8, M), weights (8, M, F) -> (M, F).
+    table (E, F), indices int32 (8, M), weights (8, M, F or 1) -> (M, F).
     """
 
     def __init__(self, entries, features):
@@ -78,8 +79,14 @@ class Field(nn.Cell):
         self.evaluator = None
 
     def encode(self, points, out=None):
-        """Points (N, 3), numpy -> indices int32 (8, N L), weights float32 (8, N L, F), numpy; see `encoding.encode`."""
-        return encoding.encode(points, self.half, self.levels, out)
+        """Points (N, 3) -> indices int32 (8, N L), weights float32 (8, N L, `copies`), numpy; see `encoding.encode`."""
+        return encoding.encode(points, self.half, self.levels, out, self.copies)
+
+    @property
+    def copies(self):
+        """How often a weight is there: an NPU multiplies with one as fast as with F of them, which all have to come to it
+        from the host."""
+        return 1 if ops.on_ascend() else self.levels.features
 
     def construct(self, indices, weights, harmonics=None):
         """-> raw density (N,) (see `sigma`), rgb (N, 3) in [0, 1]. harmonics (N, 16): of a directional field's rays; None
@@ -98,10 +105,10 @@ class Field(nn.Cell):
         """Density per unit of length of the box from raw density."""
         return self.activate(raw)
 
-    def evaluate(self, points, chunk=65536):
+    def evaluate(self, points, chunk=CHUNK):
         """Density (N,) and colour (N, 3) of points, numpy to numpy float32, in calls of one static shape."""
         if self.evaluator is None:
-            self.evaluator = ops.compiled(_Evaluator(self).construct)
+            self.evaluator = ops.compiled(Evaluator(self).construct)
         sigma, rgb = np.empty(len(points), np.float32), np.empty((len(points), 3), np.float32)
         for start in range(0, len(points), chunk):
             part = points[start:start + chunk]
@@ -119,7 +126,7 @@ class Field(nn.Cell):
         self.evaluator = None
 
 
-class _Evaluator(nn.Cell):
+class Evaluator(nn.Cell):
     """The field as a graph of its own, without directions."""
 
     def __init__(self, field):

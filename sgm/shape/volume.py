@@ -8,7 +8,7 @@ from mindspore import Tensor, nn
 from mindspore import ops as P
 from numba import njit
 
-from sgm.shape import grid
+from sgm.shape import grid, scatter
 from sgm.shape.grid import enter_box
 
 STEPS_PER_CELL = 2          # of the march through the occupancy grid
@@ -177,5 +177,5 @@ def depth_smoothness(depth, inside):
 
 def total_variation(table, pairs, count):
     """Mean squared difference of the table's rows `pairs` (2 count,) int32: first the one end, then the other."""
-    rows = P.gather(table, pairs, 0)
-    return squared(rows[:count] - rows[count:]).mean()
+    ends = scatter.take(table, pairs)
+    return squared(ends[:count] - ends[count:]).mean()

@@ -8,7 +8,8 @@
 
 --init takes the model's own weights or those of SVD (for SV3D_p also SV3D_u's), which are then fitted to it.
 Writes into --output: config.yaml, metrics.csv, curve.png, averaged.safetensors (sample with it; of a LoRA lora.safetensors),
-best.safetensors if data is held back, and state.safetensors, from which --resume continues, bit for bit on a CPU.
+state.safetensors, from which --resume continues, bit for bit on a CPU; if data is held back, best.safetensors and
+val_<step>.png, true views above generated ones; with tensorboardX installed, tensorboard/.
 Exit code: 0 done, 2 wrong input or a training that fails, 130 interrupted: Ctrl-C saves first.
 """
 import signal
@@ -70,7 +71,8 @@ def plan(spec, recipe, output):
     """Print what a run would be."""
     with loading():
         from sgm.train.data import Memo, read_clips
-        from sgm.train.plan import describe
+        from sgm.train.plan import check_fit, describe
+    check_fit(spec, recipe)
     try:
         clips, trouble = len(read_clips(recipe, spec, Memo())[0][0]), None
     except InputError as error:
@@ -103,30 +105,39 @@ def fit(trainer, folder, metrics, stopped):
     from sgm.stages import peak_gb
     recipe, leads = trainer.recipe, metrics is not None
 
-    def checkpoint():
-        val_loss = trainer.validate() if trainer.held_back and not trainer.stopped else None
-        if leads:
-            metrics.write(trainer.done, val_loss)
-            folder.save(trainer, val_loss)
-            folder.draw()
+    def measure(ends, saves):
+        """{name: number} of what this step asks of the held-back clips; their sheet is written."""
+        if trainer.stopped or not trainer.held_back:
+            return {}
+        found = {"val_loss": trainer.validate()} if saves else {}
+        every = recipe.sheet_every if recipe.task == "diffusion" else 0
+        if every and (ends or trainer.done % every == 0):
+            sheet, shown = trainer.draw()
+            found.update(shown)
+            if leads and sheet is not None:
+                folder.show(trainer.done, sheet)
+                metrics.show(trainer.done, sheet)
+        return found
 
     with tqdm(total=recipe.steps, initial=trainer.done, unit="step", smoothing=0.02, disable=not leads) as bar:
         while trainer.done < recipe.steps and not trainer.stopped:
             row = trainer.advance(stopped)
             bar.update()
             logs = leads and trainer.done % recipe.log_every == 0
+            ends = trainer.stopped or trainer.done == recipe.steps
             if leads:
                 metrics.add(row)
             if logs:
                 loss, norm, speed = metrics.averages()
                 bar.set_postfix_str(f"loss {loss:.4f}, lr {row.lr:.1e}, |g| {norm:.2f}, {speed:.2f} clips/s,"
                                     f" {peak_gb():.1f} GB, {trainer.skipped} skipped", refresh=False)
-            if trainer.done % recipe.save_every == 0 and not trainer.bad:
-                checkpoint()
-            elif logs:
-                metrics.write(trainer.done)
-    if trainer.done > folder.saved and not trainer.bad:     # within a row of bad steps the last good checkpoint stays
-        checkpoint()
+            saves = (ends or trainer.done % recipe.save_every == 0) and not trainer.bad
+            measured = {} if trainer.bad else measure(ends, saves)
+            if leads and (logs or ends or measured or saves):
+                metrics.write(trainer.done, **measured)
+            if leads and saves:                 # within a row of bad steps the last good checkpoint stays
+                folder.save(trainer, measured.get("val_loss"))
+                folder.draw()
     return trainer.stopped
 
 
@@ -150,6 +161,7 @@ def main(argv=None):
         from tqdm import tqdm
 
         from sgm import ops
+        from sgm.train.board import open_board
         from sgm.train.build import build
         from sgm.train.device import join, settle_precision, stopping
         from sgm.train.folder import STATE, RunFolder, check_resumable
@@ -174,7 +186,8 @@ def main(argv=None):
             print(f"{'resumed':10} at step {trainer.done}{''.join(f'; {change}' for change in changes)}")
         settings(trainer, origin, output, args.device)
         folder.begin(sys.argv)
-        metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world)
+        metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world,
+                          open_board(output / "tensorboard", trainer.done))
     with stopping() as stopped:
         return 130 if fit(trainer, folder, metrics, stopped) else 0
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from sgm.diffusers_folder import lent, open_folder
 from sgm.diffusers_writer import to_parts, write_folder
+from sgm.lora import fuse
 from sgm.published import is_unused, unused_keys, used_shapes
 from sgm.recognise import adapt_spec, layout_of, misfit_message, misfits_of, recognise
 from sgm.specs import ModelSpec, load_spec
@@ -78,17 +79,21 @@ class Plan:
             yield dict(zip(COLUMNS, ("", key, "", "", "absent: nothing uses it")))
 
 
-def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype=None, surgery=None):
+def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype=None, surgery=None, lora=None):
     """-> Plan of the conversion of the file or folder `source` into `target`. Reads names and shapes only.
 
     kind: "mindspore", "safetensors", "original" or "diffusers"; source_kind: one of SOURCES, or "auto". config: a model's
     name or YAML file; None recognises it. base: a file that gives what the source lacks. dtype: of DTYPES. surgery: name
-    of the model whose fine-tuning shall start from the source. Raises CheckpointError, ConfigError, one line each.
+    of the model whose fine-tuning shall start from the source. lora: a file of train.py that is fused into the source's
+    weights, those it changes then being float32 unless `dtype` says otherwise. Raises CheckpointError, ConfigError, one
+    line each.
     """
     source, target = Path(source), Path(target)
-    check_target(target, [path for path in (source, base) if path], SUFFIXES.get(kind, ""), f"for --to {kind}")
+    check_target(target, [path for path in (source, base, lora) if path], SUFFIXES.get(kind, ""), f"for --to {kind}")
     store, old = _open(source, source_kind, load_spec(config) if config else None, open_checkpoint(base) if base else None)
     spec = old
+    if lora:
+        store = fuse(store, lora)
     if surgery:
         spec = start_spec(old, surgery)
         store = operate(store, old, spec)

@@ -38,7 +38,7 @@ def fuse(store, path, strength=1.0):
                                   f" expected {store.shape(key)} as in {store.path}, of one rank; it is of another model")
         rows[key] = Made(((store, key), (lora, down), (lora, up)), partial(_sum, stores=(store, lora), keys=(key, down, up),
                                                                           scale=scale / rank),
-                         f"LoRA of {lora.path.name} added", "F32", store.shape(key))
+                         f"LoRA of {lora.path.name} fused", "F32", store.shape(key))
     if not layers:
         raise CheckpointError(f"{lora.path}: found no tensors, expected pairs of {DOWN[1:]} and {UP[1:]}; is no LoRA")
     return View(store.path, store.format, rows, {**store.metadata, "lora": f"{lora.path.name}, {strength:g} times"})

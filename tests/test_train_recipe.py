@@ -33,6 +33,8 @@ VAE = CONFIGS / "train" / "vae_tiny.yaml"
     ("trains=lora", "trains: found 'lora', expected all or decoder for autoencoder"),
     ("task=gan", "task: found 'gan', expected diffusion or autoencoder"),
     ("drop_condition=1", "drop_condition: found 1.0, expected 0 <= drop_condition < 1"),
+    ("frames=-1", "frames: found -1, expected 0 to"), ("sheet_every=-1", "sheet_every: found -1, expected 0 to"),
+    ("sheet_clips=0", "sheet_clips: found 0"), ("sheet_steps=0", "sheet_steps: found 0, expected 1 to"),
     ("lora_rank=0", "lora_rank: found 0"), ("lora_alpha=nan", "lora_alpha: found nan"),
 ])
 def test_what_cannot_be_is_named(change, expected):
@@ -47,8 +49,9 @@ def test_weights_by_view_need_views_in_order():
 
 
 def test_all_recipes_load():
-    assert {"svd", "sv3d_u", "sv3d_p", "sv3d_overfit", "sv3d_lora", "sv3d_tiny", "vae_tiny"} <= set(known_configs("train"))
-    for name in known_configs("train"):
+    known = known_configs("train")
+    assert {"svd", "svd_xt", "sv3d_u", "sv3d_p", "sv3d_overfit", "sv3d_lora", "sv3d_tiny", "vae_tiny"} <= set(known)
+    for name in known:
         assert load_yaml(Recipe, CONFIGS / "train" / f"{name}.yaml").data
 
 
@@ -85,10 +88,17 @@ def test_crops_that_do_not_fit(crop, expected, tmp_path):
 def test_what_a_resumed_run_may_change():
     recorded = {**vars(Recipe(lr=0.1, data=["a"])), "gone": 3}
     recorded.pop("bad_steps")                   # of a version without it
-    harmful, harmless = Recipe(lr=0.2, data=["a", "b"], steps=3, log_every=7).differences(recorded)
+    harmful, harmless = Recipe(lr=0.2, data=["a", "b"], steps=3, log_every=7, sheet_steps=2).differences(recorded)
     assert harmful == ["data: ['a'], now ['a', 'b']", "lr: 0.1, now 0.2"]
-    assert harmless == ["steps: 10000, now 3", "log_every: 20, now 7"]
+    assert harmless == ["steps: 10000, now 3", "sheet_steps: 10, now 2", "log_every: 20, now 7"]
     assert Recipe().differences(vars(Recipe())) == ([], [])
+
+
+def test_learning_rate():
+    recipe = Recipe(steps=110, warmup=10, lr=0.4, lr_final=0.1)
+    assert [learning_rate(recipe, step) for step in (0, 4, 9, 10)] == pytest.approx([0.04, 0.2, 0.4, 0.4])
+    assert [learning_rate(recipe, step) for step in (60, 110)] == pytest.approx([0.4 * (0.1 + 0.9 / 2), 0.04])
+    assert learning_rate(Recipe(steps=10, warmup=0, lr=0.4), 0) == pytest.approx(0.4)
 
 
 def test_learning_rate_that_stays():

@@ -1,102 +1,21 @@
 """What is trained and what is not; bad steps; half precision; a run that goes on: on a small posed network."""
 import math
-import zlib
 
 import mindspore as ms
 import numpy as np
 import pytest
-from golden_init import GOLDEN
-from mindspore import Tensor, nn
-from training import POSED
+from mindspore import Tensor
+from toy_trainer import SPEC, Noise, ToyEngine, engine_of, trainer_of
 
 from sgm import ops
 from sgm.checkpoint import load_weights, open_checkpoint
 from sgm.engine import Engine
 from sgm.errors import InputError
 from sgm.lora import fuse
-from sgm.specs import load_spec
-from sgm.tensorstore import CheckpointError
-from sgm.tensorwriter import Arrays, save_safetensors
+from sgm.tensorwriter import save_safetensors
 from sgm.train.folder import RunFolder
-from sgm.train.init import initialise
 from sgm.train.parts import TEMPORAL
 from sgm.train.plan import counts
-from sgm.train.recipe import Recipe
-from sgm.train.trainer import Trainer
-from sgm.video.blocks import Linear
-
-SPEC = load_spec(GOLDEN / "tiny_sv3d_p.yaml", POSED)
-VECTOR = sum(SPEC.vector_widths.values())
-
-
-class Noise:
-    """Batches of noise, or not of numbers at all where `bad` says so."""
-
-    def __init__(self, bad=()):
-        self.orbits, self.bad, self.num_frames = self, bad, 3
-
-    def __len__(self):
-        return 4
-
-    def clips(self, number):
-        return [number % 4]
-
-    def __call__(self, number):
-        rng = np.random.default_rng(number)
-        x0, noise, concat = (rng.standard_normal((3, 4, 8, 8), dtype=np.float32) for _ in range(3))
-        sigma = np.full(3, math.nan if number in self.bad else math.exp(rng.standard_normal()), np.float32)
-        return (x0, noise, sigma, rng.standard_normal((3, 1, 32), dtype=np.float32), concat,
-                rng.standard_normal((3, VECTOR), dtype=np.float32))
-
-
-class ToyNetwork(nn.Cell):
-    """Two layers, one of which is over frames by its name."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.time_stack = Linear(256, 8), nn.CellList([Linear(8, 256)])
-
-
-class ToyDenoiser(nn.Cell):
-    """What a `Denoiser` is called like, and compiles at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.diffusion_model = ToyNetwork()
-
-    def prepare(self, crossattn, num_frames):
-        return crossattn.reshape(-1, 32)
-
-    def construct(self, x, sigma, prepared, concat, vector, still, num_frames):
-        network, rows = self.diffusion_model, x.reshape(num_frames, -1)
-        hidden = ops.silu(network.first(rows.astype(prepared.dtype)) + prepared[:, :8])
-        return x * 0.1 + network.time_stack[0](hidden).astype(ms.float32).reshape(x.shape)
-
-
-class ToyEngine(nn.Cell):
-    """An Engine with a `ToyDenoiser`."""
-
-    def __init__(self):
-        super().__init__()
-        self.spec, self.model = SPEC, ToyDenoiser()
-        for name, parameter in self.parameters_and_names():
-            parameter.name = name
-
-
-def engine_of(seed=0, make=Engine):
-    """Every weight drawn, also those that start at zero: so every part has a gradient."""
-    engine = make(SPEC) if make is Engine else make()
-    initialise(engine, seed)
-    for name, parameter in engine.model.parameters_dict().items():
-        if not parameter.asnumpy().any():
-            drawn = np.random.RandomState(zlib.crc32(f"{seed}/{name}".encode())).randn(*parameter.shape)
-            parameter.set_data(Tensor(0.05 * drawn.astype(np.float32)))
-    return engine
-
-
-def trainer_of(seed=0, bad=(), held_back=None, make=ToyEngine, **changes):
-    options = {"seed": 5, "steps": 8, "lr": 1e-2, "warmup": 0, "average_decay": 0.5, **changes}
-    return Trainer(engine_of(seed, make), Recipe(**options), Noise(bad), held_back)
 
 
 def values(engine):
@@ -167,29 +86,6 @@ def test_lora(tmp_path, relative_error):
     halfway = fuse(open_checkpoint(tmp_path / "base.safetensors"), tmp_path / "lora.safetensors", 0.5)
     key = "model.diffusion_model.middle_block.1.time_stack.0.ff_in.net.0.proj.weight"
     np.testing.assert_allclose(halfway.read(key) - base[key], (fused.read(key) - base[key]) / 2, atol=1e-6)
-
-
-@pytest.mark.parametrize("change, expected", [
-    (lambda a: a.pop(next(k for k in a if k.endswith("lora_B.weight"))), "found no pair of lora_A.weight and lora_B.weight"),
-    (lambda a: a.update({"x.lora_A.weight": np.zeros((2, 3), np.float32), "x.lora_B.weight": np.zeros((3, 2), np.float32)}),
-     "x: found no such layer"),
-    (lambda a: a.update({"layer.lora_A.weight": np.zeros((2, 9), np.float32)}), "layer: found a change of (4, 9)"),
-    (lambda a: a.update({"layer.lora_A.weight": np.zeros((1, 3), np.float32)}), "of ranks 1 and 2"),
-    (lambda a: a.update({"layer.lora_A.weight": np.zeros(3, np.float32)}), "found shape (3,), expected a matrix"),
-    (lambda a: a.clear(), "found no tensors")])
-def test_a_lora_that_is_none(change, expected, tmp_path):
-    arrays = {"layer.lora_A.weight": np.ones((2, 3), np.float32), "layer.lora_B.weight": np.ones((4, 2), np.float32)}
-    store, path = Arrays("base", {"layer.weight": np.zeros((4, 3), np.float32)}), tmp_path / "lora.safetensors"
-    save_safetensors(path, arrays, {"lora_alpha": "4"})
-    np.testing.assert_array_equal(fuse(store, path).read("layer.weight"), np.full((4, 3), 2 * 4 / 2))
-    save_safetensors(path, arrays)
-    with pytest.raises(CheckpointError, match="found nothing as lora_alpha"):
-        fuse(store, path)
-    change(arrays)
-    save_safetensors(path, arrays, {"lora_alpha": "4"})
-    with pytest.raises(CheckpointError) as error:
-        fuse(store, path)
-    assert expected in str(error.value)
 
 
 def test_bad_steps(tmp_path):

@@ -5,6 +5,7 @@
   convert.py stable-video-diffusion-img2vid svd.safetensors --to original --base svd_xt.safetensors
   convert.py sv3d_p.safetensors sv3d_p.ckpt --to mindspore --dtype fp16 --report report.csv
   convert.py svd.safetensors start.safetensors --to safetensors --surgery sv3d_p
+  convert.py sv3d_p.safetensors style.safetensors --to safetensors --lora runs/sv3d_lora/lora.safetensors
 
 Our parameters have the published names, so that `original` and `safetensors` are one and the same file, and published
 files need no conversion to be used.  Keys that nothing uses pass through; a diffusers folder has no place for them, so
@@ -45,6 +46,8 @@ def parse(argv):
     add("--dtype", choices=tuple(DTYPES), help="of floating tensors (default: as they are)")
     add("--verify", action="store_true", help="read it back and compare every tensor before it appears")
     add("--report", metavar="CSV", type=Path, help="write a row for every key: source, target, shape, dtype, done")
+    add("--lora", metavar="FILE", type=Path, help="a LoRA of train.py for SRC, fused into its weights; those become fp32"
+        " unless --dtype says otherwise")
     add("--surgery", choices=SURGERY, help="SVD weights to the start of an SV3D fine-tuning: the columns of the label"
         " embedding by role (cond_aug kept, angles zero), embedders renumbered, temporal decoder kept")
     return parser.parse_args(argv)
@@ -71,8 +74,9 @@ class Bars:
 def main(argv=None):
     args = parse(argv)
     if args.report:
-        check_target(args.report, [args.source, args.target, *filter(None, [args.base])], ".csv", "for --report")
-    made = plan(args.source, args.target, args.kind, args.source_kind, args.config, args.base, args.dtype, args.surgery)
+        check_target(args.report, [args.source, args.target, *filter(None, [args.base, args.lora])], ".csv", "for --report")
+    made = plan(args.source, args.target, args.kind, args.source_kind, args.config, args.base, args.dtype, args.surgery,
+                args.lora)
     begin = time.perf_counter()
     with closing(Bars(made.size)) as bars:
         write(made, args.verify, bars.advance)
@@ -88,6 +92,9 @@ def main(argv=None):
 
 def notes(made, args):
     """What the user should know of the result, one line each."""
+    if args.lora:
+        fused = sum(f"LoRA of {args.lora.name} fused" in made.store.origin(key)[1] for key in made.store)
+        yield f"{args.lora} fused into {fused} of them"
     if args.surgery:
         yield f"surgery: {made.store.origin(VECTOR_KEY)[1]}; embedders renumbered, {made.spec.vae.decoder} decoder kept"
     if args.base:

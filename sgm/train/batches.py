@@ -4,14 +4,20 @@ import numpy as np
 
 from sgm.config import ConfigError
 from sgm.train.data import shuffled
-from sgm.train.objective import lognormal_sigmas
+from sgm.train.objective import Stratified, lognormal_sigmas
+
+
+def val_count(recipe, orbits):
+    """How many batches of held-back clips are looked at: all, or the recipe's `val_batches`."""
+    return min(recipe.val_batches, -(-len(orbits) // recipe.batch))
 
 
 class DiffusionBatches:
-    """Batches of the diffusion loss from latent orbits."""
+    """Batches of the diffusion loss from latent orbits. together: how many of them, one after the other, share strata of
+    noise levels (those that make one step); default the recipe's `accumulate`."""
 
-    def __init__(self, recipe, orbits):
-        self.recipe, self.orbits = recipe, orbits
+    def __init__(self, recipe, orbits, together=None):
+        self.recipe, self.orbits, self.together = recipe, orbits, together or recipe.accumulate
 
     def clips(self, number):
         """The clips of batch `number` (from 0)."""
@@ -21,11 +27,19 @@ class DiffusionBatches:
         """The arrays that `sgm.train.objective.DiffusionLoss` takes."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, number])
-        indices = self.clips(number)
-        x0, token, latent, vector = self.orbits.batch(rng, indices, recipe.drop_condition, recipe.roam)
-        sigma = lognormal_sigmas(rng, len(indices), self.orbits.num_frames, recipe.p_mean, recipe.p_std)
+        x0, *conditions = self.orbits.batch(rng, self.clips(number), recipe.drop_condition, recipe.roam, recipe.frames)
         noise = rng.standard_normal(x0.shape, dtype=np.float32)
-        return x0, noise, sigma, token, latent, vector
+        return x0, noise, self.sigmas(number, len(x0) // recipe.batch), *conditions
+
+    def sigmas(self, number, num_frames):
+        """The noise levels of batch `number`: (clips * num_frames,) float32, its share of those of the batches together.
+
+        Their random numbers are their own: whichever process has a batch, its levels are what one process would draw.
+        """
+        recipe, (group, place) = self.recipe, divmod(number, self.together)
+        rng = Stratified(np.random.default_rng([recipe.seed, group, 1]))
+        levels = lognormal_sigmas(rng, self.together * recipe.batch, num_frames, recipe.p_mean, recipe.p_std)
+        return levels.reshape(self.together, -1)[place]
 
 
 class ViewBatches:

@@ -39,6 +39,10 @@ class RunFolder:
         """Write curve.png from metrics.csv."""
         save_png(self.folder / "curve.png", draw_curve(read_metrics(self.folder / "metrics.csv")))
 
+    def show(self, step, sheet):
+        """Write val_<step>.png, a contact sheet of held-back clips."""
+        save_png(self.folder / f"val_{step:08d}.png", sheet)
+
     def save(self, trainer, val_loss=None):
         """Write the averaged weights, keep them if they are among the best or the latest, and then the state.
 

@@ -7,18 +7,19 @@ from pathlib import Path
 from sgm.errors import InputError, os_reason
 from sgm.tensorwriter import atomic
 
-FIELDS = ("step", "loss", "grad_norm", "lr", "seconds", "clips_per_second", "skipped", "val_loss")
+MEASURED = ("val_loss", "val_psnr_fg", "val_iou")       # on held-back clips; dB and share of their foreground
+FIELDS = ("step", "loss", "grad_norm", "lr", "seconds", "clips_per_second", "skipped", *MEASURED)
 
 
 class Metrics:
     """Opens `path` to go on after step `done`: later rows, and one that was cut off, are dropped.
 
-    Rows of steps average those since the row before; `seconds` counts the run's time, interruptions left out. Raises
-    InputError when the file cannot be written.
+    Rows of steps average those since the row before; `seconds` counts the run's time, interruptions left out. board: is
+    told the same numbers (`sgm.train.board.Board`), or None. Raises InputError when the file cannot be written.
     """
 
-    def __init__(self, path, done, clips):
-        self.path, self.clips = Path(path), clips
+    def __init__(self, path, done, clips, board=None):
+        self.path, self.clips, self.board = Path(path), clips, board
         kept = read_metrics(self.path, done)
         with atomic(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, FIELDS)
@@ -32,6 +33,11 @@ class Metrics:
         """Note the `Row` of a step."""
         self.waiting.append(row)
 
+    def show(self, step, sheet):
+        """Tell the board a picture (H, W, 3) uint8, if there is a board."""
+        if self.board is not None:
+            self.board.show(step, sheet)
+
     def averages(self):
         """Loss, gradient norm and clips per second since the last row written; NaN for none."""
         good = [row for row in self.waiting if not row.skipped]
@@ -40,14 +46,14 @@ class Metrics:
             return float("nan"), float("nan"), speed
         return sum(row.loss for row in good) / len(good), sum(row.grad_norm for row in good) / len(good), speed
 
-    def write(self, step, val_loss=None):
-        """A row of what was noted, if anything was."""
+    def write(self, step, **measured):
+        """A row of what was noted, if anything was. measured: the FIELDS that only some steps have, numbers."""
         if not self.waiting:
             return
         loss, norm, speed = self.averages()
-        skipped = sum(row.skipped for row in self.waiting)
-        values = [step, f"{loss:.6f}", f"{norm:.4f}", f"{self.waiting[-1].lr:.3e}", f"{time.monotonic() - self.began:.1f}",
-                  f"{speed:.3f}", skipped, "" if val_loss is None else f"{val_loss:.6f}"]
+        skipped, lr = sum(row.skipped for row in self.waiting), self.waiting[-1].lr
+        values = [step, f"{loss:.6f}", f"{norm:.4f}", f"{lr:.3e}", f"{time.monotonic() - self.began:.1f}",
+                  f"{speed:.3f}", skipped, *(f"{measured[name]:.6f}" if name in measured else "" for name in MEASURED)]
         try:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerow(values)
@@ -56,6 +62,8 @@ class Metrics:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written: {os_reason(error)}") from None
         self.waiting, self.last = [], time.monotonic()
+        if self.board is not None:
+            self.board.add(step, {"loss": loss, "grad_norm": norm, "lr": lr, "clips_per_second": speed, **measured})
 
 
 def read_metrics(path, done=float("inf")):

@@ -1,12 +1,32 @@
 """What is minimised: the EDM loss of the video model, the reconstruction loss of the autoencoder."""
+from statistics import NormalDist
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore import ops as ms_ops
 
 
+class Stratified:
+    """A generator of normal numbers that lie evenly: of n, one from each n-th of the distribution, in random order.
+
+    Each number alone is normal, so that a loss has the same expectation as with independent ones. But how large a loss is,
+    is told above all by its noise level, and levels that are never all high or all low take that part of the variance from
+    the mean over a step's clips. Number i is the inverse normal CDF of (i + u) / n, with a u of [0, 1) of its own: one u for
+    all would move them together, and leave twice the spread in the mean of 6.
+    """
+
+    def __init__(self, rng):
+        self.rng = rng
+
+    def standard_normal(self, count):
+        """(count,) float64; they depend on each other."""
+        offsets = (self.rng.integers(2 ** 32, size=count) + 0.5) / 2 ** 32      # never 0 or 1, where the inverse is infinite
+        return np.array([NormalDist().inv_cdf(k) for k in (self.rng.permutation(count) + offsets) / count])
+
+
 def lognormal_sigmas(rng, clips, num_frames, mean, std):
-    """One noise level per clip, ln sigma ~ N(mean, std^2): (clips * num_frames,) float32.
+    """One noise level per clip, ln sigma ~ N(mean, std^2): (clips * num_frames,) float32. rng: gives normal numbers.
 
     Source: Karras et al. 2022 (arXiv 2206.00364), table 1. The reference draws one per *frame*, which no sampler uses.
     """
@@ -29,27 +49,36 @@ class DiffusionLoss(nn.Cell):
     """mean of (1 + 1/sigma^2) (D(x0 + sigma noise) - x0)^2 (v-weighting; arXiv 2311.15127 app. D)."""
 
     def __init__(self, denoiser, num_frames, dtype=ms.float32, weights=None):
-        """dtype: in which the network computes; the loss is float32. weights: (num_frames,) numpy, of a clip's frames."""
+        """num_frames: of a whole clip. dtype: in which the network computes; the loss is float32. weights: (num_frames,)
+        numpy, of a clip's frames."""
         super().__init__(auto_prefix=False)
         self.denoiser = denoiser
         self.num_frames = num_frames
         self.dtype = dtype
         self.weights = weights if weights is None else Tensor(weights.astype(np.float32).reshape(1, -1))
 
-    def construct(self, x0, noise, sigma, crossattn, concat, vector):
-        """x0, noise (F, z, h, w); sigma (F,); crossattn (F, 1, D); concat (F, z, h, w); vector (F, V) -> loss, a scalar."""
-        loss = self.per_frame(x0, noise, sigma, crossattn, concat, vector)
+    def construct(self, x0, noise, sigma, crossattn, concat, vector, rows=None):
+        """x0, noise (F, z, h, w); sigma (F,); crossattn (F, 1, D); concat (F, z, h, w); vector (F, V) -> loss, a scalar.
+
+        rows (F,) int32: of clips that lack frames, for each of the F that are there its place among those of whole clips;
+        crossattn is then of whole clips. So the network is told every frame's true place in time.
+        """
+        loss = self.per_frame(x0, noise, sigma, crossattn, concat, vector, rows)
         if self.weights is not None:
-            loss = loss.reshape(-1, self.num_frames) * self.weights
+            weights = self.weights.broadcast_to((crossattn.shape[0] // self.num_frames, self.num_frames)).reshape(-1)
+            loss = loss * (weights if rows is None else ms_ops.gather(weights, rows, 0))
         return loss.mean()
 
-    def per_frame(self, x0, noise, sigma, crossattn, concat, vector):
+    def per_frame(self, x0, noise, sigma, crossattn, concat, vector, rows=None):
         """The loss of each frame: (F,)."""
         count = x0.shape[0]
         level = sigma.reshape(count, 1, 1, 1)
         still = ms_ops.zeros((count,), ms.float32)
         prepared = self.denoiser.prepare(crossattn.astype(self.dtype), self.num_frames)
-        denoised = self.denoiser(x0 + level * noise, sigma, prepared, concat, vector, still, self.num_frames)
+        if rows is not None:
+            prepared = ms_ops.gather(prepared, rows, 0)
+        frames = count * self.num_frames // crossattn.shape[0]      # of each clip
+        denoised = self.denoiser(x0 + level * noise, sigma, prepared, concat, vector, still, frames)
         error = (denoised - x0).reshape(count, -1)
         return (error * error).mean(1) * (1.0 + 1.0 / (sigma * sigma))
 

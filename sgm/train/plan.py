@@ -2,6 +2,7 @@
 import math
 import re
 
+from sgm.config import ConfigError
 from sgm.lora import DOWN, UP
 from sgm.published import FIRST_STAGE, UNET, used_shapes
 from sgm.train.parts import is_kept, is_trained
@@ -15,6 +16,20 @@ TRANSFORMER = 77
 # The layers that `sgm.train.lora.attach` adapts.
 _ADAPTED = re.compile(r"\.(transformer_blocks|time_stack)\.0\."
                       r"(attn1\.to_(q|k|v|out\.0)|attn2\.to_(v|out\.0)|ff(_in)?\.net\.(0\.proj|2))\.weight$")
+
+
+def check_fit(spec, recipe):
+    """Raise ConfigError naming what this recipe asks that the model of this spec cannot give."""
+    if recipe.task == "autoencoder":
+        if spec.vae.decoder == "temporal":
+            raise ConfigError(f"task: found autoencoder for {spec.name}, whose decoder is over time, expected a model with an"
+                              " image decoder (--model-set vae.decoder=image)")
+        return
+    if recipe.front_weight < 1 and not spec.is_orbit:
+        raise ConfigError(f"front_weight: found {recipe.front_weight:g}, expected 1 for {spec.name}, a model of videos")
+    if recipe.frames and not 2 <= recipe.frames <= spec.num_frames:
+        raise ConfigError(f"frames: found {recipe.frames}, expected 2 to {spec.num_frames}, the frames of a clip of"
+                          f" {spec.name}, or 0 for all of them")
 
 
 def shapes_of(spec, recipe):
@@ -41,7 +56,8 @@ def memory(spec, recipe):
     """{what: bytes} on the device during a step of the UNet's training; what passes from layer to layer is estimated."""
     count, wide = counts(spec, recipe), 2 if recipe.precision != "fp32" else 4
     trained = count["trained"]
-    blocks = _blocks(spec.unet, spec.height // spec.vae_factor, spec.width // spec.vae_factor, spec.num_frames * recipe.batch)
+    blocks = _blocks(spec.unet, spec.height // spec.vae_factor, spec.width // spec.vae_factor,
+                     (recipe.frames or spec.num_frames) * recipe.batch)
     inside = [wide * size for size, _ in blocks]
     passed = sum(wide * size for _, size in blocks)
     # recomputed, only what goes from block to block is kept, and the insides of one block at a time
@@ -88,8 +104,9 @@ def describe(spec, recipe, clips=None, world=1):
     yield "model", (f"{spec.name}, {spec.num_frames} frames of {spec.height} x {spec.width}, {count['all'] / 1e6:.1f} M"
                     " parameters")
     yield "trains", f"{recipe.trains} of the {recipe.task}: {count['trained'] / 1e6:.2f} M parameters ({share:.1f} %)"
-    yield "steps", (f"{recipe.steps}, each of {each} {what} ({recipe.batch} at once, {recipe.accumulate} times"
-                    f"{f', on {world} devices' if world > 1 else ''})")
+    split = f"{recipe.batch} at once, {recipe.accumulate} times" + f", on {world} devices" * (world > 1)
+    some = f"{recipe.frames} frames of " * bool(recipe.frames)
+    yield "steps", f"{recipe.steps}, each of {some}{each} {what} ({split})"
     if clips:
         yield "data", f"{clips} clips, each seen {recipe.steps * each / clips:.1f} times"
     yield "rate", f"{recipe.lr:g}, {recipe.schedule}, {recipe.warmup} steps of warm-up; decay {recipe.weight_decay:g}"

@@ -12,8 +12,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the devic
 SCHEDULES = ("cosine", "constant")
 _MOST = 1 << 31                                 # of any number of steps, clips or pixels: more is a slip of the pen
 # What a resumed run may change: none of it changes what a step computes. (With a cosine, `steps` bends the rates to come.)
-HARMLESS = ("steps", "save_every", "log_every", "keep", "val", "val_batches", "bad_steps", "recompute",
-            "cache_folder", "cache_gb")
+HARMLESS = ("steps", "save_every", "log_every", "keep", "val", "val_batches", "sheet_every", "sheet_clips",
+            "sheet_steps", "bad_steps", "recompute", "cache_folder", "cache_gb")
 
 
 @dataclass
@@ -40,12 +40,16 @@ class Recipe(DataSettings):
     p_mean: float = 1.0                         # ln sigma ~ N(p_mean, p_std^2), one sigma per clip
     p_std: float = 1.6
     drop_condition: float = 0.1                 # of clips whose CLIP token and latent are zeroed together
+    frames: int = 0                             # of each clip, drawn anew each step, the condition view always; 0 = all
     roam: float = 0.0                           # of clips that start anywhere on the orbit and run either way round
     front_weight: float = 1.0                   # of the condition view in the loss, relative to the view behind the object
     kl_weight: float = 1e-4                     # autoencoder only
     crop: int = 0                               # autoencoder only: pixels of random square crops; 0 = whole views
     bad_steps: int = 10                         # steps in a row with a loss or gradient that is not finite, then it stops
     val_batches: int = 8                        # at most so many, the same ones every time
+    sheet_every: int = 1000                     # diffusion only: steps between sheets of generated held-back clips; 0 = none
+    sheet_clips: int = 4                        # of them, at most
+    sheet_steps: int = 10                       # of the sampler
     save_every: int = 500                       # steps between checkpoints; the held-back loss is taken before each
     keep: int = 1                               # latest weights that are kept; the best are kept beside them
     log_every: int = 20                         # steps that one row of metrics.csv averages
@@ -58,9 +62,9 @@ class Recipe(DataSettings):
         _one_of(self, "precision", PRECISIONS)
         _one_of(self, "schedule", SCHEDULES)
         for name in ("steps", "batch", "accumulate", "bad_steps", "val_batches", "save_every", "keep", "log_every",
-                     "lora_rank"):
+                     "lora_rank", "sheet_clips", "sheet_steps"):
             _within(self, name, 1, _MOST)
-        for name in ("warmup", "crop"):
+        for name in ("warmup", "crop", "frames", "sheet_every"):
             _within(self, name, 0, _MOST)
         _within(self, "seed", 0, MAX_SEED)
         for name in ("weight_decay", "clip_norm", "kl_weight", "p_std"):

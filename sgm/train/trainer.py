@@ -3,7 +3,9 @@
 All randomness of a step follows from the recipe's seed and the step's number, so a resumed run continues bit for bit on a
 CPU; on an NPU closely, as its kernels add in no fixed order.
 """
+import logging
 import math
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import mindspore as ms
@@ -13,13 +15,17 @@ from mindspore import Tensor
 from sgm import ops
 from sgm.checkpoint import CheckpointError
 from sgm.errors import InputError
+from sgm.guards import of_memory
+from sgm.train.batches import val_count
 from sgm.train.lora import attach
 from sgm.train.objective import AutoencoderLoss, DiffusionLoss, frame_weights
 from sgm.train.parts import is_kept, is_trained
 from sgm.train.schedule import LossScale, average_decay, learning_rate
+from sgm.train.sheet import draw_sheet
 from sgm.train.step import TrainStep
 from sgm.video.blocks import Block
 
+log = logging.getLogger("sgm")
 HALVES = {"fp16": ms.float16, "bf16": ms.bfloat16}
 MOMENTS = ("m", "v", "average")                 # a state has <moment>/<published key> for what is trained
 
@@ -88,6 +94,7 @@ class Trainer:
             if name not in trained and name in self.kept:
                 self.exact[name] = parameter.asnumpy()
             parameter.set_dtype(dtype)
+        self.engine.dtype = dtype               # in which it samples
 
     def _run(self, name, *inputs):
         """A part of the step as a compiled graph."""
@@ -140,15 +147,36 @@ class Trainer:
         self._run("equalise")
         ops.settle()
 
+    @contextmanager
+    def averaged(self):
+        """Within, the averaged weights are in the weights' place."""
+        self._run("show_average")
+        try:
+            yield
+        finally:
+            self._run("show_weights")
+            ops.settle()
+
     def validate(self):
         """The mean loss of the averaged weights on the held-back batches, the same ones and the same noise every time."""
-        count = min(self.recipe.val_batches, -(-len(self.held_back.orbits) // self.recipe.batch))
-        self._run("show_average")
         # Every process takes all of them: then none waits for another, and all know which checkpoint is the best.
-        losses = [float(ops.fetch(self._run("construct", *map(Tensor, self.held_back(k))))) for k in range(count)]
-        self._run("show_weights")
-        ops.settle()
+        with self.averaged():
+            losses = [float(ops.fetch(self._run("construct", *map(Tensor, self.held_back(k)))))
+                      for k in range(val_count(self.recipe, self.held_back.orbits))]
         return float(np.mean(losses))
+
+    def draw(self):
+        """Held-back clips as the averaged weights generate them: see `sgm.train.sheet.draw_sheet`. (None, {}) and a warning
+        for want of memory: a training shall not end for its pictures."""
+        with self.averaged():
+            try:
+                return draw_sheet(self.engine, self.held_back.orbits, self.recipe)
+            except (MemoryError, RuntimeError) as error:
+                if not of_memory(error):
+                    raise
+        log.warning("step %d: not enough memory for a sheet of held-back clips; sheet_every=0 leaves them out, a lower"
+                    " encode_chunk decodes fewer frames at once", self.done)
+        return None, {}
 
     # --- what is kept -----------------------------------------------------------------------------------------------
 
@@ -188,7 +216,7 @@ class Trainer:
             if master is not weight:
                 master.set_data(Tensor(np.array(checkpoint.read(weight.name))))
         self._graphs.clear()
-        ops.release()       # a step that was compiled would go on with its own weights
+        self.engine.release()       # a step that was compiled would go on with its own weights
         self.done, self.updates, self.skipped = (int(numbers[name]) for name in ("step", "updates", "skipped"))
         self.bad, self.best = int(numbers["bad"]), numbers["best"]
         self.scale.restore(numbers["scale"])

@@ -42,11 +42,18 @@ def choose_views(rng, azimuths_deg, num_frames, condition):
     return chosen[np.argsort(relative, kind="stable")]
 
 
-class Example:
-    """One clip of a batch, its T views in order: numbers `views`, the `condition` view's number, `values` {name: (T,)}."""
+def choose_places(rng, num_frames, count, shown):
+    """`count` of the places 0 .. T-1 of a clip, ascending: `shown`, where the condition view is, and others at random."""
+    others = np.delete(np.arange(num_frames), shown)
+    return np.sort(np.append(rng.choice(others, count - 1, replace=False), shown))
 
-    def __init__(self, index, views, condition, values):
-        self.index, self.views, self.condition, self.values = index, views, condition, values
+
+class Example:
+    """One clip of a batch, those of its views that are seen: their numbers `views` in order, their `places` in the clip's T
+    views, the `condition` view's number, `values` {name: number, or one for each view}."""
+
+    def __init__(self, index, views, condition, values, places):
+        self.index, self.views, self.condition, self.values, self.places = index, views, condition, values, places
 
 
 class Examples:
@@ -68,48 +75,63 @@ class Examples:
     def __len__(self):
         return len(self.clips)
 
-    def batch(self, rng, indices, drop, roam=0.0):
+    def batch(self, rng, indices, drop, roam=0.0, frames=0):
         """x0 (F, z, h, w) sampled and scaled, crossattn (F, 1, D), concat (F, z, h, w), vector (F, V); F = clips * T.
 
         With probability `drop` a clip loses its token and its latent together, as guidance needs. With probability `roam`
         the views of an orbit start anywhere and run either way; else they end on the condition view, or begin with it. All
-        randomness is `rng`'s.
+        randomness is `rng`'s. frames: how many views of each clip are seen, the condition view and others drawn anew each
+        time; 0 for all. With it F = clips * frames, crossattn is of whole clips, (clips * T, 1, D), and there is a fifth
+        array, rows (F,) int32: where in it the views that are seen would be (see `DiffusionLoss`).
         """
-        noise = rng.standard_normal((len(indices), self.num_frames, *self.latent_shape), dtype=np.float32)
-        loaded = [self.load(rng, index, roam) for index in indices]
+        count = frames or self.num_frames
+        noise = rng.standard_normal((len(indices), count, *self.latent_shape), dtype=np.float32)
+        loaded = [self.load(rng, index, roam, frames) for index in indices]
         mean, log_variance = (np.stack([part[k] for _, part in loaded]) for k in (0, 1))
-        x0 = (mean + np.exp(0.5 * log_variance) * noise) * self.scale
-        keep = (rng.random(len(indices)) >= drop).astype(np.float32)
-        levels = [self.engine.spec.condition.cond_aug] * len(indices)
+        x0 = ((mean + np.exp(0.5 * log_variance) * noise) * self.scale).reshape(-1, *self.latent_shape)
+        conditions = self.conditions(rng, loaded, drop)
+        if not frames:
+            return x0, *conditions
+        rows = [k * self.num_frames + example.places for k, (example, _) in enumerate(loaded)]
+        return x0, *conditions, np.concatenate(rows).astype(np.int32)
+
+    def conditions(self, rng, loaded, drop):
+        """crossattn, concat and vector, as `batch` gives them, of what `load` gave."""
+        keep = (rng.random(len(loaded)) >= drop).astype(np.float32)
+        levels = [self.engine.spec.condition.cond_aug] * len(loaded)
         latents = [part[2] for _, part in loaded]
         if self.augment:
-            levels = np.exp(self.augment[0] + self.augment[1] * rng.standard_normal(len(indices)))
+            levels = np.exp(self.augment[0] + self.augment[1] * rng.standard_normal(len(loaded)))
             latents = self.noisy_conditions(rng, [example for example, _ in loaded], levels)
         tokens = np.stack([part[3] for _, part in loaded])
         crossattn = np.repeat(tokens * keep[:, None, None], self.num_frames, 0)
-        concat = np.repeat(np.stack(latents) * keep[:, None, None, None], self.num_frames, 0)
-        vector = np.concatenate([self.vector({**example.values, "cond_aug": level})
+        concat = np.repeat(np.stack(latents) * keep[:, None, None, None], len(loaded[0][0].views), 0)
+        vector = np.concatenate([self.vector({**example.values, "cond_aug": level}, len(example.views))
                                  for (example, _), level in zip(loaded, levels)])
-        return x0.reshape(-1, *self.latent_shape), crossattn, concat, vector
+        return crossattn, concat, vector
 
-    def pick(self, rng, index, roam):
+    def pick(self, rng, index, roam, frames=0):
         """An Example of clip `index`: its views drawn, ordered, and what the network is told of them (motion excepted)."""
         clip = self.clips[index]
         if clip.angles is None:
-            values = {"fps_id": clip.fps} if clip.fps else {}
-            return Example(index, np.arange(self.num_frames), 0, values)
+            places = choose_places(rng, self.num_frames, frames, 0) if frames else np.arange(self.num_frames)
+            return Example(index, places, 0, {"fps_id": clip.fps} if clip.fps else {}, places)
         azimuths, elevations = clip.angles
         condition = rng.integers(clip.num_views) if self.condition == "any" else clip.num_views - 1
         views = choose_views(rng, azimuths, self.num_frames, condition)
         views = views[walk(rng, self.num_frames, rng.random() < roam)]
+        places = np.arange(self.num_frames)
+        if frames:
+            places = choose_places(rng, self.num_frames, frames, int(np.flatnonzero(views == condition)[0]))
+            views = views[places]
         relative = wrap_degrees(azimuths[views] - azimuths[condition])
         return Example(index, views, condition, {"polars_rad": np.deg2rad(90 - elevations[views]),
-                                                 "azimuths_rad": np.deg2rad(relative)})
+                                                 "azimuths_rad": np.deg2rad(relative)}, places)
 
-    def vector(self, values):
-        """{name: number or (T,)} -> (T, V) float32, the sinusoids side by side in the spec's order."""
+    def vector(self, values, count):
+        """{name: number or (count,)} -> (count, V) float32, the sinusoids side by side in the spec's order."""
         spec = self.engine.spec
-        return np.concatenate([sinusoids(spec.vector_scale(name) * np.broadcast_to(values[name], (self.num_frames,)), width)
+        return np.concatenate([sinusoids(spec.vector_scale(name) * np.broadcast_to(values[name], (count,)), width)
                                for name, width in spec.vector_widths.items()], 1)
 
     def noisy_conditions(self, rng, examples, levels):

@@ -102,9 +102,10 @@ class LatentClips(Examples):
             entry[:, -1] = motion_bucket(frames)
         return entry
 
-    def load(self, rng, index, roam):
-        """An Example of clip `index` with mean, log variance (T, z, h, w), the condition's latent (z, h, w), token (1, D)."""
-        example, entry = self.pick(rng, index, roam), self.store.read(self.keys[index])
+    def load(self, rng, index, roam, frames=0):
+        """An Example of clip `index` with mean and log variance (n, z, h, w) of its n views, the condition's latent
+        (z, h, w) and token (1, D)."""
+        example, entry = self.pick(rng, index, roam, frames), self.store.read(self.keys[index])
         half = int(np.prod(self.latent_shape))
         rows = np.array(entry[example.views])
         mean, log_variance = (rows[:, k * half:(k + 1) * half].reshape(-1, *self.latent_shape) for k in (0, 1))
@@ -128,22 +129,26 @@ class PixelClips(Examples):
         self.tally = tally or Tally()
         self.found = len(clips) + len(self.tally.bad)
 
-    def load(self, rng, index, roam):
+    def load(self, rng, index, roam, frames=0):
         """As `LatentClips.load`."""
         for offset in range(len(self.clips)):
-            example = self.pick(rng, (index + offset) % len(self.clips), roam)
+            example = self.pick(rng, (index + offset) % len(self.clips), roam, frames)
             clip = self.clips[example.index]
             try:
-                frames = clip.frames(example.views)
+                if clip.angles is None:
+                    whole = clip.frames(np.arange(self.num_frames))
+                    seen = whole[example.views]
+                else:
+                    seen = clip.frames(example.views)
                 break
             except InputError as error:     # not remembered: a resumed run has to draw the same numbers
                 self.tally.skip(clip.name, error)
                 self.tally.check(self.found)
-        mean, log_variance = self.encoders.moments(frames)
+        mean, log_variance = self.encoders.moments(seen)
         at = int(np.flatnonzero(example.views == example.condition)[0])
-        if clip.angles is None:
-            example.values["motion_bucket_id"] = motion_bucket(frames) if clip.motion is None else clip.motion
-        return example, (mean, log_variance, mean[at], self.encoders.tokens(frames[at:at + 1])[0])
+        if clip.angles is None:             # the motion is that from frame to frame, whichever are seen
+            example.values["motion_bucket_id"] = motion_bucket(whole) if clip.motion is None else clip.motion
+        return example, (mean, log_variance, mean[at], self.encoders.tokens(seen[at:at + 1])[0])
 
 
 def hash_weights(engine):

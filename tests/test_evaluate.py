@@ -101,19 +101,19 @@ def write_views(folder, views, azimuths=None):
 TRUTH = [patch(slice(0, 8), slice(k, k + 4), (255, 0, 0)) for k in (0, 4, 8)]
 
 
-def test_one_pair_with_csv_sheet_and_wrong_azimuths(tmp_path, capsys):
+def test_one_pair_with_csv_sheet_and_wrong_poses(tmp_path, capsys):
     write_views(tmp_path / "p", TRUTH, (120, 240, 0))
     write_views(tmp_path / "t", TRUTH, (120, 240, 0))
     write_views(tmp_path / "w", TRUTH[1::-1] + TRUTH[2:], (240, 120, 0))
     assert evaluate.run(["views", str(tmp_path / "p"), str(tmp_path / "t"), "--csv", str(tmp_path / "out" / "a.csv"),
-                          "--wrong-azimuths", str(tmp_path / "w"), "--sheet", str(tmp_path / "a.png")]) == 0
+                          "--wrong-poses", str(tmp_path / "w"), "--sheet", str(tmp_path / "a.png")]) == 0
     text = capsys.readouterr().out
     wrong = -10 * np.log10(2 / 3)                                         # red against white: 2 of 3 channels
-    assert f"{100 - wrong:+.2f} dB over wrong azimuths" in text
+    assert f"{100 - wrong:+.2f} dB over w" in text
     assert "0.00 times that of the input repeated" in text
     rows = list(csv.DictReader((tmp_path / "out" / "a.csv").open()))
     assert len(rows) == 4 * 2
-    assert {r["method"] for r in rows} == {"prediction", "input repeated", "mean of true orbit", "wrong azimuths"}
+    assert {r["method"] for r in rows} == {"prediction", "input repeated", "mean of true orbit", "w"}
     assert float(rows[0]["psnr"]) == 100 and float(rows[2]["iou"]) == 0
     assert Image.open(tmp_path / "a.png").size == (3 * evaluate.THUMB, 2 * evaluate.THUMB)
 

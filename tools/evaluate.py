@@ -2,7 +2,7 @@
 """Measure generated views against true ones, or a mesh against the true one.
 
   evaluate.py views outputs/run data/held_back --csv run.csv --sheet run.png
-  evaluate.py views outputs/duck objects/duck/static --wrong-azimuths outputs/duck_wrong
+  evaluate.py views outputs/duck objects/duck/static --wrong-poses outputs/duck_quarter_turn_off
   evaluate.py mesh outputs/duck/mesh.glb objects/duck/mesh.ply --json duck.json
 
 PRED and GT are views folders (000.png ..., the input view last) or folders of views folders, matched by name.  The
@@ -44,7 +44,7 @@ from sgm.render.meshfile import load_mesh  # noqa: E402
 from sgm.transforms import angle_list, entries, read_json  # noqa: E402
 
 THUMB = 96              # pixels per view in the contact sheet
-PREDICTION, REPEATED, MEAN, WRONG = "prediction", "input repeated", "mean of true orbit", "wrong azimuths"
+PREDICTION, REPEATED, MEAN = "prediction", "input repeated", "mean of true orbit"
 
 
 def view_files(folder: Path) -> list[Path]:
@@ -111,7 +111,7 @@ def azimuths(folder: Path) -> np.ndarray | None:
     return angle_list([frame["azimuth_deg"] for frame in frames], f"{file}: azimuth_deg")
 
 
-def check_cameras(name: str, predicted: Path, true: Path):
+def check_cameras(predicted: Path, true: Path):
     """Refuse to compare views from different sides."""
     a, b = azimuths(predicted), azimuths(true)
     if a is not None and b is not None and len(a) == len(b):
@@ -119,17 +119,16 @@ def check_cameras(name: str, predicted: Path, true: Path):
         if apart.max() > 0.5:
             k = int(apart.argmax())
             raise InputError(f"{predicted}: view {k} is at azimuth {a[k]:.1f}, that of {true} at {b[k]:.1f}; generate "
-                             "the truth's orbit (or put views of wrong azimuths under --wrong-azimuths)")
+                             "the truth's orbit (or put views of wrong poses under --wrong-poses)")
 
 
-def evaluate_object(name: str, predicted: Path, true: Path, wrong: Path | None):
-    """-> the views (prediction, truth) and per method the metrics of every view."""
-    check_cameras(name, predicted, true)
+def evaluate_object(predicted: Path, true: Path, wrong: dict[str, Path]):
+    """-> the views (prediction, truth) and per method the metrics of every view. wrong: {method: views folder}."""
+    check_cameras(predicted, true)
     truth = read_views(true)
     prediction = read_views(predicted, truth)
     methods = {PREDICTION: prediction, REPEATED: metrics.input_repeated(truth), MEAN: metrics.mean_of_orbit(truth)}
-    if wrong is not None:
-        methods[WRONG] = read_views(wrong, truth)
+    methods.update({method: read_views(folder, truth) for method, folder in wrong.items()})
     return prediction, truth, {method: metrics.compare_orbit(views, truth) for method, views in methods.items()}
 
 
@@ -182,20 +181,24 @@ def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
     return "\n".join(rows)
 
 
+def wrong_folders(folder: Path, truth: Path, pairs) -> dict[str, Path]:
+    """{name: views folder} of the views in `folder`, which were told wrong poses, for every name of `pairs`."""
+    found = {name: path for name, path, _ in matched(folder, truth)}
+    if len(pairs) == 1 and len(found) == 1:
+        return {pairs[0][0]: next(iter(found.values()))}
+    missing = [name for name, _, _ in pairs if name not in found]
+    if missing:
+        raise InputError(f"--wrong-poses {folder}: has no folder {missing[0]}; predict the same objects in it")
+    return found
+
+
 def views_command(args) -> int:
     pairs = matched(args.prediction, args.truth)
-    wrong = {}
-    if args.wrong_azimuths:
-        wrong = {name: folder for name, folder, _ in matched(args.wrong_azimuths, args.truth)}
-        if len(pairs) == 1 and len(wrong) == 1:
-            wrong = {pairs[0][0]: next(iter(wrong.values()))}
-        missing = [name for name, _, _ in pairs if name not in wrong]
-        if missing:
-            raise InputError(f"--wrong-azimuths {args.wrong_azimuths}: has no folder {missing[0]}; predict the same "
-                             "objects in it")
+    wrong = [wrong_folders(folder, args.truth, pairs) for folder in args.wrong_poses]
     results, sheet = {}, []
     for name, predicted, true in tqdm(pairs, unit="object", disable=len(pairs) < 3):
-        prediction, truth, results[name] = evaluate_object(name, predicted, true, wrong.get(name))
+        prediction, truth, results[name] = evaluate_object(predicted, true, {
+            folder.name.replace("_", " "): of[name] for folder, of in zip(args.wrong_poses, wrong)})
         if args.sheet:
             sheet += [thumbs(truth), thumbs(prediction), np.full((8, len(truth) * THUMB, 3), 255, np.uint8)]
     print(table(results))       # before what may fail
@@ -255,8 +258,8 @@ def main(argv=None) -> int:
     views = commands.add_parser("views", help="PSNR, SSIM and silhouettes of views")
     views.add_argument("prediction", type=Path, metavar="PRED", help="views folder, or a folder of them")
     views.add_argument("truth", type=Path, metavar="GT", help="views folder, or a folder of them")
-    views.add_argument("--wrong-azimuths", type=Path, metavar="DIR",
-                       help="the same model's views for shuffled azimuths: shows whether it heeds them")
+    views.add_argument("--wrong-poses", type=Path, nargs="+", default=[], metavar="DIR",
+                       help="the same model's views when told other poses, called by DIR's name: shows whether it heeds them")
     views.add_argument("--csv", type=Path, metavar="FILE", help="write every view's figures")
     views.add_argument("--sheet", type=Path, metavar="FILE",
                        help="write a contact sheet: per object a row of truth and one of prediction, input view first")

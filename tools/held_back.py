@@ -2,11 +2,13 @@
 """Generate the orbits of the 16 held-back toy objects and measure them: the small model's figures in the README.
 
   held_back.py --output runs/held_back                    # the embedded model, static orbits, elevation 10
+  held_back.py --output runs/held_back_dynamic --orbit dynamic
   held_back.py --ckpt runs/sv3d_tiny/averaged.safetensors --output runs/held_back
 
-Writes OUTPUT/truth, OUTPUT/prediction and OUTPUT/wrong (the same model told azimuths a quarter turn off), one views folder
-an object, then runs `evaluate.py views` on them (views.csv, sheet.png). Finished folders are kept;
-settings.json says what they were made with, and a run with others is refused.
+Writes OUTPUT/truth, OUTPUT/prediction, and the same model's views when told wrong poses: OUTPUT/quarter_turn_off (azimuths)
+and OUTPUT/one_view_off (azimuths and elevations of the next view), one views folder an object, then runs `evaluate.py
+views` on them (views.csv, sheet.png). Finished folders are kept; settings.json says what they were made with, and a run
+with others is refused.
 """
 import signal
 
@@ -37,14 +39,31 @@ from sgm.specs import MAX_NUMBER, MAX_STEPS  # noqa: E402
 from sgm.views import is_finished  # noqa: E402
 
 
-class QuarterOff(Orbit):
+class QuarterTurnOff(Orbit):
     """The same cameras, but the network is told azimuths a quarter turn further (the input view's excepted)."""
 
     @property
     def azimuths_rad(self):
-        told = (super().azimuths_rad + np.pi / 2) % (2 * np.pi)
-        told[-1] = 0
-        return told
+        told = super().azimuths_rad
+        return np.append((told[:-1] + np.pi / 2) % (2 * np.pi), told[-1])
+
+
+class OneViewOff(Orbit):
+    """The same cameras, but the network is told of each view the pose of the next one (the input view's excepted)."""
+
+    @property
+    def azimuths_rad(self):
+        told = super().azimuths_rad
+        return np.append(told[1:], told[-1])
+
+    @property
+    def polars_rad(self):
+        told = super().polars_rad
+        return np.append(told[1:], told[-1])
+
+
+# folders of views whose network was told the truth, or not
+TOLD = {"prediction": Orbit, "quarter_turn_off": QuarterTurnOff, "one_view_off": OneViewOff}
 
 
 def claim(output, settings):
@@ -63,7 +82,9 @@ def main(argv=None):
     add("--output", type=Path, required=True, help="folder for truth, predictions and figures")
     add("--config", default=EMBEDDED[0], help="default sv3d_tiny")
     add("--ckpt", default=EMBEDDED[1], help="default: the embedded weights")
-    add("--elevation", type=real(-89, 89), default=10.0, help="degrees; default 10")
+    add("--orbit", choices=("static", "dynamic"), default="static", help="one turn in equal steps, or a random orbit of the"
+        " SV3D paper for each object; default static")
+    add("--elevation", type=real(-89, 89), default=10.0, help="of the input view, degrees; default 10")
     add("--steps", type=whole(1, MAX_STEPS), default=None, help="default: the model's")
     add("--guidance", type=real(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"),
         help="default: the model's")
@@ -74,27 +95,26 @@ def main(argv=None):
     engine = load_model(args.config, args.ckpt)
     if not engine.spec.is_orbit:
         raise ConfigError(f"--config {args.config}: found a video model, expected one of orbits (sv3d_u, sv3d_p, sv3d_tiny)")
-    claim(args.output, {"model": engine.spec.name, "weights": engine.weights_hash(), "elevation": args.elevation,
-                        "steps": args.steps, "guidance": args.guidance, "seed": args.seed})
-    size = engine.spec.height
+    claim(args.output, {"model": engine.spec.name, "weights": engine.weights_hash(), "orbit": args.orbit,
+                        "elevation": args.elevation, "steps": args.steps, "guidance": args.guidance, "seed": args.seed})
     truth = args.output / "truth"
-    code = render_orbits.main(["procedural", "--count", str(len(HELD_BACK_SEEDS)), "--first-seed",
-                               str(HELD_BACK_SEEDS[0]), "--out", str(truth), "--size", str(size), "--elevation",
-                               str(args.elevation), str(args.elevation)])
+    code = render_orbits.main(["procedural", "--count", str(len(HELD_BACK_SEEDS)), "--first-seed", str(HELD_BACK_SEEDS[0]),
+                               "--out", str(truth), "--size", str(engine.spec.height), "--frames",
+                               str(engine.spec.num_frames), "--orbit", args.orbit, "--elevation", str(args.elevation),
+                               str(args.elevation)])
     if code:
         return code
-    right = Orbit.static(args.elevation, engine.spec.num_frames)
-    wrong = QuarterOff(right.azimuths_deg, right.elevations_deg)
     for folder in tqdm(sorted(p for p in truth.iterdir() if p.is_dir()), unit="object"):
-        source = np.asarray(load_image(folder / f"{len(right) - 1:03d}.png"))
-        for name, orbit in (("prediction", right), ("wrong", wrong)):
+        cameras = Orbit.from_file(folder)
+        source = np.asarray(load_image(folder / f"{len(cameras) - 1:03d}.png"))
+        for name, told in TOLD.items():
             target = args.output / name / folder.name
             if not is_finished(target):
-                generate(engine, source, orbit, args.seed, args.steps, guidance_range=args.guidance).save(
-                    target, background=(255, 255, 255), formats=())
-    return evaluate.main(["views", str(args.output / "prediction"), str(truth), "--wrong-azimuths",
-                          str(args.output / "wrong"), "--csv", str(args.output / "views.csv"), "--sheet",
-                          str(args.output / "sheet.png")])
+                generate(engine, source, told(cameras.azimuths_deg, cameras.elevations_deg), args.seed, args.steps,
+                         guidance_range=args.guidance).save(target, background=(255, 255, 255), formats=())
+    prediction, *wrong = (str(args.output / name) for name in TOLD)
+    return evaluate.main(["views", prediction, str(truth), "--wrong-poses", *wrong, "--csv", str(args.output / "views.csv"),
+                          "--sheet", str(args.output / "sheet.png")])
 
 
 def run(argv=None):

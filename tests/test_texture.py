@@ -42,6 +42,18 @@ def views_of(mesh, cameras):
 AROUND = np.concatenate([Orbit.static(*orbit).poses(2.2) for orbit in ((20.0, 8), (-40.0, 6), (70.0, 4))])
 
 
+def strictly_inside(uv, face_uv, size):
+    """In how many faces of an atlas each texel's middle lies, strictly -> (size, size) int."""
+    covered = np.zeros((size, size), int)
+    corners = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)[face_uv].astype(np.float64) * size
+    x, y = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
+    for triangle in corners:
+        sides = [(b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
+                 for a, b in zip(triangle, np.roll(triangle, -1, axis=0))]
+        covered += (np.abs(np.sign(sides).sum(0)) == 3) & (np.abs(sides).min(0) > 1e-3)
+    return covered
+
+
 @pytest.fixture(scope="module")
 def ball():
     return trimesh.creation.icosphere(5, 0.45)
@@ -61,15 +73,7 @@ def test_charts_lie_flat_without_overlap(solid):
     size, padding = 128, 2
     uv, face_uv = unwrap(solid.vertices, solid.faces, size, padding, method="own")
     assert uv.min() >= 0 and uv.max() <= 1
-    covered = np.zeros((size, size), int)
-    corners = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)[face_uv].astype(np.float64) * size
-    for triangle in corners:                                              # texel middles strictly inside two faces: none
-        x, y = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
-        edges = [np.sign((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0]))
-                 for a, b in zip(triangle, np.roll(triangle, -1, axis=0))]
-        side = np.abs([(b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
-                       for a, b in zip(triangle, np.roll(triangle, -1, axis=0))]).min(0)
-        covered += (np.abs(np.sum(edges, 0)) == 3) & (side > 1e-3)
+    covered = strictly_inside(uv, face_uv, size)
     assert covered.max() == 1
     assert (covered > 0).mean() > 0.35
     face, _ = texels(uv, face_uv, size)
@@ -80,6 +84,17 @@ def test_charts_lie_flat_without_overlap(solid):
             inner = np.s_[step:] if axis == 0 else np.s_[:, step:]
             a, b = a[inner], b[inner]
             assert not ((a >= 0) & (b >= 0) & (a != b)).any()
+
+
+def test_the_atlas_of_xatlas_covers_every_face_once():
+    pytest.importorskip("xatlas")
+    solid = trimesh.creation.torus(0.35, 0.12, 40, 24)
+    uv, face_uv = unwrap(solid.vertices, solid.faces, 128, 2, method="xatlas")
+    assert face_uv.shape == solid.faces.shape and uv.min() >= 0 and uv.max() <= 1
+    covered = strictly_inside(uv, face_uv, 128)
+    assert covered.max() == 1 and (covered > 0).mean() > 0.35
+    flat = uv[face_uv].astype(np.float64)
+    assert (np.abs(np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0])) > 0).all()
 
 
 def test_weights_give_texels(ball):

@@ -4,7 +4,7 @@ import pytest
 import trimesh
 
 from sgm.cameras import Orbit
-from sgm.shape import framing, grid, hull
+from sgm.shape import alignment, framing, grid, hull
 from sgm.shape.views import HALF, ShapeError, Views
 
 SIDE, FOCAL, DISTANCE = 96, 158.0, 2.0
@@ -172,3 +172,78 @@ def test_cameras_that_cannot_be_used_are_one_line():
     moved[::2, :3, 3] += [0, 0, 1.5]
     with pytest.raises(ShapeError):
         framing.framed(Views(views.rgb, views.mask, moved, *views.intrinsics), "there")
+
+
+def test_a_view_that_contradicts_the_others_is_outvoted():
+    """Of 21 outlines of a ball one is a fifth of the picture aside: it alone cuts away what all others show."""
+    views = views_of(ball(0.35), Orbit.static(10))
+    assert framing.outvoted(views) == 0
+    wrong = views.mask.copy()
+    wrong[3] = np.roll(wrong[3], 19, axis=1)
+    spoilt = Views(views.rgb, wrong, views.c2w, *views.intrinsics)
+    assert framing.outvoted(spoilt) == 1
+    sizes = [(hull.closed(hull.hull_sdf(v, 32, HALF, count), HALF) < 0).sum() for v, count in
+             ((views, 0), (spoilt, 0), (spoilt, 1))]
+    assert sizes[1] < 0.8 * sizes[0] and sizes[0] <= sizes[2] < 1.15 * sizes[0]
+
+
+def rotation(axis, degrees):
+    axis, angle = np.asarray(axis, float) / np.linalg.norm(axis), np.radians(degrees)
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def test_a_camera_turned_shows_a_point_where_it_was_found():
+    views = views_of(ball(0.3), Orbit.static(15, 3))
+    camera, intrinsics = views.c2w[1], views.intrinsics
+    place, found = np.array([40.0, 30.0]), np.array([52.0, 61.0])
+
+    def ray(c2w, pixel):
+        local = np.array([(pixel[0] - SIDE / 2) / FOCAL, (SIDE / 2 - pixel[1]) / FOCAL, -1])
+        return c2w[:3, :3] @ local / np.linalg.norm(local)
+
+    out = alignment.turned(camera, intrinsics, place, found)
+    np.testing.assert_allclose(ray(out, found), ray(camera, place), atol=1e-12)
+    np.testing.assert_allclose(out[:3, :3] @ out[:3, :3].T, np.eye(3), atol=1e-12)
+    np.testing.assert_array_equal(out[:, 3], camera[:, 3])
+    least = np.degrees(np.arccos(ray(camera, place) @ ray(camera, found)))
+    turn = np.degrees(np.arccos((np.trace(out[:3, :3] @ camera[:3, :3].T) - 1) / 2))
+    assert turn == pytest.approx(least, rel=1e-9)
+
+
+def test_outlines_are_shifted_onto_masks():
+    disc = np.hypot(*(np.mgrid[:SIDE, :SIDE] - np.array([40, 50])[:, None, None])) < 15
+    moved = np.roll(disc, (7, -4), (0, 1))
+    np.testing.assert_allclose(alignment.shift(disc, moved.astype(np.float32)), [-4, 7], atol=0.05)
+
+
+def test_one_move_of_the_object_is_left_out_of_all_shifts():
+    views, move = views_of(ball(0.3), Orbit.dynamic(20, 5)), np.array([0.01, -0.02, 0.03])
+
+    def pixels(views, point):
+        local = np.einsum("nji,nj->ni", views.c2w[:, :3, :3], point - views.c2w[:, :3, 3])
+        return FOCAL * local[:, :2] / -local[:, 2:] * (1, -1)
+
+    common = pixels(views, move) - pixels(views, np.zeros(3))
+    np.testing.assert_allclose(alignment.without_common(common, views), 0, atol=0.1)       # of 5 pixels
+    alone = np.zeros((len(views), 2))
+    alone[7] = 4, 0
+    left = alignment.without_common(alone, views)
+    assert left[7, 0] > 3.5 and np.abs(np.delete(left, 7, axis=0)).max() < 0.7
+
+
+def test_directions_two_degrees_off_are_mended(caplog):
+    views = views_of(cylinder, Orbit.static(15))
+    rng, c2w = np.random.default_rng(0), views.c2w.copy()
+    for k in range(len(c2w)):
+        c2w[k, :3, :3] = rotation(c2w[k, :3, :2] @ rng.standard_normal(2), 2) @ c2w[k, :3, :3]     # not about its own axis
+    noisy = Views(views.rgb, views.mask, c2w, *views.intrinsics)
+    with caplog.at_level("WARNING", "sgm"):
+        mended = framing.framed(noisy, "there")
+    assert "turned by up to" in caplog.text and "there" in caplog.text
+
+    def off(found):
+        return np.degrees(np.arccos(np.clip(np.einsum("ni,ni->n", found.c2w[:, :3, 2], views.c2w[:, :3, 2]), -1, 1)))
+
+    assert off(noisy).mean() == pytest.approx(2, abs=1e-3) and off(mended).mean() < 1
+    np.testing.assert_array_equal(mended.c2w[:, :3, 3], noisy.c2w[:, :3, 3])

@@ -3,10 +3,12 @@
 Numpy and numba only.
 """
 import logging
+from dataclasses import replace
 
 import numpy as np
 
 from sgm.shape import grid, hull
+from sgm.shape.alignment import aligned
 from sgm.shape.views import HALF, ShapeError, Views
 
 LOW = 96                    # pixels of the longer side, and cells of the grid, of the search
@@ -21,18 +23,19 @@ def framed(views, source="the views"):
 
     Views whose object already lies in the box and fills half of it stay where they are (ours always do). Otherwise the
     bounding box of their hull becomes |x| <= 0.5 along its longest side. Raises ShapeError: cameras that look at no
-    common point, or all from one side; silhouettes that have no common hull; poses that
-    contradict the silhouettes. `source` is what errors call the views.
+    common point, or all from one side; poses that contradict the silhouettes. Where turning the cameras a little makes
+    them agree, they are turned, with a warning. `source` is what errors call the views.
     """
     small = views.resized(LOW)
     _check_cameras(small, source)
     centre, radius = _sphere(small, source)
     rough = small.moved(HALF / radius, centre)
+    agreeing = _agreeing(rough, source)
+    if agreeing is not rough:
+        c2w = views.c2w.copy()
+        c2w[:, :3, :3] = agreeing.c2w[:, :3, :3]
+        views, rough = replace(views, c2w=c2w), agreeing
     sdf = hull.closed(hull.hull_sdf(rough, LOW, HALF), HALF)
-    if (sdf < 0).sum() < 30:
-        raise ShapeError(f"{source}: the silhouettes have no common hull; the poses do not belong to these pictures"
-                         f"{_other_sign(small, centre, radius, 0.0)}")
-    _check_agreement(rough, sdf, small, centre, radius, source)
     base = hull.base_height(sdf, HALF, rough)
     if base is not None:
         sdf = hull.cut_below(sdf, HALF, base)
@@ -108,29 +111,44 @@ def _nearest_point(origins, directions):
     return np.linalg.solve(across.sum(0), np.einsum("nij,nj->i", across, origins))
 
 
-def _hull_coverage(views, centre, radius):
-    rough = views.moved(HALF / radius, centre)
-    return coverage(hull.closed(hull.hull_sdf(rough, LOW, HALF), HALF), rough)
+def outvoted(views):
+    """How many views may deny a place before it is outside the hull: none where all agree, else as few as it takes to
+    cover the masks, at most a tenth of the views. views: in the box |x| <= HALF."""
+    small = views.resized(LOW)
+    most = len(views) // 10
+    return next((count for count in range(most) if _hull_coverage(small, count) >= BEYOND_DOUBT), most)
 
 
-def _other_sign(views, centre, radius, found):
-    """A hint, if the views fit better with their azimuths counted the other way."""
-    axis = _nearest_point(views.c2w[:, :3, 3], -views.c2w[:, :3, 2])    # what an orbit's cameras look at
-    better = _hull_coverage(mirrored(views, axis), centre, radius)
-    if better < found + ADVANTAGE:
-        return ""
-    return (f"; with the azimuths counted the other way the hull covers {better:.0%}: sample again with the other"
-            " --azimuth-sign (1 or -1), or give views_to_mesh.py --azimuth-sign -1")
+def _hull_coverage(views, count=0):
+    return coverage(hull.closed(hull.hull_sdf(views, LOW, HALF, count), HALF), views)
 
 
-def _check_agreement(rough, sdf, small, centre, radius, source):
-    """Poses that contradict the pictures: an error if the other sign explains them or they are hopeless, else a warning."""
-    covered = coverage(sdf, rough)
+def _agreeing(rough, source):
+    """Small views in the box, as they are or with their cameras turned so that poses and pictures agree better.
+
+    Raises ShapeError if they do not, or do with the azimuths counted the other way.
+    """
+    covered = _hull_coverage(rough)
     if covered >= BEYOND_DOUBT:
-        return
-    hint = _other_sign(small, centre, radius, covered)
-    said = f"{source}: poses and silhouettes disagree, their common hull covers {covered:.0%} of the masks{hint}"
-    if hint or covered < HOPELESS:
-        raise ShapeError(said if hint else said + "; check the poses, or the masks")
-    if covered < POOR:
-        log.warning("%s; what only some views show is lost", said)
+        return rough
+    axis = _nearest_point(rough.c2w[:, :3, 3], -rough.c2w[:, :3, 2])    # what an orbit's cameras look at
+    other = mirrored(rough, axis)
+    mended, counted = rough, _hull_coverage(other)
+    if max(covered, counted) < POOR:            # neither explains the pictures: are directions a little off?
+        mended, counted = aligned(rough), max(counted, _hull_coverage(aligned(other)))
+    best = _hull_coverage(mended)
+    if best < covered + ADVANTAGE:
+        mended, best = rough, covered
+    disagree = f"{source}: poses and silhouettes disagree, their common hull covers {covered:.0%} of the masks"
+    if counted >= best + ADVANTAGE:
+        raise ShapeError(f"{disagree}; with the azimuths counted the other way it covers {counted:.0%}: sample again with the"
+                         " other --azimuth-sign (1 or -1), or give views_to_mesh.py --azimuth-sign -1")
+    if best < HOPELESS:
+        raise ShapeError(f"{disagree}; the poses do not belong to these pictures: check them, or the masks")
+    if mended is not rough:
+        cosine = np.einsum("ni,ni->n", mended.c2w[:, :3, 2], rough.c2w[:, :3, 2])
+        log.warning("%s; turned by up to %.1f degrees, the cameras agree on %.0f%%", disagree,
+                    np.degrees(np.arccos(np.clip(cosine, -1, 1))).max(), 100 * best)
+    elif best < POOR:
+        log.warning("%s; what only some views show is lost", disagree)
+    return mended

@@ -28,15 +28,15 @@ def outline_distance(mask):
 
 
 @njit(cache=True)
-def _carve(distances, open_sides, world_to_camera, intrinsics, axis):
+def _carve(distances, open_sides, world_to_camera, intrinsics, axis, outvoted):
     count, height, width = distances.shape
     fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
     n = len(axis)
-    out = np.empty((n, n, n), np.float32)
+    out, largest = np.empty((n, n, n), np.float32), np.empty(outvoted + 1)
     for i in range(n):
         for j in range(n):
             for k in range(n):
-                most = -1e9
+                largest[:] = -1e9               # in descending order
                 for v in range(count):
                     m = world_to_camera[v]
                     x = m[0, 0] * axis[i] + m[0, 1] * axis[j] + m[0, 2] * axis[k] + m[0, 3]
@@ -58,17 +58,24 @@ def _carve(distances, open_sides, world_to_camera, intrinsics, axis):
                     d = distances[v]
                     value = ((d[b, a] * (1 - s) + d[b, a + 1] * s) * (1 - t)
                              + (d[b + 1, a] * (1 - s) + d[b + 1, a + 1] * s) * t + max(beyond, 0.0))
-                    most = max(most, value * depth / fx)
-                out[i, j, k] = most
+                    value *= depth / fx
+                    for place in range(outvoted + 1):
+                        if value > largest[place]:
+                            value, largest[place] = largest[place], value
+                out[i, j, k] = largest[outvoted]
     return out
 
 
-def hull_sdf(views, resolution, half):
-    """The hull of `views` on a grid -> (R + 1,) * 3 float32, box units, negative inside; not closed at the box."""
+def hull_sdf(views, resolution, half, outvoted=0):
+    """The hull of `views` on a grid -> (R + 1,) * 3 float32, box units, negative inside; not closed at the box.
+
+    outvoted: so many views may deny a place before it counts as outside, for poses or masks that are not exact.
+    """
     distances = np.stack([outline_distance(mask) for mask in views.mask])
     touches = np.stack([np.array([side.mean() > 0.01 for side in (mask[:, 0], mask[:, -1], mask[0], mask[-1])])
                         for mask in views.mask > 0.5])
-    return _carve(distances, touches, np.linalg.inv(views.c2w), views.intrinsics, grid.vertices(resolution, half))
+    return _carve(distances, touches, np.linalg.inv(views.c2w), views.intrinsics, grid.vertices(resolution, half),
+                  min(outvoted, len(views) - 1))
 
 
 def closed(sdf, half):

@@ -79,11 +79,13 @@ class Reconstruction:
     def carve(self):
         """The hull's distance on the grid of the mesh, and the height of its underside."""
         spec = self.spec
-        fine = hull.closed(hull.hull_sdf(self.views, spec.hull.resolution, HALF), HALF)
+        outvoted = framing.outvoted(self.views)
+        fine = hull.closed(hull.hull_sdf(self.views, spec.hull.resolution, HALF, outvoted), HALF)
         self.base = hull.base_height(fine, HALF, self.views) if spec.hull.base else None
         self.hull_fine = fine if self.base is None else hull.cut_below(fine, HALF, self.base)
-        self.hull_open = hull.hull_sdf(self.views, spec.depth.resolution, HALF)
-        self.report["hull"] = {"base": self.base, "coverage": round(framing.coverage(fine, self.views.resized(144)), 4)}
+        self.hull_open = hull.hull_sdf(self.views, spec.depth.resolution, HALF, outvoted)
+        self.report["hull"] = {"base": self.base, "outvoted": outvoted,
+                               "coverage": round(framing.coverage(fine, self.views.resized(144)), 4)}
 
     def radiance(self):
         """The field: trained, or taken from an earlier run; without either, an untrained one and no trainer."""

@@ -11,7 +11,8 @@ from sgm import views
 from sgm.cameras import Orbit
 from sgm.errors import exit_code
 
-demo, evaluate, held_back, render_orbits = (load_tool(name) for name in ("demo", "evaluate", "held_back", "render_orbits"))
+demo, evaluate, held_back, render_clips, render_orbits = (
+    load_tool(name) for name in ("demo", "evaluate", "held_back", "render_clips", "render_orbits"))
 
 
 def test_a_file_where_the_output_shall_be(tmp_path, photo, training, capsys):
@@ -26,6 +27,7 @@ def test_a_file_where_the_output_shall_be(tmp_path, photo, training, capsys):
         for run, argv in (
                 (simple_video_sample.run, sample(photo, output)), (held_back.run, ["--output", output]),
                 (lambda argv: exit_code("demo.py", demo.main, argv), ["--output", output]),
+                (render_clips.run, ["--count", "1", "--size", "16", "--workers", "1", "--out", output]),
                 (render_orbits.run, [*procedural, output]),
                 (render_orbits.run, [*procedural, output, "--pack"]),
                 (render_orbits.run, ["meshes", tmp_path / "tri.obj", "--size", "16", "--workers", "1", "--out", output]),

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from tqdm import tqdm
 
-from sgm.shape import grid, hull, volume
+from sgm.shape import cavity, grid, hull, volume
 from sgm.shape.views import HALF, ShapeError
 
 SHARE = 0.5             # of its final opacity a ray has lost at the surface
@@ -207,5 +207,8 @@ def surface(trainer, sdf, base, settings, progress=False):
         found[name] = {"iou": round(iou, 4), "error": round(error, 6)}
     best = choice({name: figures["error"] for name, figures in found.items()})
     log.info("surface: %s (silhouette IoU %.3f)", best, found[best]["iou"])
-    return candidates[best], {"fusion": best, "bias": round(offset, 4), "candidates": found}
+    sdf, chosen = candidates[best], {"fusion": best, "bias": round(offset, 4), "candidates": found}
+    if settings.cavity:
+        sdf, chosen["hollows"] = cavity.continued(sdf, hull.closed(outside, HALF), trainer.views)
+    return one_piece(sdf), chosen
 

@@ -87,6 +87,7 @@ class DepthSpec:
     truncation: float = 0.03                    # of the fused distance, box units
     deep: float = 0.02                          # "deep": depth counts where it is this far below the hull
     smooth: float = 0.6                         # standard deviation of the last blur, cells
+    cavity: bool = True                         # prior: open hollows go on below what is seen of them, see cavity.py
 
     def validate(self, section="depth."):
         """Raise ConfigError for an unknown fusion or a number out of bounds."""

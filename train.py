@@ -10,6 +10,7 @@
 Writes into --output: config.yaml, metrics.csv, curve.png, averaged.safetensors (sample with it; of a LoRA lora.safetensors),
 state.safetensors, from which --resume continues, bit for bit on a CPU; if data is held back, best.safetensors and
 val_<step>.png, true views above generated ones; with tensorboardX installed, tensorboard/.
+Of several processes that msrun has started, all end with a line that says why when one is gone; --resume then goes on.
 Exit code: 0 done, 2 wrong input or a training that fails, 130 interrupted: Ctrl-C saves first.
 """
 import signal
@@ -20,6 +21,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from sgm.config import ConfigError, find_config, load_yaml
@@ -173,23 +175,24 @@ def main(argv=None):
     elif (output / STATE).exists():
         raise ConfigError(f"--output {output}: holds a run already; add --resume, or give another folder")
     ops.set_device(args.device, int(os.environ.get("DEVICE_ID", 0)) if args.distributed else args.device_id)
-    rank, world = join() if args.distributed else (0, 1)
-    trainer, origin = build(spec, recipe, init, lambda items, text: tqdm(items, text, disable=rank > 0), rank, world)
-    folder = RunFolder(output, recipe, trainer.engine.spec, init)
-    if args.resume:
-        folder.resume(trainer)
-    if world > 1:
-        trainer.equalise()
-    metrics = None
-    if rank == 0:
+    rank, world, fellows = join(output) if args.distributed else (0, 1, nullcontext())
+    with fellows:
+        trainer, origin = build(spec, recipe, init, lambda items, text: tqdm(items, text, disable=rank > 0), rank, world)
+        folder = RunFolder(output, recipe, trainer.engine.spec, init)
         if args.resume:
-            print(f"{'resumed':10} at step {trainer.done}{''.join(f'; {change}' for change in changes)}")
-        settings(trainer, origin, output, args.device)
-        folder.begin(sys.argv)
-        metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world,
-                          open_board(output / "tensorboard", trainer.done))
-    with stopping() as stopped:
-        return 130 if fit(trainer, folder, metrics, stopped) else 0
+            folder.resume(trainer)
+        if world > 1:
+            trainer.equalise()
+        metrics = None
+        if rank == 0:
+            if args.resume:
+                print(f"{'resumed':10} at step {trainer.done}{''.join(f'; {change}' for change in changes)}")
+            settings(trainer, origin, output, args.device)
+            folder.begin(sys.argv)
+            metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world,
+                              open_board(output / "tensorboard", trainer.done))
+        with stopping() as stopped:
+            return 130 if fit(trainer, folder, metrics, stopped) else 0
 
 
 def run(argv=None):

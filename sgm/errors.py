@@ -1,5 +1,6 @@
 """What is the user's to mend, said in one line, and how a command ends with it instead of a traceback."""
 import errno
+import os
 import signal
 import sys
 import threading
@@ -95,3 +96,10 @@ def exit_code(name, main, argv=None, interrupted="interrupted"):
         return 130
     print(f"{name}: {one_line(said)}", file=sys.stderr)
     return 2
+
+
+def end_now(name, said):
+    """End the command `name` with 2 and one line, from whichever thread, whatever the others wait for: nothing of theirs
+    is finished or tidied up."""
+    print(f"\n{name}: {one_line(said)}", file=sys.stderr, flush=True)      # there may be a progress bar
+    os._exit(2)

@@ -3,10 +3,13 @@ import os
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from mindspore import communication
 
 from sgm.config import ConfigError
+from sgm.train.data.latents import PATIENCE
+from sgm.train.fellows import Fellows
 
 
 def settle_precision(recipe, device, limit=None):
@@ -26,17 +29,28 @@ def settle_precision(recipe, device, limit=None):
     return recipe
 
 
-def join():
-    """(rank, world) after joining the other processes that msrun has started. Raises ConfigError if it has not."""
-    if os.environ.get("MS_ROLE") not in ("MS_WORKER", "MS_SCHED"):     # the scheduler does not come back from `init`
+def join(output):
+    """Join the other processes that msrun has started -> (rank, world, the `Fellows` that watch them, to be entered).
+
+    output: the folder of the run. Raises ConfigError if msrun has not, or if one of them is missing.
+    """
+    role = os.environ.get("MS_ROLE")
+    if role not in ("MS_WORKER", "MS_SCHED"):       # the scheduler does not come back from `init`
         raise ConfigError("--distributed: found no other processes, expected to be started by MindSpore's launcher: msrun"
                           " --worker_num=8 --local_worker_num=8 train.py ... --distributed")
+    fellows = None
+    if role == "MS_WORKER":
+        fellows = Fellows(Path(output) / ".processes")
+        # How long a CPU's collective waits for the others, who may be saving; 30 s by default. The scheduler's is another
+        # process, where it is how long it goes without a heartbeat.
+        os.environ["MS_NODE_TIMEOUT"] = str(PATIENCE)
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"--distributed: the processes did not find each other ({str(error).splitlines()[0]}); see the"
-                          " logs of msrun") from None
-    return communication.get_rank(), communication.get_group_size()
+        raise ConfigError(f"--distributed: a process did not come or is gone ({str(error).splitlines()[0]}); see the logs of"
+                          " msrun, worker_<rank>.log") from None
+    fellows.watch()
+    return communication.get_rank(), communication.get_group_size(), fellows
 
 
 @contextmanager

@@ -102,6 +102,18 @@ class Trainer:
             self._graphs[name] = ops.compiled(getattr(self.objective if name == "construct" else self.step, name))
         return self._graphs[name](*inputs)
 
+    def _together(self, name, *inputs):
+        """The values of a part of the step in which all processes take part. Raises TrainingError."""
+        try:
+            return [ops.fetch(value) for value in self._run(name, *inputs)]
+        except RuntimeError as error:
+            if self.world == 1:
+                raise
+            reason = next((line for line in str(error).splitlines() if line and line[0] != "-"), "no reason given")
+            raise TrainingError(f"step {self.done + 1}: the processes could not add up their gradients ({reason}); one of"
+                                " them is gone or hangs, see its log (worker_<rank>.log of msrun); mend that, and go on from"
+                                " the last checkpoint with --resume") from None
+
     # --- steps ------------------------------------------------------------------------------------------------------
 
     def advance(self, stopped=()):
@@ -120,7 +132,7 @@ class Trainer:
             losses.append(float(ops.fetch(loss)))
         share = np.float32(1 / (self.scale.value * recipe.accumulate * self.world))
         notes = Tensor(np.array([np.mean(losses), bool(stopped)], np.float32))
-        norm, notes = map(ops.fetch, self._run("norm", notes))
+        norm, notes = self._together("norm", notes)
         norm, loss = float(norm * share), float(notes[0] / self.world)
         self.stopped = bool(notes[1] or self.world == 1 and stopped)
         good = math.isfinite(loss) and math.isfinite(norm)

@@ -1,0 +1,93 @@
+"""The other processes of a distributed run: when one of them is gone, the rest end and say so.
+
+MindSpore leaves them waiting. Its scheduler misses the heartbeat of a process that was killed after half a minute, but not
+one that ended with an error; and whoever waits in a collective then does not hear of it (measured, 2.8 on a CPU).
+"""
+import fcntl
+import os
+import socket
+import threading
+from pathlib import Path
+
+from sgm.errors import end_now, one_line
+from sgm.tensorwriter import atomic
+
+LOOK = 1.0              # seconds between looks at the others
+
+
+class Fellows:
+    """Each process holds the lock of a file of its own in `folder`, which all that see the folder watch: the kernel frees
+    it however a process ends, and no computation that holds up Python delays it. A context manager.
+
+    Make it before the processes meet, `watch` when they have met. One that leaves it well removes its file; one that leaves
+    it by an error writes that into it for the others. Where locks are not to be had there is nothing to watch. Raises
+    OSError if the folder cannot be written.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / f"{socket.gethostname()}-{os.getpid()}"
+        with atomic(self.path) as temporary:        # it appears with its lock
+            self.file = open(temporary, "w", encoding="utf-8")      # until this process ends  # noqa: SIM115
+            self.locked = _lock(self.file, fcntl.LOCK_EX)
+        self.left = threading.Event()
+
+    def watch(self):
+        """Begin to watch those that are there; files of processes of an earlier run are removed."""
+        others = [path for path in self.folder.iterdir() if path != self.path and not path.name.startswith(".")]
+        there = []
+        for path in others:
+            if ended(path) is None:
+                there.append(path)
+            else:
+                path.unlink(missing_ok=True)
+        if self.locked and there:
+            threading.Thread(target=self._watch, args=(there,), daemon=True).start()
+
+    def _watch(self, there):
+        while not self.left.wait(LOOK):
+            for path in there:
+                news = ended(path)
+                if news and not self.left.is_set():
+                    self._leave(news)           # so that all tell of the first that ended
+                    end_now("train.py", f"{news}; the others cannot go on without it and end too. Look at its log"
+                            " (worker_<rank>.log of msrun), mend that, and go on from the last checkpoint with --resume")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.left.set()
+        if kind is None:
+            self.path.unlink(missing_ok=True)
+        self._leave(_news(self.path, str(error) or kind.__name__) if kind else "")
+
+    def _leave(self, news):
+        self.file.write(one_line(news))
+        self.file.close()
+
+
+def ended(path):
+    """A sentence on why the process of that file is no more, "" if it ended well; None: it is there."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            if not _lock(file, fcntl.LOCK_SH):
+                return None
+            # without a word it may have removed its file since that was opened
+            return file.read() or (_news(path, "it was killed, or crashed") if path.exists() else "")
+    except FileNotFoundError:
+        return ""
+
+
+def _news(path, reason):
+    return f"process {path.name} of this run has ended: {reason}"
+
+
+def _lock(file, kind):
+    """Whether the lock was to be had, at once."""
+    try:
+        fcntl.lockf(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -101,6 +101,7 @@ def test_depth_and_fusion_give_the_ball_back(trained, sdf):
     axis = grid.vertices(32, HALF)
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2)
     assert (found[radius < RADIUS - 0.06] < 0).all() and (found[radius > RADIUS + 0.08] > 0).all()
+    assert chosen["hollows"] == []              # a ball is no vessel
     assert chosen["fusion"] in chosen["candidates"] and chosen["candidates"][chosen["fusion"]]["iou"] > 0.9
 
 

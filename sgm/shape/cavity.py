@@ -18,7 +18,7 @@ from sgm.shape.views import HALF
 HOLLOW = 0.02                   # box units under its brim that a hollow must reach to be tried
 NARROW = 25                     # vertical lines of the grid that it must have
 WALLS = np.arange(1.5, 8.1, 0.5)        # cells: thicknesses that are tried
-BETTER = 0.6                    # share of the surface's disagreement, below which the vessel is believed
+BETTER = 0.75                   # share of the surface's disagreement, below which the vessel is believed
 GRAIN = 1 / 255 ** 2            # mean square difference that tells nothing
 SIDE = 144                      # pixels of the pictures' longer side
 log = logging.getLogger("sgm")

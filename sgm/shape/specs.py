@@ -58,7 +58,8 @@ class NerfSpec:
     distortion: float = 0.01
     depth: float = 0.0                          # depth smoothness; rays then come in patches of 2 x 2
     tv: float = 0.0                             # total variation of the dense levels' tables
-    uniform: float = 0.25                       # share of the samples that go wherever the object may be
+    uniform: float = 1.0                        # share of the samples that go wherever the object may be; the others go where
+                                                # density is, which holds on to surfaces that came up too near a camera
     refresh: int = 25                           # steps between two looks at where the density is
     preview_every: int = 100                    # steps between two preview pictures; 0 = none
     save_every: int = 100                       # steps between two checkpoints; 0 = none

@@ -73,6 +73,15 @@ def test_outline_distance_knows_fractions_of_a_pixel():
     np.testing.assert_allclose(found[4:7], [3.5, 2.5, 1.5], atol=1e-6)
 
 
+def test_outline_distance_is_the_same_each_time():
+    """Distances of OpenCV differ in their last bit from call to call."""
+    disc = (np.hypot(*(np.mgrid[:64, :64] - 31.3)) < 20.4).astype(np.float32)
+    found = [hull.outline_distance(disc.copy()) for _ in range(50)]
+    assert all(np.array_equal(again, found[0]) for again in found)
+    squares = (np.abs(found[0].astype(np.float64)) + 0.5) ** 2
+    np.testing.assert_allclose(squares, np.rint(squares), atol=1e-3)
+
+
 def test_the_hull_of_a_ball_is_the_ball_where_views_bound_it():
     views = views_of(ball(0.4), Orbit.dynamic(3, 10))
     sdf = hull.hull_sdf(views, 48, HALF)

@@ -20,8 +20,9 @@ def outline_distance(mask):
     Where alpha is between 0 and 1 the outline is known to a fraction of a pixel.
     """
     inside = (mask > 0.5).astype(np.uint8)
-    out = cv2.distanceTransform(1 - inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    within = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # OpenCV's last bit is another one at each call; squares of distances between pixels are whole numbers.
+    out, within = (np.sqrt(np.rint(np.square(cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))))
+                   for part in (1 - inside, inside))
     signed = np.where(inside > 0, 0.5 - within, out - 0.5)
     edge = (mask > 0) & (mask < 1) & (np.abs(signed) <= 0.5)
     return np.where(edge, 0.5 - mask, signed).astype(np.float32)

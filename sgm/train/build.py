@@ -5,6 +5,7 @@ from sgm.train.batches import DiffusionBatches, ViewBatches, val_count
 from sgm.train.data import cache_memo, read_clips, sources
 from sgm.train.plan import check_fit
 from sgm.train.start import start
+from sgm.train.tokens import tell_apart
 from sgm.train.trainer import Trainer
 
 
@@ -17,6 +18,8 @@ def build(spec, recipe, init, progress, rank=0, world=1):
         batches = ViewBatches(recipe, clips, spec)      # before the weights: a crop that cannot be is told at once
         held_back = val and ViewBatches(recipe, val, spec)
         engine, origin = start(spec, init, recipe.seed)
+        if init is None:
+            tell_apart(engine, clips)
     else:
         engine, origin = start(spec, init, recipe.seed)
         examples, val = sources(recipe, engine, progress, rank, world)

@@ -167,12 +167,12 @@ def exact_conv(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
     return np.einsum("nchwij,ocij->nohw", windows, weight) + bias.reshape(-1, 1, 1)
 
 
-@pytest.mark.parametrize("form", ["im2col", "Conv2D", "Ascend"])
+@pytest.mark.parametrize("form", ["im2col", "slices", "Ascend"])
 @pytest.mark.parametrize("stride, upsample", [(1, False), (2, False), (1, True)])
 @pytest.mark.parametrize("frames, height, width, channels, out", [(2, 4, 6, 3, 2), (1, 2, 2, 2, 20)])
 def test_conv3x3(frames, height, width, channels, out, stride, upsample, form, same, monkeypatch):
     """Of tokens; many rows or many channels (the product is then ordered the other way)."""
-    if form == "Conv2D":
+    if form == "slices":
         monkeypatch.setattr(convolution, "IM2COL_BYTES", 0)
     if form == "Ascend":
         monkeypatch.setattr(device, "_target", "Ascend")
@@ -186,6 +186,27 @@ def test_conv3x3(frames, height, width, channels, out, stride, upsample, form, s
     def ours(x, weight, bias):
         return ops.conv3x3(x, weight, bias, frames, height, width, stride, upsample)
     same(ours, exact, [draw(0, frames * height * width, channels), draw(1, out, channels, 3, 3), draw(2, out)])
+
+
+@pytest.mark.parametrize("bytes_at_once", [0, 2 * 16 * 9 * 3 * 4, 1 << 30])
+def test_slices_of_a_convolution_compile_with_their_gradients(bytes_at_once, monkeypatch, relative_error):
+    """Four frames one by one, in pairs, at once: a loop over them is no graph that has a gradient."""
+    monkeypatch.setattr(convolution, "IM2COL_BYTES", bytes_at_once)
+    arrays = [draw(0, 4 * 16, 3), draw(1, 2, 3, 3, 3), draw(2, 2)]
+
+    def ours(x, weight, bias):
+        return (ops.conv3x3(x, weight, bias, 4, 4, 4) ** 2).sum()
+
+    @ms.jit
+    def graph(x, weight, bias):
+        return ms.grad(ours, (0, 1, 2))(x, weight, bias)
+    found = graph(*map(Tensor, arrays))
+
+    def exact(x, weight, bias):
+        maps = exact_conv(x.reshape(4, 4, 4, 3).transpose(0, 3, 1, 2), weight, bias, 1)
+        return (maps ** 2).sum()
+    for mine, theirs in zip(found, numeric_gradients(exact, arrays, 1.0)):
+        assert relative_error(mine, theirs) < 2e-5
 
 
 @both_targets

@@ -73,7 +73,7 @@ def test_memory_is_told():
         {}, {"precision": "fp16"}, {"precision": "fp16", "recompute": True}))
     trained = counts(spec, Recipe())["trained"]
     assert full["AdamW moments"] == 2 * full["moving average"] == 8 * trained and half["float32 weights"] == 4 * trained
-    assert half["activations (estimate)"] == full["activations (estimate)"] / 2 > 5 * twice["activations (estimate)"]
+    assert full["activations (estimate)"] > 2 * half["activations (estimate)"] > 5 * twice["activations (estimate)"]
     lines = dict(describe(spec, Recipe(steps=100, accumulate=3, batch=2), clips=12, world=4))
     assert lines["steps"].startswith("100, each of 24 clips") and lines["data"] == "12 clips, each seen 200.0 times"
 

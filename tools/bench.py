@@ -4,8 +4,10 @@
   bench.py unet                       one evaluation of SVD's denoiser, 21 frames of 24 x 24 latents (192 pixels)
   bench.py vae --frames 7             encoder, and temporal decoder on one video
   bench.py clip --width small         a small image tower, to see that the bench runs
+  bench.py train                      one training step of a video UNet of 57.6 million parameters, 21 frames of 16 x 16
   bench.py nerf                       one training step of the radiance field, whole, on the dense and the hash grid
 
+A training step is loss, gradient, clipping, AdamW and moving average, as train.py makes them (tests/parity/steps.py).
 The field's other side is our own (tests/parity/fields.py): the same rays, samples and encoding, made by the same code on
 the host, then PyTorch with its Adam.  taskset -c 1 bench.py ... compares on one core and thread.
 
@@ -29,6 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
 import fields  # noqa: E402
+import steps  # noqa: E402
 import twins  # noqa: E402
 from sides import Side, SideError  # noqa: E402
 
@@ -46,31 +49,38 @@ def torch_side(theirs, case, weights, threads):
     return theirs(case, weights)
 
 
-def make_case(args) -> twins.Case | fields.Case:
+Case = twins.Case | steps.Case | fields.Case
+
+
+def make_case(args) -> Case:
     """The comparison that the command line asks for. Raises InputError."""
     if args.network == "nerf":
         if args.rays % 4:
             raise InputError(f"--rays: found {args.rays}, expected a multiple of 4")
         return fields.Case(fields.tasks(args.rays, args.samples))
-    spec = {"full": twins.FULL, "small": twins.SMALL}[args.width]
-    if args.network == "unet" and args.latent % spec.unet.down_factor:
+    spec = {"full": twins.FULL, "small": twins.SMALL, "train": steps.TRAIN}[args.width]
+    if args.network in ("unet", "train") and args.latent % spec.unet.down_factor:
         raise InputError(f"--latent: found {args.latent}, expected a multiple of {spec.unet.down_factor} for the"
                          f" {args.width} unet")
+    if args.network == "train":
+        return steps.case_of(spec, args.frames, args.latent)
     return twins.Case(args.network, spec, args.frames, args.latent, args.latent)
 
 
-def title(case: twins.Case | fields.Case) -> str:
+def title(case: Case) -> str:
     """What is compared, in words."""
     if isinstance(case, fields.Case):
         settings = next(iter(case.settings.values()))
         return f"nerf: {settings.rays} rays of {settings.samples} samples"
+    if isinstance(case, steps.Case):
+        return f"training step: frames {case.model.frames}, latents {case.model.height} x {case.model.width}"
     size = "" if case.network == "clip" else f", latents {case.height} x {case.width}"
     return f"{case.network}: width {'small' if case.spec is twins.SMALL else 'full'}, frames {case.frames}{size}"
 
 
-def measure(case: twins.Case | fields.Case, repeat: int, threads: int) -> list[list[str]]:
+def measure(case: Case, repeat: int, threads: int) -> list[list[str]]:
     """Rows of the table, one a task."""
-    rows, pair = [], fields if isinstance(case, fields.Case) else twins
+    rows, pair = [], sys.modules[type(case).__module__]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         weights = Path(folder) / "weights.safetensors"
         progress("drawing weights")
@@ -140,6 +150,14 @@ def main(argv=None) -> int:
             command.add_argument("--latent", type=positive, default=24, metavar="N",
                                  help="side of the square latents; at full width a latent is 8 pixels")
         command.set_defaults(repeat=3)
+    text = "a training step of a video UNet (57.6 million parameters)"
+    command = commands.add_parser("train", help=text, description=text,
+                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    command.add_argument("--width", choices=("train", "small"), default="train",
+                         help="train: the one that is wanted; small: fewer channels, to see that it runs")
+    command.add_argument("--frames", type=positive, default=21, metavar="N", help="frames of the clip")
+    command.add_argument("--latent", type=positive, default=16, metavar="N", help="side of the square latents")
+    command.set_defaults(repeat=7)
     text, default = "a training step of the radiance field, on the dense and on the hash grid", NerfSpec()
     command = commands.add_parser("nerf", help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     command.add_argument("--rays", type=positive, default=default.rays, metavar="N", help="per step, a multiple of 4")

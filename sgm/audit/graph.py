@@ -97,13 +97,18 @@ def lazily(cell, dtype):
 
 def trace(make, arguments, target="Ascend"):
     """The `Graph` of the Cell that make() returns, for `arguments` given as Types, in the operator forms of `target`."""
+    return _parse(traced(make, arguments, target), len(arguments))
+
+
+def traced(make, arguments, target="Ascend"):
+    """What `trace` reads: the proto of the compiled graph, in which values have names."""
     before = ops.target()
     ops.set_target(target)
     try:
         with no_init_parameters():
             cell = make()
         tensors = tuple(Tensor(shape=argument.shape, dtype=getattr(ms, argument.dtype)) for argument in arguments)
-        return _parse(_compile(cell, tensors), len(tensors))
+        return _compile(cell, tensors)
     finally:
         ops.set_target(before)
 
@@ -123,17 +128,17 @@ def _compile(cell, arguments):
 
 
 def _parse(proto, arguments):
-    values = {item.key: _constant(item.value) for item in proto.const_vals}
+    values = {item.key: constant_of(item.value) for item in proto.const_vals}
     graph = Graph()
     for i, parameter in enumerate(proto.parameters):
         kind = graph.arguments if i < arguments else graph.weights
-        values[parameter.name] = kind[parameter.name] = _type(parameter.type)
+        values[parameter.name] = kind[parameter.name] = type_of(parameter.type)
     made = {}
     for item in proto.node:
-        result = values[item.name] = _type(item.output_type)
+        result = values[item.name] = type_of(item.output_type)
         node = made[item.name] = Node(
             item.op_type, item.scope, [values.get(edge.name) for edge in item.input],
-            [result] if isinstance(result, Type) else [], {a.name: _constant(a.value) for a in item.attribute})
+            [result] if isinstance(result, Type) else [], {a.name: constant_of(a.value) for a in item.attribute})
         if item.op_type == "MakeTuple":             # a tuple itself does not tell the shapes in it
             values[item.name] = tuple(node.inputs)
         elif item.op_type == "Depend":
@@ -145,7 +150,7 @@ def _parse(proto, arguments):
     return graph
 
 
-def _type(proto):
+def type_of(proto):
     """A Type, or None for what is no tensor."""
     if _names[proto.data_type] != "tensor":
         return None
@@ -153,13 +158,13 @@ def _type(proto):
     return Type(_names[tensor.elem_type], tuple(dim.size for dim in tensor.shape.dim))
 
 
-def _constant(proto):
+def constant_of(proto):
     """A Type for a tensor, else the value; None for what is neither."""
     kind = _names[proto.dtype]
     if kind == "tensor":
         return Type(_names[proto.tensor_val.data_type], tuple(proto.tensor_val.dims))
     if kind in ("tuple", "list"):
-        return tuple(_constant(part) for part in proto.values)
+        return tuple(constant_of(part) for part in proto.values)
     if kind == "bool":
         return proto.bool_val
     if kind == "string":

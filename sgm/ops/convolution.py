@@ -7,7 +7,7 @@ from mindspore.ops import operations as P
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
-from sgm.ops.rows import bias_add_nchw, bmm, linear, matmul, not_before, permute_rows
+from sgm.ops.rows import bias_add_nchw, bmm, equal_slices, in_turn, linear, matmul, not_before, permute_rows
 
 # A gathered im2col beats the CPU's own convolution while it fits the caches' reach (measured: equal at 70 MB).
 IM2COL_BYTES = 48 << 20
@@ -62,21 +62,19 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
     rows = frames * height_out * width_out
     if not on_ascend():
         weight = not_before(weight, x).reshape(out, channels, 9)
-        group = max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4)) if rows > out else frames
         if rows > out:
             weight = weight.transpose(0, 2, 1).reshape(out, 9 * channels)
-        pieces = []
-        for i in range(0, frames, group):
-            count = min(group, frames - i)
-            if pieces:
-                x = not_before(x, pieces[-1])
-            piece = x[i * height * width:(i + count) * height * width]
-            columns = _im2col(piece, count, height, width, stride, upsample)
+        slices = equal_slices(frames, max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4))) if rows > out else 1
+
+        def convolved(piece):
+            columns = _im2col(piece, frames // slices, height, width, stride, upsample)
             if rows > out:
-                pieces.append(linear(columns, weight, bias))
-            else:
-                pieces.append(_taps_matmul(columns.reshape(-1, 9, channels), weight, bias))
-        return ops.concat(pieces, 0) if len(pieces) > 1 else pieces[0]
+                return linear(columns, weight, bias)
+            return _taps_matmul(columns.reshape(-1, 9, channels), weight, bias)
+
+        if slices == 1:
+            return convolved(x)
+        return ops.concat(in_turn(convolved, (P.Split(0, slices)(x),), 0, slices, x), 0)
     maps = x.reshape(frames, height, width, channels).transpose(0, 3, 1, 2)
     if upsample:
         maps = upsample_nchw(maps)

@@ -8,11 +8,14 @@ from sgm.published import FIRST_STAGE, UNET, used_shapes
 from sgm.train.parts import is_kept, is_trained
 
 GB = 1e9
-# Values that the backward pass needs, per row and channel (read off sgm/video: inputs of norms, activations, products).
+# Values that the backward pass needs, per row and channel, found in the graphs of full-width blocks as traced for an NPU
+# (`sgm.audit.graph`; what lives where the forward pass ends), and right within 10 % for each of SV3D's attending blocks.
 # A residual block in space and in time: of its input's width, and of its output's.
-RESIDUAL_IN, RESIDUAL_OUT = 3, 11
-# A transformer in space and in time: norms, queries, keys, values with their heads' order, three GEGLU of four widths.
-TRANSFORMER = 77
+RESIDUAL_IN, RESIDUAL_OUT = 4, 6
+# A transformer in space and in time, at each precision: norms and GELU compute in float32, which takes two values of bf16.
+TRANSFORMER = {"fp32": 77, "fp16": 89, "bf16": 120}
+# What lives besides while the gradient of one block is made.
+WORKING = {"fp32": 20, "fp16": 20, "bf16": 28}
 # The layers that `sgm.train.lora.attach` adapts.
 _ADAPTED = re.compile(r"\.(transformer_blocks|time_stack)\.0\."
                       r"(attn1\.to_(q|k|v|out\.0)|attn2\.to_(v|out\.0)|ff(_in)?\.net\.(0\.proj|2))\.weight$")
@@ -54,30 +57,33 @@ def counts(spec, recipe):
 
 def memory(spec, recipe):
     """{what: bytes} on the device during a step of the UNet's training; what passes from layer to layer is estimated."""
-    count, wide = counts(spec, recipe), 2 if recipe.precision != "fp32" else 4
+    precision = "bf16" if recipe.precision == "auto" else recipe.precision
+    count, wide = counts(spec, recipe), 4 if precision == "fp32" else 2
     trained = count["trained"]
     blocks = _blocks(spec.unet, spec.height // spec.vae_factor, spec.width // spec.vae_factor,
-                     (recipe.frames or spec.num_frames) * recipe.batch)
-    inside = [wide * size for size, _ in blocks]
-    passed = sum(wide * size for _, size in blocks)
+                     (recipe.frames or spec.num_frames) * recipe.batch, precision)
     # recomputed, only what goes from block to block is kept, and the insides of one block at a time
-    activations = passed + (max(inside) if recipe.recompute else sum(inside))
+    inside = 0 if recipe.recompute else sum(kept for kept, _, _ in blocks)
+    activations = wide * (sum(passed for _, _, passed in blocks) + inside
+                          + max(working + kept * recipe.recompute for kept, working, _ in blocks))
     found = {"weights": count["all"] * 4 if wide == 4 else (count["all"] - count["UNet"]) * 4 + count["UNet"] * 2,
              "float32 weights": trained * 4 if wide == 2 else 0, "gradients": trained * (4 + wide),
              "AdamW moments": trained * 8, "moving average": trained * 4, "activations (estimate)": activations}
     return {name: size for name, size in found.items() if size}
 
 
-def _blocks(unet, height, width, frames):
-    """(values kept inside, values of the output) of each block of a UNet for that many frames of latents."""
+def _blocks(unet, height, width, frames, precision):
+    """(values kept inside, values besides during its gradient, values of the output) of each block of a UNet for that many
+    frames of latents."""
     last = len(unet.channel_mult) - 1
 
     def layer(before, level, attends=True):
-        rows, now = frames * (height >> level) * (width >> level), unet.model_channels * unet.channel_mult[level]
-        inside = rows * (RESIDUAL_IN * before + RESIDUAL_OUT * now)
-        if attends:
-            inside += rows * TRANSFORMER * now
-        return inside, rows * now
+        pixels, now = (height >> level) * (width >> level), unet.model_channels * unet.channel_mult[level]
+        rows = frames * pixels
+        # only half precision has an attention that keeps no scores
+        scores = rows * pixels * now // unet.num_head_channels if attends and precision == "fp32" else 0
+        kept = rows * (RESIDUAL_IN * before + (RESIDUAL_OUT + attends * TRANSFORMER[precision]) * now) + scores
+        return kept, max(rows * WORKING[precision] * now, scores), rows * now
 
     found, now, skips = [], unet.model_channels, [unet.model_channels]
     for level, multiple in enumerate(unet.channel_mult):

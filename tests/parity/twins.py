@@ -131,6 +131,11 @@ def ours(case, weights):
 
 def theirs(case, weights):
     """{task: function without arguments -> array}, on PyTorch."""
+    return their_tasks(case, network_of(case, weights))
+
+
+def network_of(case, weights):
+    """The case's network of diffusers or transformers with those weights."""
     import torch
 
     build = {"unet": _their_unet, "vae": _their_vae, "clip": _their_clip}[case.network]
@@ -142,7 +147,7 @@ def theirs(case, weights):
         embeddings.position_ids = torch.arange(embeddings.position_embedding.num_embeddings).expand((1, -1))
     if case.network == "unet":
         set_published_epsilon(network)
-    return their_tasks(case, network)
+    return network
 
 
 def their_tasks(case, network):

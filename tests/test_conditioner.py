@@ -97,7 +97,7 @@ def test_angles_may_be_scaled_and_training_tells_the_same(relative_error):
     for scale in (1.0, 8.0):
         spec = load_spec("sv3d_tiny", [f"condition.angle_scale={scale}"])
         told[scale] = ops.fetch(Conditioner(spec).vector(values, 21))
-        twin = Examples.vector(SimpleNamespace(num_frames=21, engine=SimpleNamespace(spec=spec)), values)
+        twin = Examples.vector(SimpleNamespace(num_frames=21, engine=SimpleNamespace(spec=spec)), values, 21)
         assert relative_error(twin, told[scale]) < 1e-6
     scalar, angle = spec.condition.scalar_dim, spec.condition.angle_dim
     np.testing.assert_array_equal(told[8.0][:, :scalar], told[1.0][:, :scalar])

@@ -66,10 +66,11 @@ def test_a_file_takes_from_the_base_what_it_lacks(files, tmp_path, capsys):
     assert done[LABEL] == "copied" and done["first_stage_model.decoder.conv_in.bias"] == "from svd.safetensors"
 
 
-@pytest.mark.parametrize("source, config", [("sv3d_p.safetensors", SV3D_P), (TINY, None)])
-def test_sv3d_in_diffusers_form(source, config, files, tmp_path, capsys):
-    """The image decoder is an AutoencoderKL; stock diffusers has no pipeline for it, which is said. sv3d_tiny is fp16."""
-    source = files / source
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_sv3d_in_diffusers_form(dtype, files, tmp_path, capsys):
+    """The image decoder is an AutoencoderKL; stock diffusers has no pipeline for it, which is said."""
+    source, config = tmp_path / "source.safetensors", SV3D_P
+    assert convert(files / "sv3d_p.safetensors", source, "--to", "safetensors", "--dtype", dtype, config=config) == 0
     assert convert(source, tmp_path / "a", "--to", "diffusers", "--verify", config=config) == 0
     assert "diffusers has no pipeline that runs it" in capsys.readouterr().out
     assert json.loads((tmp_path / "a/vae/config.json").read_text())["_class_name"] == "AutoencoderKL"
@@ -177,9 +178,11 @@ def test_precisions(dtype, kind, files, tmp_path, capsys):
 
 
 def test_models_are_recognised(tmp_path, capsys):
-    assert convert(TINY, tmp_path / "a", "--to", "diffusers", config=None) == 0
-    assert convert(tmp_path / "a", tmp_path / "a.ckpt", "--to", "mindspore", config=None) == 0
-    assert "(diffusers, sv3d_tiny) -> " in capsys.readouterr().out
+    assert convert(TINY, tmp_path / "a.ckpt", "--to", "mindspore", config=None) == 0
+    assert convert(tmp_path / "a.ckpt", tmp_path / "a.safetensors", "--to", "safetensors", config=None) == 0
+    assert "a.ckpt (ckpt, sv3d_tiny) -> " in capsys.readouterr().out
+    assert convert(TINY, tmp_path / "a", "--to", "diffusers", config=None) == 2
+    assert "unet.norm_groups: found 8, expected 32" in capsys.readouterr().err and not (tmp_path / "a").exists()
 
 
 # --- the report ------------------------------------------------------------------------------------------------

@@ -111,6 +111,9 @@ def test_configuration_files_are_those_of_the_published_folder():
 
 def test_a_model_that_diffusers_cannot_express():
     spec = load_spec("sv3d_tiny")
+    with pytest.raises(CheckpointError, match="unet.norm_groups: found 8, expected 32"):
+        config_files(spec)
+    spec = replace(spec, unet=replace(spec.unet, norm_groups=32))
     assert config_files(spec)["vae/config.json"]["norm_num_groups"] == 8
     with pytest.raises(CheckpointError, match="vae.norm_groups: found 8, expected 32"):
         config_files(replace(spec, vae=replace(spec.vae, decoder="temporal")))

@@ -2,13 +2,13 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import ParameterTuple, Tensor
 from mindspore.ops import operations as P
 from scipy.special import erf
 
 from sgm import ops
 from sgm.ops import attend, convolution, device, rows
-from sgm.video.attention import Attention
+from sgm.video.attention import Attention, TransformerBlock
 
 
 def draw(seed, *shape):
@@ -188,27 +188,6 @@ def test_conv3x3(frames, height, width, channels, out, stride, upsample, form, s
     same(ours, exact, [draw(0, frames * height * width, channels), draw(1, out, channels, 3, 3), draw(2, out)])
 
 
-@pytest.mark.parametrize("bytes_at_once", [0, 2 * 16 * 9 * 3 * 4, 1 << 30])
-def test_slices_of_a_convolution_compile_with_their_gradients(bytes_at_once, monkeypatch, relative_error):
-    """Four frames one by one, in pairs, at once: a loop over them is no graph that has a gradient."""
-    monkeypatch.setattr(convolution, "IM2COL_BYTES", bytes_at_once)
-    arrays = [draw(0, 4 * 16, 3), draw(1, 2, 3, 3, 3), draw(2, 2)]
-
-    def ours(x, weight, bias):
-        return (ops.conv3x3(x, weight, bias, 4, 4, 4) ** 2).sum()
-
-    @ms.jit
-    def graph(x, weight, bias):
-        return ms.grad(ours, (0, 1, 2))(x, weight, bias)
-    found = graph(*map(Tensor, arrays))
-
-    def exact(x, weight, bias):
-        maps = exact_conv(x.reshape(4, 4, 4, 3).transpose(0, 3, 1, 2), weight, bias, 1)
-        return (maps ** 2).sum()
-    for mine, theirs in zip(found, numeric_gradients(exact, arrays, 1.0)):
-        assert relative_error(mine, theirs) < 2e-5
-
-
 @both_targets
 @pytest.mark.parametrize("kernel, stride, pad", [(3, 1, (1, 1, 1, 1)), (1, 1, (0, 0, 0, 0)), (3, 2, (0, 1, 0, 1))])
 def test_conv2d(kernel, stride, pad, target, same):
@@ -363,3 +342,46 @@ def test_timestep_embedding_by_its_formula(relative_error):
     angles = values.astype(np.float64)[:, None] * 10000.0 ** (-np.arange(8) / 8)
     exact = np.concatenate([np.cos(angles), np.sin(angles)], 1)
     assert relative_error(ops.timestep_embedding(Tensor(values), 16), exact) < 2e-6
+
+
+# --- gradients of what is made in turn, compiled ------------------------------------------------------------------------
+
+def test_slices_of_a_convolution_compile_with_their_gradients(monkeypatch, relative_error):
+    """Four frames one after the other."""
+    monkeypatch.setattr(convolution, "IM2COL_BYTES", 0)
+    arrays = [draw(0, 4 * 16, 3), draw(1, 2, 3, 3, 3), draw(2, 2)]
+
+    def ours(x, weight, bias):
+        return (ops.conv3x3(x, weight, bias, 4, 4, 4) ** 2).sum()
+
+    @ms.jit
+    def graph(x, weight, bias):
+        return ms.grad(ours, (0, 1, 2))(x, weight, bias)
+
+    def exact(x, weight, bias):
+        return (exact_conv(x.reshape(4, 4, 4, 3).transpose(0, 3, 1, 2), weight, bias, 1) ** 2).sum()
+    for mine, theirs in zip(graph(*map(Tensor, arrays)), numeric_gradients(exact, arrays, 1.0)):
+        assert relative_error(mine, theirs) < 2e-5
+
+
+def test_slices_of_a_transformer_compile_with_their_gradients(monkeypatch, relative_error):
+    """Those of two slices of each feed-forward layer, as large maps need, are those of one."""
+    block = TransformerBlock(32, 1, 16, over_time=True)
+    for name, parameter in block.parameters_and_names():
+        parameter.name = name
+        parameter.set_data(Tensor(0.3 * draw(len(name), *parameter.shape)))
+    weights = ParameterTuple(list(block.trainable_params()))
+    x, vectors = Tensor(draw(0, 3 * 4, 32)), Tensor(draw(1, 3, 32))
+
+    def gradients(slices):
+        monkeypatch.setattr(rows, "SLICE_BYTES", 12 // slices * 4 * 4 * 32)
+
+        def loss(x, vectors):
+            return (block(x, vectors, (1, 3, 2, 2)) ** 2).sum()
+
+        @ms.jit
+        def graph(x, vectors):
+            return ms.value_and_grad(loss, None, weights)(x, vectors)
+        return graph(x, vectors)
+    (_, one), (_, two) = gradients(1), gradients(2)
+    assert all(relative_error(mine, whole) < 2e-5 for mine, whole in zip(two, one) if whole.asnumpy().any())

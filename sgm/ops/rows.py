@@ -83,9 +83,11 @@ def not_before(value, done):
     """`value`, but made no earlier than `done`.
 
     MindSpore's CPU runtime starts everything whose inputs are there: without this, slices that do not need each other
-    all lie in memory at once, and so does, for every layer, what follows from weights or conditions alone.
+    all lie in memory at once, and so does, for every layer, what follows from weights or conditions alone. `done` gets no
+    gradient from it; a stop_gradient around it says the same, but several of them in turn have a gradient that MindSpore
+    2.8 cannot compile.
     """
-    return P.Depend()(value, ops.stop_gradient(done))
+    return P.Depend()(value, done)
 
 
 def in_slices(function, x, width):

@@ -209,7 +209,7 @@ def rows_of(run):
 def test_a_run_with_sheets_has_the_losses_of_one_without(tmp_path, monkeypatch):
     """On a posed network of three views: some frames of each clip, sheets, TensorBoard; and a run that goes on."""
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
-    toys, runs = write_toys(tmp_path / "toys"), [tmp_path / name for name in ("plain", "sheets")]
+    toys, runs = write_toys(tmp_path / "toys"), [tmp_path / name for name in ("plain", "sheets", "whole")]
 
     def command(run, steps, *changes, more=()):
         return flags("sv3d_tiny", "sv3d_tiny", toys, run, f"steps={steps}", f"val=[{toys}]", "schedule=constant", "frames=2",
@@ -217,15 +217,18 @@ def test_a_run_with_sheets_has_the_losses_of_one_without(tmp_path, monkeypatch):
     assert train.run(command(runs[0], 4, "sheet_every=0")) == 0
     assert train.run(command(runs[1], 3, "sheet_every=2")) == 0
     assert train.run(command(runs[1], 4, "sheet_every=2", more=["--resume"])) == 0
-    plain, sheets = map(rows_of, runs)
+    assert train.run(command(runs[2], 4, "sheet_every=2")) == 0
+    plain, sheets, whole = map(rows_of, runs)
     same = ("step", "loss", "grad_norm", "lr")
     assert [[row[name] for name in same] for row in plain] == [[row[name] for name in same] for row in sheets]
     assert [row["val_psnr_fg"] for row in plain] == [""] * 4
     assert [bool(row["val_psnr_fg"]) for row in sheets] == [False, True, True, True]
     assert all(0 < float(row["val_psnr_fg"]) <= 100 and 0 <= float(row["val_iou"]) <= 1 for row in sheets[1:])
+    # graphs that draw a second time see the weights as they are then: as new graphs of the run that went on do
+    assert whole[3]["val_psnr_fg"] == sheets[3]["val_psnr_fg"] != whole[1]["val_psnr_fg"]
     assert sorted(path.name for path in runs[1].glob("val_*")) == [f"val_0000000{k}.png" for k in (2, 3, 4)]
     assert not list(runs[0].glob("val_*"))
     assert Image.open(runs[1] / "val_00000004.png").size == (8 * SIDE, CAPTION + 2 * (SIDE + 4))
-    ours, theirs = (open_checkpoint(run / "state.safetensors") for run in runs)
+    ours, theirs = (open_checkpoint(run / "state.safetensors") for run in runs[:2])
     assert set(ours) == set(theirs) and all(np.array_equal(ours.read(key), theirs.read(key)) for key in ours)
-    assert [image[2] for writer in Writer.made[-2:] for image in writer.images] == [2, 3, 4]
+    assert [image[2] for writer in Writer.made[-3:] for image in writer.images] == [2, 3, 4, 2, 4]

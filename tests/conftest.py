@@ -139,6 +139,13 @@ def norm_eps(monkeypatch):
 
 
 @pytest.fixture
+def no_clip(monkeypatch):
+    """In place of the CLIP image tower, a frame's mean level."""
+    from making_data import fake_tokens
+    monkeypatch.setattr("sgm.train.data.examples.Encoders.tokens", fake_tokens)
+
+
+@pytest.fixture
 def photo(tmp_path):
     """The path of an image that can be used."""
     object_on_white().save(tmp_path / "cup.png")

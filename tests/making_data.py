@@ -8,6 +8,8 @@ from PIL import Image
 from golden_init import GOLDEN
 from sgm.cameras import Orbit, write_transforms
 from sgm.specs import load_spec
+from sgm.train.data import Clips
+from sgm.train.data.orbits import read_orbit
 
 SIZE = 32
 SMALL = ["num_frames=4", f"height={SIZE}", f"width={SIZE}", "vae.ch_mult=[1,1,1]", "clip.embed_dim=32",
@@ -65,6 +67,12 @@ def write_orbit(folder, orbit=None, seed=0, size=SIZE):
         Image.fromarray(picture(seed + k, size)).save(folder / f"{k:03d}.png")
     write_transforms(folder, orbit, size)
     return folder
+
+
+def dynamic_orbits(folder, count, views=6):
+    """`Clips` of that many orbit folders written into `folder`, each with a dynamic orbit and views of its own."""
+    return Clips([read_orbit(write_orbit(folder / "abcdefgh"[k], Orbit.dynamic(k, 10, views), 10 * k), SIZE)
+                  for k in range(count)], (SIZE, SIZE))
 
 
 def write_packed(folder, clips=2, views=4, size=SIZE, seed=0):

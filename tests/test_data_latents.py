@@ -11,9 +11,8 @@ import pytest
 
 from PIL import Image
 
-from making_data import (SIZE, Counter, FakeEngine, fake_tokens, mean_of, picture, small_spec, write_film, write_orbit,
+from making_data import (SIZE, Counter, FakeEngine, dynamic_orbits, mean_of, picture, small_spec, write_film, write_orbit,
                          write_packed)
-from sgm.cameras import Orbit
 from sgm.train.data import Clips, DataError, DataSettings, LatentClips, Memo, PixelClips, read_clips, sources
 from sgm.train.data.examples import Encoders, sinusoids
 from sgm.train.data.motion import motion_bucket
@@ -22,16 +21,13 @@ from sgm.train.data.orbits import read_orbit
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True)
-def no_clip(monkeypatch):
-    monkeypatch.setattr(Encoders, "tokens", fake_tokens)
+pytestmark = pytest.mark.usefixtures("no_clip")
 
 
 @pytest.fixture
 def orbits(tmp_path):
     """Three clips of six views, dynamic orbits."""
-    return Clips([read_orbit(write_orbit(tmp_path / "data" / name, Orbit.dynamic(k, 10, 6), 10 * k), SIZE)
-                  for k, name in enumerate("abc")], (SIZE, SIZE))
+    return dynamic_orbits(tmp_path / "data", 3)
 
 
 def latents(clips, cache, engine=None, **more):

@@ -159,10 +159,8 @@ def test_a_cache_that_cannot_be_written(data, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_training_and_validation_examples(data, tmp_path, monkeypatch):
+def test_training_and_validation_examples(data, tmp_path, no_clip):
     """The door: two sets of examples with one cache."""
-    from making_data import fake_tokens
-    monkeypatch.setattr("sgm.train.data.examples.Encoders.tokens", fake_tokens)
     (data / "val.txt").write_text("b\n")
     recipe = DataSettings(data=[str(data)], cache_folder=str(tmp_path / "cache"))
     counter = Counter()

@@ -2,28 +2,23 @@
 import numpy as np
 import pytest
 
-from making_data import SIZE, Counter, FakeEngine, fake_tokens, mean_of, small_spec, write_film, write_orbit
-from sgm.cameras import Orbit
+from making_data import SIZE, Counter, FakeEngine, dynamic_orbits, mean_of, small_spec, write_film
 from sgm.config import ConfigError
 from sgm.specs import load_spec
-from sgm.train.data import Clips, DataSettings, LatentClips, PixelClips, sources
-from sgm.train.data.examples import Encoders, choose_places, sinusoids
+from sgm.train.data import DataSettings, LatentClips, PixelClips, sources
+from sgm.train.data.examples import choose_places, sinusoids
 from sgm.train.data.motion import motion_bucket
-from sgm.train.data.orbits import read_orbit
 from sgm.train.plan import check_fit, describe, memory
 from sgm.train.recipe import Recipe
 
 
-@pytest.fixture(autouse=True)
-def no_clip(monkeypatch):
-    monkeypatch.setattr(Encoders, "tokens", fake_tokens)
+pytestmark = pytest.mark.usefixtures("no_clip")
 
 
 @pytest.fixture
 def orbits(tmp_path):
     """Two clips of six views, dynamic orbits."""
-    return Clips([read_orbit(write_orbit(tmp_path / "data" / name, Orbit.dynamic(k, 10, 6), 10 * k), SIZE)
-                  for k, name in enumerate("ab")], (SIZE, SIZE))
+    return dynamic_orbits(tmp_path / "data", 2)
 
 
 def test_places_are_drawn_evenly_the_shown_one_always():

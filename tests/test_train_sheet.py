@@ -13,22 +13,16 @@ from toy_trainer import Noise, trainer_of
 from training import POSED, flags, write_toys
 
 import train
-from making_data import SIZE, Counter, FakeEngine, fake_tokens, small_spec, write_film, write_orbit
+from making_data import SIZE, Counter, FakeEngine, small_spec, write_film, write_orbit
 from sgm.cameras import Orbit
 from sgm.checkpoint import open_checkpoint
 from sgm.train.board import Board, open_board
 from sgm.train.data import Clips, DataSettings, LatentClips, sources
-from sgm.train.data.examples import Encoders
 from sgm.train.data.orbits import read_orbit
 from sgm.train.metrics import Metrics, read_metrics
 from sgm.train.recipe import Recipe
 from sgm.train.sheet import CAPTION, SIDE, draw_sheet
 from sgm.train.trainer import Row
-
-
-@pytest.fixture
-def no_clip(monkeypatch):
-    monkeypatch.setattr(Encoders, "tokens", fake_tokens)
 
 
 class Painter(FakeEngine):

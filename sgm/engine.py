@@ -157,7 +157,7 @@ class Engine(nn.Cell):
         if guidance_scales is None:
             guidance_scales = guidance.scales(options.guidance, options.min_scale, options.max_scale, noise.shape[0])
         sigmas = karras_sigmas(steps or options.steps, options.sigma_min, options.sigma_max, options.rho)
-        x = _tensor(noise) * float(np.sqrt(1 + sigmas[0] ** 2))
+        x = _tensor(noise) * float(options.start_noise * np.sqrt(1 + sigmas[0] ** 2))
         denoise = self.denoiser(c, uc, guidance_scales, sequential)
         steps = SAMPLERS[sampler or options.sampler](denoise, x, sigmas)
         for i, x, denoised in steps:  # noqa: B020 - the sampler holds its own x

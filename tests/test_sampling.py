@@ -1,4 +1,6 @@
 """Sampling: every step of the reference's ten to the final frames; the samplers against closed-form solutions."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -81,6 +83,24 @@ def test_options_of_sample(golden, tiny_engine, agree):
         *_, (_, by_hand, _) = sampler(engine.denoiser(*conditions(g), scales), Tensor(x), sigmas)
         z = engine.sample(g["in/randn"], *conditions(g), steps=2, sampler=name, guidance_scales=scales)
         np.testing.assert_array_equal(z.asnumpy(), by_hand.asnumpy())
+
+
+def test_less_noise_to_start_from(golden, tiny_engine, monkeypatch):
+    """`start_noise` scales the first noise, its levels stay."""
+    g, engine, given = golden("sample_sv3d_p"), tiny_engine("sv3d_p"), []
+
+    def sampler(denoise, x, sigmas):
+        given.append((x.asnumpy(), sigmas[0]))
+        yield 0, x, x
+
+    monkeypatch.setitem(SAMPLERS, "spy", sampler)
+    monkeypatch.setattr(engine, "denoiser", lambda *conditions: None)
+    for share in (1.0, 0.25):
+        monkeypatch.setattr(engine, "spec", replace(engine.spec, sampling=replace(engine.spec.sampling, start_noise=share)))
+        engine.sample(g["in/randn"], *conditions(g), sampler="spy")
+    (whole, first), (quarter, same) = given
+    np.testing.assert_allclose(quarter, whole / 4, rtol=1e-6)
+    assert first == same
 
 
 # --- samplers on data whose solution is known -------------------------------------------------------------------

@@ -136,6 +136,7 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path, text, expected):
     ("condition.cond_aug=-1", "condition.cond_aug: found -1.0"),
     ("sampling.sampler=ddim", "sampling.sampler: found 'ddim', expected one of euler, heun, dpmpp2m"),
     ("sampling.guidance=cfg", "sampling.guidance: found 'cfg', expected one of linear"),
+    ("sampling.start_noise=1.5", "sampling.start_noise: found 1.5, expected a number from 0 to 1"),
     ("sampling.sigma_min=701", "sampling.sigma_min: found 701.0, expected less than"),
     ("sampling.steps=-1", "sampling.steps: found -1"),
     ("sampling.max_scale=.nan", "sampling.max_scale: found nan"),

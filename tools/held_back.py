@@ -88,15 +88,17 @@ def main(argv=None):
     add("--steps", type=whole(1, MAX_STEPS), default=None, help="default: the model's")
     add("--guidance", type=real(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"),
         help="default: the model's")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model's configuration")
     add("--seed", type=whole(0, MAX_SEED), default=23, help="of the noise; default 23")
     args = parser.parse_args(argv)
     check_folder(args.output, "--output")
     ops.set_device("CPU")
-    engine = load_model(args.config, args.ckpt)
+    engine = load_model(args.config, args.ckpt, overrides=args.set)
     if not engine.spec.is_orbit:
         raise ConfigError(f"--config {args.config}: found a video model, expected one of orbits (sv3d_u, sv3d_p, sv3d_tiny)")
     claim(args.output, {"model": engine.spec.name, "weights": engine.weights_hash(), "orbit": args.orbit,
-                        "elevation": args.elevation, "steps": args.steps, "guidance": args.guidance, "seed": args.seed})
+                        "elevation": args.elevation, "steps": args.steps, "guidance": args.guidance, "set": args.set,
+                        "seed": args.seed})
     truth = args.output / "truth"
     code = render_orbits.main(["procedural", "--count", str(len(HELD_BACK_SEEDS)), "--first-seed", str(HELD_BACK_SEEDS[0]),
                                "--out", str(truth), "--size", str(engine.spec.height), "--frames",

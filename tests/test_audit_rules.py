@@ -30,6 +30,13 @@ def flash(size, scale=0.25):
     return function, *[("float16", 1, 2, 256, size)] * 3
 
 
+def differentiated(function, *arguments):
+    """The gradient of a function's sum."""
+    def summed(*given):
+        return function(*given).astype(ms.float32).sum()
+    return ms.grad(summed, (0, 1, 2)), *arguments
+
+
 def double(x):
     return x + x
 
@@ -59,6 +66,8 @@ WRONG = {
                                            ("float32", 1, 4, 4098, 2)),
     "heads of a wrong size": ("shape rules", "head size 24; a multiple of 16", *flash(24)),
     "attention without its scale": ("shape rules", "scale 1.0; expected 0.25", *flash(16, scale=1.0)),
+    "its gradient": ("shape rules", "Grad_FlashAttentionScore: scale 1.0; expected 0.25",
+                     *differentiated(*flash(16, scale=1.0))),
     "nine dimensions": ("shape rules", "9 dimensions; at most 8", double, ("float32", *[1] * 9)),
     "2^31 elements": ("shape rules", "2147483648 elements", huge, ("float16", 2 ** 11, 1)),
     "norms of other axes than their gains": ("shape rules", "begin_params_axis differ", norm, ("float32", 2, 3, 4)),
@@ -75,9 +84,33 @@ def test_the_audit_can_fail(what):
 
 def test_what_is_right_passes():
     """The counterparts of what fails."""
-    for function, *arguments in (conv(4096), conv(2, 100000), flash(16), (double, ("float32", 4))):
+    for function, *arguments in (conv(4096), conv(2, 100000), flash(16), differentiated(*flash(16)),
+                                 (double, ("float32", 4))):
         found = rules.examine(graph_of(function, *arguments))
         assert found.empty, found.violations
+
+
+def test_flash_attention_is_of_one_half_precision():
+    """All but its statistics: the table allows them float32, which nothing else may be."""
+    half, single, most = Type("float16", (1, 2, 256, 16)), Type("float32", (1, 2, 256, 16)), Type("float32", (1, 2, 256, 8))
+    options = [2, 1.0, 0.25, 65536, 65536, 0, rules.FLASH_BNSD, 0]
+
+    def found(op, inputs, outputs):
+        return rules.examine(Graph([Node(op, "", [*inputs, *options], outputs, {})])).violations["shape rules"]
+
+    def forward(q, k, v):
+        return found("FlashAttentionScore", [q, k, v, *[None] * 7], [most, most, q])
+
+    def backward(q, slope, statistic, mask=None):
+        return found("FlashAttentionScoreGrad", [q, q, q, slope, *[None] * 3, mask, statistic, statistic, None, q,
+                                                 *[None] * 3], [q, q, q])
+
+    assert not forward(half, half, half) and not backward(half, half, most)
+    wrong = {"float32; only half": [forward(single, single, single), backward(single, single, most)],
+             "of different dtypes": [forward(half, half, single), backward(half, single, most)],
+             "statistics that are not float32": [backward(half, half, half)], "a mask": [backward(half, half, most, half)]}
+    for text, cases in wrong.items():
+        assert all(len(lines) == 1 and text in lines[0] for lines in cases), (text, cases)
 
 
 def test_exceptions_are_those_of_the_table():

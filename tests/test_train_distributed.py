@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import ROOT
-from training import flags, write_toys
+from training import POSED, flags, write_toys
 
 import train
 from sgm.checkpoint import open_checkpoint
@@ -65,9 +65,39 @@ def test_kill_9(rank, tmp_path):
                      more=more)
     code, said = launch(command(10000), tmp_path, 8233 + rank, join=False)
     assert code == 0, said
-    log, pids = (tmp_path / "logs" / f"worker_{1 - rank}.log").read_text, set()
+    end_one(rank, run, tmp_path, lambda: (run / "state.safetensors").exists())
+    done = int(rows_of(run)[-1, 0])
+    code, said = launch(command(done + 3, "--resume"), tmp_path, 8235 + rank)
+    assert code == 0, said
+    assert list(rows_of(run)[:, 0]) == list(range(1, done + 4)) and not list((run / ".processes").iterdir())
+
+
+@pytest.mark.slow
+def test_kill_9_while_clips_are_encoded(tmp_path):
+    """The other one neither waits for clips that do not come nor takes them on; a new start encodes what is missing only."""
+    toys, run = write_toys(tmp_path / "toys", count=40), tmp_path / "run"
+    command = flags("sv3d_tiny", "sv3d_tiny", toys, run, "batch=1", "frames=0", "steps=1", model_changes=POSED)
+
+    def entries():
+        return {path: path.stat().st_ino for path in (tmp_path / "cache").glob("*/*.npy")}
+    code, said = launch(command, tmp_path, 8239, join=False, script="tests/slow_encoding.py")
+    assert code == 0, said
+    end_one(1, run, tmp_path, lambda: len(entries()) >= 4)
+    before = entries()
+    assert 4 <= len(before) < 40 and not (run / "state.safetensors").exists()
+    code, said = launch(command, tmp_path, 8240)
+    assert code == 0, said
+    after = entries()
+    assert len(after) == 40 and before.items() <= after.items() and len(rows_of(run)) == 1
+
+
+def end_one(rank, run, folder, condition):
+    """Kill one of the two processes of a run when `condition()` holds; the other then ends with a line on that.
+
+    folder: where `launch` has put the logs."""
+    log, pids = (folder / "logs" / f"worker_{1 - rank}.log").read_text, set()
     try:
-        wait_for(lambda: (run / "state.safetensors").exists(), log)
+        wait_for(condition, log)
         pids = {int(path.name.rpartition("-")[2]) for path in (run / ".processes").iterdir()}
         assert len(pids) == 2
         first = {pid for pid in pids if b"RANK_ID=0" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")}
@@ -84,10 +114,6 @@ def test_kill_9(rank, tmp_path):
     line = log().strip().splitlines()[-1]
     assert line.startswith("train.py: process ") and line.count(f"-{gone} of this run has ended: it was killed") == 1, log()
     assert "Traceback" not in log()
-    done = int(rows_of(run)[-1, 0])
-    code, said = launch(command(done + 3, "--resume"), tmp_path, 8235 + rank)
-    assert code == 0, said
-    assert list(rows_of(run)[:, 0]) == list(range(1, done + 4)) and not list((run / ".processes").iterdir())
 
 
 def alive(pid):

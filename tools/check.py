@@ -6,11 +6,11 @@
   check.py --audit                                    without an NPU: what of our graphs would trouble one
 
 The operators are compared with numpy's results in float64, the networks with the PyTorch original's (tests/golden), both
-in their errors' relative L2 norm.  --audit traces every graph at the full size of a released model, and those of the
-radiance field and DMTet, in the form that Ascend gets, and lists primitives without documented support, dtypes and
-shapes outside documented limits, and dynamic shapes; and what a call costs: operations (also divided by those of the
-original), bytes moved and bytes from and to the host.  What a device makes of a graph after that it cannot know.  It
-takes minutes and 5 GB of memory.
+in their errors' relative L2 norm.  --audit traces every graph at the full size of a released model, sampling and training
+in each precision, and those of the radiance field and DMTet, in the form that Ascend gets, and lists primitives without
+documented support, dtypes and shapes outside documented limits, and dynamic shapes; and what a call costs: operations
+(also divided by those of the original), bytes moved and bytes from and to the host.  What a device makes of a graph after
+that it cannot know.  It takes minutes and 5 GB of memory.
 Exit code: 0 ready, 1 something fails, 2 wrong input, 130 interrupted.
 """
 import argparse

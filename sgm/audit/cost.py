@@ -57,6 +57,10 @@ def _attention(node):
     return 4 * batch * heads * tokens * tokens * size
 
 
+def _attention_gradient(node):
+    return _attention(node) * 5 // 2        # of its five products the first is the forward pass's, made again
+
+
 COUNTS = {"MatMul": _product, "MatMulExt": _product, "BatchMatMul": _product, "Conv2D": _convolution,
           "Conv2DBackpropInput": _input_gradient, "Conv2DBackpropFilter": _kernel_gradient,
-          "FlashAttentionScore": _attention}
+          "FlashAttentionScore": _attention, "FlashAttentionScoreGrad": _attention_gradient}

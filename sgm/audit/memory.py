@@ -47,8 +47,15 @@ class _Gradient(nn.Cell):
 
 
 def of_block(spec, part, index, level, dtype, target="Ascend"):
-    """The Memory of the gradient of `part`[index] ("input_blocks", 8) of the UNet of a ModelSpec, which is of the same size
-    inside and at its end, on level `level`, in `dtype` ("float16")."""
+    """The Memory of the gradient of a block: see `gradient_of_block`."""
+    make, arguments = gradient_of_block(spec, part, index, level, dtype)
+    return of_gradient(traced(make, arguments, target), len(arguments))
+
+
+def gradient_of_block(spec, part, index, level, dtype):
+    """What `sgm.audit.graph.trace` takes for the gradient of `part`[index] ("input_blocks", 8) of the UNet of a ModelSpec,
+    which is of the same size inside and at its end, on level `level`, in `dtype` ("float16"): make() -> a Cell that holds
+    the Block as `cell.block`, and the Types of its arguments, the gradient of the block's output last."""
     height, width = (side // spec.vae_factor >> level for side in (spec.height, spec.width))
     with no_init_parameters():
         unet = Engine(spec).model.diffusion_model
@@ -60,7 +67,7 @@ def of_block(spec, part, index, level, dtype, target="Ascend"):
 
     def make():
         return _Gradient(_OnGrid(lazily(block, getattr(ms, dtype)), (1, spec.num_frames, height, width)))
-    return of_gradient(traced(make, arguments, target), len(arguments))
+    return make, arguments
 
 
 def of_gradient(proto, arguments):

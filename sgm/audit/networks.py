@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import mindspore as ms
-from mindspore import nn
+from mindspore import ParameterTuple, nn
+from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
 from sgm.audit import reference
@@ -13,10 +14,13 @@ from sgm.audit.cost import cost
 from sgm.audit.graph import Type, lazily, trace
 from sgm.audit.rules import examine
 from sgm.engine import Engine, GuidedDenoiser
-from sgm.train.objective import AutoencoderLoss, DiffusionLoss
+from sgm.lora import DOWN, UP
+from sgm.train.lora import attach
+from sgm.train.objective import AutoencoderLoss, DiffusionLoss, frame_weights
 from sgm.train.step import TrainStep
 
 CHUNK = 7               # frames decoded at once, the default of `sgm.pipeline.generate`
+RANK, FRONT = 16, 0.5   # of the recipes in configs/train: of a LoRA; the condition view's weight in the loss
 
 
 @dataclass
@@ -61,11 +65,15 @@ def floats(*shape, dtype="float32"):
 
 
 def cases(spec, dtypes=("float16", "bfloat16", "float32")):
-    """The `Case`s of a model: sampling with a UNet of each of `dtypes`, and training."""
+    """The `Case`s of a model: sampling and training with a UNet of each of `dtypes`, and what computes in float32."""
     for dtype in dtypes:
         yield from denoising(spec, dtype)
     yield from encoding(spec)
-    yield from training(spec)
+    for dtype in dtypes:
+        yield training(spec, dtype)
+    yield training(spec, "bfloat16", lora=True)
+    if spec.vae.decoder == "image":             # nothing here trains a decoder over time
+        yield autoencoding(spec)
 
 
 def _latent(spec):
@@ -110,27 +118,50 @@ def encoding(spec):
         {"z": floats(CHUNK, *latent)}, fetched=True, reference_flops=reference.decoder(spec, *latent[1:], CHUNK))
 
 
-def training(spec):
-    """An optimiser step of the UNet, and of the autoencoder unless its decoder is over time, which nothing here trains; in
-    float32. The reference's backward pass is taken to cost twice its forward pass."""
+def training(spec, dtype, lora=False):
+    """An optimiser step of the UNet, or of a LoRA in it, computed in `dtype`: as the recipes of released models make it, so
+    with accumulated gradients and weighted views. A run compiles its parts one by one. That blocks are computed again in the
+    backward pass is left out: it adds no operator, but a third of the nodes. The reference's backward pass is taken to cost
+    twice its forward pass."""
     frames, latent = spec.num_frames, _latent(spec)
 
-    def unet():
-        model = Engine(spec).model
-        return TrainStep(DiffusionLoss(model, frames), list(model.get_parameters()), clip_norm=1.0)
+    def step():
+        engine = Engine(spec)
+        model = engine.model
+        if lora:
+            attach(engine, RANK, RANK, 0)
+        trained = [p for p in lazily(model, getattr(ms, dtype)).get_parameters() if not lora or p.name.endswith((DOWN, UP))]
+        weights = frame_weights(frames, FRONT) if spec.is_orbit else None
+        return optimised(DiffusionLoss(model, frames, getattr(ms, dtype), weights), trained, dtype)
 
-    def autoencoder():
+    batch = {"rates": floats(8), "x0": floats(frames, *latent), "noise": floats(frames, *latent), "sigma": floats(frames),
+             "crossattn": floats(frames, 1, spec.unet.context_dim), "concat": floats(frames, *latent),
+             "vector": floats(frames, sum(spec.vector_widths.values()))}
+    flops = reference.unet(spec, *latent[1:], frames)
+    return Case(f"training step, {'LoRA' if lora else 'UNet'}, {dtype}", step, batch, tuple(batch), True, 3 * flops)
+
+
+def optimised(objective, weights, dtype):
+    """The TrainStep of a training whose weights are of `dtype` already: all that it keeps beside them is float32, as it is
+    where `sgm.train.trainer` lowers them afterwards."""
+    half = dtype != "float32"
+    step = TrainStep(objective, weights, clip_norm=1.0, accumulate=2, half=half)
+    if half:
+        for name in ("master", "m", "v", "average", "sums"):
+            setattr(step, name, ParameterTuple([ms.Parameter(initializer("zeros", kept.shape, ms.float32), name=kept.name)
+                                                for kept in getattr(step, name)]))
+    return step
+
+
+def autoencoding(spec):
+    """An optimiser step of the autoencoder; in float32."""
+    def step():
         engine = Engine(spec)
         encoder, decoder = engine.conditioner.embedder("cond_frames").encoder, engine.first_stage_model
         weights = [*encoder.get_parameters(), *decoder.get_parameters()]
         return TrainStep(AutoencoderLoss(encoder, decoder, 1e-6), weights, clip_norm=1.0)
 
-    batch = {"rates": floats(8), "x0": floats(frames, *latent), "noise": floats(frames, *latent), "sigma": floats(frames),
-             "crossattn": floats(frames, 1, spec.unet.context_dim), "concat": floats(frames, *latent),
-             "vector": floats(frames, sum(spec.vector_widths.values()))}
-    yield Case("training step, UNet", unet, batch, tuple(batch), True, 3 * reference.unet(spec, *latent[1:], frames))
-    if spec.vae.decoder == "temporal":
-        return
+    latent = _latent(spec)
     batch = {"rates": floats(8), "image": floats(1, 3, spec.height, spec.width), "noise": floats(1, *latent)}
     flops = reference.encoder(spec, *latent[1:], 1) + reference.decoder(spec, *latent[1:], 1)
-    yield Case("training step, autoencoder", autoencoder, batch, tuple(batch), True, 3 * flops)
+    return Case("training step, autoencoder", step, batch, tuple(batch), True, 3 * flops)

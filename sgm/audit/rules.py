@@ -23,7 +23,8 @@ MAX_RANK, MAX_ELEMENTS = 8, 2 ** 31 - 1
 # errors", H up to 100000; its gradients: H and W of both maps up to 4096; kernel 255, stride 63, padding 255.
 CONV_WIDTH, CONV_HEIGHT, CONV_GRAD_SIDE = 4096, 100000, 4096
 CONV_KERNEL, CONV_STRIDE, CONV_PAD = 255, 63, 255
-# Of flash attention: the docstring of mindspore.ops.flash_attention_score.
+# Of flash attention: the docstring of mindspore.ops.flash_attention_score; its gradient (aclnnFlashAttentionScoreGrad.md)
+# allows more.
 FLASH_BATCH, FLASH_HEADS, FLASH_TOKENS, FLASH_HEAD_SIZE, FLASH_HEAD_UNIT = 2048, 256, 512 * 1024, 512, 16
 FLASH_BNSD = 1          # MindSpore's number of the layout (batch, heads, tokens, head size)
 
@@ -136,8 +137,25 @@ def _convolution_gradient(node):
 
 
 def _flash(node):
-    query, key, value = node.tensors[:3]
     _, _, scale, _, _, _, layout, _ = node.inputs[10:]
+    yield from _flash_limits(node.tensors[:3], scale, layout)
+    if len(node.tensors) > 3:
+        yield "a mask; ours has none"
+
+
+def _flash_gradient(node):
+    _, _, scale, _, _, _, layout, _ = node.inputs[15:]
+    yield from _flash_limits([*node.inputs[:4], node.inputs[11]], scale, layout)    # q, k, v, slope; the forward's result
+    if {statistic.dtype for statistic in node.inputs[8:10]} != {"float32"}:
+        yield "statistics that are not float32"
+    if any(node.inputs[4:8]):
+        yield "a mask; ours has none"
+
+
+def _flash_limits(halves, scale, layout):
+    """Texts on what holds for flash attention and its gradient alike. halves: the tensors of shape (batch, heads, tokens,
+    head size)."""
+    query = halves[0]
     if len(query.shape) != 4 or layout != FLASH_BNSD:
         yield "layout; only BNSD is used here"
         return
@@ -148,10 +166,10 @@ def _flash(node):
                       ("head size", size, FLASH_HEAD_SIZE)])
     if size % FLASH_HEAD_UNIT:
         yield f"head size {size}; a multiple of {FLASH_HEAD_UNIT}"
-    if {query.dtype, key.dtype, value.dtype} != {query.dtype}:
-        yield "query, key and value of different dtypes"
-    if len(node.tensors) > 3:
-        yield "a mask; ours has none"
+    if len({half.dtype for half in halves}) > 1:
+        yield "query, key, value or result of different dtypes"
+    if query.dtype == "float32":
+        yield "float32; only half precision"
 
 
 def _layer_norm(node):
@@ -178,5 +196,6 @@ def _product(node):
 
 
 SHAPES = {"Conv2D": _convolution, "Conv2DBackpropInput": _convolution_gradient,
-          "Conv2DBackpropFilter": _convolution_gradient, "FlashAttentionScore": _flash, "LayerNorm": _layer_norm,
-          "GroupNorm": _group_norm, "BiasAdd": _bias_add, "MatMul": _product, "BatchMatMul": _product}
+          "Conv2DBackpropFilter": _convolution_gradient, "FlashAttentionScore": _flash,
+          "FlashAttentionScoreGrad": _flash_gradient, "LayerNorm": _layer_norm, "GroupNorm": _group_norm,
+          "BiasAdd": _bias_add, "MatMul": _product, "BatchMatMul": _product}

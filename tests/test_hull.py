@@ -1,4 +1,5 @@
 """Grids, the visual hull, the prior of a flat base and the framing of an object, on closed forms (no MindSpore)."""
+import cv2
 import numpy as np
 import pytest
 import trimesh
@@ -37,6 +38,12 @@ def cylinder(p):
     side = np.maximum(np.hypot(p[..., 0], p[..., 1]) - 0.3, np.abs(p[..., 2]) - 0.4)
     knobs = [np.linalg.norm(p - at, axis=-1) - r for at, r in (((0.4, 0, 0.2), 0.12), ((0, 0.38, -0.15), 0.08))]
     return np.minimum(side, np.minimum(*knobs))
+
+
+def oval(p):
+    """Upright, an ellipse of radii 0.42 and 0.22 from z = -0.4 to 0.4, with a knob at +y."""
+    side = np.maximum(0.22 * (np.hypot(p[..., 0] / 0.42, p[..., 1] / 0.22) - 1), np.abs(p[..., 2]) - 0.4)
+    return np.minimum(side, np.linalg.norm(p - (0, 0.3, 0.2), axis=-1) - 0.1)
 
 
 def test_trilinear_sampling_and_gradient_are_exact_for_a_plane():
@@ -239,6 +246,28 @@ def test_one_move_of_the_object_is_left_out_of_all_shifts():
     alone[7] = 4, 0
     left = alignment.without_common(alone, views)
     assert left[7, 0] > 3.5 and np.abs(np.delete(left, 7, axis=0)).max() < 0.7
+
+
+@pytest.mark.parametrize("orbit, seed", [(Orbit.static(15), 0), (Orbit.dynamic(4, 10), 1)], ids=["static", "dynamic"])
+def test_poses_in_another_order_are_refused_with_the_remedy(orbit, seed):
+    """What the wrong order leaves of it is well above HOPELESS."""
+    views = views_of(oval, orbit)
+    wrong = Views(views.rgb, views.mask, views.c2w[np.random.RandomState(seed).permutation(len(views))], *views.intrinsics)
+    with pytest.raises(ShapeError, match="there: .* expected 93%; .* at random reach ..%: .*file_path") as found:
+        framing.framed(wrong, "there")
+    assert "azimuth-sign" not in str(found.value)
+
+
+@pytest.mark.parametrize("shape, most", [(oval, 3), (cylinder, 6)])
+def test_bad_masks_are_warned_of_but_no_reason_to_doubt_the_poses(caplog, shape, most):
+    """Outlines eaten away by up to `most` pixels, in each view by another number; of a round object too, though order tells
+    nothing there."""
+    views = views_of(shape, Orbit.static(15))
+    eaten = [cv2.erode(mask, np.ones((2 * k + 1, 2 * k + 1))) for k, mask in
+             zip(np.random.RandomState(0).randint(0, most + 1, len(views)), views.mask)]
+    with caplog.at_level("WARNING", "sgm"):
+        framing.framed(Views(views.rgb, np.array(eaten), views.c2w, *views.intrinsics), "there")
+    assert "disagree" in caplog.text
 
 
 def test_directions_two_degrees_off_are_mended(caplog):

@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from commands import ending, load_tool
 from sgm import mesh_metrics, topology
+from sgm.cameras import FOV_DEG, Orbit, write_transforms
 from sgm.nearest import Cloud
+from sgm.render.meshfile import load_mesh
+from sgm.render.zbuffer import render_views
+from sgm.shape import turntable
 
 GOLDEN = Path(__file__).parent / "golden"
 evaluate = load_tool("evaluate")
@@ -116,6 +121,32 @@ def test_command_with_the_up_axis(meshes, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert evaluate.run(["mesh", str(tmp_path / "turned.ply"), str(tmp_path / "truth.ply")]) == 0
     assert "is --up right" in capsys.readouterr().out
+
+
+def test_command_with_views_that_were_held_back(tmp_path, capsys, monkeypatch):
+    """The views are of the mesh itself, except the last, which is not counted; a smaller mesh has smaller outlines."""
+    monkeypatch.setattr(mesh_metrics, "compare", partial(mesh_metrics.compare, samples=500, dense=5000))
+    colours = np.random.RandomState(0).randint(0, 255, (8, 3))
+    for name, size in (("box.ply", 1.0), ("small.ply", 0.8)):
+        box = trimesh.creation.box(size * np.array((0.6, 0.5, 0.4)))
+        box.visual.vertex_colors = colours
+        box.export(tmp_path / name)
+    orbit, folder = Orbit.static(20, 5), tmp_path / "views"
+    views = render_views(load_mesh(tmp_path / "box.ply"), orbit.poses(2.0), 64, FOV_DEG, lighting=turntable.UNLIT)
+    views[-1] = np.roll(views[-1], 12, axis=1)
+    folder.mkdir()
+    for k, view in enumerate(views):
+        Image.fromarray(view).save(folder / f"{k:03d}.png")
+    write_transforms(folder, orbit, 64)
+    found = {}
+    for name in ("box.ply", "small.ply"):
+        argv = ["mesh", tmp_path / name, tmp_path / "box.ply", "--views", folder, "--json", tmp_path / "found.json"]
+        assert evaluate.run([str(a) for a in argv]) == 0
+        found[name] = json.loads((tmp_path / "found.json").read_text())["views"]
+    assert found["box.ply"]["psnr_fg"] > 40 and found["box.ply"]["iou"] == 1 and 0.5 < found["small.ply"]["iou"] < 0.8
+    assert "silhouette IoU 1.000" in capsys.readouterr().out
+    code, line = ending(evaluate.run, ["mesh", tmp_path / "box.ply", tmp_path / "box.ply", "--views", tmp_path], capsys)
+    assert code == 2 and "transforms.json" in line
 
 
 @pytest.mark.parametrize("name, content, said", [

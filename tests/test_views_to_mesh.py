@@ -17,6 +17,7 @@ from sgm.config import ConfigError
 from sgm.errors import InputError
 from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
+from sgm.shape import turntable
 from sgm.shape.specs import MeshSpec, load_mesh_spec
 from sgm.shape.views import ShapeError, Views, read_views
 
@@ -24,8 +25,8 @@ SIDE, COUNT = 64, 10
 TINY = [f"--set={text}" for text in (
     "side=64", "hull.resolution=32", "nerf.resolutions=[8,20]", "nerf.steps=12", "nerf.rays=128", "nerf.samples=8",
     "nerf.save_every=4", "nerf.preview_every=6", "depth.resolution=24", "depth.side=48", "depth.samples=16",
-    "dmtet.sides=[48,64]", "dmtet.steps=[4,2]", "dmtet.pixels=1024", "dmtet.save_every=2", "texture.size=128",
-    "texture.refine=1", "texture.atlas=own")]
+    "dmtet.sides=[48,64]", "dmtet.steps=[4,2]", "dmtet.pixels=1024", "dmtet.save_every=2", "dmtet.preview_every=4",
+    "texture.size=128", "texture.refine=1", "texture.atlas=own")]
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +206,9 @@ def test_from_views_to_files_killed_and_resumed(folder, tmp_path):
     assert set(report["stages"]) == {"views", "hull", "nerf", "surface", "dmtet", "texture"}
     names = {path.name for path in whole.iterdir()}
     assert names >= {"mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", "contact.png", "report.json", "work"}
+    assert {path.name for path in (whole / "work").glob("*.png")} == {
+        f"{name}.png" for name in ("nerf_00006", "nerf_00012", "dmtet_00004", "dmtet_00006")}
+    assert Image.open(whole / "work" / "dmtet_00006.png").size == (3 * SIDE, 3 * SIDE)      # views, colours, shape
 
     process = subprocess.Popen(command(folder, parts, "--set=hold_out=5"))
     while process.poll() is None and not (parts / "work" / "nerf.npz").exists():
@@ -237,6 +241,54 @@ def test_ctrl_c_makes_files_of_what_there_is(folder, tmp_path):
     report = json.loads((output / "report.json").read_text())
     assert report["interrupted"] and report["nerf"]["steps"] < 4000
     assert (output / "mesh.glb").stat().st_size > 1000 and not [f for f in os.listdir(output) if f.startswith(".")]
+
+
+def test_ctrl_c_in_the_last_stage_leaves_the_mesh_and_its_report(folder, tmp_path, monkeypatch):
+    """The handler is called as Ctrl-C calls it, once before and once within the texture's least squares, once after."""
+    from sgm.shape import refine, texture
+    from sgm.shape.pipeline import Reconstruction
+    output = tmp_path / "out"
+    settings = [item.removeprefix("--set=") for item in TINY]
+    observations, facts = refine._observations, turntable.facts
+
+    def run(*more):
+        return Reconstruction(folder, load_mesh_spec("default", [*settings, *more]), output, ("texture",), progress=False)
+
+    def interrupted(of):
+        def within(*args, **options):
+            os.kill(os.getpid(), signal.SIGINT)
+            return of(*args, **options)
+        return within
+
+    assert run().run()["interrupted"] is False and (output / "contact.png").exists()
+    baked = (output / "mesh.png").read_bytes()
+    for place, name, of in ((texture, "texels", texture.texels), (refine, "_observations", observations),
+                            (turntable, "facts", facts)):
+        (output / "report.json").unlink()
+        (output / "mesh.glb").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, interrupted(of))
+            ended = run()
+            ended.run()
+        report = json.loads((output / "report.json").read_text())
+        assert ended.interrupted and report["interrupted"] and report["mesh"]["faces"] > 100 and "metrics" not in report
+        assert (output / "mesh.glb").stat().st_size > 1000 and "texture" in report["stages"]
+        assert not (output / "contact.png").exists() and not (output / "turntable.gif").exists()
+        assert ((output / "mesh.png").read_bytes() == baked) == (name == "facts")
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_last_stage_of_the_command(folder, tmp_path):
+    output = tmp_path / "out"
+    process = subprocess.Popen(command(folder, output, "--stages", "texture", "--set=texture.size=1024",
+                                       "--set=texture.refine=200"), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (output / "work" / "surface.npz").exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
+    assert json.loads((output / "report.json").read_text())["interrupted"] and (output / "mesh.glb").exists()
 
 
 def test_from_python(folder, tmp_path):

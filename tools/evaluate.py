@@ -4,6 +4,7 @@
   evaluate.py views outputs/run data/held_back --csv run.csv --sheet run.png
   evaluate.py views outputs/duck objects/duck/static --wrong-poses outputs/duck_quarter_turn_off
   evaluate.py mesh outputs/duck/mesh.glb objects/duck/mesh.ply --json duck.json
+  evaluate.py mesh outputs/duck/mesh.glb objects/duck/mesh.ply --views objects/duck/dynamic
 
 PRED and GT are views folders (000.png ..., the input view last) or folders of views folders, matched by name.  The
 input view is not counted.  PSNR (dB), PSNR over the union of both silhouettes, SSIM, silhouette IoU: mean over views,
@@ -12,7 +13,8 @@ orbit, which knows the answer but no pose; a model that does not beat it has lea
 
 mesh: both in one world, z up, the true one inside [-0.5, 0.5]^3; --up tells the prediction's up axis.  Chamfer distance
 (mean distance there plus back, 10000 points each against 500000; 0.002 is left between equal meshes), F-score at 0.01 and
-0.02, normal consistency, IoU of the volumes on voxels of 1/64.
+0.02, normal consistency, IoU of the volumes on voxels of 1/64.  --views: the prediction, its texture unlit, from the
+cameras of a views folder in the same world against its pictures, the figures of `views`; hold these views back before.
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
@@ -41,6 +43,8 @@ from sgm.errors import InputError, exit_code, os_reason  # noqa: E402
 from sgm.flags import Arguments  # noqa: E402
 from sgm.images import read_image  # noqa: E402
 from sgm.render.meshfile import load_mesh  # noqa: E402
+from sgm.shape import turntable  # noqa: E402
+from sgm.shape import views as shape_views  # noqa: E402
 from sgm.transforms import angle_list, entries, read_json  # noqa: E402
 
 THUMB = 96              # pixels per view in the contact sheet
@@ -229,11 +233,21 @@ def mesh_command(args) -> int:
         except ValueError as error:
             raise InputError(f"{path}: {error}; give a mesh with a surface") from None
     figures = mesh_metrics.compare(*parts)
+    if args.views:
+        figures["views"] = seen_from(args.prediction, args.up, args.views)
     print(mesh_table(figures))      # before what may fail
     if args.json:
         told = dict(pred=str(args.prediction), gt=str(args.truth), pred_up=args.up)
         save_bytes(args.json, json.dumps(told | figures, indent=1).encode())
     return 0
+
+
+def seen_from(prediction: Path, up: str, folder: Path) -> dict[str, float]:
+    """Mean figures of a mesh drawn from the cameras of a views folder, the input view not counted."""
+    true = shape_views.read_views(folder)
+    true = true.subset(np.arange(len(true) - 1))
+    renders = turntable.render_like(load_mesh(prediction, up), true)
+    return metrics.mean_metrics([metrics.compare(*pair) for pair in zip(renders, turntable.pictures(true))])
 
 
 def mesh_table(m: dict) -> str:
@@ -247,6 +261,10 @@ def mesh_table(m: dict) -> str:
     rows += [line("normal consistency", f"{m['normal_consistency']:.3f} (signed {m['normal_consistency_signed']:.3f})"),
              line("volume IoU", f"{m['iou']:.3f} ({m['iou_mode']}; volume {m['vol_pred']:.4f}, true {m['vol_gt']:.4f})"),
              line("prediction", f"{m['pred_faces']} faces, components: {m['pred_components']}, {closed}")]
+    if "views" in m:
+        v = m["views"]
+        rows.append(line("seen from the views' cameras", f"PSNR {v['psnr']:.2f} dB, foreground {v['psnr_fg']:.2f} dB,"
+                         f" SSIM {v['ssim']:.3f}, silhouette IoU {v['iou']:.3f}"))
     if m["chamfer_l1"] > 0.15:
         rows.append("The meshes are far apart: is --up right, and are both in the same world, inside [-0.5, 0.5]^3?")
     return "\n".join(rows)
@@ -269,6 +287,8 @@ def main(argv=None) -> int:
     mesh.add_argument("truth", type=Path, metavar="GT", help="mesh file, z up")
     mesh.add_argument("--up", choices=("auto", "y", "z"), default="auto",
                       help="the prediction's up axis; auto: y for glb and gltf, else z (default: auto)")
+    mesh.add_argument("--views", type=Path, metavar="DIR",
+                      help="views folder: also measure the prediction as its cameras see it; the input view is not counted")
     mesh.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     mesh.set_defaults(run=mesh_command)
     args = parser.parse_args(argv)

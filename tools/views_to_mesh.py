@@ -10,7 +10,7 @@ The views: a folder that simple_video_sample.py or render_orbits.py wrote, or an
 Instant-NGP, Blender), with alpha or without, of any scale. In the output folder: mesh.glb (y up), mesh.obj with .mtl and
 .png, mesh.ply (both in the views' own world), contact.png, turntable.mp4 and .gif, report.json; in its folder `work`
 previews and what --resume goes on from.
-Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then of what there was).
+Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then of what there was, with its report.json).
 """
 import os
 import sys

@@ -231,13 +231,14 @@ class Refiner:
                               " settings of the first run") from None
 
 
-def refine(views, sdf, field, settings, progress=None, *, state=None, save=None, seed=0):
+def refine(views, sdf, field, settings, progress=None, *, state=None, save=None, preview=None, seed=0):
     """Refine a surface until it renders as the views -> vertices (N, 3) float32, faces (M, 3) int32, sdf, field.
 
     sdf (R + 1,) * 3 float32, negative inside, over the box |x| <= HALF; field: is trained along. settings: a DMTetSpec.
     progress(done, total, psnr) is called after every step, psnr in dB, a mean over the last ten or so. state: what `save`
-    was given, to go on from; save(arrays) is called every settings.save_every steps and at the end. Ctrl-C and SIGTERM
-    end it after the step under way, with what there is then. Raises RefineError.
+    was given, to go on from; save(arrays) is called every settings.save_every steps and at the end; preview(done, surface),
+    a shading.Surface, every settings.preview_every steps and at the end. Ctrl-C and SIGTERM end it after the step under
+    way, with what there is then. Raises RefineError.
     """
     refiner = Refiner(views, sdf, field, settings, seed)
     if state is not None:
@@ -251,9 +252,11 @@ def refine(views, sdf, field, settings, progress=None, *, state=None, save=None,
                 refiner.history.append((refiner.done, loss, psnr))
             if progress is not None:
                 progress(refiner.done, refiner.total, psnr)
-            if save is not None and (refiner.done == refiner.total or stopped or
-                                     settings.save_every and refiner.done % settings.save_every == 0):
+            last = refiner.done == refiner.total or bool(stopped)
+            if save is not None and (last or settings.save_every and refiner.done % settings.save_every == 0):
                 save(refiner.state())
+            if preview is not None and settings.preview_every and (last or refiner.done % settings.preview_every == 0):
+                preview(refiner.done, refiner.surface())
     if stopped:
         log.warning("dmtet: stopped after %d of %d steps; the surface is as it was then", refiner.done, refiner.total)
     surface = refiner.surface()

@@ -8,7 +8,8 @@ _BOUNDS = {
     "sides": (16, 4096), "views": (1, 64), "steps": (0, 100_000), "lr": (1e-6, 0.1), "field_lr": (0, 1),
     "pixels": (256, 1 << 20),
     "geometry": (0, 1), "mask": (0, 1000), "smooth": (0, 1000), "laplacian": (0, 1000), "sign_change": (0, 1000),
-    "damping": (0, 100), "blur": (0, 5), "deformation": (0, 0.45), "deformation_lr": (0, 1), "save_every": (0, 100_000),
+    "damping": (0, 100), "blur": (0, 5), "deformation": (0, 0.45), "deformation_lr": (0, 1),
+    "preview_every": (0, 100_000), "save_every": (0, 100_000),
 }
 
 
@@ -31,6 +32,7 @@ class DMTetSpec:
     blur: float = 1.0                           # standard deviation in cells of the blur of the distances' gradient
     deformation: float = 0.0                    # farthest move of a grid vertex in cells; 0 = none, 1/6 folds nothing
     deformation_lr: float = 0.02                # of its inverse hyperbolic tangent
+    preview_every: int = 50                     # steps between two preview pictures; 0 = none
     save_every: int = 50                        # steps between two checkpoints; 0 = none
 
     def validate(self, section="dmtet."):

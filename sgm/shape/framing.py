@@ -15,6 +15,10 @@ LOW = 96                    # pixels of the longer side, and cells of the grid, 
 FILLED = 0.5                # of the box by the hull's longest side, below which an object is enlarged
 BEYOND_DOUBT, POOR, HOPELESS = 0.975, 0.93, 0.5     # coverage of the masks by their hull: else looked into, warned, refused
 ADVANTAGE = 0.03            # in coverage, by which the other sign of the azimuth must win to be believed
+DEALS, TURNED_DEALS = 6, 3  # times that poses are dealt to the pictures at random, and of these with cameras turned
+TELLING = 0.25              # of what poses dealt at random leave uncovered, the share that true ones cover at least
+ROUND = 0.8                 # coverage by poses dealt at random, above which all sides look alike and outlines tell no order
+FEWEST = 6                  # views, below which poses dealt at random are too often a turn or a mirror image of the true ones
 log = logging.getLogger("sgm")
 
 
@@ -123,6 +127,24 @@ def _hull_coverage(views, count=0):
     return coverage(hull.closed(hull.hull_sdf(views, LOW, HALF, count), HALF), views)
 
 
+def _by_chance(views, given, turned):
+    """Whether poses explain the pictures no better than the same poses dealt to them at random do: neither as they are
+    given nor with cameras turned, and nor do a few views alone contradict the others, nor is the object round.
+
+    given, turned: coverage of the masks before and after, by the better sign of the azimuth. -> the coverage that chance
+    has without turning; None where poses tell something, or views are too few to say.
+    """
+    if len(views) < FEWEST or _hull_coverage(views, len(views) // 10) >= POOR:
+        return None
+    rng = np.random.RandomState(0)
+    dealt = [replace(views, c2w=views.c2w[rng.permutation(len(views))]) for _ in range(DEALS)]
+    chance = np.mean([_hull_coverage(deal) for deal in dealt])
+    if chance > ROUND or given >= chance + TELLING * (1 - chance):
+        return None
+    luck = np.mean([_hull_coverage(aligned(deal)) for deal in dealt[:TURNED_DEALS]])
+    return None if turned >= luck + TELLING * (1 - luck) else chance
+
+
 def _agreeing(rough, source):
     """Small views in the box, as they are or with their cameras turned so that poses and pictures agree better.
 
@@ -134,12 +156,18 @@ def _agreeing(rough, source):
     axis = _nearest_point(rough.c2w[:, :3, 3], -rough.c2w[:, :3, 2])    # what an orbit's cameras look at
     other = mirrored(rough, axis)
     mended, counted = rough, _hull_coverage(other)
-    if max(covered, counted) < POOR:            # neither explains the pictures: are directions a little off?
+    given = max(covered, counted)
+    if given < POOR:                            # neither explains the pictures: are directions a little off?
         mended, counted = aligned(rough), max(counted, _hull_coverage(aligned(other)))
     best = _hull_coverage(mended)
+    disagree = f"{source}: poses and silhouettes disagree, their common hull covers {covered:.0%} of the masks"
+    chance = _by_chance(rough, given, max(best, counted)) if given < POOR else None
+    if chance is not None:
+        raise ShapeError(f"{disagree}, expected {POOR:.0%}; the same poses dealt at random reach {chance:.0%}: these poses,"
+                         " or their order, are not the pictures': check each frame's file_path against its"
+                         " transform_matrix, and the masks")
     if best < covered + ADVANTAGE:
         mended, best = rough, covered
-    disagree = f"{source}: poses and silhouettes disagree, their common hull covers {covered:.0%} of the masks"
     if counted >= best + ADVANTAGE:
         raise ShapeError(f"{disagree}; with the azimuths counted the other way it covers {counted:.0%}: sample again with the"
                          " other --azimuth-sign (1 or -1), or give views_to_mesh.py --azimuth-sign -1")

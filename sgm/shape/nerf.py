@@ -11,7 +11,7 @@ from tqdm import tqdm
 from sgm import ops
 from sgm.errors import signals_handled
 from sgm.images import save_png
-from sgm.shape import encoding, volume
+from sgm.shape import encoding, previews, volume
 from sgm.shape.field import Field
 from sgm.shape.states import save_state
 from sgm.shape.views import HALF, ShapeError
@@ -238,10 +238,9 @@ def fit(trainer, folder, progress=True):
     return trainer.step == settings.steps
 
 
-def preview(trainer, side=160, samples=24):
-    """Three views, the pictures above, the field below -> uint8 (2 h, 3 w, 3)."""
-    shown = np.linspace(0, len(trainer.views), 3, endpoint=False).astype(int)
-    small = trainer.views.subset(shown).resized(side)
-    above = np.round((small.rgb + 1 - small.mask[..., None]) * 255).clip(0, 255).astype(np.uint8)
-    below = [trainer.render(k, side, samples) for k in shown]
-    return np.concatenate([np.concatenate(list(above), axis=1), np.concatenate(below, axis=1)], axis=0)
+def preview(trainer, samples=24):
+    """Views, and below each the field -> uint8 (2 h, 3 w, 3)."""
+    chosen = previews.shown(len(trainer.views))
+    small = trainer.views.subset(chosen).resized(previews.SIDE)
+    return previews.stacked(previews.on_white(small.rgb, small.mask),
+                            [trainer.render(k, previews.SIDE, samples) for k in chosen])

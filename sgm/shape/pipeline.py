@@ -13,7 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from sgm import ops, topology
-from sgm.shape import clean, depth, dmtet, export, framing, hull, nerf, shading, tetgrid, texture, turntable
+from sgm.errors import signals_handled
+from sgm.images import save_png
+from sgm.shape import clean, depth, dmtet, export, framing, hull, nerf, previews, shading, tetgrid, texture, turntable
 from sgm.shape.specs import load_mesh_spec
 from sgm.shape.states import Work, load_state, mesh_folder, save_state
 from sgm.shape.views import HALF, MIN_VIEWS, ShapeError, read_views
@@ -21,6 +23,7 @@ from sgm.stages import Stages
 
 STAGES = ("nerf", "dmtet", "texture")
 FORMATS = ("glb", "obj", "ply")
+PICTURES = ("contact.png", "turntable.mp4", "turntable.gif")
 
 
 class Reconstruction:
@@ -39,8 +42,9 @@ class Reconstruction:
         self.interrupted = False
 
     def run(self):
-        """Do the stages -> the report, as report.json has it. Ctrl-C during an optimisation ends that one, skips those that
-        would follow, and makes files of what there is; `interrupted` then says so."""
+        """Do the stages -> the report, as report.json has it. Ctrl-C during an optimisation, that of the texture too, ends
+        it, skips those that would follow, and makes files of what there is; in the last stage it also leaves out figures
+        and pictures not yet made. `interrupted` then says so."""
         with self.stage("views"):
             self.read()
         self.work.folder.mkdir(parents=True, exist_ok=True)
@@ -52,9 +56,12 @@ class Reconstruction:
             self.surface()
         with self.stage("dmtet"):
             self.refine()
-        with self.stage("texture"):
-            self.finish()
-        return self.save_report()
+        stopped = []                            # from here on what is done is written down before the end
+        with signals_handled(lambda number, frame: stopped.append(number)):
+            with self.stage("texture"):
+                self.finish(stopped)
+            self.interrupted |= bool(stopped)
+            return self.save_report()
 
     def read(self):
         """Views into the box; those to be held back aside."""
@@ -133,7 +140,7 @@ class Reconstruction:
         """DMTet, or the surface as it is."""
         spec = self.spec
         made_with = {**self.made_with, "surface": hashlib.sha256(self.sdf.tobytes()).hexdigest()[:16],
-                     "dmtet": asdict(spec.dmtet)}
+                     "dmtet": _of_result(spec.dmtet)}
         saved = self.saved("dmtet", made_with)
         runs = "dmtet" in self.stages and not self.interrupted
         if not runs and saved is None:
@@ -156,16 +163,23 @@ class Reconstruction:
                 bar.set_postfix(psnr=f"{psnr:.2f} dB", refresh=False)
                 bar.update(done - bar.n)
 
+            def show(done, surface):
+                if len(surface.faces):          # else the next step says what to do
+                    save_png(self.work.folder / f"dmtet_{done:05d}.png", previews.of_surface(surface, self.field, self.views))
+
             self.vertices, self.faces, self.sdf, self.field = dmtet.refine(
                 self.views, self.sdf, self.field, spec.dmtet, tell, state=saved, seed=spec.seed,
-                save=lambda arrays: save_state(self.work.file("dmtet"), arrays))
+                save=lambda arrays: save_state(self.work.file("dmtet"), arrays), preview=show)
         self.report["dmtet"] = last or {"steps": sum(spec.dmtet.steps)}
         self.interrupted |= bool(last) and last["steps"] < sum(spec.dmtet.steps)
         self.field.forget_graphs()
         ops.release()
 
-    def finish(self):
-        """Clean, texture, write files and figures; without the texture stage, figures of the surface as it is."""
+    def finish(self, stopped=()):
+        """Clean, texture, write files and figures; without the texture stage, figures of the surface as it is.
+
+        stopped: a list that a signal's handler fills; the files of the mesh are written nevertheless.
+        """
         spec, output = self.spec, self.output
         if self.base is not None:
             self.vertices = hull.flattened(self.vertices, self.faces, self.base, self.hull_open, HALF)
@@ -176,16 +190,30 @@ class Reconstruction:
         self.vertices, self.faces = clean.clean(self.vertices, self.faces, settings)
         settings = texture.TextureSettings(size=spec.texture.size, padding=spec.texture.padding, atlas=spec.texture.atlas,
                                            refine=spec.texture.refine)
-        self.mesh = texture.bake(self.vertices, self.faces, self.views, settings)
+        self.mesh = texture.bake(self.vertices, self.faces, self.views, settings, stopped=stopped)
         placed = self.mesh.placed(self.views.scale, self.views.centre)
         for kind in FORMATS:
             export.save(placed, output / f"mesh.{kind}")
         self.report["mesh"] = turntable.facts(placed)
+        for name in PICTURES:                   # of the mesh that was there before
+            (output / name).unlink(missing_ok=True)
+        for look in (self.measure, self.draw, self.turn):
+            if not stopped:
+                look()
+
+    def measure(self):
+        """How near the mesh comes to the views, those held back apart, into the report."""
         self.report["metrics"] = {"input": _rounded(turntable.view_metrics(self.mesh, self.views))}
         if len(self.held_back):
             self.report["metrics"]["held_back"] = _rounded(turntable.view_metrics(self.mesh, self.held_back))
-        turntable.write_contact_sheet(output / "contact.png", self.mesh, self.views)
-        turntable.write_turntable(output, turntable.turntable(self.mesh))
+
+    def draw(self):
+        """The mesh beside its views."""
+        turntable.write_contact_sheet(self.output / PICTURES[0], self.mesh, self.views)
+
+    def turn(self):
+        """The mesh on a turntable."""
+        turntable.write_turntable(self.output, turntable.turntable(self.mesh))
 
     def saved(self, stage, made_with):
         """{name: array} that `stage` saved, or None: nothing is there, or it shall be made anew.
@@ -234,5 +262,5 @@ def _rounded(figures):
 
 
 def _of_result(spec):
-    """The settings of a NerfSpec that its result depends on."""
+    """The settings of a NerfSpec or DMTetSpec that its result depends on."""
     return {key: value for key, value in asdict(spec).items() if key not in ("preview_every", "save_every")}

@@ -16,12 +16,15 @@ FINE = 2            # samples per pixel and side
 
 
 def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, face_uv: np.ndarray, views,
-           settings, progress: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Refine a texture `image` (S, S, 3) float32 in [0, 1] -> the refined one, and which texels some pixel shows (S, S)."""
+           settings, progress: bool, stopped=()) -> tuple[np.ndarray, np.ndarray]:
+    """Refine a texture `image` (S, S, 3) float32 in [0, 1] -> the refined one, and which texels some pixel shows (S, S).
+
+    It ends with what it has when `stopped`, a list that a signal's handler fills, is not empty any more.
+    """
     size = image.shape[0]
-    spots, pixels, weights = _observations(vertices, faces, uv, face_uv, views, settings.power, size, progress)
+    spots, pixels, weights = _observations(vertices, faces, uv, face_uv, views, settings.power, size, progress, stopped)
     texture = image.reshape(-1, 3).astype(np.float64)
-    if not len(weights):
+    if stopped or not len(weights):
         return image, np.zeros((size, size), bool)
     diagonal = np.zeros(size * size)
     _diagonal(spots, weights, size, diagonal)
@@ -36,6 +39,8 @@ def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.nd
     direction, rho = z.copy(), (residual * z).sum(0)
     nothing = np.zeros_like(pixels)
     for _ in range(settings.refine):
+        if stopped:
+            break
         image_of = np.zeros_like(texture)
         _normal(direction, spots, weights, nothing, size, image_of)
         image_of = anchor * direction - image_of
@@ -50,12 +55,14 @@ def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.nd
     return texture.reshape(image.shape).astype(np.float32), touched.reshape(size, size)
 
 
-def _observations(vertices, faces, uv, face_uv, views, power, size, progress):
+def _observations(vertices, faces, uv, face_uv, views, power, size, progress, stopped):
     """Pixels that show the surface whole -> spots (P, FINE^2, 2) float32 in texels, colours (P, 3) float32, weights (P,)."""
     flat = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)[face_uv] * size - 0.5
     smooth, plain = vertex_normals(vertices, faces), face_normals(vertices, faces)
     found = []
     for k in tqdm(range(len(views)), "texture", disable=not progress, leave=False):
+        if found and stopped:
+            break
         sight = seen.look(vertices, faces, views, k, FINE)
         colour, sure = seen.straight(views.rgb[k], views.mask[k]), seen.solid(views.mask[k])
         found.append(_shown(sight.face, sight.weights, sight.depth, sight.nearest, sight.farthest,

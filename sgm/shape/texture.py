@@ -40,11 +40,12 @@ GUESS = 0.1             # the guess from beside weighs as much as a view that se
 
 
 def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSettings | None = None,
-         progress: bool = False) -> TexturedMesh:
+         progress: bool = False, stopped=()) -> TexturedMesh:
     """Texture a mesh from `views` (sgm.shape.views.Views) in whose box it lies -> TexturedMesh.
 
     vertices (N, 3), faces (M, 3), one vertex per place.  Deterministic; a few seconds for 21 views of 576 x 576 pixels, most
-    of them for the least squares.  Raises InputError if the charts do not fit into the texture.
+    of them for the least squares, which end with what they have once `stopped`, a list, holds something.  Raises InputError
+    if the charts do not fit into the texture.
     """
     settings = settings or TextureSettings()
     vertices, faces = np.asarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
@@ -76,7 +77,7 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSettin
     inside = face >= 0
     image = spread(image, inside)
     if settings.refine:
-        image, touched = refine(image, vertices, faces, uv, face_uv, views, settings, progress)
+        image, touched = refine(image, vertices, faces, uv, face_uv, views, settings, progress, stopped)
         image = spread(image, inside | touched)
     log.info("texture: %.1f %% of the surface is seen", 100 * coverage)
     return TexturedMesh(vertices, faces, uv, face_uv, np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), coverage)

@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV = .venv
 TESTS =
+# Tests run beside each other; one takes up to 4 GB. What a file's tests share is made once: a file stays with its worker.
+WORKERS = 2
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
 GLOG_v ?= 3
 export GLOG_v
@@ -12,16 +15,16 @@ INSTALL = -m pip install --disable-pip-version-check --no-input
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON=python3.11, VENV=an environment of yours, TESTS=tests/test_cameras.py"
+	@echo "Variables: PYTHON=python3.11, VENV=an environment of yours, TESTS=tests/test_cameras.py, WORKERS=1"
 
 demo: $(VENV)/.requirements  ## an image to views with cameras, on the small model that is in assets/
 	$(VENV)/bin/python tools/demo.py
 
 test: $(VENV)/.requirements-test  ## the tests; no PyTorch, nothing slow
-	$(VENV)/bin/python -m pytest -m "not slow and not parity" --durations=10 $(TESTS)
+	$(VENV)/bin/python $(PYTEST) -m "not slow and not parity" $(TESTS)
 
 test-all: .venv-dev/.requirements-dev  ## every test, also the slow ones and the comparison with PyTorch (.venv-dev)
-	.venv-dev/bin/python -m pytest --durations=10 $(TESTS)
+	.venv-dev/bin/python $(PYTEST) $(TESTS)
 
 lint: $(VENV)/.requirements-test  ## ruff
 	$(VENV)/bin/python -m ruff check .

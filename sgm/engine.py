@@ -123,22 +123,24 @@ class Engine(nn.Cell):
     def denoiser(self, c, uc, scale, sequential=False):
         """The guided denoiser `(x, sigma) -> denoised` of one run; what depends on the conditions only is done here.
 
-        scale (T,): guidance per frame. `sequential` evaluates the two sides one after the other: half the memory.
+        scale (T,): guidance per frame. `sequential` evaluates the two sides one after the other: half the memory. Where all
+        scales are 1 the unconditional side has no weight, and is not evaluated: half the time.
         """
         num_frames = c["concat"].shape[0]
-        sides = [{key: _tensor(value) for key, value in side.items()} for side in (uc, c)]
+        sides = (c,) if np.all(np.asarray(scale) == 1) else (uc, c)
+        sides = [{key: _tensor(value) for key, value in side.items()} for side in sides]
         scale = Tensor(np.asarray(scale, np.float32).reshape(-1, 1, 1, 1))
         for side in sides:
             side["prepared"] = self.model.prepare(side["crossattn"].astype(self.dtype), num_frames)
         names = ("prepared", "concat", "vector")
-        if sequential:
+        if sequential or len(sides) == 1:
             step = self.graph(("side", num_frames), lambda: self.model.construct)
             still = ms.ops.zeros((num_frames,), ms.float32)
 
             def denoise(x, sigma):
                 sigma = Tensor(np.full(num_frames, sigma, np.float32))
-                uncond, cond = (step(x, sigma, *(side[name] for name in names), still, num_frames) for side in sides)
-                return guidance.guide(uncond, cond, scale)
+                found = [step(x, sigma, *(side[name] for name in names), still, num_frames) for side in sides]
+                return found[0] if len(found) == 1 else guidance.guide(*found, scale)
         else:
             step = self.graph(("pair", num_frames), lambda: GuidedDenoiser(self.model, num_frames).construct)
             still = ms.ops.zeros((2 * num_frames,), ms.float32)

@@ -11,6 +11,10 @@ from types import SimpleNamespace
 
 os.environ["GLOG_v"] = "3"              # MindSpore's log level, read when it is imported: errors only
 ROOT = Path(__file__).resolve().parent.parent
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Workers have cores of their own, and so MindSpore as many threads: two that share theirs are three times slower.
+    number, workers = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number::workers] or os.sched_getaffinity(0))
 sys.path.insert(0, str(ROOT))           # `sgm` as it stands in this tree, from whichever folder pytest is started
 
 import numpy as np  # noqa: E402

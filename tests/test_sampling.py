@@ -74,6 +74,14 @@ def test_one_side_after_the_other_is_the_same(golden, tiny_engine, agree):
     agree("sample_sv3d_p z, sequential", z, g["out/z"], 2e-4)
 
 
+def test_without_guidance_there_is_one_side(golden, tiny_engine, agree):
+    """Scales of 1 need no unconditional side: here there is none. Against the estimates of the reference's other side."""
+    g, engine = golden("sample_sv3d_p"), tiny_engine("sv3d_p")
+    c, _ = conditions(g)
+    denoised = engine.denoiser(c, None, np.ones(5))(Tensor(g["trace/x.5"]), g["trace/sigma.5"][0])
+    agree("sample_sv3d_p denoised, conditional side alone", denoised, g["trace/denoised_uncond_cond.5"][5:])
+
+
 def test_options_of_sample(golden, tiny_engine, agree):
     """Two steps of every sampler with scales of our own, against the samplers run by hand."""
     g, engine = golden("sample_sv3d_p"), tiny_engine("sv3d_p")
@@ -82,7 +90,8 @@ def test_options_of_sample(golden, tiny_engine, agree):
         x = g["in/randn"] * np.float32(np.sqrt(1 + sigmas[0] ** 2))
         *_, (_, by_hand, _) = sampler(engine.denoiser(*conditions(g), scales), Tensor(x), sigmas)
         z = engine.sample(g["in/randn"], *conditions(g), steps=2, sampler=name, guidance_scales=scales)
-        np.testing.assert_array_equal(z.asnumpy(), by_hand.asnumpy())
+        # Not to the last bit: MindSpore's CPU kernels change their partition after the first calls of a graph.
+        agree("sample_sv3d_p, samplers run by hand", z, by_hand, 2e-4)
 
 
 def test_less_noise_to_start_from(golden, tiny_engine, monkeypatch):

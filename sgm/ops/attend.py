@@ -9,8 +9,14 @@ from mindspore.ops.primitive import constexpr
 from sgm.ops.device import on_ascend
 from sgm.ops.rows import bmm, bmm_t, equal_slices, in_turn, not_before, permute_rows, softmax
 
-# Attention is cut into slices whose score matrix stays below this.
+# Attention is cut into slices whose score matrix stays below this. A device has fewer: it computes large products better,
+# and the compiler's time grows with the slices faster than their number (svd's gradient in float32: over 25 minutes, or 3).
 SCORE_BYTES = 512 << 20
+ASCEND_SCORE_BYTES = 2 << 30
+
+
+def _score_bytes():
+    return ASCEND_SCORE_BYTES if on_ascend() else SCORE_BYTES
 
 
 def _attend(q, k, v):
@@ -22,7 +28,7 @@ def _attend(q, k, v):
 def _attend_rows(q, k, v):
     """`_attend`, so many rows of q at a time that their scores stay below the bound."""
     count, n, _ = q.shape
-    rows = max(1, SCORE_BYTES // (count * n * 4))
+    rows = max(1, _score_bytes() // (count * n * 4))
     if rows >= n:
         return _attend(q, k, v)
     pieces = ()
@@ -41,7 +47,7 @@ def attention(q, k, v):
     q = q.reshape(batch * heads, n, d) * d ** -0.5
     k = k.reshape(batch * heads, n, d)
     v = v.reshape(batch * heads, n, d)
-    slices = equal_slices(batch * heads, max(1, SCORE_BYTES // (n * n * 4)))
+    slices = equal_slices(batch * heads, max(1, _score_bytes() // (n * n * 4)))
     if slices == 1:
         out = _attend_rows(q, k, v)
     else:

@@ -92,7 +92,7 @@ def test_the_arguments_are_those_of_a_run(golden, tiny_engine, monkeypatch):
         return given[0]
 
     monkeypatch.setitem(engine._graphs, ("pair", 5), record)
-    denoise = engine.denoiser(*sides, np.ones(5))
+    denoise = engine.denoiser(*sides, np.full(5, 2.0))
 
     def upload(array):
         uploads.append(array.nbytes)

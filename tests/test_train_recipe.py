@@ -31,7 +31,7 @@ VAE = CONFIGS / "train" / "vae_tiny.yaml"
     ("precision=fp16", "precision: found 'fp16', expected fp32 for the autoencoder"),
     ("schedule=linear", "schedule: found 'linear', expected cosine or constant"),
     ("trains=lora", "trains: found 'lora', expected all or decoder for autoencoder"),
-    ("task=gan", "task: found 'gan', expected diffusion or autoencoder"),
+    ("task=gan", "task: found 'gan', expected diffusion or autoencoder or decoder"),
     ("drop_condition=1", "drop_condition: found 1.0, expected 0 <= drop_condition < 1"),
     ("frames=-1", "frames: found -1, expected 0 to"), ("sheet_every=-1", "sheet_every: found -1, expected 0 to"),
     ("sheet_clips=0", "sheet_clips: found 0"), ("sheet_steps=0", "sheet_steps: found 0, expected 1 to"),

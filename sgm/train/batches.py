@@ -68,11 +68,12 @@ class ViewBatches:
         """The arrays that `sgm.train.objective.AutoencoderLoss` takes."""
         rng, draws = self._draw(number)
         corners = rng.integers(self.orbits.size - self.size + 1, size=(self.recipe.batch, self.TRIES, 2))
-        images = np.concatenate([self.crop(self.orbits.frames(clip, [view]), places)
+        images = np.concatenate([least_white(self.orbits.frames(clip, [view]), places, self.size)[0]
                                  for (clip, view), places in zip(draws, corners)])
         return images, rng.standard_normal((self.recipe.batch,) + self.latent_shape, dtype=np.float32)
 
-    def crop(self, image, places):
-        """That crop of (1, 3, H, W) among `places` (rows y, x) which is least white."""
-        crops = [image[..., y:y + self.size, x:x + self.size] for y, x in places]
-        return min(crops, key=lambda crop: (crop == 1).sum())
+
+def least_white(image, places, size):
+    """That square crop of (1, 3, H, W) among `places` (rows y, x) which is least white, and its place."""
+    crops = [(image[..., y:y + size, x:x + size], (y, x)) for y, x in places]
+    return min(crops, key=lambda crop: (crop[0] == 1).sum())

@@ -4,6 +4,7 @@ from dataclasses import replace
 from sgm.train.batches import DiffusionBatches, ViewBatches, val_count
 from sgm.train.data import cache_memo, read_clips, sources
 from sgm.train.plan import check_fit
+from sgm.train.predicted import DecoderBatches, Predictions
 from sgm.train.start import start
 from sgm.train.tokens import tell_apart
 from sgm.train.trainer import Trainer
@@ -20,6 +21,10 @@ def build(spec, recipe, init, progress, rank=0, world=1):
         engine, origin = start(spec, init, recipe.seed)
         if init is None:
             tell_apart(engine, clips)
+    elif recipe.task == "decoder":
+        engine, origin = start(spec, init, recipe.seed)
+        batches, held_back = (examples and decoder_batches(recipe, engine, examples, progress)
+                              for examples in sources(recipe, engine, progress, rank, world))
     else:
         engine, origin = start(spec, init, recipe.seed)
         examples, val = sources(recipe, engine, progress, rank, world)
@@ -28,3 +33,9 @@ def build(spec, recipe, init, progress, rank=0, world=1):
         held_back = val and DiffusionBatches(replace(recipe, drop_condition=0.0, roam=0.0, frames=0), val,
                                              val_count(recipe, val))
     return Trainer(engine, recipe, batches, held_back, rank, world), origin
+
+
+def decoder_batches(recipe, engine, examples, progress):
+    """DecoderBatches of these clips, predicted now."""
+    crops = ViewBatches(recipe, examples.clips, engine.spec)    # a crop that cannot be is told before anything is predicted
+    return DecoderBatches(recipe, Predictions(recipe, engine, examples, progress), crops)

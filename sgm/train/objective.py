@@ -1,4 +1,4 @@
-"""What is minimised: the EDM loss of the video model, the reconstruction loss of the autoencoder."""
+"""What is minimised: the EDM loss of the video model, the reconstruction losses of the autoencoder and of its decoder."""
 from statistics import NormalDist
 
 import mindspore as ms
@@ -100,3 +100,16 @@ class AutoencoderLoss(nn.Cell):
         error = self.decoder(mean + ms_ops.exp(0.5 * log_variance) * noise, 1) - image
         kl = 0.5 * (mean * mean + ms_ops.exp(log_variance) - 1.0 - log_variance).mean()
         return error.abs().mean() + (error * error).mean() + self.kl_weight * kl
+
+
+class DecoderLoss(nn.Cell):
+    """(x - decode(z))^2 for latents z that are given: what is least for the mean of the views that such a z may stand for."""
+
+    def __init__(self, decoder):
+        super().__init__(auto_prefix=False)
+        self.decoder = decoder
+
+    def construct(self, z, image):
+        """z (N, z, h, w) unscaled, image (N, 3, H, W) in [-1, 1] -> loss, a scalar."""
+        error = self.decoder(z, 1) - image
+        return (error * error).mean()

@@ -11,6 +11,8 @@ def is_trained(recipe, spec, name):
     if recipe.task == "autoencoder":
         encoder = image_embedders(spec)[1]
         return name.startswith(FIRST_STAGE) or recipe.trains == "all" and name.startswith(encoder)
+    if recipe.task == "decoder":
+        return name.startswith(FIRST_STAGE)
     if not name.startswith(UNET) or recipe.trains == "all":
         return name.startswith(UNET)
     if recipe.trains == "lora":
@@ -22,4 +24,4 @@ def is_kept(recipe, spec, name):
     """Whether a checkpoint holds it: of a LoRA only that, of an autoencoder's training all but the UNet."""
     if recipe.trains == "lora":
         return is_trained(recipe, spec, name)
-    return recipe.task == "diffusion" or not name.startswith(UNET)
+    return recipe.task != "autoencoder" or not name.startswith(UNET)

@@ -23,10 +23,10 @@ _ADAPTED = re.compile(r"\.(transformer_blocks|time_stack)\.0\."
 
 def check_fit(spec, recipe):
     """Raise ConfigError naming what this recipe asks that the model of this spec cannot give."""
-    if recipe.task == "autoencoder":
+    if recipe.task != "diffusion":
         if spec.vae.decoder == "temporal":
-            raise ConfigError(f"task: found autoencoder for {spec.name}, whose decoder is over time, expected a model with an"
-                              " image decoder (--model-set vae.decoder=image)")
+            raise ConfigError(f"task: found {recipe.task} for {spec.name}, whose decoder is over time, expected a model with"
+                              " an image decoder (--model-set vae.decoder=image)")
         return
     if recipe.front_weight < 1 and not spec.is_orbit:
         raise ConfigError(f"front_weight: found {recipe.front_weight:g}, expected 1 for {spec.name}, a model of videos")
@@ -106,7 +106,7 @@ def describe(spec, recipe, clips=None, world=1):
     count = counts(spec, recipe)
     share = 100 * count["trained"] / count["all"]
     each = recipe.batch * recipe.accumulate * world
-    what = "views" if recipe.task == "autoencoder" else "clips"
+    what = "clips" if recipe.task == "diffusion" else "views"
     yield "model", (f"{spec.name}, {spec.num_frames} frames of {spec.height} x {spec.width}, {count['all'] / 1e6:.1f} M"
                     " parameters")
     yield "trains", f"{recipe.trains} of the {recipe.task}: {count['trained'] / 1e6:.2f} M parameters ({share:.1f} %)"

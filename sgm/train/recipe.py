@@ -7,7 +7,7 @@ from sgm.flags import MAX_SEED
 from sgm.train.data.settings import DataSettings
 
 # What may be trained, by task; `sgm.train.parts` says which parameters that is.
-TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder")}
+TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder"), "decoder": ("all",)}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the device has it, else fp32
 SCHEDULES = ("cosine", "constant")
 _MOST = 1 << 31                                 # of any number of steps, clips or pixels: more is a slip of the pen
@@ -19,11 +19,12 @@ HARMLESS = ("steps", "save_every", "log_every", "keep", "val", "val_batches", "s
 @dataclass
 class Recipe(DataSettings):
     """What `train.py` does; a file says only what differs. What it is trained on: `DataSettings`."""
-    task: str = "diffusion"                     # "diffusion" trains the UNet, "autoencoder" the VAE
+    task: str = "diffusion"                     # "diffusion" trains the UNet, "autoencoder" the VAE,
+                                                # "decoder" the VAE's decoder on latents as the UNet predicts them
     trains: str = "all"                         # all, temporal or lora of the UNet; all or decoder of the autoencoder
     seed: int = 0                               # of weights, data order, noise
     steps: int = 10000                          # optimiser steps
-    batch: int = 1                              # clips (diffusion) or single views (autoencoder) at once
+    batch: int = 1                              # clips (diffusion) or single views (the others) at once
     accumulate: int = 1                         # batches whose mean gradient makes one step
     precision: str = "fp32"                     # of the UNet's computation; its weights and their moments stay float32
     recompute: bool = False                     # of blocks in the backward pass: less memory, a third more time
@@ -44,7 +45,9 @@ class Recipe(DataSettings):
     roam: float = 0.0                           # of clips that start anywhere on the orbit and run either way round
     front_weight: float = 1.0                   # of the condition view in the loss, relative to the view behind the object
     kl_weight: float = 1e-4                     # autoencoder only
-    crop: int = 0                               # autoencoder only: pixels of random square crops; 0 = whole views
+    crop: int = 0                               # not diffusion: pixels of random square crops; 0 = whole views
+    predicted: float = 0.75                     # decoder only: of the latents that are predicted; the others are encoded
+    predicted_clips: int = 800                  # decoder only: at most so many are predicted, before the first step
     bad_steps: int = 10                         # steps in a row with a loss or gradient that is not finite, then it stops
     val_batches: int = 8                        # at most so many, the same ones every time
     sheet_every: int = 1000                     # diffusion only: steps between sheets of generated held-back clips; 0 = none
@@ -62,14 +65,14 @@ class Recipe(DataSettings):
         _one_of(self, "precision", PRECISIONS)
         _one_of(self, "schedule", SCHEDULES)
         for name in ("steps", "batch", "accumulate", "bad_steps", "val_batches", "save_every", "keep", "log_every",
-                     "lora_rank", "sheet_clips", "sheet_steps"):
+                     "lora_rank", "sheet_clips", "sheet_steps", "predicted_clips"):
             _within(self, name, 1, _MOST)
         for name in ("warmup", "crop", "frames", "sheet_every"):
             _within(self, name, 0, _MOST)
         _within(self, "seed", 0, MAX_SEED)
         for name in ("weight_decay", "clip_norm", "kl_weight", "p_std"):
             _within(self, name, 0, 1e6)
-        for name in ("roam", "lr_final", "front_weight"):
+        for name in ("roam", "lr_final", "front_weight", "predicted"):
             _within(self, name, 0, 1)
         _within(self, "p_mean", -100, 100)
         for name in ("lr", "lora_alpha"):

@@ -18,7 +18,7 @@ from sgm.errors import InputError
 from sgm.guards import of_memory
 from sgm.train.batches import val_count
 from sgm.train.lora import attach
-from sgm.train.objective import AutoencoderLoss, DiffusionLoss, frame_weights
+from sgm.train.objective import AutoencoderLoss, DecoderLoss, DiffusionLoss, frame_weights
 from sgm.train.parts import is_kept, is_trained
 from sgm.train.schedule import LossScale, average_decay, learning_rate
 from sgm.train.sheet import draw_sheet
@@ -76,6 +76,8 @@ class Trainer:
         if recipe.task == "autoencoder":
             encoder = engine.conditioner.embedder("cond_frames").encoder
             return AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight)
+        if recipe.task == "decoder":
+            return DecoderLoss(engine.first_stage_model)
         if recipe.trains == "lora":
             attach(engine, recipe.lora_rank, recipe.lora_alpha, recipe.seed)
         if recipe.recompute:

@@ -10,7 +10,7 @@ in their errors' relative L2 norm.  --audit traces every graph at the full size 
 in each precision, and those of the radiance field and DMTet, in the form that Ascend gets, and lists primitives without
 documented support, dtypes and shapes outside documented limits, and dynamic shapes; and what a call costs: operations
 (also divided by those of the original), bytes moved and bytes from and to the host.  What a device makes of a graph after
-that it cannot know.  It takes over half an hour on a core and 11 GB of memory.
+that it cannot know.  It takes half an hour on a core and 11 GB of memory.
 Exit code: 0 ready, 1 something fails, 2 wrong input, 130 interrupted.
 """
 import argparse

@@ -55,6 +55,20 @@ def test_two_processes_are_one_that_accumulates(tmp_path, relative_error):
 
 
 @pytest.mark.slow
+def test_a_whole_unet(tmp_path):
+    """Of the small video model as it is: a loop over its 668 parameters does not compile."""
+    toys, runs = write_toys(tmp_path / "toys"), [tmp_path / "one", tmp_path / "two"]
+
+    def command(output, *changes):
+        return flags("sv3d_tiny", "sv3d_tiny", toys, output, "batch=1", "frames=0", "steps=2", f"val=[{toys}]",
+                     "sheet_every=0", *changes, model_changes=["num_frames=3", "height=32", "width=32"])
+    assert train.run(command(runs[0], "accumulate=2")) == 0
+    code, said = launch(command(runs[1]), tmp_path, 8241)
+    assert code == 0, said
+    np.testing.assert_allclose(rows_of(runs[1]), rows_of(runs[0]), rtol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_kill_9(rank, tmp_path):
     """When one is killed, the other does not wait: it ends with a line, and the run goes on from its last checkpoint."""

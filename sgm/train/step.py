@@ -12,6 +12,8 @@ _square_sum = ms_ops.MultitypeFuncGraph("square_sum")
 _put = ms_ops.MultitypeFuncGraph("put")
 _add = ms_ops.MultitypeFuncGraph("add")
 _zero = ms_ops.MultitypeFuncGraph("zero")
+_exchange = ms_ops.MultitypeFuncGraph("exchange")
+_follow = ms_ops.MultitypeFuncGraph("follow")
 
 
 @_square_sum.register("Tensor")
@@ -34,6 +36,18 @@ def _add_one(target, value):
 @_zero.register("Tensor")
 def _zero_one(target):
     ms_ops.assign(target, ms_ops.zeros_like(target))
+    return True
+
+
+@_exchange.register("Function", "Tensor")
+def _exchange_one(reduce, total):
+    ms_ops.assign(total, reduce(total))
+    return True
+
+
+@_follow.register("Function", "Tensor")
+def _follow_one(first, value):
+    ms_ops.assign(value, first((value,))[0])
     return True
 
 
@@ -81,7 +95,7 @@ class TrainStep(nn.Cell):
         self.sums = self.master.clone("gradient", "zeros")      # between steps they are free, or zero if they accumulate
         self.betas, self.eps, self.weight_decay, self.clip_norm = betas, eps, weight_decay, clip_norm
         self.several = accumulate > 1
-        self.reduce = P.AllReduce() if world > 1 else None
+        self.reduce, self.first = (P.AllReduce(), P.Broadcast(0)) if world > 1 else (None, None)
         self.gradients = ms_ops.value_and_grad(_Scaled(objective), None, self.weights, has_aux=True)
         self.map = ms_ops.HyperMap()
 
@@ -102,17 +116,16 @@ class TrainStep(nn.Cell):
     def norm(self, notes):
         """The global norm of `sums`, and `notes`: both added up over all devices, whose `sums` are then the same."""
         if self.reduce is not None:
-            for total in self.sums:
-                ms_ops.assign(total, self.reduce(total))
-            notes = self.reduce(notes)
+            # not a loop: the compiler nests its turns, and gives up at a thousand
+            done = self.map(ms_ops.partial(_exchange, self.reduce), self.sums)
+            notes = ms_ops.depend(self.reduce(notes), done)
         return ms_ops.sqrt(ms_ops.addn(self.map(_square_sum, self.sums))), notes
 
     def equalise(self):
         """Give all devices the weights and averages of the first one."""
-        first = P.Broadcast(0)
-        for value in self.master + self.average:
-            ms_ops.assign(value, first((value,))[0])
-        return self.map(_put, self.weights, self.master)
+        first = self.first
+        done = self.map(ms_ops.partial(_follow, first), self.master) + self.map(ms_ops.partial(_follow, first), self.average)
+        return ms_ops.depend(self.map(_put, self.weights, self.master), done)
 
     def update(self, rates, clip):
         """AdamW on `clip` times `sums`, which are then cleared if they accumulate."""

@@ -27,10 +27,10 @@ def generated(monkeypatch):
 
 def test_settings_are_changed_noted_and_kept(generated, tmp_path, capsys):
     command = ["--output", str(tmp_path / "out"), "--orbit", "dynamic"]
-    changed = [*command, "--set", "sampling.start_noise=0.25"]
+    changed = [*command, "--set", "sampling.start_noise=0.75"]
     assert held_back.run(changed) == 0
-    assert [sampling["start_noise"] for sampling, _ in generated] == [0.25] * 3
-    assert json.loads((tmp_path / "out" / "settings.json").read_text())["set"] == ["sampling.start_noise=0.25"]
+    assert [sampling["start_noise"] for sampling, _ in generated] == [0.75] * 3
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["set"] == ["sampling.start_noise=0.75"]
     assert (tmp_path / "out" / "views.csv").is_file() and (tmp_path / "out" / "sheet.png").is_file()
     capsys.readouterr()
     assert held_back.run(command) == 2          # the model's own settings: another experiment

@@ -14,7 +14,7 @@ GB = 1e9
 RESIDUAL_IN, RESIDUAL_OUT = 4, 6
 # A transformer in space and in time, at each precision: norms and GELU compute in float32, which takes two values of bf16.
 TRANSFORMER = {"fp32": 77, "fp16": 89, "bf16": 120}
-# What lives besides while the gradient of one block is made.
+# What lives besides while the gradient of one block is made, next to the gradient of its scores.
 WORKING = {"fp32": 20, "fp16": 20, "bf16": 28}
 # The layers that `sgm.train.lora.attach` adapts.
 _ADAPTED = re.compile(r"\.(transformer_blocks|time_stack)\.0\."
@@ -83,7 +83,7 @@ def _blocks(unet, height, width, frames, precision):
         # only half precision has an attention that keeps no scores
         scores = rows * pixels * now // unet.num_head_channels if attends and precision == "fp32" else 0
         kept = rows * (RESIDUAL_IN * before + (RESIDUAL_OUT + attends * TRANSFORMER[precision]) * now) + scores
-        return kept, max(rows * WORKING[precision] * now, scores), rows * now
+        return kept, rows * WORKING[precision] * now + scores, rows * now
 
     found, now, skips = [], unet.model_channels, [unet.model_channels]
     for level, multiple in enumerate(unet.channel_mult):

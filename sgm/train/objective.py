@@ -103,10 +103,11 @@ class AutoencoderLoss(nn.Cell):
 
 
 class DecoderLoss(nn.Cell):
-    """(x - decode(z))^2 + 0.3 |x - decode(z)| for latents z that are given.
+    """(x - decode(z))^2 + 0.1 |x - decode(z)| for latents z that are given.
 
     The square is least for the mean of the views that such a z may stand for; the little of the absolute error, least for
-    their median, keeps outlines: without it silhouettes had 0.44 instead of 0.36 times the error of repeating the input.
+    their median, keeps outlines: with weights of 0, 0.1 and 0.3 silhouettes of the small model overlapped the true ones by
+    0.885, 0.896 and 0.904, with foreground PSNR of 15.0, 15.0 and 14.9 dB.
     """
 
     def __init__(self, decoder):
@@ -116,4 +117,4 @@ class DecoderLoss(nn.Cell):
     def construct(self, z, image):
         """z (N, z, h, w) unscaled, image (N, 3, H, W) in [-1, 1] -> loss, a scalar."""
         error = self.decoder(z, 1) - image
-        return (error * error).mean() + 0.3 * error.abs().mean()
+        return (error * error).mean() + 0.1 * error.abs().mean()

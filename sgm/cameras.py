@@ -12,8 +12,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sgm.transforms import (DISTANCE, FOV_DEG, CameraError, PosedViews, angle_list, entries, focal_length, read_json,
-                            read_transforms, wrap_degrees, write_transforms)
+from sgm.transforms import (
+    DISTANCE,
+    FOV_DEG,
+    CameraError,
+    PosedViews,
+    angle_list,
+    entries,
+    focal_length,
+    read_json,
+    read_transforms,
+    wrap_degrees,
+    write_transforms,
+)
 
 __all__ = ["AZIMUTH_SIGN", "DISTANCE", "FOV_DEG", "CameraError", "Orbit", "PosedViews", "camera_to_world",
            "focal_length", "position", "project", "rays", "read_transforms", "write_transforms"]

@@ -22,7 +22,14 @@ from sgm.surgery import operate, start_spec
 from sgm.tensorfiles import open_checkpoint
 from sgm.tensorstore import CheckpointError, TensorStore
 from sgm.tensorview import View, taken
-from sgm.tensorwriter import atomic, slices, stored_bytes, stored_dtype, write_ckpt, write_safetensors
+from sgm.tensorwriter import (
+    atomic,
+    slices,
+    stored_bytes,
+    stored_dtype,
+    write_ckpt,
+    write_safetensors,
+)
 
 SOURCES = ("original", "diffusers", "mindspore")
 SUFFIXES = {"mindspore": ".ckpt", "safetensors": ".safetensors", "original": ".safetensors"}

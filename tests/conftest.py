@@ -19,10 +19,9 @@ sys.path.insert(0, str(ROOT))           # `sgm` as it stands in this tree, from 
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from safetensors.numpy import load_file  # noqa: E402
-
 from badfiles import object_on_white  # noqa: E402
 from golden_init import GOLDEN, init_weight  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
 
 _measured = {}
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:   # as a shell has it in the background: tests send Ctrl-C
@@ -180,7 +179,7 @@ def training(tmp_path):
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """Small models as files: the folder of `converting.write_models`. Not to be changed."""
-    from converting import write_models     # loads tools/convert.py, which most tests do not need
+    from converting import write_models  # loads tools/convert.py, which most tests do not need
     return write_models(tmp_path_factory.mktemp("files"))
 
 

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import imageio_ffmpeg
 import numpy as np
+from golden_init import GOLDEN
 from PIL import Image
 
-from golden_init import GOLDEN
 from sgm.cameras import Orbit, write_transforms
 from sgm.specs import load_spec
 from sgm.train.data import Clips

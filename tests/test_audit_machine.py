@@ -5,7 +5,6 @@ import pytest
 
 from sgm.audit import machine
 
-
 NPU_SMI = """\
 +------------------------------------------------------------------------------------------------+
 | npu-smi 24.1.rc2                 Version: 24.1.rc2                                             |

@@ -1,11 +1,11 @@
 """What the audit and the check found stays mended."""
+import golden_operators
 import mindspore as ms
 import numpy as np
 import pytest
 from auditing import graph_of
 from mindspore import Tensor
 
-import golden_operators
 from sgm import ops
 from sgm.audit import cases
 from sgm.ops import attend, convolution

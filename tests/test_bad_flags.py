@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from commands import ending, load_tool, sample
 
 import simple_video_sample
-from commands import ending, load_tool, sample
 from sgm.guards import PipelineError, check_request
 from sgm.specs import load_spec
 

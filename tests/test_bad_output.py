@@ -1,12 +1,12 @@
 """Outputs that cannot be written, at every command that writes: one line, exit code 2, nothing lost, nothing half-written."""
 import numpy as np
 import pytest
+from badfiles import object_on_white
+from commands import ending, load_tool, sample, tree
 from PIL import Image
 
 import simple_video_sample
 import train
-from badfiles import object_on_white
-from commands import ending, load_tool, sample, tree
 from sgm import views
 from sgm.cameras import Orbit
 from sgm.errors import exit_code

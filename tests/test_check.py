@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import golden_operators
 import mindspore as ms
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from commands import load_tool
 from mindspore import nn
 from mindspore.ops import operations as P
 
-import golden_operators
 from sgm import ops
 from sgm.audit import cases, networks
 from sgm.audit.graph import Type
@@ -81,6 +81,7 @@ def test_operators_are_judged(monkeypatch, capsys):
 def test_networks_are_judged(monkeypatch, capsys):
     """CLIP against its golden, and against another."""
     import golden_networks
+
     from sgm.specs import load_spec
 
     spec = load_spec(golden_networks.GOLDEN / "tiny_sv3d_p.yaml")

@@ -9,11 +9,11 @@ os.environ.setdefault("GLOG_v", "3")
 import mindspore as ms
 import numpy as np
 import pytest
+from golden_init import build_checkpoint
 from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import initializer
 from safetensors.numpy import load_file, save_file
 
-from golden_init import build_checkpoint
 from sgm.checkpoint import file_hash, load_weights
 from sgm.published import is_unused
 from sgm.recognise import Layout, adapt_spec, layout_of

@@ -20,7 +20,6 @@ from safetensors.numpy import load_file
 from sgm import conversion, tensorwriter
 from sgm.tensorfiles import open_checkpoint
 
-
 # --- what is refused: one line, exit code 2, nothing written -----------------------------------------------------------
 
 def tree(path):

@@ -8,12 +8,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
+from making_data import (
+    SIZE,
+    Counter,
+    FakeEngine,
+    dynamic_orbits,
+    mean_of,
+    picture,
+    small_spec,
+    write_film,
+    write_orbit,
+    write_packed,
+)
 from PIL import Image
 
-from making_data import (SIZE, Counter, FakeEngine, dynamic_orbits, mean_of, picture, small_spec, write_film, write_orbit,
-                         write_packed)
-from sgm.train.data import Clips, DataError, DataSettings, LatentClips, Memo, PixelClips, read_clips, sources
+from sgm.train.data import (
+    Clips,
+    DataError,
+    DataSettings,
+    LatentClips,
+    Memo,
+    PixelClips,
+    read_clips,
+    sources,
+)
 from sgm.train.data.examples import Encoders, sinusoids
 from sgm.train.data.motion import motion_bucket
 from sgm.train.data.orbits import read_orbit

@@ -1,8 +1,8 @@
 """What a recipe's paths are taken for, held-back clips, and what is refused."""
 import numpy as np
 import pytest
-
 from making_data import SIZE, Counter, FakeEngine, small_spec, write_film, write_orbit, write_packed
+
 from sgm.cameras import Orbit
 from sgm.config import ConfigError
 from sgm.train.data import DataError, DataSettings, Memo, read_clips, sources

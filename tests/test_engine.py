@@ -8,10 +8,10 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
+from golden_init import GOLDEN, build_checkpoint
 from mindspore import Tensor
 from safetensors.numpy import save_file
 
-from golden_init import GOLDEN, build_checkpoint
 from sgm.checkpoint import open_checkpoint
 from sgm.engine import Engine
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-
 from commands import ROOT
+
 from sgm.errors import InputError, exit_code, loading
 
 

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from commands import load_tool
 from PIL import Image
 
-from commands import load_tool
 from sgm import metrics
 
 evaluate = load_tool("evaluate")

@@ -3,8 +3,8 @@ import json
 
 import numpy as np
 import pytest
-
 from badfiles import field, safetensors
+
 from sgm.cameras import Orbit, read_transforms
 from sgm.config import ConfigError
 from sgm.errors import InputError

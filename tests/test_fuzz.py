@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import trimesh
 import yaml
+from badfiles import encoded, field, object_on_white, png, safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from badfiles import encoded, field, object_on_white, png, safetensors
 from sgm.cameras import CameraError, Orbit, read_transforms, write_transforms
 from sgm.config import ConfigError, known_configs
 from sgm.errors import InputError

@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-
 from commands import load_tool
+
 from sgm.views import Views
 
 held_back = load_tool("held_back")

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from sgm import images, matte as mattes
+from sgm import images
+from sgm import matte as mattes
 from sgm.images import ImageError, alpha_from_white, composite, load_image, matte, recentre
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from badfiles import object_on_white
 from commands import ROOT, tree
+from PIL import Image
+
 from sgm.transforms import read_transforms
 
 PROCEDURAL = ["tools/render_orbits.py", "procedural", "--count", "24", "--size", "32", "--frames", "4", "--workers", "2",

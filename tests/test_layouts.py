@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from golden_init import manifest
+
 from sgm.diffusers_config import config_files
 from sgm.layouts import MATRIX, PARTS, THIRD, TRANSPOSED, from_places, places, shape_at, to_place
 from sgm.published import is_unused, unused_keys, used_shapes

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from commands import ending, load_tool
 from PIL import Image
 
-from commands import ending, load_tool
 from sgm import mesh_metrics, topology
 from sgm.cameras import FOV_DEG, Orbit, write_transforms
 from sgm.nearest import Cloud

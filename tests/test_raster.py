@@ -4,9 +4,9 @@ import cv2
 import mindspore as ms
 import numpy as np
 import pytest
+from golden_init import GOLDEN
 from mindspore import Tensor
 
-from golden_init import GOLDEN
 from sgm import topology
 from sgm.cameras import camera_to_world, focal_length, rays
 from sgm.render.mesh import Mesh

@@ -3,11 +3,19 @@ import json
 
 import numpy as np
 import pytest
+from commands import load_tool
 from PIL import Image
 
-from commands import load_tool
 from sgm.cameras import FOV_DEG, Orbit, camera_to_world, focal_length, rays
-from sgm.render.mesh import Material, Mesh, MeshError, crease_normals, linear_from_srgb, merge, srgb_from_linear
+from sgm.render.mesh import (
+    Material,
+    Mesh,
+    MeshError,
+    crease_normals,
+    linear_from_srgb,
+    merge,
+    srgb_from_linear,
+)
 from sgm.render.meshfile import load_mesh, normalised, viewing_distance
 from sgm.render.procedural import on_white, render_clip
 from sgm.render.zbuffer import Lighting, render_geometry, render_views

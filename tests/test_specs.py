@@ -9,8 +9,17 @@ from typing import List
 import pytest
 import yaml
 
-from sgm.specs import (ClipSpec, ConditionSpec, ConfigError, ModelSpec, SamplingSpec, UNetSpec, VaeSpec, load_spec,
-                       load_yaml)
+from sgm.specs import (
+    ClipSpec,
+    ConditionSpec,
+    ConfigError,
+    ModelSpec,
+    SamplingSpec,
+    UNetSpec,
+    VaeSpec,
+    load_spec,
+    load_yaml,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 ORBIT_EMBEDDERS = ["cond_frames_without_noise", "cond_frames", "cond_aug"]

@@ -6,9 +6,9 @@ os.environ.setdefault("GLOG_v", "3")
 
 import numpy as np
 import pytest
+from golden_init import GOLDEN, build_checkpoint, init_weight, rand
 from mindspore import Tensor
 
-from golden_init import GOLDEN, build_checkpoint, init_weight, rand
 from sgm import ops
 from sgm.checkpoint import check_weights, file_hash, load_weights
 from sgm.config import ConfigError

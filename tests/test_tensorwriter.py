@@ -14,7 +14,15 @@ from safetensors.numpy import load_file, save_file
 from sgm import tensorwriter
 from sgm.tensorfiles import CheckpointError, open_checkpoint
 from sgm.tensorview import View, taken
-from sgm.tensorwriter import Arrays, atomic, cast, save_safetensors, stored_bytes, write_ckpt, write_safetensors
+from sgm.tensorwriter import (
+    Arrays,
+    atomic,
+    cast,
+    save_safetensors,
+    stored_bytes,
+    write_ckpt,
+    write_safetensors,
+)
 
 RANDOM = np.random.RandomState(0)
 TENSORS = {"w": RANDOM.randn(7, 5).astype(np.float32), "half": RANDOM.randn(3).astype(np.float16),

@@ -1,8 +1,9 @@
 """What a step sees: clips in their order, latents, tokens and angles of packed clips; a run that goes on from a file."""
 import numpy as np
 import pytest
-
 from golden_init import GOLDEN
+from training import POSED
+
 from sgm.cameras import Orbit
 from sgm.checkpoint import CheckpointError, open_checkpoint
 from sgm.engine import Engine
@@ -14,7 +15,6 @@ from sgm.train.folder import RunFolder
 from sgm.train.init import initialise
 from sgm.train.recipe import Recipe
 from sgm.train.trainer import Trainer
-from training import POSED
 
 
 def small_engine(seed):

@@ -1,8 +1,8 @@
 """Some frames of each clip: which are drawn, what the network is told of them; and what a cache of latents may share."""
 import numpy as np
 import pytest
-
 from making_data import SIZE, Counter, FakeEngine, dynamic_orbits, mean_of, small_spec, write_film
+
 from sgm.config import ConfigError
 from sgm.specs import load_spec
 from sgm.train.data import DataSettings, LatentClips, PixelClips, sources
@@ -10,7 +10,6 @@ from sgm.train.data.examples import choose_places, sinusoids
 from sgm.train.data.motion import motion_bucket
 from sgm.train.plan import check_fit, describe, memory
 from sgm.train.recipe import Recipe
-
 
 pytestmark = pytest.mark.usefixtures("no_clip")
 

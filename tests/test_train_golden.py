@@ -4,10 +4,10 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
+from golden_init import GOLDEN
 from mindspore import Tensor
 from safetensors import safe_open
 
-from golden_init import GOLDEN
 from sgm.train.objective import DiffusionLoss
 from sgm.train.step import TrainStep
 from sgm.video.denoiser import Denoiser

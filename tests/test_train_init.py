@@ -1,13 +1,13 @@
 """What an untrained network starts from."""
 import numpy as np
 import pytest
-from mindspore import Tensor
-
 from golden_init import GOLDEN
+from mindspore import Tensor
+from training import POSED
+
 from sgm.engine import Engine
 from sgm.specs import load_spec
 from sgm.train.init import initial_weight, initialise
-from training import POSED
 
 
 def test_initial_weights():

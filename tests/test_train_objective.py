@@ -1,13 +1,18 @@
 """The losses by hand, and the noise levels they are taken at."""
 from statistics import NormalDist
 
-
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
 from sgm.train.batches import DiffusionBatches
-from sgm.train.objective import AutoencoderLoss, DiffusionLoss, Stratified, frame_weights, lognormal_sigmas
+from sgm.train.objective import (
+    AutoencoderLoss,
+    DiffusionLoss,
+    Stratified,
+    frame_weights,
+    lognormal_sigmas,
+)
 from sgm.train.recipe import Recipe
 
 

@@ -3,12 +3,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import train
-from mindspore import Tensor, nn
-
 from golden_init import init_weight
 from making_data import Counter, FakeEngine, dynamic_orbits, mean_of
+from mindspore import Tensor, nn
 from safetensors.numpy import load_file, save_file
+from training import SV3D_P, flags, write_model, write_toys
+
+import train
 from sgm.published import FIRST_STAGE, UNET, used_shapes
 from sgm.specs import load_spec
 from sgm.train.batches import ViewBatches
@@ -16,7 +17,6 @@ from sgm.train.data import LatentClips
 from sgm.train.objective import DecoderLoss
 from sgm.train.predicted import DecoderBatches, Predictions
 from sgm.train.recipe import Recipe
-from training import SV3D_P, flags, write_model, write_toys
 
 GUESS = 7.0
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from making_data import SIZE, Counter, FakeEngine, small_spec, write_film, write_orbit
 from mindspore import Tensor
 from PIL import Image
 from toy_trainer import Noise, trainer_of
 from training import POSED, flags, write_toys
 
 import train
-from making_data import SIZE, Counter, FakeEngine, small_spec, write_film, write_orbit
 from sgm.cameras import Orbit
 from sgm.checkpoint import open_checkpoint
 from sgm.train.board import Board, open_board

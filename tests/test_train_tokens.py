@@ -2,15 +2,15 @@
 from types import SimpleNamespace
 
 import numpy as np
-
 from golden_init import GOLDEN
+from training import POSED
+
 from sgm.engine import Engine
 from sgm.errors import InputError
 from sgm.specs import load_spec
 from sgm.train.data.examples import Encoders
 from sgm.train.init import initialise
 from sgm.train.tokens import tell_apart, whiten
-from training import POSED
 
 
 def test_whitening_by_hand():

@@ -5,11 +5,11 @@ from collections import Counter
 import mindspore as ms
 import numpy as np
 import pytest
+from golden_init import GOLDEN
 from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 from safetensors import safe_open
 
-from golden_init import GOLDEN
 from sgm import ops
 from sgm.specs import UNetSpec
 from sgm.video.unet import VideoUNet

@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 import pytest
+from commands import ROOT, ending, load_tool, tree
 from PIL import Image
 
 import sgm
-from commands import ROOT, ending, load_tool, tree
 from sgm.cameras import FOV_DEG, Orbit, write_transforms
 from sgm.config import ConfigError
 from sgm.errors import InputError

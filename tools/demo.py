@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import render_orbits  # noqa: E402
-import simple_video_sample  # noqa: E402
 import views_to_mesh  # noqa: E402
+
+import simple_video_sample  # noqa: E402
 from sgm.cameras import FOV_DEG, Orbit  # noqa: E402
 from sgm.errors import exit_code  # noqa: E402
 from sgm.images import save_png  # noqa: E402

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import evaluate  # noqa: E402
 import render_orbits  # noqa: E402
+
 from sgm import ops  # noqa: E402
 from sgm.cameras import Orbit  # noqa: E402
 from sgm.config import ConfigError  # noqa: E402

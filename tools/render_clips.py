@@ -26,6 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from render_orbits import in_processes  # noqa: E402
+
 from sgm.cameras import DISTANCE, FOV_DEG, camera_to_world  # noqa: E402
 from sgm.errors import InputError, exit_code, os_reason  # noqa: E402
 from sgm.flags import Arguments, check_folder, whole  # noqa: E402

@@ -18,7 +18,17 @@ from sgm import ops
 from sgm.errors import InputError, signals_handled
 from sgm.shape import marching, shading, tetgrid
 from sgm.shape.descent import Adam, Descent
-from sgm.shape.device_raster import antialias, dot, interpolate, intersect, minus, place, take, unit, vertex_normals
+from sgm.shape.device_raster import (
+    antialias,
+    dot,
+    interpolate,
+    intersect,
+    minus,
+    place,
+    take,
+    unit,
+    vertex_normals,
+)
 from sgm.shape.views import HALF
 
 FIELD_BETAS, FIELD_EPS = (0.9, 0.99), 1e-15     # as the field was trained before

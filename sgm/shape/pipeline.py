@@ -15,7 +15,20 @@ from tqdm import tqdm
 from sgm import ops, topology
 from sgm.errors import signals_handled
 from sgm.images import save_png
-from sgm.shape import clean, depth, dmtet, export, framing, hull, nerf, previews, shading, tetgrid, texture, turntable
+from sgm.shape import (
+    clean,
+    depth,
+    dmtet,
+    export,
+    framing,
+    hull,
+    nerf,
+    previews,
+    shading,
+    tetgrid,
+    texture,
+    turntable,
+)
 from sgm.shape.specs import load_mesh_spec
 from sgm.shape.states import Work, load_state, mesh_folder, save_state
 from sgm.shape.views import HALF, MIN_VIEWS, ShapeError, read_views

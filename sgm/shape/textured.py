@@ -44,7 +44,7 @@ class TexturedMesh:
 
     def save(self, path):
         """Write the mesh, placed in the input's world, as .glb, .obj or .ply: `sgm.shape.export.save`."""
-        from sgm.shape import export            # which needs this class
+        from sgm.shape import export  # which needs this class
         return export.save(self, path)
 
     def drawable(self) -> Mesh:

@@ -7,7 +7,15 @@ run. Query, key and the norm before them stay as parameters (the published file 
 from mindspore import nn
 
 from sgm import ops
-from sgm.video.blocks import Embedding, Layer, LayerNorm, Linear, Mixer, TokenGroupNorm, add_per_frame
+from sgm.video.blocks import (
+    Embedding,
+    Layer,
+    LayerNorm,
+    Linear,
+    Mixer,
+    TokenGroupNorm,
+    add_per_frame,
+)
 
 
 class Attention(nn.Cell):

@@ -4,7 +4,16 @@ from mindspore import nn
 
 from sgm import ops
 from sgm.video.attention import VideoTransformer
-from sgm.video.blocks import Block, Conv, Downsample, Embedding, Stem, TokenGroupNorm, Upsample, VideoResBlock
+from sgm.video.blocks import (
+    Block,
+    Conv,
+    Downsample,
+    Embedding,
+    Stem,
+    TokenGroupNorm,
+    Upsample,
+    VideoResBlock,
+)
 
 
 class VideoUNet(nn.Cell):

@@ -6,8 +6,8 @@ from sgm.train.data.clips import Clips, DataError, Memo
 from sgm.train.data.examples import shuffled, walk
 from sgm.train.data.latents import LatentClips, PixelClips
 from sgm.train.data.packed import PackedOrbits
-from sgm.train.data.settings import DataSettings
 from sgm.train.data.reading import cache_memo, read_clips, sources
+from sgm.train.data.settings import DataSettings
 
 LatentOrbits = LatentClips
 

@@ -24,9 +24,9 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from sgm.common.cli import Arguments, check_folder, exit_code, loading
+from sgm.common.errors import InputError
 from sgm.config import ConfigError, find_config, load_yaml
-from sgm.errors import InputError, exit_code, loading
-from sgm.flags import Arguments, check_folder
 from sgm.specs import load_spec
 
 os.environ.setdefault("GLOG_v", "3")

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

@@ -3,8 +3,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from sgm.errors import InputError
-from sgm.flags import MAX_SEED
+from sgm.common.cli import MAX_SEED
+from sgm.common.errors import InputError
 from sgm.specs import MAX_FRAMES, MAX_NUMBER, MAX_STEPS, SAMPLERS
 from sgm.tensorfiles import CheckpointError
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 
 MATTE_SIDE = 1024     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 
 # safetensors' names of element types. BF16 has no numpy type: it is stored as 16 bits, and read as float32.
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sgm.errors import os_reason
+from sgm.common.errors import os_reason
 from sgm.tensorfiles import CKPT_DTYPES, Entry
 from sgm.tensorstore import DTYPES, CheckpointError, TensorStore
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 
 FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
 MAX_BYTES = 64 << 20            # of a JSON file; ten thousand frames take 5 MB

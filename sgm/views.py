@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from sgm.cameras import DISTANCE, Orbit, write_transforms
-from sgm.errors import InputError, one_line
+from sgm.common.errors import InputError, one_line
 from sgm.images import alpha_from_white, composite, contact_sheet, save_png
 
 FORMATS = ("mp4", "gif", "png")

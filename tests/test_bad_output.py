@@ -9,7 +9,7 @@ import simple_video_sample
 import train
 from sgm import views
 from sgm.cameras import Orbit
-from sgm.errors import exit_code
+from sgm.common.cli import exit_code
 
 demo, evaluate, held_back, render_clips, render_orbits = (
     load_tool(name) for name in ("demo", "evaluate", "held_back", "render_clips", "render_orbits"))

@@ -4,7 +4,7 @@ import pytest
 import trimesh
 
 from sgm import topology
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.shape.clean import CleanSettings, clean
 from sgm.shape.decimate import decimate
 

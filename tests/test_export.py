@@ -8,7 +8,7 @@ import trimesh
 
 from sgm import topology
 from sgm.cameras import Orbit
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.render.meshfile import load_mesh
 from sgm.render.zbuffer import render_views
 from sgm.shape import export

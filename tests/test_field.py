@@ -5,7 +5,7 @@ import pytest
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.shape import encoding
 from sgm.shape.field import Field
 

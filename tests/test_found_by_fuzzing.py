@@ -6,8 +6,8 @@ import pytest
 from badfiles import field, safetensors
 
 from sgm.cameras import Orbit, read_transforms
+from sgm.common.errors import InputError
 from sgm.config import ConfigError
-from sgm.errors import InputError
 from sgm.specs import load_spec
 from sgm.tensorfiles import open_checkpoint
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sgm.cameras import CameraError, Orbit, read_transforms, write_transforms
+from sgm.common.errors import InputError
 from sgm.config import ConfigError, known_configs
-from sgm.errors import InputError
 from sgm.images import ImageError, load_image, prepare
 from sgm.render.mesh import MeshError
 from sgm.render.meshfile import load_mesh, normalised, viewing_distance

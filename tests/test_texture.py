@@ -6,7 +6,7 @@ import pytest
 import trimesh
 
 from sgm.cameras import FOV_DEG, Orbit, camera_to_world, focal_length
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.metrics import psnr
 from sgm.render.mesh import Mesh
 from sgm.render.zbuffer import render_views

@@ -16,7 +16,7 @@ MEMBER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.train.fellows import Fellows
 with Fellows({folder!r}) as fellows:
     print(fellows.path.name, flush=True)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.train.curve import draw_curve
 from sgm.train.metrics import FIELDS, Metrics, read_metrics
 from sgm.train.trainer import Row

@@ -8,9 +8,9 @@ from training import SV3D_P, SV3D_U, SVD, drawn, flags, write_model, write_toys
 import simple_video_sample
 import train
 from sgm.checkpoint import check_weights, open_checkpoint
+from sgm.common.errors import InputError
 from sgm.diffusers_writer import to_parts, write_folder
 from sgm.engine import Engine
-from sgm.errors import InputError
 from sgm.recognise import VECTOR_KEY
 from sgm.specs import load_spec
 from sgm.tensorwriter import Arrays, save_safetensors, write_ckpt

@@ -5,8 +5,8 @@ import numpy as np
 from golden_init import GOLDEN
 from training import POSED
 
+from sgm.common.errors import InputError
 from sgm.engine import Engine
-from sgm.errors import InputError
 from sgm.specs import load_spec
 from sgm.train.data.examples import Encoders
 from sgm.train.init import initialise

@@ -9,8 +9,8 @@ from toy_trainer import SPEC, Noise, ToyEngine, engine_of, trainer_of
 
 from sgm import ops
 from sgm.checkpoint import load_weights, open_checkpoint
+from sgm.common.errors import InputError
 from sgm.engine import Engine
-from sgm.errors import InputError
 from sgm.lora import fuse
 from sgm.tensorwriter import save_safetensors
 from sgm.train.folder import RunFolder

@@ -13,8 +13,8 @@ from PIL import Image
 
 import sgm
 from sgm.cameras import FOV_DEG, Orbit, write_transforms
+from sgm.common.errors import InputError
 from sgm.config import ConfigError
-from sgm.errors import InputError
 from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.shape import turntable
@@ -172,7 +172,7 @@ def test_wrong_flags_are_one_line_and_write_nothing(folder, capsys):
 
 
 def _code(main, argv):
-    from sgm.errors import exit_code
+    from sgm.common.cli import exit_code
     return exit_code("views_to_mesh.py", main, argv)
 
 

@@ -35,7 +35,8 @@ import steps  # noqa: E402
 import twins  # noqa: E402
 from sides import Side, SideError  # noqa: E402
 
-from sgm.errors import InputError, exit_code  # noqa: E402
+from sgm.common.cli import exit_code  # noqa: E402
+from sgm.common.errors import InputError
 from sgm.shape.specs import NerfSpec  # noqa: E402
 
 PACKAGES = ("mindspore", "torch", "diffusers", "transformers", "safetensors")

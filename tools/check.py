@@ -24,8 +24,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from sgm.errors import InputError, exit_code, loading, one_line, os_reason  # noqa: E402
-from sgm.flags import Arguments  # noqa: E402
+from sgm.common.cli import (  # noqa: E402
+    Arguments,  # noqa: E402
+    exit_code,
+    loading,
+)
+from sgm.common.errors import InputError, one_line, os_reason
 
 # Relative L2 error allowed of a network in each precision. The CPU's is that of the tests; the others are what rounding
 # should stay below, and were never measured on a device.

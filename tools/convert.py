@@ -24,9 +24,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sgm.common.cli import (
+    Arguments,  # noqa: E402
+    exit_code,  # noqa: E402
+)
 from sgm.conversion import DTYPES, SOURCES, SUFFIXES, check_target, plan, write, write_report  # noqa: E402
-from sgm.errors import exit_code  # noqa: E402
-from sgm.flags import Arguments  # noqa: E402
 from sgm.recognise import VECTOR_KEY  # noqa: E402
 
 SURGERY = ("sv3d_p", "sv3d_u")

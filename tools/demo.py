@@ -17,7 +17,7 @@ import views_to_mesh  # noqa: E402
 
 import simple_video_sample  # noqa: E402
 from sgm.cameras import FOV_DEG, Orbit  # noqa: E402
-from sgm.errors import exit_code  # noqa: E402
+from sgm.common.cli import exit_code  # noqa: E402
 from sgm.images import save_png  # noqa: E402
 from sgm.render.procedural import HELD_BACK_SEEDS, make_object  # noqa: E402
 from sgm.render.zbuffer import SOFT, render_views  # noqa: E402

@@ -39,8 +39,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sgm import mesh_metrics, metrics  # noqa: E402
-from sgm.errors import InputError, exit_code, os_reason  # noqa: E402
-from sgm.flags import Arguments  # noqa: E402
+from sgm.common.cli import (
+    Arguments,  # noqa: E402
+    exit_code,  # noqa: E402
+)
+from sgm.common.errors import InputError, os_reason
 from sgm.images import read_image  # noqa: E402
 from sgm.render.meshfile import load_mesh  # noqa: E402
 from sgm.shape import turntable  # noqa: E402

@@ -30,9 +30,15 @@ import render_orbits  # noqa: E402
 
 from sgm import ops  # noqa: E402
 from sgm.cameras import Orbit  # noqa: E402
+from sgm.common.cli import (  # noqa: E402
+    MAX_SEED,
+    Arguments,
+    check_folder,
+    exit_code,  # noqa: E402
+    float_range,
+    int_range,
+)
 from sgm.config import ConfigError  # noqa: E402
-from sgm.errors import exit_code  # noqa: E402
-from sgm.flags import MAX_SEED, Arguments, check_folder, real, whole  # noqa: E402
 from sgm.images import load_image  # noqa: E402
 from sgm.pipeline import EMBEDDED, generate, load_model  # noqa: E402
 from sgm.render.procedural import HELD_BACK_SEEDS  # noqa: E402
@@ -85,12 +91,12 @@ def main(argv=None):
     add("--ckpt", default=EMBEDDED[1], help="default: the embedded weights")
     add("--orbit", choices=("static", "dynamic"), default="static", help="one turn in equal steps, or a random orbit of the"
         " SV3D paper for each object; default static")
-    add("--elevation", type=real(-89, 89), default=10.0, help="of the input view, degrees; default 10")
-    add("--steps", type=whole(1, MAX_STEPS), default=None, help="default: the model's")
-    add("--guidance", type=real(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"),
+    add("--elevation", type=float_range(-89, 89), default=10.0, help="of the input view, degrees; default 10")
+    add("--steps", type=int_range(1, MAX_STEPS), default=None, help="default: the model's")
+    add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"),
         help="default: the model's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model's configuration")
-    add("--seed", type=whole(0, MAX_SEED), default=23, help="of the noise; default 23")
+    add("--seed", type=int_range(0, MAX_SEED), default=23, help="of the noise; default 23")
     args = parser.parse_args(argv)
     check_folder(args.output, "--output")
     ops.set_device("CPU")

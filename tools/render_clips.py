@@ -28,8 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from render_orbits import in_processes  # noqa: E402
 
 from sgm.cameras import DISTANCE, FOV_DEG, camera_to_world  # noqa: E402
-from sgm.errors import InputError, exit_code, os_reason  # noqa: E402
-from sgm.flags import Arguments, check_folder, whole  # noqa: E402
+from sgm.common.cli import (  # noqa: E402
+    Arguments,
+    check_folder,
+    exit_code,  # noqa: E402
+    int_range,
+)
+from sgm.common.errors import InputError, os_reason
 from sgm.render.procedural import TRAIN_SEEDS, make_object, on_white  # noqa: E402
 from sgm.render.zbuffer import SOFT, render_views  # noqa: E402
 from sgm.specs import MAX_FRAMES, MAX_SIDE  # noqa: E402
@@ -76,12 +81,12 @@ def render(seed, out, size, count):
 def main(argv=None):
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--count", type=whole(1, len(TRAIN_SEEDS)), required=True, metavar="N", help="clips, one of each object")
+    add("--count", type=int_range(1, len(TRAIN_SEEDS)), required=True, metavar="N", help="clips, one of each object")
     add("--out", type=Path, required=True, help="folder for them")
-    add("--size", type=whole(8, MAX_SIDE), default=64, metavar="PIXELS", help="side of a frame (default 64)")
-    add("--frames", type=whole(2, MAX_FRAMES), default=21, metavar="N", help="of a clip (default 21)")
-    add("--first-seed", type=whole(0, TRAIN_SEEDS[-1]), default=0, metavar="N", help="of the first object (default 0)")
-    add("--workers", type=whole(1, 1000), default=len(os.sched_getaffinity(0)), metavar="N",
+    add("--size", type=int_range(8, MAX_SIDE), default=64, metavar="PIXELS", help="side of a frame (default 64)")
+    add("--frames", type=int_range(2, MAX_FRAMES), default=21, metavar="N", help="of a clip (default 21)")
+    add("--first-seed", type=int_range(0, TRAIN_SEEDS[-1]), default=0, metavar="N", help="of the first object (default 0)")
+    add("--workers", type=int_range(1, 1000), default=len(os.sched_getaffinity(0)), metavar="N",
         help="processes (default: one a core)")
     args = parser.parse_args(argv)
     check_folder(args.out, "--out")

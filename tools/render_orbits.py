@@ -42,8 +42,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sgm.cameras import DISTANCE, FOV_DEG, Orbit, position, write_transforms  # noqa: E402
-from sgm.errors import InputError, exit_code, one_line, os_reason  # noqa: E402
-from sgm.flags import Arguments, check_folder  # noqa: E402
+from sgm.common.cli import (  # noqa: E402
+    Arguments,
+    check_folder,
+    exit_code,  # noqa: E402
+)
+from sgm.common.errors import InputError, one_line, os_reason
 from sgm.render.mesh import MeshError  # noqa: E402
 from sgm.render.meshfile import SUFFIXES, load_mesh, normalised, viewing_distance  # noqa: E402
 from sgm.render.procedural import make_object, on_white, render_clip  # noqa: E402

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse  # noqa: E402
 import logging  # noqa: E402
 
-from sgm.errors import InputError, exit_code, loading  # noqa: E402
-from sgm.flags import Arguments, check_folder, whole  # noqa: E402
+from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loading  # noqa: E402  # noqa: E402
+from sgm.common.errors import InputError
 from sgm.shape.specs import load_mesh_spec  # noqa: E402
 from sgm.shape.states import check_output, mesh_folder  # noqa: E402
 
@@ -49,11 +49,11 @@ def parse(argv):
     add("--stages", type=stage_list, default=STAGES, help="which to run, of nerf,dmtet,texture; what is left out is taken"
         " from the output folder if it is there, and skipped if not (default: all)")
     add("--resume", action="store_true", help="go on with what an earlier run left in the output folder")
-    add("--seed", type=whole(0, 2 ** 32 - 1), help="of everything random")
+    add("--seed", type=int_range(0, 2 ** 32 - 1), help="of everything random")
     add("--azimuth-sign", type=int, choices=(1, -1), default=1,
         help="-1: the cameras' azimuths run the other way (default 1)")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
-    add("--device-id", type=whole(0, 1023), default=0, help="which NPU (default 0)")
+    add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     add("--quiet", action="store_true", help="no progress bars")
     return parser.parse_args(argv)
 

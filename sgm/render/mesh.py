@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import njit
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 
 
 class MeshError(InputError):

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from numba import njit
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.shape import charts
 
 XATLAS_FACES = 50_000       # xatlas takes hours for large meshes

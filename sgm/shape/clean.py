@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.shape.decimate import decimate
 from sgm.topology import MERGE, areas, components, edge_groups, heights, turned_alike, weld
 

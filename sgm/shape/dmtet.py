@@ -15,7 +15,8 @@ from mindspore import ParameterTuple, Tensor, nn
 from mindspore import ops as P
 
 from sgm import ops
-from sgm.errors import InputError, signals_handled
+from sgm.common.cli import signals_handled
+from sgm.common.errors import InputError
 from sgm.shape import marching, shading, tetgrid
 from sgm.shape.descent import Adam, Descent
 from sgm.shape.device_raster import (

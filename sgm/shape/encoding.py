@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 
 
 @dataclass(frozen=True)

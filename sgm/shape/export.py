@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.shape.textured import TexturedMesh
 
 SUFFIXES = (".glb", ".obj", ".ply")

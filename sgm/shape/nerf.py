@@ -9,7 +9,7 @@ from mindspore import ops as P
 from tqdm import tqdm
 
 from sgm import ops
-from sgm.errors import signals_handled
+from sgm.common.cli import signals_handled
 from sgm.images import save_png
 from sgm.shape import encoding, previews, volume
 from sgm.shape.field import Field

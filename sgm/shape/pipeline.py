@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sgm import ops, topology
-from sgm.errors import signals_handled
+from sgm.common.cli import signals_handled
 from sgm.images import save_png
 from sgm.shape import (
     clean,
@@ -261,7 +261,7 @@ def views_to_mesh(views, output=None, config="default", overrides=(), **options)
     views: a views folder, or the path of a transforms.json. output: the folder to write; None = `mesh` within the views
     folder. config: default, fast, fine or a YAML file; overrides: ["nerf.steps=300", ...]. options: of Reconstruction.
     The device is that of sgm.ops.set_device, a CPU if nobody called it. Raises ShapeError, CameraError, ImageError,
-    ConfigError (all sgm.errors.InputError).
+    ConfigError (all sgm.common.errors.InputError).
     """
     views = Path(views)
     run = Reconstruction(views, load_mesh_spec(config, list(overrides)), output or mesh_folder(views), **options)

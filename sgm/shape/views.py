@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.images import load_image, read_image
 from sgm.matte import ImageError, alpha_from_white, matte
 from sgm.transforms import read_transforms

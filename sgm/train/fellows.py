@@ -9,7 +9,8 @@ import socket
 import threading
 from pathlib import Path
 
-from sgm.errors import end_now, one_line
+from sgm.common.cli import end_now
+from sgm.common.errors import one_line
 from sgm.tensorwriter import atomic
 
 LOOK = 1.0              # seconds between looks at the others

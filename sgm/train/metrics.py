@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from sgm.errors import InputError, os_reason
+from sgm.common.errors import InputError, os_reason
 from sgm.tensorwriter import atomic
 
 MEASURED = ("val_loss", "val_psnr_fg", "val_iou")       # on held-back clips; dB and share of their foreground

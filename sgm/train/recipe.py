@@ -2,8 +2,8 @@
 from dataclasses import dataclass, field
 from typing import List
 
+from sgm.common.cli import MAX_SEED
 from sgm.config import ConfigError, shown
-from sgm.flags import MAX_SEED
 from sgm.train.data.settings import DataSettings
 
 # What may be trained, by task; `sgm.train.parts` says which parameters that is.

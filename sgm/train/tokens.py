@@ -9,7 +9,7 @@ from contextlib import suppress
 import numpy as np
 from mindspore import Tensor
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.train.data.examples import Encoders
 
 IMAGES = 512            # of that many the tokens' mean and axes are taken

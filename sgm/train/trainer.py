@@ -14,7 +14,7 @@ from mindspore import Tensor
 
 from sgm import ops
 from sgm.checkpoint import CheckpointError
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.guards import of_memory
 from sgm.train.batches import val_count
 from sgm.train.lora import attach

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sgm.errors import InputError, os_reason
+from sgm.common.errors import InputError, os_reason
 from sgm.train.data.clips import DataError, Memo
 
 

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from sgm.errors import InputError
+from sgm.common.errors import InputError
 from sgm.train.data.cache import LatentStore
 from sgm.train.data.clips import Clips, DataError, Tally, hash_of
 from sgm.train.data.examples import Encoders, Examples

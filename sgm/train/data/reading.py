@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sgm.errors import InputError, one_line
+from sgm.common.errors import InputError, one_line
 from sgm.images import IMAGE_SUFFIXES
 from sgm.train.data.cache import LatentStore
 from sgm.train.data.clips import Clips, DataError, Memo, Tally, log

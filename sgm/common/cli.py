@@ -1,40 +1,14 @@
-"""What is the user's to mend, said in one line, and how a command ends with it instead of a traceback."""
-import errno
+"""What the commands share: flags, signals, exit codes, errors in one line."""
+import argparse
+import math
 import os
 import signal
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
-
-class InputError(ValueError):
-    """A file, key or flag that cannot be used; the message names it, what was found, what was expected, the remedy."""
-
-    def __init__(self, message):
-        super().__init__(one_line(message))     # names in it may come from a file, and hold anything
-
-
-def one_line(message):
-    """A message as one printable line of at most 2000 characters, whatever the names in it hold."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
-    return line if len(line) <= 2000 else line[:1997] + "..."
-
-
-_REMEDIES = {
-    errno.ENOSPC: "free space, or write to another disk", errno.EDQUOT: "free space, or write to another disk",
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f), or write to another disk",
-    errno.ENOTDIR: "a file stands where a folder is expected: give another path",
-    errno.EEXIST: "a file stands where a folder is expected: give another path",
-    errno.EISDIR: "a folder stands where a file is expected: give another path",
-    errno.ENAMETOOLONG: "give a shorter name",
-    errno.ENOENT: "give a path that exists",
-}
-
-
-def os_reason(error):
-    """What an OSError says and what can be done about it: "No space left on device; free space, or ..."."""
-    return f"{error.strerror or error}; {_REMEDIES.get(error.errno, 'give a path that may be read and written')}"
-
+from sgm.common.errors import InputError, one_line, os_reason
 
 _DEFAULTS = {signal.SIGINT: (signal.SIG_DFL, signal.default_int_handler), signal.SIGTERM: (signal.SIG_DFL,)}
 _caught = []                                    # signals that asked for an end
@@ -103,3 +77,69 @@ def end_now(name, said):
     is finished or tidied up."""
     print(f"\n{name}: {one_line(said)}", file=sys.stderr, flush=True)      # there may be a progress bar
     os._exit(2)
+
+
+MAX_SEED = 2 ** 32 - 1                          # of numpy's RandomState
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose error is one line with exit code 2, without the usage of thirty flags before it."""
+
+    def error(self, message):
+        """End the program with the message."""
+        self.exit(2, f"{self.prog}: {one_line(message)}; see --help\n")
+
+
+def int_range(low, high):
+    """The argparse type of a whole number from `low` to `high`."""
+    return _number(int, low, high, f"a whole number from {low} to {high}")
+
+
+def float_range(low, high):
+    """The argparse type of a number from `low` to `high`."""
+    return _number(float, low, high, f"a number from {low:g} to {high:g}")
+
+
+def float_list(text):
+    """The argparse type of finite numbers between commas: "0,17.1,34.3" -> floats."""
+    return [_number(float, -math.inf, math.inf, "numbers between commas, as in 0,17.1,34.3")(part)
+            for part in text.split(",")]
+
+
+def _number(kind, low, high, expected):
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+        return value
+    return read
+
+
+def seed_list(text):
+    """The argparse type of seeds, numbers and rising ranges between commas: "0-3,7" -> [0, 1, 2, 3, 7]."""
+    numbers = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            first, last = int(first), int(last or first)
+        except ValueError:
+            first, last = 0, -1
+        if not 0 <= first <= last <= MAX_SEED or len(numbers) + last - first >= 100_000:
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected at most 100000 numbers and rising ranges from 0 to"
+                                             f" {MAX_SEED}, as in 0-3,7")
+        numbers += range(first, last + 1)
+    return list(dict.fromkeys(numbers))
+
+
+def check_folder(path, flag):
+    """Raise InputError unless `path`, given with `flag`, is a folder that may be written, or can become one."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{flag} {path}: {place} is a file, expected a folder; give another path")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {path}: {place} may not be written; change its rights, or give another path")

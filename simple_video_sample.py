@@ -33,9 +33,9 @@ from sgm.common.cli import (
     seed_list,
 )
 from sgm.common.errors import one_line, os_reason
-from sgm.config import ConfigError
+from sgm.config.model import MAX_FRAMES, MAX_NUMBER, MAX_STEPS
+from sgm.config.yaml_reader import ConfigError
 from sgm.images import MAX_PIXELS, ImageError, list_images, load_image, parse_background, prepare
-from sgm.specs import MAX_FRAMES, MAX_NUMBER, MAX_STEPS
 from sgm.transforms import CameraError
 
 

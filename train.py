@@ -26,8 +26,8 @@ from pathlib import Path
 
 from sgm.common.cli import Arguments, check_folder, exit_code, loading
 from sgm.common.errors import InputError
-from sgm.config import ConfigError, find_config, load_yaml
-from sgm.specs import load_spec
+from sgm.config.model import load_spec
+from sgm.config.yaml_reader import ConfigError, find_config, load_yaml
 
 os.environ.setdefault("GLOG_v", "3")
 
@@ -65,7 +65,7 @@ def configure(args):
 
 def load_recipe(path, overrides):
     with loading():
-        from sgm.train.recipe import Recipe
+        from sgm.config.recipe import Recipe
     return load_yaml(Recipe, path, overrides)
 
 

@@ -12,12 +12,12 @@ from typing import Optional
 
 import numpy as np
 
+from sgm.config.model import ModelSpec, load_spec
 from sgm.diffusers_folder import lent, open_folder
 from sgm.diffusers_writer import to_parts, write_folder
 from sgm.lora import fuse
 from sgm.published import is_unused, unused_keys, used_shapes
 from sgm.recognise import adapt_spec, layout_of, misfit_message, misfits_of, recognise
-from sgm.specs import ModelSpec, load_spec
 from sgm.surgery import operate, start_spec
 from sgm.tensorfiles import open_checkpoint
 from sgm.tensorstore import CheckpointError, TensorStore

@@ -3,7 +3,7 @@
 Field for field what diffusers writes for the published SVD (`tests/golden/manifests/diffusers_svd_*.config.json`); SV3D,
 which diffusers has no pipeline for, in the same form.
 """
-from sgm.specs import GROUPS
+from sgm.config.model import GROUPS
 from sgm.tensorstore import CheckpointError
 
 DIFFUSERS_VERSION = "0.42.1"                    # which loaded them in tests/parity

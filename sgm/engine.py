@@ -53,7 +53,7 @@ class GuidedDenoiser(nn.Cell):
 
 
 class Engine(nn.Cell):
-    """All networks of a `sgm.specs.ModelSpec`. Parameters take memory only once weights are loaded.
+    """All networks of a `sgm.config.model.ModelSpec`. Parameters take memory only once weights are loaded.
 
     weights: an open Checkpoint, from which `holding` loads the part that a stage needs; dtype: the UNet's precision.
     """

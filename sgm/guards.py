@@ -5,7 +5,7 @@ import numpy as np
 
 from sgm.common.cli import MAX_SEED
 from sgm.common.errors import InputError
-from sgm.specs import MAX_FRAMES, MAX_NUMBER, MAX_STEPS, SAMPLERS
+from sgm.config.model import MAX_FRAMES, MAX_NUMBER, MAX_STEPS, SAMPLERS
 from sgm.tensorfiles import CheckpointError
 
 _BOUNDS = {"seed": (0, MAX_SEED), "steps": (1, MAX_STEPS), "decode_chunk": (1, MAX_FRAMES), "cond_aug": (0, MAX_NUMBER),

@@ -8,13 +8,13 @@ import numpy as np
 from sgm import images, ops
 from sgm.cameras import Orbit
 from sgm.checkpoint import check_weights, open_checkpoint
-from sgm.config import CONFIGS
+from sgm.config.model import load_spec
+from sgm.config.yaml_reader import CONFIGS
 from sgm.diffusers_folder import open_folder
 from sgm.engine import Engine
 from sgm.guards import PipelineError, check_request, finite, of_memory, room
 from sgm.lora import fuse
 from sgm.recognise import adapt_spec
-from sgm.specs import load_spec
 from sgm.stages import Stages
 from sgm.train.init import initialise
 from sgm.video import guidance

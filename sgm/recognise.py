@@ -3,9 +3,9 @@ import re
 from dataclasses import replace
 from typing import NamedTuple, Optional
 
-from sgm.config import known_configs
+from sgm.config.model import load_spec
+from sgm.config.yaml_reader import known_configs
 from sgm.published import CONDITIONER, FIRST_STAGE, UNET, is_unused
-from sgm.specs import load_spec
 from sgm.tensorstore import CheckpointError
 
 VECTOR_KEY = UNET + "label_emb.0.0.weight"      # (4 * channels, width of the vector condition)

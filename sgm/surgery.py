@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from sgm.config import ConfigError
+from sgm.config.model import load_spec
+from sgm.config.yaml_reader import ConfigError
 from sgm.published import FIRST_STAGE, image_embedders
 from sgm.recognise import VECTOR_KEY
-from sgm.specs import load_spec
 from sgm.tensorview import Made, View, taken
 
 

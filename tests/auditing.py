@@ -3,7 +3,7 @@ from mindspore import nn
 
 from sgm.audit import networks, rules
 from sgm.audit.graph import Type, trace
-from sgm.specs import ClipSpec, ConditionSpec, ModelSpec, UNetSpec, VaeSpec
+from sgm.config.model import ClipSpec, ConditionSpec, ModelSpec, UNetSpec, VaeSpec
 
 # Two levels, attention on both; 256 tokens, so that half precision takes flash attention.
 SMALL = ModelSpec(

@@ -94,7 +94,7 @@ def filled():
 @pytest.fixture(scope="session")
 def tiny_spec():
     """tiny_spec("sv3d_p") -> the ModelSpec of a golden, from the reference implementation's own YAML file."""
-    from sgm.specs import load_spec
+    from sgm.config.model import load_spec
     return lambda name: load_spec(GOLDEN / f"tiny_{name}.yaml")
 
 

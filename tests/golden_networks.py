@@ -4,8 +4,8 @@ from golden_init import GOLDEN, init_weight
 from mindspore import Tensor
 from safetensors.numpy import load_file
 
+from sgm.config.model import load_spec
 from sgm.engine import Engine
-from sgm.specs import load_spec
 from sgm.video.temporal_decoder import VideoDecoder
 
 FRAMES = 5

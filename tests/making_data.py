@@ -7,7 +7,7 @@ from golden_init import GOLDEN
 from PIL import Image
 
 from sgm.cameras import Orbit, write_transforms
-from sgm.specs import load_spec
+from sgm.config.model import load_spec
 from sgm.train.data import Clips
 from sgm.train.data.orbits import read_orbit
 

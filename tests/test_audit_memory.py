@@ -4,7 +4,7 @@ from mindspore import nn, ops
 
 from sgm.audit import memory
 from sgm.audit.graph import Type, traced
-from sgm.specs import load_spec
+from sgm.config.model import load_spec
 from sgm.train.plan import _blocks
 
 

@@ -8,9 +8,8 @@ from auditing import examined
 from sgm import ops
 from sgm.audit import shapes
 from sgm.cameras import Orbit
+from sgm.config.reconstruction import DepthSpec, DMTetSpec, MeshSpec, NerfSpec
 from sgm.shape import dmtet, grid, nerf, shading
-from sgm.shape.dmtet_spec import DMTetSpec
-from sgm.shape.specs import DepthSpec, MeshSpec, NerfSpec
 from sgm.shape.views import HALF, Views
 
 # Every loss and option is on in one of the two.

@@ -7,8 +7,8 @@ import pytest
 from commands import ending, load_tool, sample
 
 import simple_video_sample
+from sgm.config.model import load_spec
 from sgm.guards import PipelineError, check_request
-from sgm.specs import load_spec
 
 held_back = load_tool("held_back")
 

@@ -82,7 +82,7 @@ def test_networks_are_judged(monkeypatch, capsys):
     """CLIP against its golden, and against another."""
     import golden_networks
 
-    from sgm.specs import load_spec
+    from sgm.config.model import load_spec
 
     spec = load_spec(golden_networks.GOLDEN / "tiny_sv3d_p.yaml")
     name, function, arguments, wanted = next(golden_networks.encoders(Engine(spec)))

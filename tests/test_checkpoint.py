@@ -15,9 +15,9 @@ from mindspore.common.initializer import initializer
 from safetensors.numpy import load_file, save_file
 
 from sgm.checkpoint import file_hash, load_weights
+from sgm.config.model import load_spec
 from sgm.published import is_unused
 from sgm.recognise import Layout, adapt_spec, layout_of
-from sgm.specs import load_spec
 from sgm.tensorfiles import Checkpoint, CheckpointError, Entry, open_checkpoint
 from sgm.tensorwriter import save_safetensors
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 import simple_video_sample as command
 from sgm.checkpoint import save_safetensors
+from sgm.config.model import load_spec
 from sgm.engine import Engine
 from sgm.pipeline import generate, load_model
-from sgm.specs import load_spec
 from sgm.train.init import initial_weight
 from sgm.transforms import read_transforms
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from sgm.specs import ClipSpec
+from sgm.config.model import ClipSpec
 from sgm.video import clip
 from sgm.video.conditioner import ClipEmbedder
 

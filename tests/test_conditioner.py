@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.specs import load_spec
+from sgm.config.model import load_spec
 from sgm.train.data.examples import Examples
 from sgm.video.conditioner import Conditioner, ScalarEmbedder
 

@@ -12,10 +12,10 @@ from golden_init import GOLDEN, build_checkpoint
 from safetensors.numpy import load_file
 
 from sgm import conversion, diffusers_writer
+from sgm.config.model import load_spec
 from sgm.diffusers_folder import open_folder
 from sgm.layouts import STEMS
 from sgm.published import is_unused, used_shapes
-from sgm.specs import load_spec
 from sgm.tensorfiles import open_checkpoint
 
 TINY = ROOT / "assets" / "sv3d_tiny.safetensors"

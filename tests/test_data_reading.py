@@ -4,7 +4,7 @@ import pytest
 from making_data import SIZE, Counter, FakeEngine, small_spec, write_film, write_orbit, write_packed
 
 from sgm.cameras import Orbit
-from sgm.config import ConfigError
+from sgm.config.yaml_reader import ConfigError
 from sgm.train.data import DataError, DataSettings, Memo, read_clips, sources
 from sgm.train.data.reading import cache_folder, expand, find
 

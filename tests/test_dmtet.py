@@ -11,9 +11,9 @@ from mindspore import Tensor
 
 from sgm import ops
 from sgm.cameras import camera_to_world, focal_length
-from sgm.config import ConfigError
+from sgm.config.reconstruction import DMTetSpec
+from sgm.config.yaml_reader import ConfigError
 from sgm.shape import descent, dmtet, encoding, raster, shading, tetgrid
-from sgm.shape.dmtet_spec import DMTetSpec
 from sgm.shape.field import Field
 from sgm.shape.views import HALF, Views
 

@@ -31,7 +31,7 @@ BUILD = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from sgm.engine import Engine
-from sgm.specs import load_spec
+from sgm.config.model import load_spec
 
 def resident():
     with open("/proc/self/statm") as file:

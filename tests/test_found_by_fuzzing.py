@@ -7,8 +7,8 @@ from badfiles import field, safetensors
 
 from sgm.cameras import Orbit, read_transforms
 from sgm.common.errors import InputError
-from sgm.config import ConfigError
-from sgm.specs import load_spec
+from sgm.config.model import load_spec
+from sgm.config.yaml_reader import ConfigError
 from sgm.tensorfiles import open_checkpoint
 
 

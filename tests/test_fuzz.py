@@ -16,11 +16,11 @@ from PIL import Image
 
 from sgm.cameras import CameraError, Orbit, read_transforms, write_transforms
 from sgm.common.errors import InputError
-from sgm.config import ConfigError, known_configs
+from sgm.config.model import load_spec
+from sgm.config.yaml_reader import ConfigError, known_configs
 from sgm.images import ImageError, load_image, prepare
 from sgm.render.mesh import MeshError
 from sgm.render.meshfile import load_mesh, normalised, viewing_distance
-from sgm.specs import load_spec
 from sgm.tensorfiles import CKPT_DTYPES, DTYPES, CheckpointError, open_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent

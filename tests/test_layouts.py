@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from golden_init import manifest
 
+from sgm.config.model import load_spec
 from sgm.diffusers_config import config_files
 from sgm.layouts import MATRIX, PARTS, THIRD, TRANSPOSED, from_places, places, shape_at, to_place
 from sgm.published import is_unused, unused_keys, used_shapes
 from sgm.recognise import layout_of, recognise, with_decoder
-from sgm.specs import load_spec
 from sgm.tensorfiles import Checkpoint, CheckpointError, Entry
 
 MANIFESTS = Path(__file__).parent / "golden" / "manifests"

@@ -9,10 +9,10 @@ from safetensors.numpy import load_file
 from training import SV3D_P, drawn, write_model
 
 import simple_video_sample
+from sgm.config.model import load_spec
 from sgm.lora import fuse
 from sgm.pipeline import load_model
 from sgm.published import UNET
-from sgm.specs import load_spec
 from sgm.tensorfiles import open_checkpoint
 from sgm.tensorstore import CheckpointError
 from sgm.tensorwriter import Arrays, save_safetensors

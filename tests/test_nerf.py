@@ -6,8 +6,8 @@ from mindspore import Tensor, nn
 
 from sgm import ops
 from sgm.cameras import Orbit
+from sgm.config.reconstruction import DepthSpec, NerfSpec
 from sgm.shape import depth, grid, hull, nerf, volume
-from sgm.shape.specs import DepthSpec, NerfSpec
 from sgm.shape.states import load_state, save_state
 from sgm.shape.views import HALF, ShapeError, Views
 

@@ -9,7 +9,7 @@ from typing import List
 import pytest
 import yaml
 
-from sgm.specs import (
+from sgm.config.model import (
     ClipSpec,
     ConditionSpec,
     ConfigError,

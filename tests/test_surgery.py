@@ -11,13 +11,13 @@ from mindspore import Tensor
 
 from sgm import ops
 from sgm.checkpoint import check_weights, file_hash, load_weights
-from sgm.config import ConfigError
+from sgm.config.model import load_spec
+from sgm.config.yaml_reader import ConfigError
 from sgm.diffusers_writer import to_parts, write_folder
 from sgm.engine import Engine
 from sgm.pipeline import load_model
 from sgm.published import used_shapes
 from sgm.recognise import VECTOR_KEY
-from sgm.specs import load_spec
 from sgm.surgery import operate, start_spec
 from sgm.tensorfiles import open_checkpoint
 from sgm.tensorwriter import Arrays, save_safetensors

@@ -6,14 +6,14 @@ from training import POSED
 
 from sgm.cameras import Orbit
 from sgm.checkpoint import CheckpointError, open_checkpoint
+from sgm.config.model import load_spec
+from sgm.config.recipe import Recipe
 from sgm.engine import Engine
 from sgm.render.procedural import TRAIN_SEEDS, render_clip
-from sgm.specs import load_spec
 from sgm.train.batches import DiffusionBatches, ViewBatches
 from sgm.train.data import LatentOrbits, PackedOrbits, shuffled
 from sgm.train.folder import RunFolder
 from sgm.train.init import initialise
-from sgm.train.recipe import Recipe
 from sgm.train.trainer import Trainer
 
 

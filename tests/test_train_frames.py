@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 from making_data import SIZE, Counter, FakeEngine, dynamic_orbits, mean_of, small_spec, write_film
 
-from sgm.config import ConfigError
-from sgm.specs import load_spec
+from sgm.config.model import load_spec
+from sgm.config.recipe import Recipe
+from sgm.config.yaml_reader import ConfigError
 from sgm.train.data import DataSettings, LatentClips, PixelClips, sources
 from sgm.train.data.examples import choose_places, sinusoids
 from sgm.train.data.motion import motion_bucket
 from sgm.train.plan import check_fit, describe, memory
-from sgm.train.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("no_clip")
 

@@ -5,8 +5,8 @@ from golden_init import GOLDEN
 from mindspore import Tensor
 from training import POSED
 
+from sgm.config.model import load_spec
 from sgm.engine import Engine
-from sgm.specs import load_spec
 from sgm.train.init import initial_weight, initialise
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from sgm.config.recipe import Recipe
 from sgm.train.batches import DiffusionBatches
 from sgm.train.objective import (
     AutoencoderLoss,
@@ -13,7 +14,6 @@ from sgm.train.objective import (
     frame_weights,
     lognormal_sigmas,
 )
-from sgm.train.recipe import Recipe
 
 
 class Fixed(nn.Cell):

@@ -10,13 +10,13 @@ from safetensors.numpy import load_file, save_file
 from training import SV3D_P, flags, write_model, write_toys
 
 import train
+from sgm.config.model import load_spec
+from sgm.config.recipe import Recipe
 from sgm.published import FIRST_STAGE, UNET, used_shapes
-from sgm.specs import load_spec
 from sgm.train.batches import ViewBatches
 from sgm.train.data import LatentClips
 from sgm.train.objective import DecoderLoss
 from sgm.train.predicted import DecoderBatches, Predictions
-from sgm.train.recipe import Recipe
 
 GUESS = 7.0
 

@@ -6,8 +6,8 @@ from golden_init import GOLDEN
 from training import POSED
 
 from sgm.common.errors import InputError
+from sgm.config.model import load_spec
 from sgm.engine import Engine
-from sgm.specs import load_spec
 from sgm.train.data.examples import Encoders
 from sgm.train.init import initialise
 from sgm.train.tokens import tell_apart, whiten

@@ -11,7 +11,7 @@ from mindspore.train import mind_ir_pb2
 from safetensors import safe_open
 
 from sgm import ops
-from sgm.specs import UNetSpec
+from sgm.config.model import UNetSpec
 from sgm.video.unet import VideoUNet
 
 FRAMES = 5

@@ -14,11 +14,11 @@ from PIL import Image
 import sgm
 from sgm.cameras import FOV_DEG, Orbit, write_transforms
 from sgm.common.errors import InputError
-from sgm.config import ConfigError
+from sgm.config.reconstruction import MeshSpec, load_mesh_spec
+from sgm.config.yaml_reader import ConfigError
 from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.shape import turntable
-from sgm.shape.specs import MeshSpec, load_mesh_spec
 from sgm.shape.views import ShapeError, Views, read_views
 
 SIDE, COUNT = 64, 10

@@ -9,10 +9,10 @@ from mindspore import Tensor, nn
 from training import POSED
 
 from sgm import ops
+from sgm.config.model import load_spec
+from sgm.config.recipe import Recipe
 from sgm.engine import Engine
-from sgm.specs import load_spec
 from sgm.train.init import initialise
-from sgm.train.recipe import Recipe
 from sgm.train.trainer import Trainer
 from sgm.video.blocks import Linear
 

@@ -37,7 +37,7 @@ from sides import Side, SideError  # noqa: E402
 
 from sgm.common.cli import exit_code  # noqa: E402
 from sgm.common.errors import InputError
-from sgm.shape.specs import NerfSpec  # noqa: E402
+from sgm.config.reconstruction import NerfSpec  # noqa: E402
 
 PACKAGES = ("mindspore", "torch", "diffusers", "transformers", "safetensors")
 

@@ -205,8 +205,8 @@ def sample(report):
 def audited(config):
     """What --audit names -> name, description, `sgm.audit.networks.Case`s. mesh/NAME: the settings configs/mesh/NAME.yaml."""
     from sgm.audit import networks, shapes
-    from sgm.shape.specs import load_mesh_spec
-    from sgm.specs import load_spec
+    from sgm.config.model import load_spec
+    from sgm.config.reconstruction import load_mesh_spec
 
     path = Path(config)
     if path.parent.name != "mesh":

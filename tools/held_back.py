@@ -38,11 +38,11 @@ from sgm.common.cli import (  # noqa: E402
     float_range,
     int_range,
 )
-from sgm.config import ConfigError  # noqa: E402
+from sgm.config.model import MAX_NUMBER, MAX_STEPS  # noqa: E402
+from sgm.config.yaml_reader import ConfigError  # noqa: E402
 from sgm.images import load_image  # noqa: E402
 from sgm.pipeline import EMBEDDED, generate, load_model  # noqa: E402
 from sgm.render.procedural import HELD_BACK_SEEDS  # noqa: E402
-from sgm.specs import MAX_NUMBER, MAX_STEPS  # noqa: E402
 from sgm.views import is_finished  # noqa: E402
 
 

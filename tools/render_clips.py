@@ -35,9 +35,9 @@ from sgm.common.cli import (  # noqa: E402
     int_range,
 )
 from sgm.common.errors import InputError, os_reason
+from sgm.config.model import MAX_FRAMES, MAX_SIDE  # noqa: E402
 from sgm.render.procedural import TRAIN_SEEDS, make_object, on_white  # noqa: E402
 from sgm.render.zbuffer import SOFT, render_views  # noqa: E402
-from sgm.specs import MAX_FRAMES, MAX_SIDE  # noqa: E402
 
 SLIDE = (0.25, 0.2, 0.5)    # most that the camera moves to a side, up or down, and along its line of sight; world units
 ROLL = 25.0                 # degrees, most that it turns about that line

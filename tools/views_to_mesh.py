@@ -24,7 +24,7 @@ import logging  # noqa: E402
 
 from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loading  # noqa: E402  # noqa: E402
 from sgm.common.errors import InputError
-from sgm.shape.specs import load_mesh_spec  # noqa: E402
+from sgm.config.reconstruction import load_mesh_spec  # noqa: E402
 from sgm.shape.states import check_output, mesh_folder  # noqa: E402
 
 STAGES = ("nerf", "dmtet", "texture")           # sgm.shape.pipeline's; known before MindSpore is loaded

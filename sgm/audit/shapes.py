@@ -17,7 +17,7 @@ def integers(*shape):
 
 
 def cases(spec):
-    """The `Case`s of a `sgm.shape.specs.MeshSpec`: the field trained and asked, and every stage of the surface."""
+    """The `Case`s of a `sgm.config.reconstruction.MeshSpec`: the field trained and asked, and every stage of the surface."""
     yield training(spec.nerf)
     yield evaluation(spec.nerf)
     for stage in range(len(spec.dmtet.sides)):

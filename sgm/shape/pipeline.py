@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from sgm import ops, topology
 from sgm.common.cli import signals_handled
+from sgm.config.reconstruction import load_mesh_spec
 from sgm.images import save_png
 from sgm.shape import (
     clean,
@@ -29,7 +30,6 @@ from sgm.shape import (
     texture,
     turntable,
 )
-from sgm.shape.specs import load_mesh_spec
 from sgm.shape.states import Work, load_state, mesh_folder, save_state
 from sgm.shape.views import HALF, MIN_VIEWS, ShapeError, read_views
 from sgm.stages import Stages

@@ -2,7 +2,7 @@
 with what the interrupted one would have seen."""
 import numpy as np
 
-from sgm.config import ConfigError
+from sgm.config.yaml_reader import ConfigError
 from sgm.train.data import shuffled
 from sgm.train.objective import Stratified, lognormal_sigmas
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mindspore import communication
 
-from sgm.config import ConfigError
+from sgm.config.yaml_reader import ConfigError
 from sgm.train.data.latents import PATIENCE
 from sgm.train.fellows import Fellows
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from sgm.checkpoint import CheckpointError, file_hash, open_checkpoint, save_safetensors
-from sgm.config import ConfigError, shown
+from sgm.config.yaml_reader import ConfigError, shown
 from sgm.images import save_png
 from sgm.tensorwriter import atomic
 from sgm.train.curve import draw_curve

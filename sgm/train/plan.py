@@ -2,7 +2,7 @@
 import math
 import re
 
-from sgm.config import ConfigError
+from sgm.config.yaml_reader import ConfigError
 from sgm.lora import DOWN, UP
 from sgm.published import FIRST_STAGE, UNET, used_shapes
 from sgm.train.parts import is_kept, is_trained

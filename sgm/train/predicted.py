@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgm.config import ConfigError
+from sgm.config.yaml_reader import ConfigError
 from sgm.train.batches import least_white
 from sgm.train.data.clips import hash_of
 from sgm.train.data.reading import cache_store

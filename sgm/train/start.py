@@ -3,10 +3,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sgm.checkpoint import CheckpointError, load_weights, open_checkpoint
+from sgm.config.model import load_spec
 from sgm.diffusers_folder import open_folder
 from sgm.engine import Engine
 from sgm.recognise import adapt_spec, layout_of
-from sgm.specs import load_spec
 from sgm.surgery import operate
 from sgm.train.init import initialise
 

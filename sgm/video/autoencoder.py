@@ -133,7 +133,7 @@ class Middle(nn.Cell):
 
 
 class Encoder(nn.Cell):
-    """spec: `sgm.specs.VaeSpec`. (N, 3, H, W) in [-1, 1] -> moments (N, 2 z, h, w): mean, then log variance."""
+    """spec: `sgm.config.model.VaeSpec`. (N, 3, H, W) in [-1, 1] -> moments (N, 2 z, h, w): mean, then log variance."""
 
     def __init__(self, spec):
         super().__init__()

@@ -138,7 +138,7 @@ class PatchEmbedding(nn.Cell):
 
 
 class VisionTransformer(nn.Cell):
-    """spec: `sgm.specs.ClipSpec`. (N, 3, S, S) from `preprocess` -> (N, embed_dim), the projected class token."""
+    """spec: `sgm.config.model.ClipSpec`. (N, 3, S, S) from `preprocess` -> (N, embed_dim), the projected class token."""
 
     def __init__(self, spec):
         super().__init__()

@@ -97,7 +97,7 @@ class ScalarEmbedder(Embedder):
 
 
 class Conditioner(nn.Cell):
-    """spec: `sgm.specs.ModelSpec`. Embedders stand under their published numbers, in the order of the spec."""
+    """spec: `sgm.config.model.ModelSpec`. Embedders stand under their published numbers, in the order of the spec."""
 
     def __init__(self, spec):
         super().__init__()

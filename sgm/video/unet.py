@@ -17,7 +17,7 @@ from sgm.video.blocks import (
 
 
 class VideoUNet(nn.Cell):
-    """spec: `sgm.specs.UNetSpec`; vector_width: columns of the vector condition (published `adm_in_channels`)."""
+    """spec: `sgm.config.model.UNetSpec`; vector_width: columns of the vector condition (published `adm_in_channels`)."""
 
     def __init__(self, spec, vector_width):
         super().__init__()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgm.cameras import Orbit
-from sgm.shape.specs import NerfSpec
+from sgm.config.reconstruction import NerfSpec
 
 RADIUS, DISTANCE = 0.4, 2.0
 VIEWS = 21

@@ -11,7 +11,7 @@ import numpy as np
 import twins
 from golden_init import rand
 
-from sgm.specs import ModelSpec, UNetSpec
+from sgm.config.model import ModelSpec, UNetSpec
 
 # 57.6 million parameters: SVD's network at a fifth of its width, with three levels.
 TRAIN = replace(ModelSpec(), name="train", unet=UNetSpec(model_channels=64, channel_mult=[1, 2, 4]))

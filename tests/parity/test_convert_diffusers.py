@@ -9,8 +9,8 @@ import yaml
 from golden_init import init_weight, rand
 from twins import SMALL, Case, ours, set_published_epsilon, their_tasks
 
+from sgm.config.model import ClipSpec
 from sgm.published import used_shapes
-from sgm.specs import ClipSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 

@@ -2,12 +2,12 @@
 
 `sources` is the door; `read_clips` gives what it reads before it is encoded, as the autoencoder's training wants it.
 """
+from sgm.config.recipe import DataSettings
 from sgm.train.data.clips import Clips, DataError, Memo
 from sgm.train.data.examples import shuffled, walk
 from sgm.train.data.latents import LatentClips, PixelClips
 from sgm.train.data.packed import PackedOrbits
 from sgm.train.data.reading import cache_memo, read_clips, sources
-from sgm.train.data.settings import DataSettings
 
 LatentOrbits = LatentClips
 

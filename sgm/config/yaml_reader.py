@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sgm.common.errors import InputError
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 # A configuration is a page of text. These bounds stop a document that expands without end (aliases of aliases).
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 256 << 10, 2000, 32

@@ -8,8 +8,8 @@ import difflib
 from pathlib import Path
 from typing import NamedTuple
 
-from sgm.config import ConfigError, build, known_configs, shown
-from sgm.specs import ANGLES, ClipSpec, load_spec
+from sgm.config.model import ANGLES, ClipSpec, load_spec
+from sgm.config.yaml_reader import ConfigError, build, known_configs, shown
 
 # OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden` were made with.
 ARCHS = {

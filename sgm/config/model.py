@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import List
 
-from sgm.config import ConfigError, build, find_config, load_yaml, read_mapping, shown
+from sgm.config.yaml_reader import ConfigError, build, find_config, load_yaml, read_mapping, shown
 
 __all__ = ["ClipSpec", "ConditionSpec", "ConfigError", "ModelSpec", "SamplingSpec", "UNetSpec", "VaeSpec", "load_spec",
            "load_yaml"]
@@ -248,6 +248,6 @@ def load_spec(model, overrides=()):
     mapping = read_mapping(path)
     reference = mapping.get("model")
     if isinstance(reference, dict) and "target" in reference:
-        from sgm.reference_yaml import read_reference  # it needs this module's dataclasses
+        from sgm.config.original_yaml import read_reference  # it needs this module's dataclasses
         return build(read_reference(mapping, path), {}, path, overrides)
     return build(ModelSpec, mapping, path, overrides)

@@ -104,7 +104,7 @@ def fit(trainer, folder, metrics, stopped):
     """
     from tqdm import tqdm
 
-    from sgm.stages import peak_gb
+    from sgm.ops.profiling import peak_gb
     recipe, leads = trainer.recipe, metrics is not None
 
     def measure(ends, saves):

@@ -14,8 +14,8 @@ from sgm.diffusers_folder import open_folder
 from sgm.engine import Engine
 from sgm.guards import PipelineError, check_request, finite, of_memory, room
 from sgm.lora import fuse
+from sgm.ops.profiling import StageTimer
 from sgm.recognise import adapt_spec
-from sgm.stages import Stages
 from sgm.train.init import initialise
 from sgm.video import guidance
 from sgm.views import Views
@@ -85,7 +85,7 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
     scalars = {"fps_id": fps, "motion_bucket_id": motion_bucket}
     if spec.is_orbit:
         scalars = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad} if spec.is_posed else {}
-    stages = Stages(on_stage)
+    stages = StageTimer(on_stage)
 
     with stages("condition"), room("condition", "lower --size"), engine.holding("conditioner"):
         c, uc = engine.condition(pixels, cond_noise, cond_aug, num_frames, **scalars)

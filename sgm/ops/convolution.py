@@ -7,7 +7,7 @@ from mindspore.ops import operations as P
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
-from sgm.ops.rows import (
+from sgm.ops.tokens import (
     bias_add_nchw,
     bmm,
     equal_slices,

@@ -5,7 +5,7 @@ of its components x, y, z, tensors (N,) each: no kernel then works on rows of th
 """
 from mindspore import ops as P
 
-from sgm.shape import scatter
+from sgm.ops import scatter
 
 GRAZING = 0.08      # cosine of the ray with the normal below which a depth's gradient, which grows as 1 / cosine, is cut
 

@@ -16,6 +16,7 @@ from sgm import ops, topology
 from sgm.common.cli import signals_handled
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.images import save_png
+from sgm.ops.profiling import StageTimer
 from sgm.shape import (
     clean,
     depth,
@@ -32,7 +33,6 @@ from sgm.shape import (
 )
 from sgm.shape.states import Work, load_state, mesh_folder, save_state
 from sgm.shape.views import HALF, MIN_VIEWS, ShapeError, read_views
-from sgm.stages import Stages
 
 STAGES = ("nerf", "dmtet", "texture")
 FORMATS = ("glb", "obj", "ply")
@@ -51,7 +51,7 @@ class Reconstruction:
         self.source, self.spec, self.output, self.stages = str(source), spec, Path(output), stages
         self.resume, self.progress, self.azimuth_sign = resume, progress, azimuth_sign
         self.work = Work(self.output / "work")
-        self.stage, self.report = Stages(), {}
+        self.stage, self.report = StageTimer(), {}
         self.interrupted = False
 
     def run(self):

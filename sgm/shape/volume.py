@@ -8,7 +8,8 @@ from mindspore import Tensor, nn
 from mindspore import ops as P
 from numba import njit
 
-from sgm.shape import grid, scatter
+from sgm.ops import scatter
+from sgm.shape import grid
 from sgm.shape.grid import enter_box
 
 STEPS_PER_CELL = 2          # of the march through the occupancy grid

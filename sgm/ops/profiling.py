@@ -7,7 +7,7 @@ import mindspore as ms
 from sgm import ops
 
 
-class Stages:
+class StageTimer:
     """`with stages("sample"):` measures what is within; `log` holds {name: {"seconds", "peak_gb"}}.
 
     listener(name, seconds, peak_gb) is told of each when it is done.

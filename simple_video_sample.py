@@ -21,7 +21,6 @@ from collections import Counter
 from errno import ENAMETOOLONG
 from pathlib import Path
 
-from sgm.cameras import AZIMUTH_SIGN, Orbit
 from sgm.common.cli import (
     Arguments,
     check_folder,
@@ -35,8 +34,10 @@ from sgm.common.cli import (
 from sgm.common.errors import one_line, os_reason
 from sgm.config.model import MAX_FRAMES, MAX_NUMBER, MAX_STEPS
 from sgm.config.yaml_reader import ConfigError
-from sgm.images import MAX_PIXELS, ImageError, list_images, load_image, parse_background, prepare
-from sgm.transforms import CameraError
+from sgm.views.cameras import AZIMUTH_SIGN, CameraError, Orbit
+from sgm.views.images import MAX_PIXELS, ImageError, list_images, load_image, parse_background
+from sgm.views.preprocessing import prepare
+from sgm.views.transforms import read_orbit
 
 
 def size(text):
@@ -133,7 +134,7 @@ def cameras(args, num_frames, seed):
         raise CameraError(f"--orbit {args.orbit}: found no such file, expected static, dynamic, sine-30 (degrees), a JSON"
                           " file or a views folder")
     else:
-        orbit = Orbit.from_file(args.orbit)
+        orbit = read_orbit(args.orbit)
         check_count(f"--orbit {args.orbit}", len(orbit), num_frames)
     return orbit.with_sign(args.azimuth_sign)
 
@@ -161,8 +162,9 @@ def main(argv=None):
         from tqdm import tqdm
 
         from sgm import ops
-        from sgm.pipeline import EMBEDDED, PipelineError, generate, load_model
-        from sgm.views import FORMATS, ViewsError, check_replaceable, is_finished
+        from sgm.guards import PipelineError
+        from sgm.pipeline import EMBEDDED, generate, load_model
+        from sgm.views.folder import FORMATS, ViewsError, check_replaceable, is_finished
 
     formats = args.format.replace(" ", "").split(",")
     unknown = set(formats) - set(FORMATS)
@@ -220,7 +222,8 @@ def main(argv=None):
 
 def write_preview(folder, frames):
     """The current estimate as one picture beside the folder to come."""
-    from sgm.images import contact_sheet, save_png
+    from sgm.views.images import save_png
+    from sgm.views.media import contact_sheet
     save_png(folder.with_name(folder.name + ".preview.png"), contact_sheet(frames, columns=7))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from sgm.common.cli import MAX_SEED
 from sgm.common.errors import InputError
 from sgm.config.model import MAX_FRAMES, MAX_NUMBER, MAX_STEPS, SAMPLERS
-from sgm.tensorfiles import CheckpointError
+from sgm.tensorstore import CheckpointError
 
 _BOUNDS = {"seed": (0, MAX_SEED), "steps": (1, MAX_STEPS), "decode_chunk": (1, MAX_FRAMES), "cond_aug": (0, MAX_NUMBER),
            "guidance_range": (-MAX_NUMBER, MAX_NUMBER), "fps": (1, MAX_NUMBER), "motion_bucket": (0, 255)}
@@ -21,7 +21,7 @@ def check_request(spec, image, sampler, **numbers):
     of its argument of `sgm.generate`, one or a tuple) are within their bounds."""
     shape = (spec.height, spec.width, 4)
     if image.shape != shape or image.dtype != np.uint8:
-        raise PipelineError(f"image: found {image.dtype} {image.shape}, expected uint8 {shape}; use sgm.images.prepare")
+        raise PipelineError(f"image: found {image.dtype} {image.shape}, expected uint8 {shape}; use sgm.views.preprocessing.prepare")
     if sampler not in SAMPLERS:
         raise PipelineError(f"sampler: found {sampler!r}, expected one of {', '.join(SAMPLERS)}")
     for name, value in numbers.items():

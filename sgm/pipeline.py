@@ -5,9 +5,8 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
-from sgm import images, ops
-from sgm.cameras import Orbit
-from sgm.checkpoint import check_weights, open_checkpoint
+from sgm import ops
+from sgm.checkpoint import check_weights
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import CONFIGS
 from sgm.diffusers_folder import open_folder
@@ -16,9 +15,12 @@ from sgm.guards import PipelineError, check_request, finite, of_memory, room
 from sgm.lora import fuse
 from sgm.ops.profiling import StageTimer
 from sgm.recognise import adapt_spec
+from sgm.tensorfiles import open_checkpoint
 from sgm.train.init import initialise
 from sgm.video import guidance
-from sgm.views import Views
+from sgm.views import images, preprocessing
+from sgm.views.cameras import Orbit
+from sgm.views.folder import Views
 
 DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 SMALLER = "use --sequential-cfg, --dtype fp16, fewer --num-frames or a smaller --size"
@@ -57,7 +59,7 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
              motion_bucket=127, decode_chunk=7, sequential=False, keep_graphs=True, on_step=None, on_stage=None):
     """An image to `Views`.
 
-    image: (H, W, 4) uint8 of the model's size from `sgm.images.prepare`, or a PIL image, which goes through it first.
+    image: (H, W, 4) uint8 of the model's size from `sgm.views.preprocessing.prepare`, or a PIL image, which goes through it first.
     orbit: an `Orbit` of as many views as shall be made (default static, elevation 10); svd uses none.
     guidance_range: (min, max). cond_aug: noise on the condition image. fps, motion_bucket: svd only.
     sequential: half the memory, one side of the guidance after the other. keep_graphs: the next image then needs no
@@ -68,7 +70,7 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
     """
     spec, options = engine.spec, engine.spec.sampling
     if not isinstance(image, np.ndarray):
-        image = images.prepare(image, (spec.height, spec.width), cut_out=spec.is_orbit)[0]
+        image = preprocessing.prepare(image, (spec.height, spec.width), cut_out=spec.is_orbit)[0]
     if spec.is_orbit:
         orbit = orbit or Orbit.static(num_frames=spec.num_frames)
     num_frames = len(orbit) if spec.is_orbit else spec.num_frames
@@ -78,7 +80,7 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
     check_request(spec, image, sampler, seed=seed, steps=steps, guidance_range=(low, high), cond_aug=cond_aug, fps=fps,
                   motion_bucket=motion_bucket, decode_chunk=decode_chunk)
     rng = np.random.RandomState(seed)  # a stream that numpy never changes; image noise first, as in the reference
-    pixels = images.to_network(images.composite(image))
+    pixels = preprocessing.to_network(images.composite(image))
     cond_noise = rng.standard_normal(pixels.shape).astype(np.float32)
     factor = spec.vae_factor
     noise = rng.standard_normal((num_frames, spec.vae.z_channels, spec.height // factor, spec.width // factor))
@@ -137,7 +139,7 @@ def _decoded(engine, z, chunk):
                 if chunk == 1 or not of_memory(error):
                     raise
                 chunk //= 2
-    return images.from_network(_checked(frames, "decode", engine, "first_stage_model"))
+    return preprocessing.from_network(_checked(frames, "decode", engine, "first_stage_model"))
 
 
 def _checked(array, stage, engine, part):

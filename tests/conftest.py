@@ -159,7 +159,7 @@ def photo(tmp_path):
 def quick(monkeypatch):
     """simple_video_sample.py without its network: all views are white, at once."""
     def generate(engine, image, orbit, *_):
-        from sgm.views import Views
+        from sgm.views.folder import Views
         return Views(np.full((len(orbit), *image.shape[:2], 3), 255, np.uint8), image, orbit, {"model": "none"})
     monkeypatch.setattr("sgm.pipeline.generate", generate)
 

@@ -6,10 +6,11 @@ import numpy as np
 from golden_init import GOLDEN
 from PIL import Image
 
-from sgm.cameras import Orbit, write_transforms
 from sgm.config.model import load_spec
 from sgm.train.data import Clips
 from sgm.train.data.orbits import read_orbit
+from sgm.views.cameras import Orbit
+from sgm.views.transforms import write_transforms
 
 SIZE = 32
 SMALL = ["num_frames=4", f"height={SIZE}", f"width={SIZE}", "vae.ch_mult=[1,1,1]", "clip.embed_dim=32",

@@ -22,7 +22,7 @@ ALLOWED = {
     "shape": {"leaf", "shape"},
     "shape.distill": {"leaf", "shape", "checkpoint", "video", "engine"},
 }
-WITHOUT_MINDSPORE = ["cameras", "images", "matte", "transforms", "metrics", "config.yaml_reader", "config.model", "common.errors", "common.cli", "guards",
+WITHOUT_MINDSPORE = ["views.cameras", "views.images", "views.matting", "views.transforms", "views.metrics", "config.yaml_reader", "config.model", "common.errors", "common.cli", "guards",
                      "tensorfiles", "tensorstore", "tensorwriter", "tensorview", "published", "recognise", "layouts",
                      "diffusers_folder", "diffusers_writer", "surgery", "conversion",
                      "render.zbuffer", "render.procedural", "render.meshfile"]

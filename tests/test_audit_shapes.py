@@ -7,10 +7,10 @@ from auditing import examined
 
 from sgm import ops
 from sgm.audit import shapes
-from sgm.cameras import Orbit
 from sgm.config.reconstruction import DepthSpec, DMTetSpec, MeshSpec, NerfSpec
 from sgm.shape import dmtet, grid, nerf, shading
 from sgm.shape.views import HALF, Views
+from sgm.views.cameras import Orbit
 
 # Every loss and option is on in one of the two.
 SMALL = MeshSpec(

@@ -3,9 +3,9 @@ import cv2
 import numpy as np
 import pytest
 
-from sgm.cameras import Orbit
 from sgm.shape import cavity, grid
 from sgm.shape.views import HALF, Views
+from sgm.views.cameras import Orbit
 
 R, SIDE, FOCAL = 48, 96, 158.0
 CELL = 2 * HALF / R

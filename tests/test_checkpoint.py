@@ -18,7 +18,8 @@ from sgm.checkpoint import file_hash, load_weights
 from sgm.config.model import load_spec
 from sgm.published import is_unused
 from sgm.recognise import Layout, adapt_spec, layout_of
-from sgm.tensorfiles import Checkpoint, CheckpointError, Entry, open_checkpoint
+from sgm.tensorfiles import Checkpoint, Entry, open_checkpoint
+from sgm.tensorstore import CheckpointError
 from sgm.tensorwriter import save_safetensors
 
 MANIFESTS = Path(__file__).parent / "golden" / "manifests"

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from making_data import SIZE, Counter, FakeEngine, small_spec, write_film, write_orbit, write_packed
 
-from sgm.cameras import Orbit
 from sgm.config.yaml_reader import ConfigError
 from sgm.train.data import DataError, DataSettings, Memo, read_clips, sources
 from sgm.train.data.reading import cache_folder, expand, find
+from sgm.views.cameras import Orbit
 
 
 def settings(*data, **more):

@@ -10,12 +10,12 @@ import pytest
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.cameras import camera_to_world, focal_length
 from sgm.config.reconstruction import DMTetSpec
 from sgm.config.yaml_reader import ConfigError
 from sgm.shape import descent, dmtet, encoding, raster, shading, tetgrid
 from sgm.shape.field import Field
 from sgm.shape.views import HALF, Views
+from sgm.views.cameras import camera_to_world, focal_length
 
 SIZE, RESOLUTION = 64, 20
 SMALL = dict(sides=[SIZE], views=[2], steps=[6], lr=[4e-3], field_lr=2e-2, pixels=1024, save_every=0)

@@ -7,7 +7,6 @@ import pytest
 import trimesh
 
 from sgm import topology
-from sgm.cameras import Orbit
 from sgm.common.errors import InputError
 from sgm.render.meshfile import load_mesh
 from sgm.render.zbuffer import render_views
@@ -16,6 +15,7 @@ from sgm.shape.atlas import unwrap
 from sgm.shape.texture import spread, texels
 from sgm.shape.textured import TexturedMesh
 from sgm.shape.turntable import UNLIT, facts, turntable, write_turntable
+from sgm.views.cameras import Orbit
 
 
 @pytest.fixture(scope="module")

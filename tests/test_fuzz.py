@@ -14,14 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sgm.cameras import CameraError, Orbit, read_transforms, write_transforms
 from sgm.common.errors import InputError
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import ConfigError, known_configs
-from sgm.images import ImageError, load_image, prepare
 from sgm.render.mesh import MeshError
 from sgm.render.meshfile import load_mesh, normalised, viewing_distance
-from sgm.tensorfiles import CKPT_DTYPES, DTYPES, CheckpointError, open_checkpoint
+from sgm.tensorfiles import CKPT_DTYPES, open_checkpoint
+from sgm.tensorstore import DTYPES, CheckpointError
+from sgm.views.cameras import CameraError, Orbit
+from sgm.views.images import ImageError, load_image
+from sgm.views.preprocessing import prepare
+from sgm.views.transforms import read_orbit, read_transforms, write_transforms
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = pytest.mark.parametrize("cases", [50, pytest.param(3000, marks=pytest.mark.slow)])
@@ -194,7 +197,7 @@ def test_key_value(cases):
 # --- cameras ---------------------------------------------------------------------------------------------------------
 
 @CASES
-@pytest.mark.parametrize("read", [read_transforms, Orbit.from_file], ids=["transforms", "orbit"])
+@pytest.mark.parametrize("read", [read_transforms, read_orbit], ids=["transforms", "orbit"])
 def test_cameras(cases, read, file):
     path = write_transforms(file(b"", "000.png").parent, Orbit.static(num_frames=2), 64, files=["000.png", "000.png"])
     ours = json.loads(path.read_text())

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from sgm.cameras import Orbit
 from sgm.shape import alignment, framing, grid, hull
 from sgm.shape.views import HALF, ShapeError, Views
+from sgm.views.cameras import Orbit
 
 SIDE, FOCAL, DISTANCE = 96, 158.0, 2.0
 

@@ -12,7 +12,8 @@ from sgm.diffusers_config import config_files
 from sgm.layouts import MATRIX, PARTS, THIRD, TRANSPOSED, from_places, places, shape_at, to_place
 from sgm.published import is_unused, unused_keys, used_shapes
 from sgm.recognise import layout_of, recognise, with_decoder
-from sgm.tensorfiles import Checkpoint, CheckpointError, Entry
+from sgm.tensorfiles import Checkpoint, Entry
+from sgm.tensorstore import CheckpointError
 
 MANIFESTS = Path(__file__).parent / "golden" / "manifests"
 TINY = Path(__file__).parent / "golden"

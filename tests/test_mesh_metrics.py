@@ -10,11 +10,12 @@ from commands import ending, load_tool
 from PIL import Image
 
 from sgm import mesh_metrics, topology
-from sgm.cameras import FOV_DEG, Orbit, write_transforms
 from sgm.nearest import Cloud
 from sgm.render.meshfile import load_mesh
 from sgm.render.zbuffer import render_views
 from sgm.shape import turntable
+from sgm.views.cameras import FOV_DEG, Orbit
+from sgm.views.transforms import write_transforms
 
 GOLDEN = Path(__file__).parent / "golden"
 evaluate = load_tool("evaluate")

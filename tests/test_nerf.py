@@ -5,11 +5,11 @@ import pytest
 from mindspore import Tensor, nn
 
 from sgm import ops
-from sgm.cameras import Orbit
 from sgm.config.reconstruction import DepthSpec, NerfSpec
 from sgm.shape import depth, grid, hull, nerf, volume
 from sgm.shape.states import load_state, save_state
 from sgm.shape.views import HALF, ShapeError, Views
+from sgm.views.cameras import Orbit
 
 SIDE, FOCAL, DISTANCE, RADIUS = 40, 68.0, 2.0, 0.4
 SETTINGS = {"resolutions": [8, 24], "steps": 80, "lr": 0.03, "rays": 512, "samples": 16, "width": 16, "side": SIDE,

@@ -8,10 +8,10 @@ from golden_init import GOLDEN
 from mindspore import Tensor
 
 from sgm import topology
-from sgm.cameras import camera_to_world, focal_length, rays
 from sgm.render.mesh import Mesh
 from sgm.render.zbuffer import render_geometry
 from sgm.shape import device_raster, marching, raster, tetgrid
+from sgm.views.cameras import camera_to_world, focal_length, rays
 
 SIZE = 144
 FOCAL = focal_length(SIZE)

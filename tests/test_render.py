@@ -6,7 +6,6 @@ import pytest
 from commands import load_tool
 from PIL import Image
 
-from sgm.cameras import FOV_DEG, Orbit, camera_to_world, focal_length, rays
 from sgm.render.mesh import (
     Material,
     Mesh,
@@ -19,6 +18,7 @@ from sgm.render.mesh import (
 from sgm.render.meshfile import load_mesh, normalised, viewing_distance
 from sgm.render.procedural import on_white, render_clip
 from sgm.render.zbuffer import Lighting, render_geometry, render_views
+from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world, focal_length, rays
 
 FLAT = Lighting(ambient=1, key=0, fill=0, sky=0)
 FRONT = camera_to_world(0.0, 0.0, 2.0)

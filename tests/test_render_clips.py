@@ -4,9 +4,9 @@ import pytest
 from commands import ending, load_tool, tree
 from PIL import Image
 
-from sgm.cameras import DISTANCE
 from sgm.train.data.clips import Memo
 from sgm.train.data.videos import read_video
+from sgm.views.cameras import DISTANCE
 
 render_clips = load_tool("render_clips")
 

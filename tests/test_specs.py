@@ -12,14 +12,13 @@ import yaml
 from sgm.config.model import (
     ClipSpec,
     ConditionSpec,
-    ConfigError,
     ModelSpec,
     SamplingSpec,
     UNetSpec,
     VaeSpec,
     load_spec,
-    load_yaml,
 )
+from sgm.config.yaml_reader import ConfigError, load_yaml
 
 GOLDEN = Path(__file__).parent / "golden"
 ORBIT_EMBEDDERS = ["cond_frames_without_noise", "cond_frames", "cond_aug"]

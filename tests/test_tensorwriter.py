@@ -12,7 +12,8 @@ from mindspore import Tensor
 from safetensors.numpy import load_file, save_file
 
 from sgm import tensorwriter
-from sgm.tensorfiles import CheckpointError, open_checkpoint
+from sgm.tensorfiles import open_checkpoint
+from sgm.tensorstore import CheckpointError
 from sgm.tensorview import View, taken
 from sgm.tensorwriter import (
     Arrays,

@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from sgm.cameras import FOV_DEG, Orbit, camera_to_world, focal_length
 from sgm.common.errors import InputError
-from sgm.metrics import psnr
 from sgm.render.mesh import Mesh
 from sgm.render.zbuffer import render_views
 from sgm.shape import charts, seen
@@ -16,6 +14,8 @@ from sgm.shape.texture import TextureSettings, bake, spread, texels
 from sgm.shape.turntable import UNLIT, render_like, view_metrics
 from sgm.shape.views import Views
 from sgm.topology import areas
+from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world, focal_length
+from sgm.views.metrics import psnr
 
 SIZE = 96
 SMALL = TextureSettings(size=256, atlas="own")

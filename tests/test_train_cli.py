@@ -13,7 +13,8 @@ from test_interrupted import running, stop, wait_until
 from training import flags, write_toys
 
 import train
-from sgm.checkpoint import open_checkpoint, save_safetensors
+from sgm.tensorfiles import open_checkpoint
+from sgm.tensorwriter import save_safetensors
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ from toy_trainer import Noise, trainer_of
 from training import POSED, flags, write_toys
 
 import train
-from sgm.cameras import Orbit
-from sgm.checkpoint import open_checkpoint
 from sgm.config.recipe import Recipe
+from sgm.tensorfiles import open_checkpoint
 from sgm.train.board import Board, open_board
 from sgm.train.data import Clips, DataSettings, LatentClips, sources
 from sgm.train.data.orbits import read_orbit
 from sgm.train.metrics import Metrics, read_metrics
 from sgm.train.sheet import CAPTION, SIDE, draw_sheet
 from sgm.train.trainer import Row
+from sgm.views.cameras import Orbit
 
 
 class Painter(FakeEngine):

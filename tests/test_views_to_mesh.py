@@ -12,7 +12,6 @@ from commands import ROOT, ending, load_tool, tree
 from PIL import Image
 
 import sgm
-from sgm.cameras import FOV_DEG, Orbit, write_transforms
 from sgm.common.errors import InputError
 from sgm.config.reconstruction import MeshSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
@@ -20,6 +19,8 @@ from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.shape import turntable
 from sgm.shape.views import ShapeError, Views, read_views
+from sgm.views.cameras import FOV_DEG, Orbit
+from sgm.views.transforms import write_transforms
 
 SIDE, COUNT = 64, 10
 TINY = [f"--set={text}" for text in (

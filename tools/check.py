@@ -185,8 +185,8 @@ def sample(report):
     """The embedded small model from a drawn image to views."""
     import numpy as np
 
-    from sgm.cameras import Orbit
     from sgm.pipeline import EMBEDDED, generate, load_model
+    from sgm.views.cameras import Orbit
 
     model, weights = EMBEDDED
     engine = load_model(model, str(weights))

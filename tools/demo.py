@@ -16,11 +16,11 @@ import render_orbits  # noqa: E402
 import views_to_mesh  # noqa: E402
 
 import simple_video_sample  # noqa: E402
-from sgm.cameras import FOV_DEG, Orbit  # noqa: E402
 from sgm.common.cli import exit_code  # noqa: E402
-from sgm.images import save_png  # noqa: E402
 from sgm.render.procedural import HELD_BACK_SEEDS, make_object  # noqa: E402
 from sgm.render.zbuffer import SOFT, render_views  # noqa: E402
+from sgm.views.cameras import FOV_DEG, Orbit  # noqa: E402
+from sgm.views.images import save_png  # noqa: E402
 
 TOY = HELD_BACK_SEEDS[3]
 ELEVATION = 10

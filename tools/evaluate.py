@@ -38,17 +38,19 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sgm import mesh_metrics, metrics  # noqa: E402
+from sgm import mesh_metrics
 from sgm.common.cli import (
     Arguments,  # noqa: E402
     exit_code,  # noqa: E402
 )
 from sgm.common.errors import InputError, os_reason
-from sgm.images import read_image  # noqa: E402
 from sgm.render.meshfile import load_mesh  # noqa: E402
 from sgm.shape import turntable  # noqa: E402
 from sgm.shape import views as shape_views  # noqa: E402
-from sgm.transforms import angle_list, entries, read_json  # noqa: E402
+from sgm.views import metrics  # noqa: E402
+from sgm.views.cameras import angle_list
+from sgm.views.images import read_image  # noqa: E402
+from sgm.views.transforms import entries, read_json  # noqa: E402
 
 THUMB = 96              # pixels per view in the contact sheet
 PREDICTION, REPEATED, MEAN = "prediction", "input repeated", "mean of true orbit"

@@ -29,7 +29,6 @@ import evaluate  # noqa: E402
 import render_orbits  # noqa: E402
 
 from sgm import ops  # noqa: E402
-from sgm.cameras import Orbit  # noqa: E402
 from sgm.common.cli import (  # noqa: E402
     MAX_SEED,
     Arguments,
@@ -40,10 +39,12 @@ from sgm.common.cli import (  # noqa: E402
 )
 from sgm.config.model import MAX_NUMBER, MAX_STEPS  # noqa: E402
 from sgm.config.yaml_reader import ConfigError  # noqa: E402
-from sgm.images import load_image  # noqa: E402
 from sgm.pipeline import EMBEDDED, generate, load_model  # noqa: E402
 from sgm.render.procedural import HELD_BACK_SEEDS  # noqa: E402
-from sgm.views import is_finished  # noqa: E402
+from sgm.views.cameras import Orbit  # noqa: E402
+from sgm.views.folder import is_finished  # noqa: E402
+from sgm.views.images import load_image  # noqa: E402
+from sgm.views.transforms import read_orbit
 
 
 class QuarterTurnOff(Orbit):
@@ -114,7 +115,7 @@ def main(argv=None):
     if code:
         return code
     for folder in tqdm(sorted(p for p in truth.iterdir() if p.is_dir()), unit="object"):
-        cameras = Orbit.from_file(folder)
+        cameras = read_orbit(folder)
         source = np.asarray(load_image(folder / f"{len(cameras) - 1:03d}.png"))
         for name, told in TOLD.items():
             target = args.output / name / folder.name

@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from render_orbits import in_processes  # noqa: E402
 
-from sgm.cameras import DISTANCE, FOV_DEG, camera_to_world  # noqa: E402
 from sgm.common.cli import (  # noqa: E402
     Arguments,
     check_folder,
@@ -38,6 +37,7 @@ from sgm.common.errors import InputError, os_reason
 from sgm.config.model import MAX_FRAMES, MAX_SIDE  # noqa: E402
 from sgm.render.procedural import TRAIN_SEEDS, make_object, on_white  # noqa: E402
 from sgm.render.zbuffer import SOFT, render_views  # noqa: E402
+from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world  # noqa: E402
 
 SLIDE = (0.25, 0.2, 0.5)    # most that the camera moves to a side, up or down, and along its line of sight; world units
 ROLL = 25.0                 # degrees, most that it turns about that line

@@ -41,7 +41,6 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sgm.cameras import DISTANCE, FOV_DEG, Orbit, position, write_transforms  # noqa: E402
 from sgm.common.cli import (  # noqa: E402
     Arguments,
     check_folder,
@@ -52,6 +51,8 @@ from sgm.render.mesh import MeshError  # noqa: E402
 from sgm.render.meshfile import SUFFIXES, load_mesh, normalised, viewing_distance  # noqa: E402
 from sgm.render.procedural import make_object, on_white, render_clip  # noqa: E402
 from sgm.render.zbuffer import SOFT, STUDIO, Lighting, render_views  # noqa: E402
+from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit, position
+from sgm.views.transforms import write_transforms  # noqa: E402
 
 PACK_BLOCK = 16     # objects per task when packing
 OURS = re.compile(r"[0-9]+\.png|transforms\.json")     # what a folder of views holds

@@ -6,10 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import List
 
-from sgm.config.yaml_reader import ConfigError, build, find_config, load_yaml, read_mapping, shown
-
-__all__ = ["ClipSpec", "ConditionSpec", "ConfigError", "ModelSpec", "SamplingSpec", "UNetSpec", "VaeSpec", "load_spec",
-           "load_yaml"]
+from sgm.config.yaml_reader import ConfigError, build, find_config, read_mapping, shown
 
 EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucket_id", "cond_aug", "polars_rad",
              "azimuths_rad")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sgm.cameras import DISTANCE, FOV_DEG, Orbit
-from sgm.images import MAX_PIXELS
 from sgm.render.mesh import Material, Mesh, MeshError, merge, srgb_from_linear
+from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit
+from sgm.views.images import MAX_PIXELS
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 # glTF is y-up and faces +z: (x, y, z) of our z-up world was written as (y, z, x); this takes it back.

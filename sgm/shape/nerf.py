@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from sgm import ops
 from sgm.common.cli import signals_handled
-from sgm.images import save_png
 from sgm.shape import encoding, previews, volume
 from sgm.shape.field import Field
 from sgm.shape.states import save_state
 from sgm.shape.views import HALF, ShapeError
+from sgm.views.images import save_png
 
 CELLS = 64              # per side of the grid of where the object may be
 MARGIN = 0.02           # around the hull, box units

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from sgm import ops, topology
 from sgm.common.cli import signals_handled
 from sgm.config.reconstruction import load_mesh_spec
-from sgm.images import save_png
 from sgm.ops.profiling import StageTimer
 from sgm.shape import (
     clean,
@@ -33,6 +32,7 @@ from sgm.shape import (
 )
 from sgm.shape.states import Work, load_state, mesh_folder, save_state
 from sgm.shape.views import HALF, MIN_VIEWS, ShapeError, read_views
+from sgm.views.images import save_png
 
 STAGES = ("nerf", "dmtet", "texture")
 FORMATS = ("glb", "obj", "ply")

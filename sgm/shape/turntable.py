@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sgm import metrics
-from sgm.cameras import FOV_DEG, Orbit
-from sgm.images import composite, contact_sheet, save_png
 from sgm.render.mesh import Mesh
 from sgm.render.meshfile import normalised, viewing_distance
 from sgm.render.zbuffer import Lighting, render_views
 from sgm.shape import seen
 from sgm.shape.textured import TexturedMesh
 from sgm.topology import describe
-from sgm.views import write_video
+from sgm.views import metrics
+from sgm.views.cameras import FOV_DEG, Orbit
+from sgm.views.images import composite, save_png
+from sgm.views.media import contact_sheet, write_video
 
 UNLIT = Lighting(ambient=1.0, key=0.0, fill=0.0, sky=0.0)     # the texture holds the light of the views
 ELEVATION = 15.0
@@ -52,7 +52,7 @@ def pictures(views) -> np.ndarray:
 
 
 def view_metrics(mesh: TexturedMesh, views) -> dict[str, float]:
-    """Mean over the views of PSNR, foreground PSNR, SSIM and silhouette IoU of the mesh's renders (sgm.metrics)."""
+    """Mean over the views of PSNR, foreground PSNR, SSIM and silhouette IoU of the mesh's renders (sgm.views.metrics)."""
     renders = render_like(mesh.drawable(), views)
     return metrics.mean_metrics([metrics.compare(a, b) for a, b in zip(renders, pictures(views))])
 

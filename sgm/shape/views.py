@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from sgm.common.errors import InputError
-from sgm.images import load_image, read_image
-from sgm.matte import ImageError, alpha_from_white, matte
-from sgm.transforms import read_transforms
+from sgm.views.images import ImageError, load_image, read_image
+from sgm.views.matting import alpha_from_white, matte
+from sgm.views.transforms import read_transforms
 
 HALF = 0.55                 # the object lies in |x|, |y|, |z| <= HALF; the grids end there
 MIN_VIEWS = 3
@@ -104,7 +104,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     """Read a views folder or a transforms.json (ours, nerfstudio's, Blender's) as it is -> Views, not yet normalised.
 
     side: the longer side of the pictures is reduced to this many pixels. most: of more views that many are taken, evenly.
-    method: how an object is cut out of a picture without alpha, see `sgm.matte.matte`.
+    method: how an object is cut out of a picture without alpha, see `sgm.views.matting.matte`.
     Raises CameraError, ImageError, ShapeError; see also `framing.framed`.
     """
     path = Path(path)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import yaml
 
-from sgm.checkpoint import CheckpointError, file_hash, open_checkpoint, save_safetensors
+from sgm.checkpoint import file_hash
 from sgm.config.yaml_reader import ConfigError, shown
-from sgm.images import save_png
-from sgm.tensorwriter import atomic
+from sgm.tensorfiles import open_checkpoint
+from sgm.tensorstore import CheckpointError
+from sgm.tensorwriter import atomic, save_safetensors
 from sgm.train.curve import draw_curve
 from sgm.train.metrics import read_metrics
+from sgm.views.images import save_png
 
 STATE, LATEST, BEST, LORA = "state.safetensors", "averaged", "best", "lora"
 

@@ -3,8 +3,9 @@ import cv2
 import numpy as np
 
 from sgm import ops
-from sgm.images import WHITE, from_network
-from sgm.metrics import compare, on_white, psnr
+from sgm.views.images import WHITE
+from sgm.views.metrics import compare, on_white, psnr
+from sgm.views.preprocessing import from_network
 
 COLUMNS, SIDE, CAPTION = 8, 128, 20             # views of a clip that are shown, pixels of their side, of a line of text
 

@@ -13,9 +13,9 @@ import numpy as np
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.checkpoint import CheckpointError
 from sgm.common.errors import InputError
 from sgm.guards import of_memory
+from sgm.tensorstore import CheckpointError
 from sgm.train.batches import val_count
 from sgm.train.lora import attach
 from sgm.train.objective import AutoencoderLoss, DecoderLoss, DiffusionLoss, frame_weights

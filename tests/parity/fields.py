@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgm.cameras import Orbit
 from sgm.config.reconstruction import NerfSpec
+from sgm.views.cameras import Orbit
 
 RADIUS, DISTANCE = 0.4, 2.0
 VIEWS = 21

@@ -1,7 +1,7 @@
 """From clips to what the diffusion loss takes: which views, in which order, seen from which one, and what is told."""
 import numpy as np
 
-from sgm.cameras import wrap_degrees
+from sgm.views.cameras import wrap_degrees
 
 CONDITIONS = ("any", "last", "first")
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from sgm.common.errors import InputError, one_line
-from sgm.images import IMAGE_SUFFIXES
 from sgm.train.data.cache import LatentStore
 from sgm.train.data.clips import Clips, DataError, Memo, Tally, log
 from sgm.train.data.latents import MANY, LatentClips, PixelClips
 from sgm.train.data.orbits import CAMERA_FILES, read_ids, read_orbit, read_render
 from sgm.train.data.packed import PackedOrbits
 from sgm.train.data.videos import VIDEO_SUFFIXES, read_video
+from sgm.views.images import IMAGE_SUFFIXES
 
 DEPTH = 3               # levels of folders that are looked through below a path of `data`
 SPLITS = ("train", "val")

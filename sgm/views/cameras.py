@@ -12,22 +12,43 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sgm.transforms import (
-    DISTANCE,
-    FOV_DEG,
-    CameraError,
-    PosedViews,
-    angle_list,
-    entries,
-    focal_length,
-    read_json,
-    read_transforms,
-    wrap_degrees,
-    write_transforms,
-)
+from sgm.common.errors import InputError
 
-__all__ = ["AZIMUTH_SIGN", "DISTANCE", "FOV_DEG", "CameraError", "Orbit", "PosedViews", "camera_to_world",
-           "focal_length", "position", "project", "rays", "read_transforms", "write_transforms"]
+FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
+MAX_NUMBER = 1e9                # lengths and degrees: what is beyond is damage
+DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
+
+
+class CameraError(InputError):
+    """An orbit or a transforms.json that cannot be used; the message is one line and says what to do."""
+
+
+def focal_length(size, fov_deg=FOV_DEG):
+    """Focal length in pixels of an image `size` pixels wide that sees `fov_deg` degrees (947.92 for 576, 33.8)."""
+    return size / (2 * np.tan(np.deg2rad(fov_deg) / 2))
+
+
+def wrap_degrees(degrees):
+    """Into [0, 360); a hair below 360 is rounding and becomes 0 (also -0.0 does)."""
+    wrapped = np.mod(degrees, 360.0)
+    return np.where(360 - wrapped < 1e-9, 0.0, wrapped) + 0.0
+
+
+def angle_list(values, name):
+    """Checks and converts a list of degrees -> (T,) float64, T >= 1; `name` is what an error calls it."""
+    try:
+        if any(isinstance(value, (bool, str)) for value in values):     # numpy would take them for numbers
+            raise TypeError
+        values = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise CameraError(f"{name} is not a list of numbers; expected degrees, one per view") from None
+    if values.ndim != 1 or not len(values):
+        raise CameraError(f"{name} has shape {values.shape}; expected a list of degrees, at least one view")
+    strange = np.flatnonzero(~(np.abs(values) <= MAX_NUMBER))
+    if len(strange):
+        raise CameraError(f"{name}: view {strange[0]} has {values[strange[0]]:g}; expected degrees")
+    return values
+
 
 # Does the published models' azimuth grow counter-clockwise (1) or clockwise (-1) seen from above? Not proven without
 # their weights, hence this one constant and the flag --azimuth-sign.
@@ -109,26 +130,6 @@ class Orbit:
     def from_lists(cls, azimuths_deg, elevations_deg):
         """Any orbit, e.g. from --azimuths and --elevations: equally long lists of degrees, input view last."""
         return cls(azimuths_deg, elevations_deg)
-
-    @classmethod
-    def from_file(cls, path):
-        """Reads {"azimuths_deg": [...], "elevations_deg": [...]}, or a transforms.json (a file or its folder) whose
-        frames have azimuth_deg and elevation_deg (azimuths of cameras, so AZIMUTH_SIGN is taken off again)."""
-        path, data = read_json(path)
-        if "frames" in data:
-            frames = entries(path, data, "frames")
-            lists = [[f.get(key) if isinstance(f, dict) else None for f in frames]
-                     for key in ("azimuth_deg", "elevation_deg")]
-            if None in lists[0] + lists[1]:
-                raise CameraError(f"{path}: its frames lack azimuth_deg or elevation_deg; add both to every frame")
-            lists[0] = AZIMUTH_SIGN * angle_list(lists[0], f"{path}: azimuth_deg")
-            lists[1] = angle_list(lists[1], f"{path}: elevation_deg")
-        else:
-            lists = [entries(path, data, key) for key in ("azimuths_deg", "elevations_deg")]
-        try:
-            return cls(*lists)
-        except CameraError as error:
-            raise CameraError(f"{path}: {error}") from None
 
     def with_sign(self, sign):
         """The same network input with the world azimuths counted the way of `sign` (1 or -1: --azimuth-sign)."""

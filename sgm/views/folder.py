@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-import cv2
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from sgm.cameras import DISTANCE, Orbit, write_transforms
-from sgm.common.errors import InputError, one_line
-from sgm.images import alpha_from_white, composite, contact_sheet, save_png
+from sgm.common.errors import InputError
+from sgm.views.cameras import DISTANCE, Orbit
+from sgm.views.images import composite, save_png
+from sgm.views.matting import alpha_from_white
+from sgm.views.media import contact_sheet, plot_orbit, write_video
+from sgm.views.transforms import write_transforms
 
 FORMATS = ("mp4", "gif", "png")
 OURS = re.compile(r"[0-9]+\.png|(input|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")  # files of the folder
-
 log = logging.getLogger("sgm")
 
 
@@ -84,7 +84,7 @@ class Views:
             write_transforms(folder, self.orbit, shown.shape[1], distance=DISTANCE)
             if "png" in formats:
                 save_png(folder / "orbit.png", plot_orbit(self.orbit))
-        filmed = "mp4" not in formats or write_video(folder / "views.mp4", _even(shown), fps)
+        filmed = "mp4" not in formats or write_video(folder / "views.mp4", shown, fps)
         if "gif" in formats or not filmed:
             first, *others = map(Image.fromarray, shown)
             first.save(folder / "views.gif", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
@@ -114,69 +114,3 @@ def check_replaceable(folder):
         if strange:
             raise ViewsError(f"{folder}: found {strange[0]}, expected a views folder or nothing, because it would be"
                              " replaced; move it, or give another --output")
-
-
-def write_video(path, frames, fps):
-    """Encode frames (T, H, W, 3) with even sides as H.264; -> whether that went well, else a warning says why not."""
-    height, width = frames.shape[1:3]
-    try:
-        writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, codec="libx264", quality=8,
-                                             macro_block_size=2, ffmpeg_log_level="quiet")
-        writer.send(None)
-        for frame in frames:
-            writer.send(np.ascontiguousarray(frame))
-        writer.close()
-        # ffmpeg's exit code is not to be had: that it ran out of disk shows only in the file
-        if imageio_ffmpeg.count_frames_and_secs(str(path))[0] == len(frames):
-            return True
-        reason = "frames are missing in it"
-    except Exception as error:  # no ffmpeg, one that stops early, a file that it cannot read back: all sorts come out
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-    path.unlink(missing_ok=True)
-    log.warning("%s: cannot be written (%s); views.gif holds the frames. Free disk space, or see that the ffmpeg of"
-                " imageio-ffmpeg runs", path.name, one_line(reason))
-    return False
-
-
-def _even(frames):
-    """Video codecs want even sides: repeat the last row and column where one is odd."""
-    height, width = frames.shape[1:3]
-    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-
-
-def plot_orbit(orbit, side=420):
-    """Two panels: cameras seen from above (input view in red), elevation over azimuth. (side, 2 side, 3) uint8."""
-    panel = np.full((side, 2 * side, 3), 255, np.uint8)
-    ink, grey, red, blue = (40, 40, 40), (200, 200, 200), (214, 39, 40), (31, 119, 180)
-
-    def text(words, x, y, color=ink):
-        cv2.putText(panel, words, (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
-
-    centre, radius = side / 2, side * 0.36
-    cv2.circle(panel, (int(centre), int(centre)), int(radius), grey, 1, cv2.LINE_AA)
-    cv2.circle(panel, (int(centre), int(centre)), 5, ink, -1, cv2.LINE_AA)
-    angles = np.deg2rad(orbit.camera_azimuths_deg)
-    reach = np.cos(np.deg2rad(orbit.elevations_deg))
-    last = len(orbit) - 1
-    for k, (angle, near) in enumerate(zip(angles, reach)):
-        x, y = centre + radius * near * np.cos(angle), centre - radius * near * np.sin(angle)
-        cv2.circle(panel, (int(x), int(y)), 5, red if k == last else blue, -1, cv2.LINE_AA)
-        text(str(k), x + 7, y - 5)
-    text("from above: x right, y up; red = input", 12, 20)
-    left, right, top, bottom = side + 50, 2 * side - 20, 40, side - 50
-    low, high = np.floor(orbit.elevations_deg.min() / 10) * 10 - 10, np.ceil(orbit.elevations_deg.max() / 10) * 10 + 10
-    place = lambda a, e: (int(left + a / 360 * (right - left)),  # noqa: E731
-                          int(bottom - (e - low) / (high - low) * (bottom - top)))
-    for e in np.arange(low, high + 1, 10):
-        cv2.line(panel, place(0, e), place(360, e), grey, 1)
-        text(f"{e:.0f}", side + 14, place(0, e)[1] + 4)
-    for a in range(0, 361, 90):
-        text(str(a), place(a, low)[0] - 10, bottom + 18)
-    azimuths = np.where(np.arange(len(orbit)) == last, 360, orbit.azimuths_deg)
-    points = [place(a, e) for a, e in zip(azimuths, orbit.elevations_deg)]
-    for start, end in zip(points[:-1], points[1:]):
-        cv2.line(panel, start, end, blue, 1, cv2.LINE_AA)
-    for k, point in enumerate(points):
-        cv2.circle(panel, point, 4, red if k == last else blue, -1, cv2.LINE_AA)
-    text("elevation over azimuth (degrees)", left, 20)
-    return panel

@@ -12,22 +12,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sgm.common.errors import InputError
+from sgm.views.cameras import (
+    AZIMUTH_SIGN,
+    DISTANCE,
+    FOV_DEG,
+    MAX_NUMBER,
+    CameraError,
+    Orbit,
+    angle_list,
+    focal_length,
+    wrap_degrees,
+)
 
-FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
 MAX_BYTES = 64 << 20            # of a JSON file; ten thousand frames take 5 MB
-MAX_SIDE, MAX_NUMBER = 1 << 16, 1e9     # pixels of an image's side; lengths and degrees: what is beyond is damage
+MAX_SIDE = 1 << 16              # pixels of an image's side: what is beyond is damage
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 INTRINSICS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", *DISTORTION)
-DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
-
-
-class CameraError(InputError):
-    """An orbit or a transforms.json that cannot be used; the message is one line and says what to do."""
 
 
 @dataclass(frozen=True, eq=False)
-class PosedViews:
+class CameraFile:
     """Images with known cameras, as read from a transforms.json.
 
     poses (T, 4, 4) OpenGL camera-to-world; fl, cx, cy pixels; width, height pixels; files T absolute paths;
@@ -45,11 +49,6 @@ class PosedViews:
     azimuths_deg: np.ndarray
     elevations_deg: np.ndarray
     distance: float
-
-
-def focal_length(size, fov_deg=FOV_DEG):
-    """Focal length in pixels of an image `size` pixels wide that sees `fov_deg` degrees (947.92 for 576, 33.8)."""
-    return size / (2 * np.tan(np.deg2rad(fov_deg) / 2))
 
 
 def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, files=None):
@@ -126,8 +125,28 @@ def read_transforms(path):
     else:
         azimuths = wrap_degrees(np.rad2deg(np.arctan2(poses[:, 1, 3], poses[:, 0, 3])))
         elevations = np.rad2deg(np.arcsin(poses[:, 2, 3] / np.maximum(radius, 1e-12)))
-    return PosedViews(poses, float(fl), _number(path, data, "cx", width / 2), _number(path, data, "cy", height / 2),
+    return CameraFile(poses, float(fl), _number(path, data, "cx", width / 2), _number(path, data, "cy", height / 2),
                       width, height, files, masks, azimuths, elevations, float(radius.mean()))
+
+
+def read_orbit(path):
+    """Reads {"azimuths_deg": [...], "elevations_deg": [...]}, or a transforms.json (a file or its folder) whose frames
+    have azimuth_deg and elevation_deg (azimuths of cameras, so AZIMUTH_SIGN is taken off again) -> Orbit."""
+    path, data = read_json(path)
+    if "frames" in data:
+        frames = entries(path, data, "frames")
+        lists = [[f.get(key) if isinstance(f, dict) else None for f in frames]
+                 for key in ("azimuth_deg", "elevation_deg")]
+        if None in lists[0] + lists[1]:
+            raise CameraError(f"{path}: its frames lack azimuth_deg or elevation_deg; add both to every frame")
+        lists[0] = AZIMUTH_SIGN * angle_list(lists[0], f"{path}: azimuth_deg")
+        lists[1] = angle_list(lists[1], f"{path}: elevation_deg")
+    else:
+        lists = [entries(path, data, key) for key in ("azimuths_deg", "elevations_deg")]
+    try:
+        return Orbit(*lists)
+    except CameraError as error:
+        raise CameraError(f"{path}: {error}") from None
 
 
 def _shared_intrinsics(path, frames):
@@ -145,33 +164,11 @@ def _picture_size(file):
     """Width and height of an image file in pixels; it is not decoded."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # of large pictures: that limit is sgm.images'
+            warnings.simplefilter("ignore")     # of large pictures: that limit is sgm.views.images'
             with Image.open(file) as image:
                 return image.size
     except Exception:                           # Pillow raises almost anything on damaged data
         raise CameraError(f"{file}: cannot be read as an image; without w and h in the json, its size is needed") from None
-
-
-def wrap_degrees(degrees):
-    """Into [0, 360); a hair below 360 is rounding and becomes 0 (also -0.0 does)."""
-    wrapped = np.mod(degrees, 360.0)
-    return np.where(360 - wrapped < 1e-9, 0.0, wrapped) + 0.0
-
-
-def angle_list(values, name):
-    """Checks and converts a list of degrees -> (T,) float64, T >= 1; `name` is what an error calls it."""
-    try:
-        if any(isinstance(value, (bool, str)) for value in values):     # numpy would take them for numbers
-            raise TypeError
-        values = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise CameraError(f"{name} is not a list of numbers; expected degrees, one per view") from None
-    if values.ndim != 1 or not len(values):
-        raise CameraError(f"{name} has shape {values.shape}; expected a list of degrees, at least one view")
-    strange = np.flatnonzero(~(np.abs(values) <= MAX_NUMBER))
-    if len(strange):
-        raise CameraError(f"{name}: view {strange[0]} has {values[strange[0]]:g}; expected degrees")
-    return values
 
 
 def json_path(path):

@@ -8,15 +8,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sgm.common.errors import InputError
+from sgm.views.images import ImageError
 
 MATTE_SIDE = 1024     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
 METHODS = ("auto", "alpha", "rembg", "border")
-
-
-class ImageError(InputError):
-    """An image that cannot be used; the message is one line, names the file or flag and says what to do."""
 
 
 def matte(image, method="auto"):

@@ -25,7 +25,7 @@ ALLOWED = {
 WITHOUT_MINDSPORE = ["views.cameras", "views.images", "views.matting", "views.transforms", "views.metrics", "config.yaml_reader", "config.model", "common.errors", "common.cli", "guards",
                      "tensorfiles", "tensorstore", "tensorwriter", "tensorview", "published", "recognise", "layouts",
                      "diffusers_folder", "diffusers_writer", "surgery", "conversion",
-                     "render.zbuffer", "render.procedural", "render.meshfile"]
+                     "render.zbuffer", "render.procedural", "geometry.mesh_reader"]
 
 
 def module_of(path):

@@ -17,8 +17,9 @@ from PIL import Image
 from sgm.common.errors import InputError
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import ConfigError, known_configs
-from sgm.render.mesh import MeshError
-from sgm.render.meshfile import load_mesh, normalised, viewing_distance
+from sgm.geometry.mesh import MeshError
+from sgm.geometry.mesh_reader import load_mesh
+from sgm.render.framing import normalized, viewing_distance
 from sgm.tensorfiles import CKPT_DTYPES, open_checkpoint
 from sgm.tensorstore import DTYPES, CheckpointError
 from sgm.views.cameras import CameraError, Orbit
@@ -241,6 +242,6 @@ def test_meshes(cases, file):
         st.builds(altered, st.just(GLTF), REPLACEMENTS).map(lambda document: ("gltf", json.dumps(document))))
 
     def read(case):
-        mesh = normalised(load_mesh(file(case[1], f"x.{case[0]}")))
+        mesh = normalized(load_mesh(file(case[1], f"x.{case[0]}")))
         assert viewing_distance(mesh, Orbit.static(num_frames=3)) >= 2
     fuzz(cases, MeshError, read, contents)

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from sgm.render.parts import Paint, box, loft, section
+from sgm.render.primitives import Paint, box, loft, section
 from sgm.render.procedural import HELD_BACK_SEEDS, TRAIN_SEEDS, make_object, render_clip
 from sgm.render.zbuffer import SOFT, Lighting, render_views
 from sgm.views import metrics

@@ -7,8 +7,8 @@ import pytest
 from golden_init import GOLDEN
 from mindspore import Tensor
 
-from sgm import topology
-from sgm.render.mesh import Mesh
+from sgm.geometry import topology
+from sgm.geometry.mesh import Mesh
 from sgm.render.zbuffer import render_geometry
 from sgm.shape import device_raster, marching, raster, tetgrid
 from sgm.views.cameras import camera_to_world, focal_length, rays

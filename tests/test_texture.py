@@ -6,14 +6,14 @@ import pytest
 import trimesh
 
 from sgm.common.errors import InputError
-from sgm.render.mesh import Mesh
+from sgm.geometry.mesh import Mesh
+from sgm.geometry.topology import areas
 from sgm.render.zbuffer import render_views
 from sgm.shape import charts, seen
 from sgm.shape.atlas import unwrap
 from sgm.shape.texture import TextureSettings, bake, spread, texels
 from sgm.shape.turntable import UNLIT, render_like, view_metrics
 from sgm.shape.views import Views
-from sgm.topology import areas
 from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world, focal_length
 from sgm.views.metrics import psnr
 

@@ -38,13 +38,13 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sgm import mesh_metrics
 from sgm.common.cli import (
     Arguments,  # noqa: E402
     exit_code,  # noqa: E402
 )
 from sgm.common.errors import InputError, os_reason
-from sgm.render.meshfile import load_mesh  # noqa: E402
+from sgm.geometry import metrics as mesh_metrics  # noqa: E402
+from sgm.geometry.mesh_reader import load_mesh  # noqa: E402
 from sgm.shape import turntable  # noqa: E402
 from sgm.shape import views as shape_views  # noqa: E402
 from sgm.views import metrics  # noqa: E402

@@ -47,8 +47,9 @@ from sgm.common.cli import (  # noqa: E402
     exit_code,  # noqa: E402
 )
 from sgm.common.errors import InputError, one_line, os_reason
-from sgm.render.mesh import MeshError  # noqa: E402
-from sgm.render.meshfile import SUFFIXES, load_mesh, normalised, viewing_distance  # noqa: E402
+from sgm.geometry.mesh import MeshError  # noqa: E402
+from sgm.geometry.mesh_reader import SUFFIXES, load_mesh
+from sgm.render.framing import normalized, viewing_distance  # noqa: E402
 from sgm.render.procedural import make_object, on_white, render_clip  # noqa: E402
 from sgm.render.zbuffer import SOFT, STUDIO, Lighting, render_views  # noqa: E402
 from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit, position
@@ -95,7 +96,7 @@ def render_folder(item: tuple[str, int | str], out: str, settings: dict) -> tupl
         if isinstance(source, int):
             mesh = make_object(source)
         else:
-            mesh, lighting = normalised(load_mesh(source, settings["up"]), settings["fit"]), STUDIO
+            mesh, lighting = normalized(load_mesh(source, settings["up"]), settings["fit"]), STUDIO
             distance = viewing_distance(mesh, orbit)
         views = render_views(mesh, orbit.poses(distance), settings["size"], FOV_DEG,
                              supersample=settings["supersample"], lighting=lighting_of(name, settings, lighting))

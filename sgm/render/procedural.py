@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sgm.render.mesh import Mesh, merge
-from sgm.render.parts import Paint, box, loft, rotated, section, shifted, with_half_turn
+from sgm.geometry.mesh import Mesh, merge
+from sgm.render.primitives import Paint, box, loft, rotated, section, shifted, with_half_turn
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit
 

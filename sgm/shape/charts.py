@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numba import njit
 
-from sgm.topology import areas, face_normals, neighbours
+from sgm.geometry.topology import areas, face_normals, neighbours
 
 AXES = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)], float)
 CUT = 0.02          # price of a cut of unit length, times the extent: larger charts, more stretch

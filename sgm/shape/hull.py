@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numba import njit
 
-from sgm import topology
+from sgm.geometry import topology
 from sgm.shape import grid
 
 UNDERSIDE = 0.5         # cosine to straight down above which a vertex belongs to the underside

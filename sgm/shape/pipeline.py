@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sgm import ops, topology
+from sgm import ops
 from sgm.common.cli import signals_handled
 from sgm.config.reconstruction import load_mesh_spec
+from sgm.geometry import cleaning, mesh_writer, topology
 from sgm.ops.profiling import StageTimer
 from sgm.shape import (
-    clean,
     depth,
     dmtet,
-    export,
     framing,
     hull,
     nerf,
@@ -199,14 +198,14 @@ class Reconstruction:
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(self.vertices, self.faces)
             return
-        settings = clean.CleanSettings(faces=spec.clean.faces, floaters=spec.clean.floaters)
-        self.vertices, self.faces = clean.clean(self.vertices, self.faces, settings)
+        settings = cleaning.CleanSettings(faces=spec.clean.faces, floaters=spec.clean.floaters)
+        self.vertices, self.faces = cleaning.clean(self.vertices, self.faces, settings)
         settings = texture.TextureSettings(size=spec.texture.size, padding=spec.texture.padding, atlas=spec.texture.atlas,
                                            refine=spec.texture.refine)
         self.mesh = texture.bake(self.vertices, self.faces, self.views, settings, stopped=stopped)
         placed = self.mesh.placed(self.views.scale, self.views.centre)
         for kind in FORMATS:
-            export.save(placed, output / f"mesh.{kind}")
+            mesh_writer.save(placed, output / f"mesh.{kind}")
         self.report["mesh"] = turntable.facts(placed)
         for name in PICTURES:                   # of the mesh that was there before
             (output / name).unlink(missing_ok=True)

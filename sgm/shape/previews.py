@@ -1,10 +1,10 @@
 """Preview pictures of an optimisation under way: three of the views, and below each what there is of it."""
 import numpy as np
 
-from sgm.render.mesh import Mesh
+from sgm.geometry.mesh import Mesh
+from sgm.geometry.topology import vertex_normals
 from sgm.render.zbuffer import Lighting
 from sgm.shape import shading, turntable
-from sgm.topology import vertex_normals
 from sgm.views.images import composite
 
 SIDE, SHOWN = 160, 3    # pixels of a picture's longer side, and how many stand side by side

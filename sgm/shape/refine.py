@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit
 from tqdm import tqdm
 
+from sgm.geometry.topology import face_normals, vertex_normals
 from sgm.shape import seen
-from sgm.topology import face_normals, vertex_normals
 
 FINE = 2            # samples per pixel and side
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numba import njit
 
+from sgm.geometry.topology import vertex_normals
 from sgm.render.zbuffer import NEAR, rasterise
-from sgm.topology import vertex_normals
 
 REACH = 2           # pixels around a depth step whose colours may belong to the other side of it
 EDGE = 0.02         # weight of such colours: they count only where no better ones are

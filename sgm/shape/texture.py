@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numba import njit
 
+from sgm.geometry.textured_mesh import TexturedMesh
+from sgm.geometry.topology import areas, edge_groups, vertex_normals
 from sgm.shape import seen
 from sgm.shape.atlas import unwrap
 from sgm.shape.refine import refine
-from sgm.shape.textured import TexturedMesh
-from sgm.topology import areas, edge_groups, vertex_normals
 
 log = logging.getLogger("sgm")
 

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sgm.render.mesh import Mesh
-from sgm.render.meshfile import normalised, viewing_distance
+from sgm.geometry.mesh import Mesh
+from sgm.geometry.textured_mesh import TexturedMesh
+from sgm.geometry.topology import describe
+from sgm.render.framing import normalized, viewing_distance
 from sgm.render.zbuffer import Lighting, render_views
 from sgm.shape import seen
-from sgm.shape.textured import TexturedMesh
-from sgm.topology import describe
 from sgm.views import metrics
 from sgm.views.cameras import FOV_DEG, Orbit
 from sgm.views.images import composite, save_png
@@ -58,7 +58,7 @@ def view_metrics(mesh: TexturedMesh, views) -> dict[str, float]:
 
 
 def facts(mesh: TexturedMesh) -> dict:
-    """What report.json says of a mesh: `sgm.topology.describe`, texels per side and texture_coverage."""
+    """What report.json says of a mesh: `sgm.geometry.topology.describe`, texels per side and texture_coverage."""
     return describe(mesh.vertices, mesh.faces) | dict(texture=list(mesh.texture.shape[:2]),
                                                       texture_coverage=round(mesh.coverage, 4))
 
@@ -67,7 +67,7 @@ def turntable(mesh: TexturedMesh, frames: int = 60, size: int = 384) -> np.ndarr
     """One turn -> (frames, size, 2 size, 3) uint8 on white: the textured mesh, and beside it its shape alone."""
     orbit = Orbit.static(ELEVATION, frames)
     sides = [(mesh.drawable(), dict(lighting=UNLIT)), (clay(mesh), {})]
-    sides = [(normalised(side), options) for side, options in sides]
+    sides = [(normalized(side), options) for side, options in sides]
     distance = viewing_distance(sides[0][0], orbit)
     films = [render_views(side, orbit.poses(distance), size, FOV_DEG, **options) for side, options in sides]
     return np.stack([np.hstack([composite(left), composite(right)]) for left, right in zip(*films)])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sgm.render.mesh import Mesh
+from sgm.geometry.mesh import Mesh
 
 SIDE, END = 0, 1
 

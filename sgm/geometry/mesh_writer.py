@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from sgm.common.errors import InputError
-from sgm.shape.textured import TexturedMesh
+from sgm.geometry.textured_mesh import TexturedMesh
 
 SUFFIXES = (".glb", ".obj", ".ply")
 FLOAT, UNSIGNED = 5126, 5125                    # glTF component types

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sgm.nearest import Cloud
-from sgm.topology import MERGE, areas, describe, face_normals, heights, weld
+from sgm.geometry.nearest import Cloud
+from sgm.geometry.topology import MERGE, areas, describe, face_normals, heights, weld
 
 SAMPLES = 10_000    # points whose distance is taken, on each surface
 DENSE = 500_000     # points that stand for the other surface; leaves a floor of about 0.002 between equal meshes

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sgm.render.mesh import Material, Mesh
-from sgm.topology import vertex_normals
+from sgm.geometry.mesh import Material, Mesh
+from sgm.geometry.topology import vertex_normals
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ class TexturedMesh:
                 corner.reshape(-1, 3).astype(np.int32))
 
     def save(self, path):
-        """Write the mesh, placed in the input's world, as .glb, .obj or .ply: `sgm.shape.export.save`."""
-        from sgm.shape import export  # which needs this class
-        return export.save(self, path)
+        """Write the mesh, placed in the input's world, as .glb, .obj or .ply: `sgm.geometry.mesh_writer.save`."""
+        from sgm.geometry import mesh_writer  # which needs this class
+        return mesh_writer.save(self, path)
 
     def drawable(self) -> Mesh:
         """What `sgm.render.zbuffer` draws; light it with UNLIT, for the texture holds the light already."""

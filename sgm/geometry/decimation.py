@@ -10,7 +10,7 @@ import heapq
 import numpy as np
 from numba import njit
 
-from sgm.topology import edge_groups
+from sgm.geometry.topology import edge_groups
 
 PULL = 1e-4         # towards the edge's middle, relative to the quadric: where the surface is flat the optimum is anywhere
 TURN = 0.2          # least cosine between a triangle's normals before and after

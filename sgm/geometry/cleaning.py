@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 
 from sgm.common.errors import InputError
-from sgm.shape.decimate import decimate
-from sgm.topology import MERGE, areas, components, edge_groups, heights, turned_alike, weld
+from sgm.geometry.decimation import decimate
+from sgm.geometry.topology import MERGE, areas, components, edge_groups, heights, turned_alike, weld
 
 log = logging.getLogger("sgm")
 

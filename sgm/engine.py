@@ -11,12 +11,12 @@ from mindspore.common.initializer import initializer
 
 from sgm import ops
 from sgm.checkpoint import file_hash, load_weights
+from sgm.models.autoencoder import Conv2d, Decoder
+from sgm.models.conditioner import Conditioner
+from sgm.models.temporal_decoder import VideoDecoder
 from sgm.video import guidance
-from sgm.video.autoencoder import Conv2d, Decoder
-from sgm.video.conditioner import Conditioner
 from sgm.video.denoiser import Denoiser
 from sgm.video.sampler import SAMPLERS, karras_sigmas
-from sgm.video.temporal_decoder import VideoDecoder
 
 
 class FirstStage(nn.Cell):

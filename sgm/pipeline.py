@@ -13,10 +13,10 @@ from sgm.diffusers_folder import open_folder
 from sgm.engine import Engine
 from sgm.guards import PipelineError, check_request, finite, of_memory, room
 from sgm.lora import fuse
+from sgm.models.initialization import initialise
 from sgm.ops.profiling import StageTimer
 from sgm.recognise import adapt_spec
 from sgm.tensorfiles import open_checkpoint
-from sgm.train.init import initialise
 from sgm.video import guidance
 from sgm.views import images, preprocessing
 from sgm.views.cameras import Orbit

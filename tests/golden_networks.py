@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 
 from sgm.config.model import load_spec
 from sgm.engine import Engine
-from sgm.video.temporal_decoder import VideoDecoder
+from sgm.models.temporal_decoder import VideoDecoder
 
 FRAMES = 5
 

@@ -53,9 +53,9 @@ def imports(path):
 
 def test_the_reader_of_imports(tmp_path):
     path = tmp_path / "a.py"
-    path.write_text("import os.path\nfrom sgm import ops, engine\ndef f():\n    from sgm.video.unet import VideoUNet\n")
-    assert imports(path) == {"os.path", "sgm.ops", "sgm.engine", "sgm.video.unet"}
-    parts = {"sgm": "leaf", "sgm.ops": "leaf", "sgm.video.unet": "video", "sgm.engine": "engine",
+    path.write_text("import os.path\nfrom sgm import ops, engine\ndef f():\n    from sgm.models.unet import VideoUNet\n")
+    assert imports(path) == {"os.path", "sgm.ops", "sgm.engine", "sgm.models.unet"}
+    parts = {"sgm": "leaf", "sgm.ops": "leaf", "sgm.models.unet": "video", "sgm.engine": "engine",
              "sgm.shape.field": "shape", "sgm.shape.distill": "shape.distill"}
     assert {name: part_of(name) for name in parts} == parts
 

@@ -5,8 +5,8 @@ import pytest
 from mindspore import Tensor
 
 from sgm.config.model import ClipSpec
-from sgm.video import clip
-from sgm.video.conditioner import ClipEmbedder
+from sgm.models import clip
+from sgm.models.conditioner import ClipEmbedder
 
 
 def pixels(image):

@@ -7,8 +7,8 @@ from mindspore.ops import operations as P
 from scipy.special import erf
 
 from sgm import ops
+from sgm.models.attention import Attention, TransformerBlock
 from sgm.ops import attend, convolution, device, tokens
-from sgm.video.attention import Attention, TransformerBlock
 
 
 def draw(seed, *shape):

@@ -7,7 +7,7 @@ from training import POSED
 
 from sgm.config.model import load_spec
 from sgm.engine import Engine
-from sgm.train.init import initial_weight, initialise
+from sgm.models.initialization import initial_weight, initialise
 
 
 def test_initial_weights():

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from sgm import ops
 from sgm.config.model import UNetSpec
-from sgm.video.unet import VideoUNet
+from sgm.models.unet import VideoUNet
 
 FRAMES = 5
 

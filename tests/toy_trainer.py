@@ -12,9 +12,9 @@ from sgm import ops
 from sgm.config.model import load_spec
 from sgm.config.recipe import Recipe
 from sgm.engine import Engine
-from sgm.train.init import initialise
+from sgm.models.blocks import Linear
+from sgm.models.initialization import initialise
 from sgm.train.trainer import Trainer
-from sgm.video.blocks import Linear
 
 SPEC = load_spec(GOLDEN / "tiny_sv3d_p.yaml", POSED)
 VECTOR = sum(SPEC.vector_widths.values())

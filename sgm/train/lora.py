@@ -3,9 +3,9 @@ from mindspore import Tensor, nn
 
 from sgm import ops
 from sgm.lora import DOWN, UP
-from sgm.train.init import initial_weight
-from sgm.video.attention import TransformerBlock
-from sgm.video.blocks import Linear
+from sgm.models.attention import TransformerBlock
+from sgm.models.blocks import Linear
+from sgm.models.initialization import initial_weight
 
 
 class AdaptedLinear(nn.Cell):
@@ -23,7 +23,7 @@ class AdaptedLinear(nn.Cell):
 
 
 class AdaptedGeglu(nn.Cell):
-    """`sgm.video.attention.GegluProjection` with an adapted layer."""
+    """`sgm.models.attention.GegluProjection` with an adapted layer."""
 
     def __init__(self, projection, rank, alpha):
         super().__init__()

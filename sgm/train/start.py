@@ -6,11 +6,11 @@ from sgm.checkpoint import load_weights
 from sgm.config.model import load_spec
 from sgm.diffusers_folder import open_folder
 from sgm.engine import Engine
+from sgm.models.initialization import initialise
 from sgm.recognise import adapt_spec, layout_of
 from sgm.surgery import operate
 from sgm.tensorfiles import open_checkpoint
 from sgm.tensorstore import CheckpointError
-from sgm.train.init import initialise
 
 ORIGINS = ("svd", "sv3d_u")     # models from whose weights an orbit model may start, by surgery
 

@@ -15,6 +15,7 @@ from mindspore import Tensor
 from sgm import ops
 from sgm.common.errors import InputError
 from sgm.guards import of_memory
+from sgm.models.blocks import Block
 from sgm.tensorstore import CheckpointError
 from sgm.train.batches import val_count
 from sgm.train.lora import attach
@@ -23,7 +24,6 @@ from sgm.train.parts import is_kept, is_trained
 from sgm.train.schedule import LossScale, average_decay, learning_rate
 from sgm.train.sheet import draw_sheet
 from sgm.train.step import TrainStep
-from sgm.video.blocks import Block
 
 log = logging.getLogger("sgm")
 HALVES = {"fp16": ms.float16, "bf16": ms.bfloat16}

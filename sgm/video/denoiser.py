@@ -7,7 +7,7 @@ import mindspore as ms
 from mindspore import nn
 from mindspore import ops as ms_ops
 
-from sgm.video.unet import VideoUNet
+from sgm.models.unet import VideoUNet
 
 
 def scalings(sigma):

@@ -5,7 +5,7 @@ Names and shapes are the published ones (`encoder.down.0.block.1.conv1.weight` .
 from mindspore import nn
 
 from sgm import ops
-from sgm.video.blocks import Conv, Norm
+from sgm.models.blocks import Conv, Norm
 
 
 class Conv2d(Conv):

@@ -3,8 +3,8 @@ import mindspore as ms
 from mindspore import nn
 
 from sgm import ops
-from sgm.video.attention import VideoTransformer
-from sgm.video.blocks import (
+from sgm.models.attention import VideoTransformer
+from sgm.models.blocks import (
     Block,
     Conv,
     Downsample,

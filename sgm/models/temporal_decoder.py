@@ -7,8 +7,8 @@ from mindspore import nn
 from mindspore import ops as ms_ops
 
 from sgm import ops
-from sgm.video.autoencoder import Conv2d, Decoder, GroupNorm, ResnetBlock
-from sgm.video.blocks import Conv, empty
+from sgm.models.autoencoder import Conv2d, Decoder, GroupNorm, ResnetBlock
+from sgm.models.blocks import Conv, empty
 
 
 class TimeBlock(nn.Cell):

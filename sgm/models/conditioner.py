@@ -4,9 +4,9 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from sgm import ops
-from sgm.video import clip
-from sgm.video.autoencoder import Conv2d, Encoder
-from sgm.video.clip import VisionTransformer
+from sgm.models import clip
+from sgm.models.autoencoder import Conv2d, Encoder
+from sgm.models.clip import VisionTransformer
 
 
 class OpenClip(nn.Cell):

@@ -11,7 +11,7 @@ from sgm import ops
 
 
 def empty(*shape):
-    """A Parameter without memory until weights are loaded into it or `sgm.train.init` fills it."""
+    """A Parameter without memory until weights are loaded into it or `sgm.models.initialization` fills it."""
     return Parameter(initializer("zeros", shape, ms.float32))
 
 

@@ -6,7 +6,7 @@ from mindspore import nn
 from mindspore import ops as ms_ops
 
 from sgm import ops
-from sgm.video.blocks import LayerNorm, Linear, empty
+from sgm.models.blocks import LayerNorm, Linear, empty
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)

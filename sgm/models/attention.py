@@ -7,7 +7,7 @@ run. Query, key and the norm before them stay as parameters (the published file 
 from mindspore import nn
 
 from sgm import ops
-from sgm.video.blocks import (
+from sgm.models.blocks import (
     Embedding,
     Layer,
     LayerNorm,

@@ -5,7 +5,7 @@ os.environ.setdefault("GLOG_v", "3")  # MindSpore logs warnings that concern its
 
 _WHERE = {"load_model": "sgm.pipeline", "generate": "sgm.pipeline", "PipelineError": "sgm.pipeline",
           "views_to_mesh": "sgm.shape.pipeline", "ShapeError": "sgm.shape.views",
-          "Orbit": "sgm.views.cameras", "CheckpointError": "sgm.tensorfiles", "ConfigError": "sgm.config.yaml_reader"}
+          "Orbit": "sgm.views.cameras", "CheckpointError": "sgm.checkpoints.store", "ConfigError": "sgm.config.yaml_reader"}
 __all__ = list(_WHERE)
 
 

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 from mindspore.common.initializer import initializer
 
 from sgm import ops
-from sgm.checkpoint import file_hash, load_weights
+from sgm.checkpoints.loading import file_hash, load_weights
 from sgm.models.autoencoder import Conv2d, Decoder
 from sgm.models.conditioner import Conditioner
 from sgm.models.temporal_decoder import VideoDecoder

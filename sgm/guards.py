@@ -3,10 +3,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from sgm.checkpoints.store import CheckpointError
 from sgm.common.cli import MAX_SEED
 from sgm.common.errors import InputError
 from sgm.config.model import MAX_FRAMES, MAX_NUMBER, MAX_STEPS, SAMPLERS
-from sgm.tensorstore import CheckpointError
 
 _BOUNDS = {"seed": (0, MAX_SEED), "steps": (1, MAX_STEPS), "decode_chunk": (1, MAX_FRAMES), "cond_aug": (0, MAX_NUMBER),
            "guidance_range": (-MAX_NUMBER, MAX_NUMBER), "fps": (1, MAX_NUMBER), "motion_bucket": (0, 255)}

@@ -6,17 +6,17 @@ import mindspore as ms
 import numpy as np
 
 from sgm import ops
-from sgm.checkpoint import check_weights
+from sgm.checkpoints.diffusers.reader import open_folder
+from sgm.checkpoints.identify import adapt_spec
+from sgm.checkpoints.loading import check_weights
+from sgm.checkpoints.lora_fusion import fuse
+from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import CONFIGS
-from sgm.diffusers_folder import open_folder
 from sgm.engine import Engine
 from sgm.guards import PipelineError, check_request, finite, of_memory, room
-from sgm.lora import fuse
 from sgm.models.initialization import initialise
 from sgm.ops.profiling import StageTimer
-from sgm.recognise import adapt_spec
-from sgm.tensorfiles import open_checkpoint
 from sgm.video import guidance
 from sgm.views import images, preprocessing
 from sgm.views.cameras import Orbit

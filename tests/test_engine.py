@@ -12,8 +12,8 @@ from golden_init import GOLDEN, build_checkpoint
 from mindspore import Tensor
 from safetensors.numpy import save_file
 
+from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.engine import Engine
-from sgm.tensorfiles import open_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASED = {"svd": [], "svd_xt": [], "sv3d_u": [], "sv3d_p": [],

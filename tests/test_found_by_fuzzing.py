@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from badfiles import field, safetensors
 
+from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.common.errors import InputError
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import ConfigError
-from sgm.tensorfiles import open_checkpoint
 from sgm.views.transforms import read_orbit, read_transforms
 
 

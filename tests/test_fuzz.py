@@ -14,14 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sgm.checkpoints.dtypes import DTYPES
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.mindspore_format import CKPT_DTYPES
+from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import ConfigError, known_configs
 from sgm.geometry.mesh import MeshError
 from sgm.geometry.mesh_reader import load_mesh
 from sgm.render.framing import normalized, viewing_distance
-from sgm.tensorfiles import CKPT_DTYPES, open_checkpoint
-from sgm.tensorstore import DTYPES, CheckpointError
 from sgm.views.cameras import CameraError, Orbit
 from sgm.views.images import ImageError, load_image
 from sgm.views.preprocessing import prepare

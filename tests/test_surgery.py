@@ -10,17 +10,17 @@ from golden_init import GOLDEN, build_checkpoint, init_weight, rand
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.checkpoint import check_weights, file_hash, load_weights
+from sgm.checkpoints.diffusers.writer import to_parts, write_folder
+from sgm.checkpoints.identify import VECTOR_KEY
+from sgm.checkpoints.loading import check_weights, file_hash, load_weights
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.original_keys import used_shapes
+from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
+from sgm.checkpoints.svd_to_sv3d import operate, start_spec
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import ConfigError
-from sgm.diffusers_writer import to_parts, write_folder
 from sgm.engine import Engine
 from sgm.pipeline import load_model
-from sgm.published import used_shapes
-from sgm.recognise import VECTOR_KEY
-from sgm.surgery import operate, start_spec
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorwriter import Arrays, save_safetensors
 
 SVD = load_spec(GOLDEN / "tiny_svd.yaml")
 # One level: a third of the time.

@@ -4,13 +4,13 @@ import pytest
 from golden_init import GOLDEN
 from training import POSED
 
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.store import CheckpointError
 from sgm.config.model import load_spec
 from sgm.config.recipe import Recipe
 from sgm.engine import Engine
 from sgm.models.initialization import initialise
 from sgm.render.procedural import TRAIN_SEEDS, render_clip
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorstore import CheckpointError
 from sgm.train.batches import DiffusionBatches, ViewBatches
 from sgm.train.data import LatentOrbits, PackedOrbits, shuffled
 from sgm.train.folder import RunFolder

@@ -10,9 +10,9 @@ from safetensors.numpy import load_file, save_file
 from training import SV3D_P, flags, write_model, write_toys
 
 import train
+from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
 from sgm.config.model import load_spec
 from sgm.config.recipe import Recipe
-from sgm.published import FIRST_STAGE, UNET, used_shapes
 from sgm.train.batches import ViewBatches
 from sgm.train.data import LatentClips
 from sgm.train.objective import DecoderLoss

@@ -14,8 +14,8 @@ from toy_trainer import Noise, trainer_of
 from training import POSED, flags, write_toys
 
 import train
+from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.config.recipe import Recipe
-from sgm.tensorfiles import open_checkpoint
 from sgm.train.board import Board, open_board
 from sgm.train.data import Clips, DataSettings, LatentClips, sources
 from sgm.train.data.orbits import read_orbit

@@ -3,7 +3,7 @@ import numpy as np
 import yaml
 from golden_init import init_weight
 
-from sgm.published import used_shapes
+from sgm.checkpoints.original_keys import used_shapes
 
 # An autoencoder of 32 x 32 pixels beside a UNet that is never run.
 AUTOENCODER = ["vae.ch_mult=[1,1]", "vae.z_channels=2", "unet.in_channels=4", "unet.out_channels=2", "height=32", "width=32",

@@ -24,12 +24,20 @@ from pathlib import Path
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sgm.checkpoints.conversion import (
+    DTYPES,
+    SOURCES,
+    SUFFIXES,
+    check_target,
+    plan,
+    write,
+    write_report,
+)  # noqa: E402
+from sgm.checkpoints.identify import VECTOR_KEY  # noqa: E402
 from sgm.common.cli import (
     Arguments,  # noqa: E402
     exit_code,  # noqa: E402
 )
-from sgm.conversion import DTYPES, SOURCES, SUFFIXES, check_target, plan, write, write_report  # noqa: E402
-from sgm.recognise import VECTOR_KEY  # noqa: E402
 
 SURGERY = ("sv3d_p", "sv3d_u")
 

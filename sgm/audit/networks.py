@@ -13,8 +13,8 @@ from sgm.audit import reference
 from sgm.audit.cost import cost
 from sgm.audit.graph import Type, lazily, trace
 from sgm.audit.rules import examine
+from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.engine import Engine, GuidedDenoiser
-from sgm.lora import DOWN, UP
 from sgm.train.lora import attach
 from sgm.train.objective import AutoencoderLoss, DiffusionLoss, frame_weights
 from sgm.train.step import TrainStep

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sgm.common.cli import end_now
 from sgm.common.errors import one_line
-from sgm.tensorwriter import atomic
+from sgm.common.files import atomic
 
 LOOK = 1.0              # seconds between looks at the others
 

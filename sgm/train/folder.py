@@ -7,11 +7,12 @@ from pathlib import Path
 
 import yaml
 
-from sgm.checkpoint import file_hash
+from sgm.checkpoints.loading import file_hash
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.checkpoints.store import CheckpointError
+from sgm.common.files import atomic
 from sgm.config.yaml_reader import ConfigError, shown
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorstore import CheckpointError
-from sgm.tensorwriter import atomic, save_safetensors
 from sgm.train.curve import draw_curve
 from sgm.train.metrics import read_metrics
 from sgm.views.images import save_png

@@ -2,7 +2,7 @@
 from mindspore import Tensor, nn
 
 from sgm import ops
-from sgm.lora import DOWN, UP
+from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.models.attention import TransformerBlock
 from sgm.models.blocks import Linear
 from sgm.models.initialization import initial_weight

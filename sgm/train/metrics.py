@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from sgm.common.errors import InputError, os_reason
-from sgm.tensorwriter import atomic
+from sgm.common.files import atomic
 
 MEASURED = ("val_loss", "val_psnr_fg", "val_iou")       # on held-back clips; dB and share of their foreground
 FIELDS = ("step", "loss", "grad_norm", "lr", "seconds", "clips_per_second", "skipped", *MEASURED)

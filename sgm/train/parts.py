@@ -1,6 +1,6 @@
 """Which parameters a recipe trains, and which its files hold, told by their published names."""
-from sgm.lora import DOWN, UP
-from sgm.published import FIRST_STAGE, UNET, image_embedders
+from sgm.checkpoints.lora_fusion import DOWN, UP
+from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, image_embedders
 
 # Layers over frames, what mixes them in, and the embedding of the vector condition, through which poses come in.
 TEMPORAL = ("time_stack.", "time_mixer.", "time_pos_embed.", "label_emb.")

@@ -2,9 +2,9 @@
 import math
 import re
 
+from sgm.checkpoints.lora_fusion import DOWN, UP
+from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
 from sgm.config.yaml_reader import ConfigError
-from sgm.lora import DOWN, UP
-from sgm.published import FIRST_STAGE, UNET, used_shapes
 from sgm.train.parts import is_kept, is_trained
 
 GB = 1e9

@@ -2,15 +2,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sgm.checkpoint import load_weights
+from sgm.checkpoints.diffusers.reader import open_folder
+from sgm.checkpoints.identify import adapt_spec, layout_of
+from sgm.checkpoints.loading import load_weights
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.store import CheckpointError
+from sgm.checkpoints.svd_to_sv3d import operate
 from sgm.config.model import load_spec
-from sgm.diffusers_folder import open_folder
 from sgm.engine import Engine
 from sgm.models.initialization import initialise
-from sgm.recognise import adapt_spec, layout_of
-from sgm.surgery import operate
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorstore import CheckpointError
 
 ORIGINS = ("svd", "sv3d_u")     # models from whose weights an orbit model may start, by surgery
 
@@ -43,7 +43,7 @@ def open_weights(path, spec):
     """-> (TensorStore under the published names of the model `spec`, `spec` with its decoder, what was done to them).
 
     `path`: .safetensors (published or ours), .ckpt, or a diffusers folder, of that model or of one of `ORIGINS`: then its
-    weights are put where the model has them (`sgm.surgery`). Raises CheckpointError.
+    weights are put where the model has them (`sgm.checkpoints.svd_to_sv3d`). Raises CheckpointError.
     """
     models = [spec, *origins(spec)]
     if Path(path).is_dir():

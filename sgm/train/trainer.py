@@ -13,10 +13,10 @@ import numpy as np
 from mindspore import Tensor
 
 from sgm import ops
+from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
 from sgm.guards import of_memory
 from sgm.models.blocks import Block
-from sgm.tensorstore import CheckpointError
 from sgm.train.batches import val_count
 from sgm.train.lora import attach
 from sgm.train.objective import AutoencoderLoss, DecoderLoss, DiffusionLoss, frame_weights

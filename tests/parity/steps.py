@@ -50,7 +50,7 @@ def ours(case, weights):
     from mindspore import Tensor
 
     from sgm import ops
-    from sgm.checkpoint import load_weights
+    from sgm.checkpoints.loading import load_weights
     from sgm.engine import Engine
     from sgm.train.objective import DiffusionLoss
     from sgm.train.step import TrainStep

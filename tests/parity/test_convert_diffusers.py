@@ -9,8 +9,8 @@ import yaml
 from golden_init import init_weight, rand
 from twins import SMALL, Case, ours, set_published_epsilon, their_tasks
 
+from sgm.checkpoints.original_keys import used_shapes
 from sgm.config.model import ClipSpec
-from sgm.published import used_shapes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
@@ -28,7 +28,7 @@ def converted(tmp_path_factory):
     """converted(spec) -> our file of weights and the diffusers folder made of it."""
     import convert
 
-    from sgm.tensorwriter import save_safetensors
+    from sgm.checkpoints.safetensors_format import save_safetensors
     made = {}
 
     def make(spec):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from golden_init import init_weight, rand, uniform
 
+from sgm.checkpoints.diffusers.names import places, to_place
 from sgm.config.model import ClipSpec, ConditionSpec, ModelSpec, UNetSpec, VaeSpec
-from sgm.layouts import places, to_place
 
 NETWORKS = ("unet", "vae", "clip")
 # svd: its vector condition is one per video, as diffusers wants it. sv3d_u's and sv3d_p's UNets have the same layers.
@@ -102,7 +102,7 @@ def ours(case, weights):
     from mindspore import Tensor
 
     from sgm import ops
-    from sgm.checkpoint import load_weights
+    from sgm.checkpoints.loading import load_weights
     from sgm.engine import Engine
 
     ops.set_device("CPU")

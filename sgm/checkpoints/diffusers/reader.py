@@ -7,13 +7,19 @@ import json
 from functools import partial
 from pathlib import Path
 
-from sgm.diffusers_config import BEYOND_SHAPES, config_files
-from sgm.layouts import PARTS, STEMS, from_places, inverse, places, shape_at
-from sgm.published import unused_keys, used_shapes
-from sgm.recognise import Layout, layout_of, misfit_message, misfits_of, recognise, with_decoder
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorstore import CheckpointError
-from sgm.tensorview import Made, View, taken
+from sgm.checkpoints.diffusers.config import BEYOND_SHAPES, config_files
+from sgm.checkpoints.diffusers.names import PARTS, STEMS, from_places, inverse, places, shape_at
+from sgm.checkpoints.identify import (
+    Fingerprint,
+    layout_of,
+    misfit_message,
+    misfits_of,
+    recognise,
+    with_decoder,
+)
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.original_keys import unused_keys, used_shapes
+from sgm.checkpoints.store import CheckpointError, Made, View, taken
 
 MAX_JSON = 8 << 20
 # A buffer that old versions of transformers wrote.
@@ -140,7 +146,7 @@ def _layout(parts, base):
         shape = parts["unet"][name].shape(name) if name in parts.get("unet", ()) else ()
         return shape[axis] if len(shape) > axis else None
 
-    layout = Layout(None, False, False, None, None, None) if base is None else layout_of(base)
+    layout = Fingerprint(None, False, False, None, None, None) if base is None else layout_of(base)
     if "vae" in parts:
         temporal = any(".temporal_res_block." in name for name in parts["vae"])
         layout = layout._replace(decoder="temporal" if temporal else "image",

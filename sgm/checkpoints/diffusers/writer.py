@@ -2,11 +2,11 @@
 import json
 from functools import partial
 
-from sgm.diffusers_config import config_files
-from sgm.layouts import PARTS, STEMS, places, shape_at, to_place
-from sgm.published import is_unused, used_shapes
-from sgm.tensorview import Made, View, taken
-from sgm.tensorwriter import stored_bytes, write_safetensors
+from sgm.checkpoints.diffusers.config import config_files
+from sgm.checkpoints.diffusers.names import PARTS, STEMS, places, shape_at, to_place
+from sgm.checkpoints.original_keys import is_unused, used_shapes
+from sgm.checkpoints.safetensors_format import write_safetensors
+from sgm.checkpoints.store import Made, View, stored_bytes, taken
 
 MAX_SHARD = 10 * 10 ** 9                        # bytes of a file: diffusers' own limit; no published part reaches it
 
@@ -29,7 +29,7 @@ def _at_place(arrays, place):
 def write_folder(path, parts, spec, dtype=None, progress=None):
     """Write `to_parts`' views and the configuration of a ModelSpec as a new diffusers folder.
 
-    dtype: as `sgm.tensorwriter.write_safetensors`. Raises CheckpointError, OSError.
+    dtype: as `sgm.checkpoints.safetensors_format.write_safetensors`. Raises CheckpointError, OSError.
     """
     for name, contents in config_files(spec).items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)

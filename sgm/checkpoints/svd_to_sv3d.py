@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 
+from sgm.checkpoints.identify import VECTOR_KEY
+from sgm.checkpoints.original_keys import FIRST_STAGE, image_embedders
+from sgm.checkpoints.store import Made, View, taken
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import ConfigError
-from sgm.published import FIRST_STAGE, image_embedders
-from sgm.recognise import VECTOR_KEY
-from sgm.tensorview import Made, View, taken
 
 
 def start_spec(source, model):

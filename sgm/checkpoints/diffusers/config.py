@@ -3,8 +3,8 @@
 Field for field what diffusers writes for the published SVD (`tests/golden/manifests/diffusers_svd_*.config.json`); SV3D,
 which diffusers has no pipeline for, in the same form.
 """
+from sgm.checkpoints.store import CheckpointError
 from sgm.config.model import GROUPS
-from sgm.tensorstore import CheckpointError
 
 DIFFUSERS_VERSION = "0.42.1"                    # which loaded them in tests/parity
 PIPELINE = {"feature_extractor": ("transformers", "CLIPImageProcessor"),

@@ -12,24 +12,26 @@ from typing import Optional
 
 import numpy as np
 
-from sgm.config.model import ModelSpec, load_spec
-from sgm.diffusers_folder import lent, open_folder
-from sgm.diffusers_writer import to_parts, write_folder
-from sgm.lora import fuse
-from sgm.published import is_unused, unused_keys, used_shapes
-from sgm.recognise import adapt_spec, layout_of, misfit_message, misfits_of, recognise
-from sgm.surgery import operate, start_spec
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorstore import CheckpointError, TensorStore
-from sgm.tensorview import View, taken
-from sgm.tensorwriter import (
-    atomic,
+from sgm.checkpoints.diffusers.reader import lent, open_folder
+from sgm.checkpoints.diffusers.writer import to_parts, write_folder
+from sgm.checkpoints.identify import adapt_spec, layout_of, misfit_message, misfits_of, recognise
+from sgm.checkpoints.lora_fusion import fuse
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.mindspore_format import write_ckpt
+from sgm.checkpoints.original_keys import is_unused, unused_keys, used_shapes
+from sgm.checkpoints.safetensors_format import write_safetensors
+from sgm.checkpoints.store import (
+    CheckpointError,
+    TensorStore,
+    View,
     slices,
     stored_bytes,
     stored_dtype,
-    write_ckpt,
-    write_safetensors,
+    taken,
 )
+from sgm.checkpoints.svd_to_sv3d import operate, start_spec
+from sgm.common.files import atomic
+from sgm.config.model import ModelSpec, load_spec
 
 SOURCES = ("original", "diffusers", "mindspore")
 SUFFIXES = {"mindspore": ".ckpt", "safetensors": ".safetensors", "original": ".safetensors"}

@@ -3,17 +3,17 @@ import re
 from dataclasses import replace
 from typing import NamedTuple, Optional
 
+from sgm.checkpoints.original_keys import CONDITIONER, FIRST_STAGE, UNET, is_unused
+from sgm.checkpoints.store import CheckpointError
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import known_configs
-from sgm.published import CONDITIONER, FIRST_STAGE, UNET, is_unused
-from sgm.tensorstore import CheckpointError
 
 VECTOR_KEY = UNET + "label_emb.0.0.weight"      # (4 * channels, width of the vector condition)
 INPUT_KEY = UNET + "input_blocks.0.0.weight"    # (channels, 8, 3, 3)
 SHOWN = 8                                       # names of a kind in an error
 
 
-class Layout(NamedTuple):
+class Fingerprint(NamedTuple):
     """What a checkpoint's keys and shapes say of its model; None where it does not hold that part."""
     decoder: Optional[str]                      # "temporal" or "image"
     post_quant_conv: bool                       # the first stage has its 1x1 convolutions (svd_image_decoder)
@@ -40,7 +40,7 @@ def layout_of(store):
         decoder = "temporal" if any(key.startswith(temporal) for key in keys) else "image"
     embedder = next((re.match(r"conditioner\.embedders\.(\d{1,3})\.encoder\.", key) for key in keys
                      if ".encoder.quant_conv." in key), None)
-    return Layout(
+    return Fingerprint(
         decoder=decoder,
         post_quant_conv=FIRST_STAGE + "post_quant_conv.weight" in store,
         has_encoder=any(key.startswith(FIRST_STAGE + "encoder.") for key in keys),

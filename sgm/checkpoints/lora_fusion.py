@@ -8,9 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorstore import CheckpointError
-from sgm.tensorview import Made, View, taken
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.store import CheckpointError, Made, View, taken
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgm.published import image_embedders
+from sgm.checkpoints.original_keys import image_embedders
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 PARTS = tuple(STEMS)                            # folders of a diffusers folder, and how their files are named

@@ -13,10 +13,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from sgm.recognise import check_fit
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorstore import CheckpointError, TensorStore
-from sgm.tensorwriter import save_safetensors
+from sgm.checkpoints.identify import check_fit
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.checkpoints.store import CheckpointError, TensorStore
 
 __all__ = ["CheckpointError", "Report", "check_weights", "file_hash", "load_weights", "open_checkpoint",
            "save_safetensors"]

@@ -162,8 +162,8 @@ def main(argv=None):
         from tqdm import tqdm
 
         from sgm import ops
-        from sgm.guards import PipelineError
-        from sgm.pipeline import EMBEDDED, generate, load_model
+        from sgm.diffusion.guards import PipelineError
+        from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
         from sgm.views.folder import FORMATS, ViewsError, check_replaceable, is_finished
 
     formats = args.format.replace(" ", "").split(",")

@@ -3,7 +3,7 @@ import os
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore logs warnings that concern its developers only
 
-_WHERE = {"load_model": "sgm.pipeline", "generate": "sgm.pipeline", "PipelineError": "sgm.pipeline",
+_WHERE = {"load_model": "sgm.diffusion.pipeline", "generate": "sgm.diffusion.pipeline", "PipelineError": "sgm.diffusion.guards",
           "views_to_mesh": "sgm.shape.pipeline", "ShapeError": "sgm.shape.views",
           "Orbit": "sgm.views.cameras", "CheckpointError": "sgm.checkpoints.store", "ConfigError": "sgm.config.yaml_reader"}
 __all__ = list(_WHERE)

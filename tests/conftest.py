@@ -101,7 +101,7 @@ def tiny_spec():
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_spec):
     """tiny_engine("sv3d_p") -> an Engine with the goldens' weights, made once. Tests must not change its weights."""
-    from sgm.engine import Engine
+    from sgm.diffusion.engine import Engine
 
     @cache
     def make(name):
@@ -161,7 +161,7 @@ def quick(monkeypatch):
     def generate(engine, image, orbit, *_):
         from sgm.views.folder import Views
         return Views(np.full((len(orbit), *image.shape[:2], 3), 255, np.uint8), image, orbit, {"model": "none"})
-    monkeypatch.setattr("sgm.pipeline.generate", generate)
+    monkeypatch.setattr("sgm.diffusion.pipeline.generate", generate)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from mindspore import Tensor
 from safetensors.numpy import load_file
 
 from sgm.config.model import load_spec
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 from sgm.models.temporal_decoder import VideoDecoder
 
 FRAMES = 5

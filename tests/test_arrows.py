@@ -22,7 +22,7 @@ ALLOWED = {
     "shape": {"leaf", "shape"},
     "shape.distill": {"leaf", "shape", "checkpoint", "video", "engine"},
 }
-WITHOUT_MINDSPORE = ["views.cameras", "views.images", "views.matting", "views.transforms", "views.metrics", "config.yaml_reader", "config.model", "common.errors", "common.cli", "guards",
+WITHOUT_MINDSPORE = ["views.cameras", "views.images", "views.matting", "views.transforms", "views.metrics", "config.yaml_reader", "config.model", "common.errors", "common.cli", "diffusion.guards",
                      "checkpoints.mapped_file", "checkpoints.store", "checkpoints.safetensors_format", "checkpoints.store", "checkpoints.original_keys", "checkpoints.identify", "checkpoints.diffusers.names",
                      "checkpoints.diffusers.reader", "checkpoints.diffusers.writer", "checkpoints.svd_to_sv3d", "checkpoints.conversion",
                      "render.zbuffer", "render.procedural", "geometry.mesh_reader"]
@@ -53,9 +53,9 @@ def imports(path):
 
 def test_the_reader_of_imports(tmp_path):
     path = tmp_path / "a.py"
-    path.write_text("import os.path\nfrom sgm import ops, engine\ndef f():\n    from sgm.video.unet import VideoUNet\n")
-    assert imports(path) == {"os.path", "sgm.ops", "sgm.engine", "sgm.video.unet"}
-    parts = {"sgm": "leaf", "sgm.ops": "leaf", "sgm.video.unet": "video", "sgm.engine": "engine",
+    path.write_text("import os.path\nfrom sgm import ops; from sgm.diffusion import engine\ndef f():\n    from sgm.video.unet import VideoUNet\n")
+    assert imports(path) == {"os.path", "sgm.ops", "sgm.diffusion.engine", "sgm.video.unet"}
+    parts = {"sgm": "leaf", "sgm.ops": "leaf", "sgm.video.unet": "video", "sgm.diffusion.engine": "engine",
              "sgm.shape.field": "shape", "sgm.shape.distill": "shape.distill"}
     assert {name: part_of(name) for name in parts} == parts
 

@@ -9,11 +9,11 @@ import pytest
 from auditing import SMALL, examined
 from mindspore import Tensor
 
-from sgm import engine as engine_module
 from sgm.audit import networks, reference, rules
 from sgm.audit.graph import trace
 from sgm.audit.memory import gradient_of_block
-from sgm.engine import Engine
+from sgm.diffusion import engine as engine_module
+from sgm.diffusion.engine import Engine
 
 
 def small_cases(names):

@@ -8,7 +8,7 @@ from commands import ending, load_tool, sample
 
 import simple_video_sample
 from sgm.config.model import load_spec
-from sgm.guards import PipelineError, check_request
+from sgm.diffusion.guards import PipelineError, check_request
 
 held_back = load_tool("held_back")
 

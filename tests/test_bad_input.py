@@ -8,9 +8,9 @@ from PIL import Image
 
 import simple_video_sample
 import train
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
+from sgm.diffusion.pipeline import EMBEDDED
 from sgm.geometry.mesh_reader import load_mesh
-from sgm.pipeline import EMBEDDED
 
 evaluate, held_back = load_tool("evaluate"), load_tool("held_back")
 GOOD = EMBEDDED[1].read_bytes()

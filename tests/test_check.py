@@ -16,7 +16,7 @@ from mindspore.ops import operations as P
 from sgm import ops
 from sgm.audit import cases, networks
 from sgm.audit.graph import Type
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
 check = load_tool("check")

@@ -13,7 +13,7 @@ from mindspore import Tensor
 from safetensors.numpy import save_file
 
 from sgm.checkpoints.mapped_file import open_checkpoint
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASED = {"svd": [], "svd_xt": [], "sv3d_u": [], "sv3d_p": [],
@@ -30,7 +30,7 @@ UNUSED = re.compile(rf"conditioner\.embedders\.0\.open_clip\.model\.({'|'.join(m
 BUILD = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 from sgm.config.model import load_spec
 
 def resident():

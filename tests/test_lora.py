@@ -15,7 +15,7 @@ from sgm.checkpoints.original_keys import UNET
 from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
 from sgm.checkpoints.store import CheckpointError
 from sgm.config.model import load_spec
-from sgm.pipeline import load_model
+from sgm.diffusion.pipeline import load_model
 
 # Layers of each kind that training adapts.
 LAYERS = [f"{UNET}middle_block.1.{name}" for name in (

@@ -19,8 +19,8 @@ from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
 from sgm.checkpoints.svd_to_sv3d import operate, start_spec
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import ConfigError
-from sgm.engine import Engine
-from sgm.pipeline import load_model
+from sgm.diffusion.engine import Engine
+from sgm.diffusion.pipeline import load_model
 
 SVD = load_spec(GOLDEN / "tiny_svd.yaml")
 # One level: a third of the time.

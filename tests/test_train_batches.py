@@ -8,7 +8,7 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError
 from sgm.config.model import load_spec
 from sgm.config.recipe import Recipe
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise
 from sgm.render.procedural import TRAIN_SEEDS, render_clip
 from sgm.train.batches import DiffusionBatches, ViewBatches

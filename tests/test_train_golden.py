@@ -8,9 +8,9 @@ from golden_init import GOLDEN
 from mindspore import Tensor
 from safetensors import safe_open
 
+from sgm.diffusion.denoiser import Denoiser
 from sgm.train.objective import DiffusionLoss
 from sgm.train.step import TrainStep
-from sgm.video.denoiser import Denoiser
 
 NOISE = 1e-7        # a golden gradient whose RMS is below this is rounding noise: one of a layer that has no effect
 

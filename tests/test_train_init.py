@@ -6,7 +6,7 @@ from mindspore import Tensor
 from training import POSED
 
 from sgm.config.model import load_spec
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initial_weight, initialise
 
 

@@ -15,7 +15,7 @@ from sgm.checkpoints.mindspore_format import write_ckpt
 from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
 from sgm.common.errors import InputError
 from sgm.config.model import load_spec
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 from sgm.train.start import open_weights, start
 
 

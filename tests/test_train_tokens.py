@@ -7,7 +7,7 @@ from training import POSED
 
 from sgm.common.errors import InputError
 from sgm.config.model import load_spec
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise
 from sgm.train.data.examples import Encoders
 from sgm.train.tokens import tell_apart, whiten

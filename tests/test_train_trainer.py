@@ -13,7 +13,7 @@ from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.common.errors import InputError
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 from sgm.train.folder import RunFolder
 from sgm.train.parts import TEMPORAL
 from sgm.train.plan import counts

@@ -11,7 +11,7 @@ from training import POSED
 from sgm import ops
 from sgm.config.model import load_spec
 from sgm.config.recipe import Recipe
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 from sgm.models.blocks import Linear
 from sgm.models.initialization import initialise
 from sgm.train.trainer import Trainer

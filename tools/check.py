@@ -185,7 +185,7 @@ def sample(report):
     """The embedded small model from a drawn image to views."""
     import numpy as np
 
-    from sgm.pipeline import EMBEDDED, generate, load_model
+    from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
     from sgm.views.cameras import Orbit
 
     model, weights = EMBEDDED

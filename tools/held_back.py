@@ -39,7 +39,7 @@ from sgm.common.cli import (  # noqa: E402
 )
 from sgm.config.model import MAX_NUMBER, MAX_STEPS  # noqa: E402
 from sgm.config.yaml_reader import ConfigError  # noqa: E402
-from sgm.pipeline import EMBEDDED, generate, load_model  # noqa: E402
+from sgm.diffusion.pipeline import EMBEDDED, generate, load_model  # noqa: E402
 from sgm.render.procedural import HELD_BACK_SEEDS  # noqa: E402
 from sgm.views.cameras import Orbit  # noqa: E402
 from sgm.views.folder import is_finished  # noqa: E402

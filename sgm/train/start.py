@@ -9,7 +9,7 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError
 from sgm.checkpoints.svd_to_sv3d import operate
 from sgm.config.model import load_spec
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise
 
 ORIGINS = ("svd", "sv3d_u")     # models from whose weights an orbit model may start, by surgery

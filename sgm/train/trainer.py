@@ -15,7 +15,7 @@ from mindspore import Tensor
 from sgm import ops
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
-from sgm.guards import of_memory
+from sgm.diffusion.guards import of_memory
 from sgm.models.blocks import Block
 from sgm.train.batches import val_count
 from sgm.train.lora import attach

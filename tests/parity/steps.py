@@ -51,7 +51,7 @@ def ours(case, weights):
 
     from sgm import ops
     from sgm.checkpoints.loading import load_weights
-    from sgm.engine import Engine
+    from sgm.diffusion.engine import Engine
     from sgm.train.objective import DiffusionLoss
     from sgm.train.step import TrainStep
 

@@ -88,7 +88,7 @@ def test_image_to_video(converted, agree):
     from diffusers import StableVideoDiffusionPipeline
     from PIL import Image
 
-    from sgm.pipeline import load_model
+    from sgm.diffusion.pipeline import load_model
     weights, folder = converted(SPEC)
     image = (rand("convert.image", (SPEC.height, SPEC.width, 3)) * 50 + 128).clip(0, 255).astype(np.uint8)
     factor = SPEC.vae_factor

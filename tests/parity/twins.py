@@ -68,7 +68,7 @@ def draw_weights(case, path):
 
     -> {}, the tasks of a `sides.Side` that has none: a process of its own takes MindSpore away with it.
     """
-    from sgm.engine import Engine
+    from sgm.diffusion.engine import Engine
 
     shapes = {key: tuple(parameter.shape) for cell in _cells(Engine(case.spec), case.network)
               for key, parameter in cell.parameters_dict().items()}
@@ -103,7 +103,7 @@ def ours(case, weights):
 
     from sgm import ops
     from sgm.checkpoints.loading import load_weights
-    from sgm.engine import Engine
+    from sgm.diffusion.engine import Engine
 
     ops.set_device("CPU")
     engine, given = Engine(case.spec), inputs(case)

@@ -31,7 +31,7 @@ def check_request(spec, image, sampler, **numbers):
 
 
 @contextmanager
-def room(stage, remedy):
+def memory_errors(stage, remedy):
     """Within, want of memory becomes a PipelineError."""
     try:
         yield
@@ -47,7 +47,7 @@ def of_memory(error):
     return isinstance(error, MemoryError) or "memory" in str(error).lower()
 
 
-def finite(array, stage, weights, keys):
+def require_finite(array, stage, weights, keys):
     """`array`, the result of a stage, if it is finite; else an error that says why not.
 
     CheckpointError if one of the weights of the stage is not (weights: an open TensorStore or None, keys: of the stage's),

@@ -13,11 +13,17 @@ from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.config.model import load_spec
 from sgm.config.yaml_reader import CONFIGS
-from sgm.engine import Engine
-from sgm.guards import PipelineError, check_request, finite, of_memory, room
+from sgm.diffusion import guidance
+from sgm.diffusion.engine import Engine
+from sgm.diffusion.guards import (
+    PipelineError,
+    check_request,
+    memory_errors,
+    of_memory,
+    require_finite,
+)
 from sgm.models.initialization import initialise
 from sgm.ops.profiling import StageTimer
-from sgm.video import guidance
 from sgm.views import images, preprocessing
 from sgm.views.cameras import Orbit
 from sgm.views.folder import Views
@@ -89,7 +95,7 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
         scalars = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad} if spec.is_posed else {}
     stages = StageTimer(on_stage)
 
-    with stages("condition"), room("condition", "lower --size"), engine.holding("conditioner"):
+    with stages("condition"), memory_errors("condition", "lower --size"), engine.holding("conditioner"):
         c, uc = engine.condition(pixels, cond_noise, cond_aug, num_frames, **scalars)
         for name, value in c.items():
             _checked(ops.fetch(value), f"condition ({name})", engine, "conditioner")
@@ -100,14 +106,14 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
         if on_step:
             on_step(i, steps, lambda: _decoded(engine, denoised, decode_chunk))
 
-    with stages("sample"), room("sample", SMALLER), engine.holding("model"):
+    with stages("sample"), memory_errors("sample", SMALLER), engine.holding("model"):
         scale = guidance.scales(options.guidance, low, high, num_frames)
         z = engine.sample(noise.astype(np.float32), c, uc, steps, sampler, scale, sequential, after_step)
         z = _checked(ops.fetch(z), "sample", engine, "model")
     if not keep_graphs:
         engine.release()
 
-    with stages("decode"), room("decode", "lower --size"):
+    with stages("decode"), memory_errors("decode", "lower --size"):
         frames = _decoded(engine, z, decode_chunk)
     if spec.is_orbit:
         frames[-1] = images.composite(image)
@@ -144,4 +150,4 @@ def _decoded(engine, z, chunk):
 
 def _checked(array, stage, engine, part):
     """The finite result of a stage that used the weights of one of `Engine.PARTS`."""
-    return finite(array, stage, engine.weights, getattr(engine, part).parameters_dict())
+    return require_finite(array, stage, engine.weights, getattr(engine, part).parameters_dict())

@@ -11,12 +11,12 @@ from mindspore.common.initializer import initializer
 
 from sgm import ops
 from sgm.checkpoints.loading import file_hash, load_weights
+from sgm.diffusion import guidance
+from sgm.diffusion.denoiser import Denoiser
+from sgm.diffusion.samplers import SAMPLERS, karras_sigmas
 from sgm.models.autoencoder import Conv2d, Decoder
 from sgm.models.conditioner import Conditioner
 from sgm.models.temporal_decoder import VideoDecoder
-from sgm.video import guidance
-from sgm.video.denoiser import Denoiser
-from sgm.video.sampler import SAMPLERS, karras_sigmas
 
 
 class FirstStage(nn.Cell):

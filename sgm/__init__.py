@@ -4,7 +4,7 @@ import os
 os.environ.setdefault("GLOG_v", "3")  # MindSpore logs warnings that concern its developers only
 
 _WHERE = {"load_model": "sgm.diffusion.pipeline", "generate": "sgm.diffusion.pipeline", "PipelineError": "sgm.diffusion.guards",
-          "views_to_mesh": "sgm.shape.pipeline", "ShapeError": "sgm.shape.views",
+          "views_to_mesh": "sgm.reconstruct.pipeline", "ShapeError": "sgm.reconstruct.posed_views",
           "Orbit": "sgm.views.cameras", "CheckpointError": "sgm.checkpoints.store", "ConfigError": "sgm.config.yaml_reader"}
 __all__ = list(_WHERE)
 

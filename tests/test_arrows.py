@@ -56,7 +56,7 @@ def test_the_reader_of_imports(tmp_path):
     path.write_text("import os.path\nfrom sgm import ops; from sgm.diffusion import engine\ndef f():\n    from sgm.video.unet import VideoUNet\n")
     assert imports(path) == {"os.path", "sgm.ops", "sgm.diffusion.engine", "sgm.video.unet"}
     parts = {"sgm": "leaf", "sgm.ops": "leaf", "sgm.video.unet": "video", "sgm.diffusion.engine": "engine",
-             "sgm.shape.field": "shape", "sgm.shape.distill": "shape.distill"}
+             "sgm.reconstruct.nerf.field": "shape", "sgm.shape.distill": "shape.distill"}
     assert {name: part_of(name) for name in parts} == parts
 
 

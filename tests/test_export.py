@@ -10,10 +10,10 @@ from sgm.common.errors import InputError
 from sgm.geometry import mesh_writer, topology
 from sgm.geometry.mesh_reader import load_mesh
 from sgm.geometry.textured_mesh import TexturedMesh
+from sgm.reconstruct.report import UNLIT, facts, turntable, write_turntable
+from sgm.reconstruct.texture.atlas import unwrap
+from sgm.reconstruct.texture.baking import spread, texels
 from sgm.render.zbuffer import render_views
-from sgm.shape.atlas import unwrap
-from sgm.shape.texture import spread, texels
-from sgm.shape.turntable import UNLIT, facts, turntable, write_turntable
 from sgm.views.cameras import Orbit
 
 

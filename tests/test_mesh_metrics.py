@@ -12,8 +12,8 @@ from PIL import Image
 from sgm.geometry import metrics, topology
 from sgm.geometry.mesh_reader import load_mesh
 from sgm.geometry.nearest import Cloud
+from sgm.reconstruct import report
 from sgm.render.zbuffer import render_views
-from sgm.shape import turntable
 from sgm.views.cameras import FOV_DEG, Orbit
 from sgm.views.transforms import write_transforms
 
@@ -133,7 +133,7 @@ def test_command_with_views_that_were_held_back(tmp_path, capsys, monkeypatch):
         box.visual.vertex_colors = colours
         box.export(tmp_path / name)
     orbit, folder = Orbit.static(20, 5), tmp_path / "views"
-    views = render_views(load_mesh(tmp_path / "box.ply"), orbit.poses(2.0), 64, FOV_DEG, lighting=turntable.UNLIT)
+    views = render_views(load_mesh(tmp_path / "box.ply"), orbit.poses(2.0), 64, FOV_DEG, lighting=report.UNLIT)
     views[-1] = np.roll(views[-1], 12, axis=1)
     folder.mkdir()
     for k, view in enumerate(views):

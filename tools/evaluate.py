@@ -45,8 +45,8 @@ from sgm.common.cli import (
 from sgm.common.errors import InputError, os_reason
 from sgm.geometry import metrics as mesh_metrics  # noqa: E402
 from sgm.geometry.mesh_reader import load_mesh  # noqa: E402
-from sgm.shape import turntable  # noqa: E402
-from sgm.shape import views as shape_views  # noqa: E402
+from sgm.reconstruct import posed_views as shape_views  # noqa: E402
+from sgm.reconstruct import report  # noqa: E402
 from sgm.views import metrics  # noqa: E402
 from sgm.views.cameras import angle_list
 from sgm.views.images import read_image  # noqa: E402
@@ -251,8 +251,8 @@ def seen_from(prediction: Path, up: str, folder: Path) -> dict[str, float]:
     """Mean figures of a mesh drawn from the cameras of a views folder, the input view not counted."""
     true = shape_views.read_views(folder)
     true = true.subset(np.arange(len(true) - 1))
-    renders = turntable.render_like(load_mesh(prediction, up), true)
-    return metrics.mean_metrics([metrics.compare(*pair) for pair in zip(renders, turntable.pictures(true))])
+    renders = report.render_like(load_mesh(prediction, up), true)
+    return metrics.mean_metrics([metrics.compare(*pair) for pair in zip(renders, report.pictures(true))])
 
 
 def mesh_table(m: dict) -> str:

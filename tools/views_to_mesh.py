@@ -25,9 +25,9 @@ import logging  # noqa: E402
 from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loading  # noqa: E402  # noqa: E402
 from sgm.common.errors import InputError
 from sgm.config.reconstruction import load_mesh_spec  # noqa: E402
-from sgm.shape.states import check_output, mesh_folder  # noqa: E402
+from sgm.reconstruct.stage_files import check_output, mesh_folder  # noqa: E402
 
-STAGES = ("nerf", "dmtet", "texture")           # sgm.shape.pipeline's; known before MindSpore is loaded
+STAGES = ("nerf", "dmtet", "texture")           # sgm.reconstruct.pipeline's; known before MindSpore is loaded
 DISK = 600 << 20                                # bytes that a run of the default settings may leave
 
 
@@ -70,7 +70,7 @@ def main(argv=None):
     check_output(output, DISK)
     with loading():
         from sgm import ops
-        from sgm.shape.pipeline import Reconstruction
+        from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
     run = Reconstruction(args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet)
     report = run.run()

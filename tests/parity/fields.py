@@ -28,12 +28,12 @@ def tasks(rays, samples):
 
 
 def ball(side):
-    """A ball whose colour is its normal, seen from all around -> `sgm.shape.views.Views`; its distance on a grid."""
-    from sgm.shape import grid
-    from sgm.shape.views import HALF, Views
+    """A ball whose colour is its normal, seen from all around -> `sgm.reconstruct.posed_views.PosedViews`; its distance on a grid."""
+    from sgm.reconstruct.hull import sdf_grid
+    from sgm.reconstruct.posed_views import HALF, PosedViews
 
     focal = side / (2 * np.tan(np.radians(33.8 / 2)))
-    blank = Views(np.zeros((VIEWS, side, side, 3), np.float32), np.zeros((VIEWS, side, side), np.float32),
+    blank = PosedViews(np.zeros((VIEWS, side, side, 3), np.float32), np.zeros((VIEWS, side, side), np.float32),
                   Orbit.dynamic(1, 10, VIEWS).poses(DISTANCE), focal, focal, side / 2, side / 2)
     rows, columns = np.divmod(np.arange(side * side), side)
     for k in range(VIEWS):
@@ -43,14 +43,14 @@ def ball(side):
         normal = (o - (b + np.sqrt(np.maximum(inside, 0)))[:, None] * d) / RADIUS
         blank.mask[k] = (inside > 0).reshape(side, side)
         blank.rgb[k] = np.where(inside[:, None] > 0, 0.5 + 0.4 * normal, 0).reshape(side, side, 3)
-    axis = grid.vertices(64, HALF)
+    axis = sdf_grid.vertices(64, HALF)
     x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
     return blank, (np.sqrt(x * x + y * y + z * z) - RADIUS).astype(np.float32)
 
 
 def draw_weights(case, path):
     """Write the fields' weights; -> {}, the tasks of a `sides.Side` that has none."""
-    from sgm.shape.nerf import make_field
+    from sgm.reconstruct.nerf.training import make_field
 
     with open(path, "wb") as file:
         np.savez(file, **{f"{task}/{parameter.name}": parameter.asnumpy() for task, settings in case.settings.items()
@@ -65,7 +65,7 @@ def ours(case, weights):
     from mindspore import Tensor
 
     from sgm import ops
-    from sgm.shape.nerf import Trainer
+    from sgm.reconstruct.nerf.training import Trainer
 
     ops.set_device("CPU")
     trainers = {}
@@ -99,16 +99,16 @@ def theirs(case, weights):
 def _their_step(settings, given):
     import torch
 
-    from sgm.shape import nerf, volume
-    from sgm.shape.views import HALF
+    from sgm.reconstruct.nerf import training, volume_rendering
+    from sgm.reconstruct.posed_views import HALF
 
     views, sdf = ball(settings.side)
-    rays = nerf.Rays(views, patches=False)
-    occupied = volume.occupancy(sdf, HALF, nerf.CELLS, nerf.MARGIN)
+    rays = training.Rays(views, patches=False)
+    occupied = volume_rendering.occupancy(sdf, HALF, training.CELLS, training.MARGIN)
     density = np.zeros(occupied.shape, np.float32)
-    levels = nerf.make_levels(settings)
+    levels = training.make_levels(settings)
     p = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in given.items()}
-    adam = torch.optim.Adam(p.values(), betas=nerf.BETAS, eps=nerf.ADAM_EPS, fused=True)
+    adam = torch.optim.Adam(p.values(), betas=training.BETAS, eps=training.ADAM_EPS, fused=True)
     read, exponential = _their_functions()
     entries = settings.rays * settings.samples * len(levels)
     indices, shares = np.empty((entries, 8), np.int32), np.empty((entries, 8, 1), np.float32)
@@ -125,7 +125,7 @@ def _their_step(settings, given):
         opacity = weight.sum(-1)
         colour = (weight[..., None] * colours).sum(1) + (1 - opacity)[:, None] * background
         difference = colour - (rgb + (1 - alpha)[:, None] * background)
-        loss = torch.sqrt((difference * difference).sum(-1) + volume.EPS).mean()
+        loss = torch.sqrt((difference * difference).sum(-1) + volume_rendering.EPS).mean()
         loss = loss + settings.mask * ((opacity - alpha) ** 2).mean()
         before, moment = torch.cumsum(weight, 1) - weight, torch.cumsum(weight * t, 1) - weight * t
         pairs = (2 * weight * (t * before - moment) + weight * weight * delta / 3).sum(-1)
@@ -135,7 +135,7 @@ def _their_step(settings, given):
         nonlocal done
         rng = np.random.RandomState([0, done])
         origins, directions, rgb, alpha = rays.draw(settings.rays, rng)
-        t, delta = volume.sampled(origins, directions, occupied, density, HALF, settings.samples, rng, settings.uniform)
+        t, delta = volume_rendering.sampled(origins, directions, occupied, density, HALF, settings.samples, rng, settings.uniform)
         _encode((origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3), HALF, levels, indices, shares)
         background = rng.random_sample((settings.rays, 3)).astype(np.float32)
         batch = [torch.from_numpy(array) for array in (indices, shares[..., 0], t, delta, rgb, alpha, background)]
@@ -152,7 +152,7 @@ def _their_step(settings, given):
 
 def _encode(points, half, levels, indices, shares):
     """`encoding.encode` with the eight corners last, as embedding_bag wants them, and each weight once."""
-    from sgm.shape.encoding import _encode
+    from sgm.reconstruct.nerf.encoding import _encode
 
     _encode(np.ascontiguousarray(points, np.float32), half, levels.resolution, levels.first, levels.hashed, levels.size,
             1, indices.T, shares.transpose(1, 0, 2))
@@ -162,7 +162,7 @@ def _their_functions():
     """The reading of the table, and the truncated exponential, with their gradients."""
     import torch
 
-    from sgm.shape.field import DENSITY_BOUNDS
+    from sgm.reconstruct.nerf.field import DENSITY_BOUNDS
 
     class Read(torch.autograd.Function):
         @staticmethod

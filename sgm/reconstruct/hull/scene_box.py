@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from sgm.shape import grid, hull
-from sgm.shape.alignment import aligned
-from sgm.shape.views import HALF, ShapeError, Views
+from sgm.reconstruct.hull import flat_base, sdf_grid, visual_hull
+from sgm.reconstruct.hull.camera_alignment import aligned
+from sgm.reconstruct.posed_views import HALF, PosedViews, ShapeError
 
 LOW = 96                    # pixels of the longer side, and cells of the grid, of the search
 FILLED = 0.5                # of the box by the hull's longest side, below which an object is enlarged
@@ -39,12 +39,12 @@ def framed(views, source="the views"):
         c2w = views.c2w.copy()
         c2w[:, :3, :3] = agreeing.c2w[:, :3, :3]
         views, rough = replace(views, c2w=c2w), agreeing
-    sdf = hull.closed(hull.hull_sdf(rough, LOW, HALF), HALF)
-    base = hull.base_height(sdf, HALF, rough)
+    sdf = visual_hull.closed(visual_hull.hull_sdf(rough, LOW, HALF), HALF)
+    base = flat_base.base_height(sdf, HALF, rough)
     if base is not None:
-        sdf = hull.cut_below(sdf, HALF, base)
+        sdf = flat_base.cut_below(sdf, HALF, base)
     inside = np.argwhere(sdf < 0)
-    axis = grid.vertices(LOW, HALF)
+    axis = sdf_grid.vertices(LOW, HALF)
     low, high = (axis[corner] * radius / HALF + centre for corner in (inside.min(0), inside.max(0)))
     if np.abs([low, high]).max() <= HALF and (high - low).max() >= FILLED * 2 * HALF:
         framed_views = views
@@ -61,7 +61,7 @@ def coverage(sdf, views):
 
     A hull never exceeds its masks, so what is missing is where views contradict each other.
     """
-    seen, _ = grid.silhouettes(sdf, HALF, views)
+    seen, _ = sdf_grid.silhouettes(sdf, HALF, views)
     masks = views.mask > 0.5
     return float(np.mean([(s & m).sum() / max(m.sum(), 1) for s, m in zip(seen, masks)]))
 
@@ -76,7 +76,7 @@ def mirrored(views, centre):
     turn[:, 1, 0], turn[:, 0, 1], turn[:, 2, 2] = np.sin(angle), -np.sin(angle), 1
     c2w[:, :3, :3] = turn @ c2w[:, :3, :3]
     c2w[:, :3, 3] = np.einsum("nij,nj->ni", turn, offset) + centre
-    return Views(views.rgb, views.mask, c2w, *views.intrinsics, views.scale, views.centre, views.files)
+    return PosedViews(views.rgb, views.mask, c2w, *views.intrinsics, views.scale, views.centre, views.files)
 
 
 def _check_cameras(views, source):
@@ -124,7 +124,7 @@ def outvoted(views):
 
 
 def _hull_coverage(views, count=0):
-    return coverage(hull.closed(hull.hull_sdf(views, LOW, HALF, count), HALF), views)
+    return coverage(visual_hull.closed(visual_hull.hull_sdf(views, LOW, HALF, count), HALF), views)
 
 
 def _by_chance(views, given, turned):

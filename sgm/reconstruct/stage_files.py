@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sgm.shape.views import ShapeError
+from sgm.reconstruct.posed_views import ShapeError
 
 
 def mesh_folder(views):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sgm.shape import marching, raster, tetgrid
+from sgm.reconstruct.dmtet import marching_tets, rasterizer, tet_grid
 
 UNIT = 1024         # lengths are multiples of this
 SPARE = 1.2         # room for growth when a length is first fixed
@@ -26,14 +26,14 @@ class Surface:
 def surface_of(sdf, half, deformation=None, bound=0.0):
     """The Surface of a sealed grid, its vertices moved by `tetgrid.deformed` if there is a deformation ((R + 1)^3, 3)."""
     resolution = sdf.shape[0] - 1
-    edges, faces = marching.march(sdf)
+    edges, faces = marching_tets.march(sdf)
     values = sdf.reshape(-1)[edges.T]
     if deformation is None:
-        places = np.stack([tetgrid.positions(resolution, half, ends) for ends in edges.T])
+        places = np.stack([tet_grid.positions(resolution, half, ends) for ends in edges.T])
     else:
-        places = np.stack([tetgrid.deformed(resolution, half, ends, deformation, bound) for ends in edges.T])
-    vertices = marching.crossings(*values, *places).astype(np.float32)
-    return Surface(edges, faces, marching.neighbours(faces, len(vertices)), values, places, vertices)
+        places = np.stack([tet_grid.deformed(resolution, half, ends, deformation, bound) for ends in edges.T])
+    vertices = marching_tets.crossings(*values, *places).astype(np.float32)
+    return Surface(edges, faces, marching_tets.neighbours(faces, len(vertices)), values, places, vertices)
 
 
 def picture(surface, field, views, view):
@@ -42,11 +42,11 @@ def picture(surface, field, views, view):
     Not antialiased: one ray through the middle of each pixel.
     """
     c2w = views.c2w[view]
-    ids, depth = raster.face_ids(surface.vertices, surface.faces, c2w, views.intrinsics, views.w, views.h)
+    ids, depth = rasterizer.face_ids(surface.vertices, surface.faces, c2w, views.intrinsics, views.w, views.h)
     pixels = np.flatnonzero(ids.reshape(-1) >= 0)
     rgb = np.zeros((ids.size, 3), np.float32)
     if len(pixels):
-        points = c2w[:3, 3] + depth.reshape(-1, 1)[pixels] * raster.pixel_rays(pixels, views.w, c2w, views.intrinsics)
+        points = c2w[:3, 3] + depth.reshape(-1, 1)[pixels] * rasterizer.pixel_rays(pixels, views.w, c2w, views.intrinsics)
         rgb[pixels] = field.evaluate(points.astype(np.float32))[1]
     return rgb.reshape(views.h, views.w, 3), ids >= 0
 
@@ -96,9 +96,9 @@ class Shading:
         ids, depth = np.empty((count, h * w), np.int32), np.empty((count, h * w))
         outlines = []
         for b, k in enumerate(chosen):
-            found = raster.face_ids(surface.vertices, surface.faces, views.c2w[k], views.intrinsics, w, h)
+            found = rasterizer.face_ids(surface.vertices, surface.faces, views.c2w[k], views.intrinsics, w, h)
             ids[b], depth[b] = found[0].reshape(-1), found[1].reshape(-1)
-            outlines.append(raster.outline(surface.vertices, surface.faces, surface.around, *found, views.c2w[k],
+            outlines.append(rasterizer.outline(surface.vertices, surface.faces, surface.around, *found, views.c2w[k],
                                            views.intrinsics))
         near, far = (np.concatenate([getattr(o, name).astype(np.int64) + b * h * w for b, o in enumerate(outlines)])
                      for name in ("near", "far"))
@@ -140,7 +140,7 @@ class Shading:
         direction = np.zeros((len(pixels), 3), np.float32)
         for b, k in enumerate(chosen):
             mine = np.flatnonzero(pixels // (h * w) == b)
-            direction[mine] = raster.pixel_rays(pixels[mine] % (h * w), w, views.c2w[k], views.intrinsics)
+            direction[mine] = rasterizer.pixel_rays(pixels[mine] % (h * w), w, views.c2w[k], views.intrinsics)
         points[:len(pixels)] = eyes[pixels // (h * w)] + depth[pixels, None].astype(np.float32) * direction
         g = geometry_rows(settings)
         batch.update(self._geometry(surface, pixels[:g], ids, depth, direction[:g], eyes, row_of, others, g, rng,
@@ -179,7 +179,7 @@ class Shading:
             b = row_of[pixels[a] + step]
             a, b = a[(b >= 0) & (b < count)], b[(b >= 0) & (b < count)]
             one, two = depth[pixels[a]], depth[pixels[b]]
-            good = (ids[pixels[a]] != ids[pixels[b]]) & (np.abs(one - two) < raster.JUMP * np.minimum(one, two) / views.fl_x)
+            good = (ids[pixels[a]] != ids[pixels[b]]) & (np.abs(one - two) < rasterizer.JUMP * np.minimum(one, two) / views.fl_x)
             pairs.append(np.stack([a[good], b[good]]))
         pairs = np.concatenate(pairs, axis=1)
         if pairs.shape[1] > g:

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from sgm.common.errors import InputError
-from sgm.shape import charts
+from sgm.reconstruct.texture import charts
 
 XATLAS_FACES = 50_000       # xatlas takes hours for large meshes
 TRIALS = 14                 # bisections of the scale

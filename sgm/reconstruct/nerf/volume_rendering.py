@@ -9,8 +9,8 @@ from mindspore import ops as P
 from numba import njit
 
 from sgm.ops import scatter
-from sgm.shape import grid
-from sgm.shape.grid import enter_box
+from sgm.reconstruct.hull import sdf_grid
+from sgm.reconstruct.hull.sdf_grid import enter_box
 
 STEPS_PER_CELL = 2          # of the march through the occupancy grid
 EPS = 1e-4                  # under the root of the photometric loss: a difference of 0.01 counts as small
@@ -91,7 +91,7 @@ def occupancy(sdf, half, cells, margin):
     middles of edges and faces."""
     ticks = np.linspace(-half, half, 2 * cells + 1)
     points = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 3)
-    inside = (grid.sample(sdf, half, points) < margin).reshape((2 * cells + 1,) * 3)
+    inside = (sdf_grid.sample(sdf, half, points) < margin).reshape((2 * cells + 1,) * 3)
     for axis in range(3):
         low, middle, high = (np.take(inside, range(k, 2 * cells - 1 + k, 2), axis=axis) for k in range(3))
         inside = low | middle | high

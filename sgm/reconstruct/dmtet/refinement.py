@@ -17,9 +17,8 @@ from mindspore import ops as P
 from sgm import ops
 from sgm.common.cli import signals_handled
 from sgm.common.errors import InputError
-from sgm.shape import marching, shading, tetgrid
-from sgm.shape.descent import Adam, Descent
-from sgm.shape.device_raster import (
+from sgm.reconstruct.dmtet import marching_tets, pixel_batches, tet_grid
+from sgm.reconstruct.dmtet.raster_gradients import (
     antialias,
     dot,
     interpolate,
@@ -30,7 +29,8 @@ from sgm.shape.device_raster import (
     unit,
     vertex_normals,
 )
-from sgm.shape.views import HALF
+from sgm.reconstruct.dmtet.sdf_optimizer import Adam, Descent
+from sgm.reconstruct.posed_views import HALF
 
 FIELD_BETAS, FIELD_EPS = (0.9, 0.99), 1e-15     # as the field was trained before
 ENDS = ("s_a", "s_b", "ax", "ay", "az", "bx", "by", "bz")
@@ -49,14 +49,14 @@ class Loss(nn.Cell):
 
     def __init__(self, field, settings):
         super().__init__(auto_prefix=False)
-        self.field, self.pixels, self.geometry = field, settings.pixels, shading.geometry_rows(settings)
+        self.field, self.pixels, self.geometry = field, settings.pixels, pixel_batches.geometry_rows(settings)
         self.mask, self.smooth = settings.mask, settings.smooth
 
     def construct(self, s_a, s_b, ax, ay, az, bx, by, bz, indices, weights, further, further_weights, f, g, h, near, far,
                   receiver, p, q, across, functionals, outline_eyes, target, wanted, shares, backdrop, a, b, c, directions,
                   eyes, moves, first, second, even):
         """-> loss; squared error of the colours over wanted pixels and the weight of these, for the PSNR."""
-        vertices = marching.device_crossings((s_a, s_b, ax, ay, az, bx, by, bz))
+        vertices = marching_tets.device_crossings((s_a, s_b, ax, ay, az, bx, by, bz))
         _, colours = self.field(indices, weights)
         loss = 0.0
         if self.geometry:
@@ -130,14 +130,14 @@ class Refiner:
                               " poses of the views, and at the stages before")
         self.views, self.field, self.settings, self.seed = views, field, settings, seed
         self.resolution = sdf.shape[0] - 1
-        self.sdf = tetgrid.sealed(sdf, HALF)
+        self.sdf = tet_grid.sealed(sdf, HALF)
         self.descent = Descent(self.sdf, HALF, settings)
         self.deformation = np.zeros((self.sdf.size, 3), np.float32) if settings.deformation > 0 else None
         self.deforming = Adam((self.sdf.size, 3))
         self.trainer = Step(Loss(field, settings), field.trainable_params(),
                             settings.deformation > 0)
         self.graph = ops.compiled(self.trainer.construct)
-        self.lengths, self.shadings, self.buffers = shading.Lengths(), {}, [None, None]
+        self.lengths, self.shadings, self.buffers = pixel_batches.Lengths(), {}, [None, None]
         self.done, self.history = 0, []
 
     @property
@@ -147,7 +147,7 @@ class Refiner:
 
     def surface(self):
         """The present `shading.Surface`."""
-        return shading.surface_of(self.sdf, HALF, self.deformation, self.settings.deformation)
+        return pixel_batches.surface_of(self.sdf, HALF, self.deformation, self.settings.deformation)
 
     def _stage(self):
         """Stage of the next step, and how many steps it has had."""
@@ -170,7 +170,7 @@ class Refiner:
         """One step -> loss, PSNR of the object's pixels in dB. Raises RefineError when the loss is not finite."""
         settings, (stage, step) = self.settings, self._stage()
         if stage not in self.shadings:      # one size of pictures is kept, no more
-            self.shadings = {stage: shading.Shading(self.views.resized(settings.sides[stage]), HALF, self.resolution,
+            self.shadings = {stage: pixel_batches.Shading(self.views.resized(settings.sides[stage]), HALF, self.resolution,
                                                     settings)}
         surface = self.surface()
         if not len(surface.faces):
@@ -179,9 +179,9 @@ class Refiner:
                                                     np.random.RandomState([self.seed, 1 << 20, self.done]))
         self.buffers = [self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers)]
         edges, faces = self.lengths.of("edges", len(surface.edges)), self.lengths.of("faces", len(surface.faces))
-        values = shading.padded(surface.values, edges, 1)
-        places = shading.padded(np.ascontiguousarray(surface.places.transpose(0, 2, 1)), edges).reshape(6, -1)
-        corners = shading.padded(np.ascontiguousarray(surface.faces.T), faces)
+        values = pixel_batches.padded(surface.values, edges, 1)
+        places = pixel_batches.padded(np.ascontiguousarray(surface.places.transpose(0, 2, 1)), edges).reshape(6, -1)
+        corners = pixel_batches.padded(np.ascontiguousarray(surface.faces.T), faces)
         inputs = [*values, *places, *self.buffers[0], *self.buffers[1], *corners, *batch.values()]
         powers = [FIELD_BETAS[0] ** (self.done + 1), FIELD_BETAS[1] ** (self.done + 1)]
         rates = Tensor(np.array([settings.field_lr, *powers], np.float32))
@@ -199,7 +199,7 @@ class Refiner:
         summed = [np.bincount(ends[:, i], gradients[i], size) for i in (0, 1)]
         crossed = np.zeros(size, bool)
         crossed[ends] = True
-        self.sdf = tetgrid.sealed(self.descent.step(self.sdf, (summed[0] + summed[1]).astype(np.float32)
+        self.sdf = tet_grid.sealed(self.descent.step(self.sdf, (summed[0] + summed[1]).astype(np.float32)
                                                     .reshape(self.sdf.shape), crossed.reshape(self.sdf.shape), lr), HALF)
         if self.deformation is not None:
             a, b = ([np.bincount(ends[:, i], g, size) for g in gradients[2 + 3 * i:5 + 3 * i]] for i in (0, 1))

@@ -10,7 +10,7 @@ from numba import njit
 from tqdm import tqdm
 
 from sgm.geometry.topology import face_normals, vertex_normals
-from sgm.shape import seen
+from sgm.reconstruct.texture import visibility
 
 FINE = 2            # samples per pixel and side
 
@@ -63,10 +63,10 @@ def _observations(vertices, faces, uv, face_uv, views, power, size, progress, st
     for k in tqdm(range(len(views)), "texture", disable=not progress, leave=False):
         if found and stopped:
             break
-        sight = seen.look(vertices, faces, views, k, FINE)
-        colour, sure = seen.straight(views.rgb[k], views.mask[k]), seen.solid(views.mask[k])
+        sight = visibility.look(vertices, faces, views, k, FINE)
+        colour, sure = visibility.straight(views.rgb[k], views.mask[k]), visibility.solid(views.mask[k])
         found.append(_shown(sight.face, sight.weights, sight.depth, sight.nearest, sight.farthest,
-                            vertices, faces, flat, smooth, plain, seen.camera(views, k), colour, sure, power))
+                            vertices, faces, flat, smooth, plain, visibility.camera(views, k), colour, sure, power))
     return [np.concatenate([part[i] for part in found]) for i in range(3)]
 
 
@@ -102,7 +102,7 @@ def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smoot
                     good = False
                     break
                 slant = np.sqrt(max(1.0 - flatly * flatly, 0.0)) / flatly
-                allowed = seen.SLACK * far + (seen.REACH + 1) * depth[i, j] / cam[12] * slant
+                allowed = visibility.SLACK * far + (visibility.REACH + 1) * depth[i, j] / cam[12] * slant
                 if nearest[i, j] < depth[i, j] - allowed or farthest[i, j] > depth[i, j] + allowed:
                     good = False
                     break

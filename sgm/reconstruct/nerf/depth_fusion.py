@@ -6,13 +6,14 @@ pictures do constrain is where a ray loses its light. Those depths are fused as 
 """
 import logging
 
-import cv2
 import numpy as np
 from numba import njit
 from tqdm import tqdm
 
-from sgm.shape import cavity, grid, hull, volume
-from sgm.shape.views import HALF, ShapeError
+from sgm.reconstruct.hull import cavity, flat_base, sdf_grid, visual_hull
+from sgm.reconstruct.hull.sdf_grid import blurred, one_piece
+from sgm.reconstruct.nerf import volume_rendering
+from sgm.reconstruct.posed_views import HALF
 
 SHARE = 0.5             # of its final opacity a ray has lost at the surface
 OPAQUE = 0.5            # opacity below which a ray has no surface
@@ -33,7 +34,7 @@ def depth_maps(trainer, side, samples, progress=False):
         chosen = np.flatnonzero(views.mask[k].reshape(-1) > 0.5)
         rays = views.rays(np.full(len(chosen), k), rows[chosen], columns[chosen])
         sigma, _, t, delta, _, _ = trainer.march(*rays, samples)
-        depth, opacity = volume.surface_depth(sigma, delta, t, SHARE)
+        depth, opacity = volume_rendering.surface_depth(sigma, delta, t, SHARE)
         maps[k, chosen] = np.where(opacity > OPAQUE, depth, np.inf)
     return views, maps.reshape(len(views), views.h, views.w)
 
@@ -71,7 +72,7 @@ def fuse(maps, views, resolution, truncation, offset=0.0):
     """Truncated signed distance on a grid of the box from distance maps (V, h, w): the mean over the views that see a
     vertex, or nearly; -truncation where none does. offset is taken off every depth. -> (R + 1,) * 3 float32."""
     return _fuse(maps, views.c2w[:, :3, 3].copy(), np.linalg.inv(views.c2w), views.intrinsics,
-                 grid.vertices(resolution, HALF), truncation, offset)
+                 sdf_grid.vertices(resolution, HALF), truncation, offset)
 
 
 def deep_only(outside, fused, deep):
@@ -85,71 +86,13 @@ def deep_only(outside, fused, deep):
     return outside + share * (np.maximum(outside, fused) - outside)
 
 
-def one_piece(sdf):
-    """The grid with its largest connected inside alone, and voids in it filled. Raises ShapeError if there is none."""
-    inside = sdf < 0
-    if not inside.any():
-        raise ShapeError("the surface is empty: nothing is left inside; check masks and poses, or use depth.fusion=hull")
-    labels, sizes = components(inside)
-    inside = labels == 1 + int(np.argmax(sizes))
-    empty, _ = components(~inside)
-    void = ~inside & (empty != empty[0, 0, 0])
-    smallest = np.float32(1e-3)
-    sdf = np.where(inside, sdf, np.maximum(sdf, smallest))
-    return np.where(void, -np.maximum(np.abs(sdf), smallest), sdf)
-
-
-@njit(cache=True)
-def components(mask):
-    """Regions connected by faces of a bool grid -> labels int32 (0 outside, from 1 up), their sizes (list of int64)."""
-    labels = np.zeros(mask.shape, np.int32)
-    stack = np.empty((mask.size, 3), np.int32)
-    sizes = []
-    for i in range(mask.shape[0]):
-        for j in range(mask.shape[1]):
-            for k in range(mask.shape[2]):
-                if not mask[i, j, k] or labels[i, j, k]:
-                    continue
-                label, top, size = len(sizes) + 1, 1, 0
-                stack[0] = i, j, k
-                labels[i, j, k] = label
-                while top:
-                    top -= 1
-                    size += 1
-                    a, b, c = stack[top]
-                    for d in range(6):
-                        x = a + (d == 0) - (d == 1)
-                        y = b + (d == 2) - (d == 3)
-                        z = c + (d == 4) - (d == 5)
-                        if (0 <= x < mask.shape[0] and 0 <= y < mask.shape[1] and 0 <= z < mask.shape[2]
-                                and mask[x, y, z] and not labels[x, y, z]):
-                            labels[x, y, z] = label
-                            stack[top] = x, y, z
-                            top += 1
-                sizes.append(size)
-    return labels, np.array(sizes)
-
-
-def blurred(sdf, sigma):
-    """Gaussian blur with a standard deviation in cells, the border repeated; 0 returns the grid itself."""
-    if sigma <= 0:
-        return sdf
-    size = sdf.shape
-    for axis in range(3):
-        lines = np.ascontiguousarray(np.moveaxis(sdf, axis, 0).reshape(size[axis], -1))
-        lines = cv2.GaussianBlur(lines, (1, 2 * int(np.ceil(3 * sigma)) + 1), sigmaX=1e-6, sigmaY=sigma,
-                                 borderType=cv2.BORDER_REPLICATE)
-        sdf = np.moveaxis(lines.reshape(np.moveaxis(sdf, axis, 0).shape), 0, axis)
-    return np.ascontiguousarray(sdf)
-
-
 def bias(maps, views, sdf):
     """By how much distance maps (V, h, w) lie too deep, box units: a density rises over a length, the softer the longer.
 
     Every view's object touches its hull (a closed grid `sdf`) along a curve, and on convex parts they are close: there
     both distances should agree. So it is a low quantile of the difference, between 0 and FARTHEST.
     """
-    _, distance = grid.silhouettes(sdf, HALF, views)
+    _, distance = sdf_grid.silhouettes(sdf, HALF, views)
     known = np.isfinite(maps) & np.isfinite(distance)
     if not known.any():
         return 0.0
@@ -162,7 +105,7 @@ def score(sdf, field, views, deeper=0.0):
 
     deeper: how far behind a surface the field has its colours, see `bias`.
     """
-    seen, distance = grid.silhouettes(sdf, HALF, views)
+    seen, distance = sdf_grid.silhouettes(sdf, HALF, views)
     solid = views.mask > 0.5
     view, row, column = np.nonzero(seen & solid)
     origins, directions = views.rays(view, row, column)
@@ -187,13 +130,13 @@ def surface(trainer, sdf, base, settings, progress=False):
     sdf: of the hull, on a grid of `settings.resolution` cells, not closed; base: height of the flat underside, or None.
     The fusions that `settings.fusion` allows are made, compared with the pictures by `score`, and one is chosen by `choice`.
     """
-    outside = sdf if base is None else hull.cut_below(sdf, HALF, base)
+    outside = sdf if base is None else flat_base.cut_below(sdf, HALF, base)
     candidates, offset = {}, 0.0
     if settings.fusion in ("auto", "hull"):
         candidates["hull"] = outside
     if settings.fusion != "hull":
         views, maps = depth_maps(trainer, settings.side, settings.samples, progress)
-        offset = bias(maps, views, hull.closed(outside, HALF))
+        offset = bias(maps, views, visual_hull.closed(outside, HALF))
         fused = fuse(maps, views, settings.resolution, settings.truncation, offset)
         if settings.fusion in ("auto", "max"):
             candidates["max"] = np.maximum(outside, fused)
@@ -201,7 +144,7 @@ def surface(trainer, sdf, base, settings, progress=False):
             candidates["deep"] = deep_only(outside, fused, settings.deep)
     small, found = trainer.views.resized(SCORED), {}
     for name, candidate in tqdm(candidates.items(), "fusion", disable=not progress, leave=False):
-        candidate = hull.closed(blurred(candidate, settings.smooth), HALF)
+        candidate = visual_hull.closed(blurred(candidate, settings.smooth), HALF)
         candidates[name] = candidate = one_piece(candidate)
         iou, error = score(candidate, trainer.field, small, offset)
         found[name] = {"iou": round(iou, 4), "error": round(error, 6)}
@@ -209,6 +152,5 @@ def surface(trainer, sdf, base, settings, progress=False):
     log.info("surface: %s (silhouette IoU %.3f)", best, found[best]["iou"])
     sdf, chosen = candidates[best], {"fusion": best, "bias": round(offset, 4), "candidates": found}
     if settings.cavity:
-        sdf, chosen["hollows"] = cavity.continued(sdf, hull.closed(outside, HALF), trainer.views)
+        sdf, chosen["hollows"] = cavity.continued(sdf, visual_hull.closed(outside, HALF), trainer.views)
     return one_piece(sdf), chosen
-

@@ -8,8 +8,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from sgm.shape import grid, hull
-from sgm.shape.views import HALF
+from sgm.reconstruct.hull import sdf_grid, visual_hull
+from sgm.reconstruct.posed_views import HALF
 
 CELLS = 64                                      # per side of the hull's grid
 OUTVOTED = (0.3, 0.25, 0.2, 0.15, 0.1, 0.1)     # share of the views, round by round
@@ -57,8 +57,8 @@ def aligned(views):
     middle, start = views.intrinsics[2:], views
     total = np.zeros((len(views), 2))
     for share in OUTVOTED:
-        sdf = hull.closed(hull.hull_sdf(views, CELLS, HALF, int(share * len(views))), HALF)
-        outlines, _ = grid.silhouettes(sdf, HALF, views)
+        sdf = visual_hull.closed(visual_hull.hull_sdf(views, CELLS, HALF, int(share * len(views))), HALF)
+        outlines, _ = sdf_grid.silhouettes(sdf, HALF, views)
         total += [shift(outline, mask) if outline.any() else (0, 0) for outline, mask in zip(outlines, views.mask)]
         total = without_common(total, start)
         views = replace(start, c2w=np.stack([turned(camera, views.intrinsics, middle, middle + by)

@@ -12,8 +12,8 @@ import logging
 import cv2
 import numpy as np
 
-from sgm.shape import grid, hull
-from sgm.shape.views import HALF
+from sgm.reconstruct.hull import sdf_grid, visual_hull
+from sgm.reconstruct.posed_views import HALF
 
 HOLLOW = 0.02                   # box units under its brim that a hollow must reach to be tried
 NARROW = 25                     # vertical lines of the grid that it must have
@@ -29,7 +29,7 @@ def tops(sdf):
     n = sdf.shape[2]
     inside = sdf < 0
     index = n - 1 - np.argmax(inside[..., ::-1], axis=2)
-    axis = grid.vertices(n - 1, HALF).astype(np.float64)
+    axis = sdf_grid.vertices(n - 1, HALF).astype(np.float64)
     below, above = (np.take_along_axis(sdf, np.minimum(index + d, n - 1)[..., None], 2)[..., 0] for d in (0, 1))
     crosses = inside.any(2) & (above >= 0)
     share = np.where(crosses, below / np.where(crosses, below - above, 1), 0)
@@ -67,13 +67,13 @@ def depths(outside):
     """How deep every vertex lies within the hull's horizontal cross-section, box units, negative without it."""
     cell = 2 * HALF / (outside.shape[0] - 1)
     cover = np.clip(0.5 - outside / cell, 0, 1)
-    return np.stack([-hull.outline_distance(np.ascontiguousarray(cover[:, :, k])) for k in range(outside.shape[2])],
+    return np.stack([-visual_hull.outline_distance(np.ascontiguousarray(cover[:, :, k])) for k in range(outside.shape[2])],
                     axis=2) * np.float32(cell)
 
 
 def dug(sdf, inwards, region, brim, wall):
     """The surface with a vessel of this wall, box units, dug out under the brim of a hollow. inwards: see `depths`."""
-    z = grid.vertices(sdf.shape[0] - 1, HALF)
+    z = sdf_grid.vertices(sdf.shape[0] - 1, HALF)
     top = int(np.searchsorted(z, brim)) - 1
     opening = inwards[:, :, top] - np.float32(wall)
     labels = cv2.connectedComponents((opening > 0).astype(np.uint8), connectivity=4)[1]
@@ -117,11 +117,11 @@ def continued(sdf, outside, views):
     views, cell, report = views.resized(SIDE), 2 * HALF / (sdf.shape[0] - 1), []
     inwards = depths(outside)
     for region, brim in hollows(sdf):
-        before = grid.silhouettes(sdf, HALF, views)[1]
+        before = sdf_grid.silhouettes(sdf, HALF, views)[1]
         trials = []
         for wall in WALLS * cell:
             trial = dug(sdf, inwards, region, brim, wall)
-            trials.append((wall, trial, grid.silhouettes(trial, HALF, views)[1]))
+            trials.append((wall, trial, sdf_grid.silhouettes(trial, HALF, views)[1]))
         widest = trials[0][2]
         with np.errstate(invalid="ignore"):     # inf - inf
             pixels = np.nonzero((np.abs(before - widest) > cell) & np.isfinite(before) & np.isfinite(widest)

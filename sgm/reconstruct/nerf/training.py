@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from sgm import ops
 from sgm.common.cli import signals_handled
-from sgm.shape import encoding, previews, volume
-from sgm.shape.field import Field
-from sgm.shape.states import save_state
-from sgm.shape.views import HALF, ShapeError
+from sgm.reconstruct import report
+from sgm.reconstruct.nerf import encoding, volume_rendering
+from sgm.reconstruct.nerf.field import Field
+from sgm.reconstruct.posed_views import HALF, ShapeError
+from sgm.reconstruct.stage_files import save_state
 from sgm.views.images import save_png
 
 CELLS = 64              # per side of the grid of where the object may be
@@ -47,24 +48,24 @@ class Rendering(nn.Cell):
     def __init__(self, field, settings):
         super().__init__(auto_prefix=False)
         self.field, self.settings = field, settings
-        self.composite = volume.Composite(settings.samples)
+        self.composite = volume_rendering.Composite(settings.samples)
 
     def construct(self, indices, weights, t, delta, rgb, alpha, background, harmonics=None, pairs=None):
         raw, colours = self.field(indices, weights, harmonics)
         shares = self.composite(self.field.sigma(raw).reshape(t.shape), delta)
         opacity = shares.sum(-1)
         see_through = (1 - opacity).reshape(-1, 1)
-        colour = volume.accumulate(shares, colours) + see_through * background
+        colour = volume_rendering.accumulate(shares, colours) + see_through * background
         target = rgb + (1 - alpha).reshape(-1, 1) * background
-        loss = volume.photometric(colour, target) + self.settings.mask * volume.squared(opacity - alpha).mean()
+        loss = volume_rendering.photometric(colour, target) + self.settings.mask * volume_rendering.squared(opacity - alpha).mean()
         if self.settings.distortion > 0:
-            loss = loss + self.settings.distortion * volume.distortion(self.composite, shares, t, delta)
+            loss = loss + self.settings.distortion * volume_rendering.distortion(self.composite, shares, t, delta)
         if self.settings.depth > 0:
             inside = P.cast(alpha > 0.99, ms.float32)
-            loss = loss + self.settings.depth * volume.depth_smoothness((shares * t).sum(-1), inside)
+            loss = loss + self.settings.depth * volume_rendering.depth_smoothness((shares * t).sum(-1), inside)
         if self.settings.tv > 0:
-            loss = loss + self.settings.tv * volume.total_variation(self.field.table, pairs, TV_PAIRS)
-        return loss, volume.squared(P.stop_gradient(colour) - target).mean()
+            loss = loss + self.settings.tv * volume_rendering.total_variation(self.field.table, pairs, TV_PAIRS)
+        return loss, volume_rendering.squared(P.stop_gradient(colour) - target).mean()
 
 
 class Step(nn.Cell):
@@ -126,7 +127,7 @@ class Trainer:
         self.views, self.settings, self.seed = views.resized(settings.side), settings, seed
         self.field = make_field(settings, seed)
         self.rays = Rays(self.views, patches=settings.depth > 0)
-        self.occupied = volume.occupancy(sdf, HALF, CELLS, MARGIN)
+        self.occupied = volume_rendering.occupancy(sdf, HALF, CELLS, MARGIN)
         if not self.occupied.any():
             raise ShapeError("the hull is empty: there is no place for a field; check masks and poses")
         self.density = np.zeros(self.occupied.shape, np.float32)
@@ -142,7 +143,7 @@ class Trainer:
         if self.step % settings.refresh == 0 and self.step:
             self.look(rng)
         origins, directions, rgb, alpha = self.rays.draw(settings.rays, rng)
-        t, delta = volume.sampled(origins, directions, self.occupied, self.density, HALF, settings.samples, rng,
+        t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, settings.samples, rng,
                                   settings.uniform)
         points = (origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3)
         self.buffers = self.field.encode(points, self.buffers)
@@ -182,7 +183,7 @@ class Trainer:
     def march(self, origins, directions, samples):
         """The field along rays -> sigma (N, S), rgb (N, S, 3), t, delta (N, S), origins, directions; only rays that meet
         the occupied cells cost anything."""
-        t, delta = volume.sampled(origins, directions, self.occupied, self.density, HALF, samples, None,
+        t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, samples, None,
                                   0.5 * self.settings.uniform)
         hit = delta[:, -1] > 0
         sigma, rgb = np.zeros(t.shape, np.float32), np.zeros((*t.shape, 3), np.float32)
@@ -240,7 +241,7 @@ def fit(trainer, folder, progress=True):
 
 def preview(trainer, samples=24):
     """Views, and below each the field -> uint8 (2 h, 3 w, 3)."""
-    chosen = previews.shown(len(trainer.views))
-    small = trainer.views.subset(chosen).resized(previews.SIDE)
-    return previews.stacked(previews.on_white(small.rgb, small.mask),
-                            [trainer.render(k, previews.SIDE, samples) for k in chosen])
+    chosen = report.shown(len(trainer.views))
+    small = trainer.views.subset(chosen).resized(report.SIDE)
+    return report.stacked(report.on_white(small.rgb, small.mask),
+                            [trainer.render(k, report.SIDE, samples) for k in chosen])

@@ -10,7 +10,7 @@ from itertools import combinations, permutations
 import numpy as np
 from numba import njit
 
-from sgm.shape.tetgrid import DIRECTIONS, corner_offsets, corner_paths
+from sgm.reconstruct.dmtet.tet_grid import DIRECTIONS, corner_offsets, corner_paths
 
 
 def _triangles():

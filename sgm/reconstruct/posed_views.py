@@ -26,7 +26,7 @@ class ShapeError(InputError):
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class PosedViews:
     """V pictures of one object, equally large, with their cameras in the normalised box |x| <= HALF.
 
     rgb (V, H, W, 3) float32 in [0, 1]: levels as stored (sRGB-coded), PREMULTIPLIED by alpha, so that a view on the
@@ -144,7 +144,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
         log.info("cut out: %s", ", ".join(f"{count} by {said}" for said, count in how.items()))
     pictures = np.stack(pictures)
     sx, sy = size[0] / posed.width, size[1] / posed.height
-    return Views(np.ascontiguousarray(pictures[..., :3]), np.ascontiguousarray(pictures[..., 3]), posed.poses[chosen],
+    return PosedViews(np.ascontiguousarray(pictures[..., :3]), np.ascontiguousarray(pictures[..., 3]), posed.poses[chosen],
                  posed.fl * sx, posed.fl * sy, posed.cx * sx, posed.cy * sy, files=tuple(posed.files[k] for k in chosen))
 
 

@@ -10,10 +10,12 @@ from PIL import Image
 
 from sgm.geometry.mesh import Mesh
 from sgm.geometry.textured_mesh import TexturedMesh
-from sgm.geometry.topology import describe
+from sgm.geometry.topology import describe, vertex_normals
+from sgm.reconstruct import report
+from sgm.reconstruct.dmtet import pixel_batches
+from sgm.reconstruct.texture import visibility
 from sgm.render.framing import normalized, viewing_distance
 from sgm.render.zbuffer import Lighting, render_views
-from sgm.shape import seen
 from sgm.views import metrics
 from sgm.views.cameras import FOV_DEG, Orbit
 from sgm.views.images import composite, save_png
@@ -25,7 +27,7 @@ log = logging.getLogger("sgm")
 
 
 def render_like(mesh: Mesh, views, lighting: Lighting = UNLIT) -> np.ndarray:
-    """The mesh, in the box of `views` (sgm.shape.views.Views), from their cameras -> (V, h, w, 4) uint8, straight alpha."""
+    """The mesh, in the box of `views` (sgm.reconstruct.posed_views.PosedViews), from their cameras -> (V, h, w, 4) uint8, straight alpha."""
     size = max(views.h, views.w)
     focal = 0.5 * size / np.tan(np.radians(FOV_DEG) / 2)
     # The renderer knows square pictures of one focal length with the axis in their middle: shear the world until ours are.
@@ -47,7 +49,7 @@ def clay(mesh: TexturedMesh) -> Mesh:
 
 def pictures(views) -> np.ndarray:
     """The views as (V, h, w, 4) uint8, straight alpha."""
-    rgb = np.stack([seen.straight(view, mask) for view, mask in zip(views.rgb, views.mask)])
+    rgb = np.stack([visibility.straight(view, mask) for view, mask in zip(views.rgb, views.mask)])
     return np.round(np.clip(np.concatenate([rgb, views.mask[..., None]], -1), 0, 1) * 255).astype(np.uint8)
 
 
@@ -104,3 +106,34 @@ def write_contact_sheet(path, mesh: TexturedMesh, views, columns: int = 7, thumb
             cells += part + [blank] * (columns - len(part))
     save_png(Path(path), contact_sheet(np.stack(cells), columns))
     return Path(path)
+
+
+SIDE, SHOWN = 160, 3    # pixels of a picture's longer side, and how many stand side by side
+
+
+def shown(count):
+    """Which of `count` views are shown, evenly spread -> (SHOWN,) int."""
+    return np.linspace(0, count, SHOWN, endpoint=False).astype(int)
+
+
+def on_white(rgb, mask):
+    """A premultiplied picture (..., 3) with its mask (...) on white -> uint8."""
+    return np.round((rgb + 1 - mask[..., None]) * 255).clip(0, 255).astype(np.uint8)
+
+
+def stacked(*rows):
+    """Rows of equally large pictures, from above -> one picture uint8 (rows * h, SHOWN * w, 3)."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def of_surface(surface, field, views):
+    """Views, the surface in the colours of its field, its shape alone -> uint8 (3 h, SHOWN w, 3).
+
+    surface: a `shading.Surface` in the box of `views`; field: a `field.Field`.
+    """
+    small = views.subset(shown(len(views))).resized(SIDE)
+    coloured = [on_white(*pixel_batches.picture(surface, field, small, k)) for k in range(len(small))]
+    vertices = np.asarray(surface.vertices, np.float32)
+    grey = Mesh(vertices, surface.faces, vertex_normals(vertices, surface.faces).astype(np.float32),
+                np.full((len(vertices), 3), 0.8, np.float32))
+    return stacked(on_white(small.rgb, small.mask), coloured, map(composite, report.render_like(grey, small, Lighting())))

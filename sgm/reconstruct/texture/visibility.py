@@ -28,7 +28,7 @@ class Sight:
 
 
 def look(vertices: np.ndarray, faces: np.ndarray, views, k: int, fine: int = 1) -> Sight:
-    """View k of `views` (sgm.shape.views.Views) on a mesh, at `fine` samples per pixel and side."""
+    """View k of `views` (sgm.reconstruct.posed_views.PosedViews) on a mesh, at `fine` samples per pixel and side."""
     size = max(views.h, views.w) * fine
     c2w = np.asarray(views.c2w[k], np.float64)
     local = (np.asarray(vertices, np.float64) - c2w[:3, 3]) @ c2w[:3, :3]

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore import ops as P
 
 from sgm import ops
-from sgm.shape import encoding
+from sgm.reconstruct.nerf import encoding
 
 DENSITY_BOUNDS = (-8.0, 8.0)     # of the exponent; e^8 per unit is opaque within a cell of any grid here
 SH_WIDTH = 16

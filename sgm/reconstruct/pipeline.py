@@ -17,20 +17,13 @@ from sgm.common.cli import signals_handled
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.geometry import cleaning, mesh_writer, topology
 from sgm.ops.profiling import StageTimer
-from sgm.shape import (
-    depth,
-    dmtet,
-    framing,
-    hull,
-    nerf,
-    previews,
-    shading,
-    tetgrid,
-    texture,
-    turntable,
-)
-from sgm.shape.states import Work, load_state, mesh_folder, save_state
-from sgm.shape.views import HALF, MIN_VIEWS, ShapeError, read_views
+from sgm.reconstruct import report
+from sgm.reconstruct.dmtet import pixel_batches, refinement, tet_grid
+from sgm.reconstruct.hull import flat_base, scene_box, sdf_grid, visual_hull
+from sgm.reconstruct.nerf import depth_fusion, training
+from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError, read_views
+from sgm.reconstruct.stage_files import Work, load_state, mesh_folder, save_state
+from sgm.reconstruct.texture import baking
 from sgm.views.images import save_png
 
 STAGES = ("nerf", "dmtet", "texture")
@@ -80,8 +73,8 @@ class Reconstruction:
         spec = self.spec
         views = read_views(self.source, spec.side, spec.views, spec.matte, self.progress)
         if self.azimuth_sign == -1:
-            views = framing.mirrored(views, np.zeros(3))
-        views = framing.framed(views, self.source)
+            views = scene_box.mirrored(views, np.zeros(3))
+        views = scene_box.framed(views, self.source)
         kept = np.arange(len(views))
         if spec.hold_out:
             kept = kept[kept % spec.hold_out != spec.hold_out // 2]
@@ -98,13 +91,13 @@ class Reconstruction:
     def carve(self):
         """The hull's distance on the grid of the mesh, and the height of its underside."""
         spec = self.spec
-        outvoted = framing.outvoted(self.views)
-        fine = hull.closed(hull.hull_sdf(self.views, spec.hull.resolution, HALF, outvoted), HALF)
-        self.base = hull.base_height(fine, HALF, self.views) if spec.hull.base else None
-        self.hull_fine = fine if self.base is None else hull.cut_below(fine, HALF, self.base)
-        self.hull_open = hull.hull_sdf(self.views, spec.depth.resolution, HALF, outvoted)
+        outvoted = scene_box.outvoted(self.views)
+        fine = visual_hull.closed(visual_hull.hull_sdf(self.views, spec.hull.resolution, HALF, outvoted), HALF)
+        self.base = flat_base.base_height(fine, HALF, self.views) if spec.hull.base else None
+        self.hull_fine = fine if self.base is None else flat_base.cut_below(fine, HALF, self.base)
+        self.hull_open = visual_hull.hull_sdf(self.views, spec.depth.resolution, HALF, outvoted)
         self.report["hull"] = {"base": self.base, "outvoted": outvoted,
-                               "coverage": round(framing.coverage(fine, self.views.resized(144)), 4)}
+                               "coverage": round(scene_box.coverage(fine, self.views.resized(144)), 4)}
 
     def radiance(self):
         """The field: trained, or taken from an earlier run; without either, an untrained one and no trainer."""
@@ -113,15 +106,15 @@ class Reconstruction:
         saved = self.saved("nerf", made_with)
         self.trainer = None
         if "nerf" not in self.stages and saved is None:
-            self.field = nerf.make_field(spec.nerf, spec.seed)
+            self.field = training.make_field(spec.nerf, spec.seed)
             return
-        self.trainer = nerf.Trainer(self.views, self.hull_fine, spec.nerf, spec.seed)
+        self.trainer = training.Trainer(self.views, self.hull_fine, spec.nerf, spec.seed)
         self.field = self.trainer.field
         if saved is not None:
             self.trainer.restore(saved)
         if "nerf" in self.stages:
             self.work.note("nerf", made_with, self.resume)
-            self.interrupted = not nerf.fit(self.trainer, self.work.folder, self.progress)
+            self.interrupted = not training.fit(self.trainer, self.work.folder, self.progress)
         history = self.trainer.history
         self.report["nerf"] = {"steps": self.trainer.step, "encoding": spec.nerf.encoding,
                                "psnr": round(float(history[-1][2]), 2) if history else None}
@@ -136,11 +129,11 @@ class Reconstruction:
         if saved is not None:
             self.sdf, chosen = saved["sdf"], json.loads(str(saved["chosen"]))
         elif self.trainer is None or self.trainer.step == 0:
-            outside = self.hull_open if self.base is None else hull.cut_below(self.hull_open, HALF, self.base)
-            outside = depth.blurred(outside, spec.depth.smooth)
-            self.sdf, chosen = depth.one_piece(hull.closed(outside, HALF)), {"fusion": "hull", "candidates": {}}
+            outside = self.hull_open if self.base is None else flat_base.cut_below(self.hull_open, HALF, self.base)
+            outside = sdf_grid.blurred(outside, spec.depth.smooth)
+            self.sdf, chosen = sdf_grid.one_piece(visual_hull.closed(outside, HALF)), {"fusion": "hull", "candidates": {}}
         else:
-            self.sdf, chosen = depth.surface(self.trainer, self.hull_open, self.base, spec.depth, self.progress)
+            self.sdf, chosen = depth_fusion.surface(self.trainer, self.hull_open, self.base, spec.depth, self.progress)
         self.work.note("surface", made_with, self.resume)
         save_state(self.work.file("surface"), {"sdf": self.sdf, "chosen": np.array(json.dumps(chosen))})
         self.report["surface"] = chosen
@@ -156,12 +149,12 @@ class Reconstruction:
         saved = self.saved("dmtet", made_with)
         runs = "dmtet" in self.stages and not self.interrupted
         if not runs and saved is None:
-            surface = shading.surface_of(tetgrid.sealed(self.sdf, HALF), HALF)
+            surface = pixel_batches.surface_of(tet_grid.sealed(self.sdf, HALF), HALF)
             self.vertices, self.faces = surface.vertices, surface.faces
             self.report["dmtet"] = {"steps": 0}
             return
         if not runs:
-            refiner = dmtet.Refiner(self.views, self.sdf, self.field, spec.dmtet, spec.seed)
+            refiner = refinement.Refiner(self.views, self.sdf, self.field, spec.dmtet, spec.seed)
             refiner.restore(saved)
             surface = refiner.surface()
             self.vertices, self.faces, done, psnr = surface.vertices, surface.faces, refiner.done, refiner.history
@@ -177,9 +170,9 @@ class Reconstruction:
 
             def show(done, surface):
                 if len(surface.faces):          # else the next step says what to do
-                    save_png(self.work.folder / f"dmtet_{done:05d}.png", previews.of_surface(surface, self.field, self.views))
+                    save_png(self.work.folder / f"dmtet_{done:05d}.png", report.of_surface(surface, self.field, self.views))
 
-            self.vertices, self.faces, self.sdf, self.field = dmtet.refine(
+            self.vertices, self.faces, self.sdf, self.field = refinement.refine(
                 self.views, self.sdf, self.field, spec.dmtet, tell, state=saved, seed=spec.seed,
                 save=lambda arrays: save_state(self.work.file("dmtet"), arrays), preview=show)
         self.report["dmtet"] = last or {"steps": sum(spec.dmtet.steps)}
@@ -194,19 +187,19 @@ class Reconstruction:
         """
         spec, output = self.spec, self.output
         if self.base is not None:
-            self.vertices = hull.flattened(self.vertices, self.faces, self.base, self.hull_open, HALF)
+            self.vertices = flat_base.flattened(self.vertices, self.faces, self.base, self.hull_open, HALF)
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(self.vertices, self.faces)
             return
         settings = cleaning.CleanSettings(faces=spec.clean.faces, floaters=spec.clean.floaters)
         self.vertices, self.faces = cleaning.clean(self.vertices, self.faces, settings)
-        settings = texture.TextureSettings(size=spec.texture.size, padding=spec.texture.padding, atlas=spec.texture.atlas,
+        settings = baking.TextureSettings(size=spec.texture.size, padding=spec.texture.padding, atlas=spec.texture.atlas,
                                            refine=spec.texture.refine)
-        self.mesh = texture.bake(self.vertices, self.faces, self.views, settings, stopped=stopped)
+        self.mesh = baking.bake(self.vertices, self.faces, self.views, settings, stopped=stopped)
         placed = self.mesh.placed(self.views.scale, self.views.centre)
         for kind in FORMATS:
             mesh_writer.save(placed, output / f"mesh.{kind}")
-        self.report["mesh"] = turntable.facts(placed)
+        self.report["mesh"] = report.facts(placed)
         for name in PICTURES:                   # of the mesh that was there before
             (output / name).unlink(missing_ok=True)
         for look in (self.measure, self.draw, self.turn):
@@ -215,17 +208,17 @@ class Reconstruction:
 
     def measure(self):
         """How near the mesh comes to the views, those held back apart, into the report."""
-        self.report["metrics"] = {"input": _rounded(turntable.view_metrics(self.mesh, self.views))}
+        self.report["metrics"] = {"input": _rounded(report.view_metrics(self.mesh, self.views))}
         if len(self.held_back):
-            self.report["metrics"]["held_back"] = _rounded(turntable.view_metrics(self.mesh, self.held_back))
+            self.report["metrics"]["held_back"] = _rounded(report.view_metrics(self.mesh, self.held_back))
 
     def draw(self):
         """The mesh beside its views."""
-        turntable.write_contact_sheet(self.output / PICTURES[0], self.mesh, self.views)
+        report.write_contact_sheet(self.output / PICTURES[0], self.mesh, self.views)
 
     def turn(self):
         """The mesh on a turntable."""
-        turntable.write_turntable(self.output, turntable.turntable(self.mesh))
+        report.write_turntable(self.output, report.turntable(self.mesh))
 
     def saved(self, stage, made_with):
         """{name: array} that `stage` saved, or None: nothing is there, or it shall be made anew.

@@ -15,9 +15,9 @@ from numba import njit
 
 from sgm.geometry.textured_mesh import TexturedMesh
 from sgm.geometry.topology import areas, edge_groups, vertex_normals
-from sgm.shape import seen
-from sgm.shape.atlas import unwrap
-from sgm.shape.refine import refine
+from sgm.reconstruct.texture import visibility
+from sgm.reconstruct.texture.atlas import unwrap
+from sgm.reconstruct.texture.least_squares import refine
 
 log = logging.getLogger("sgm")
 
@@ -41,7 +41,7 @@ GUESS = 0.1             # the guess from beside weighs as much as a view that se
 
 def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSettings | None = None,
          progress: bool = False, stopped=()) -> TexturedMesh:
-    """Texture a mesh from `views` (sgm.shape.views.Views) in whose box it lies -> TexturedMesh.
+    """Texture a mesh from `views` (sgm.reconstruct.posed_views.PosedViews) in whose box it lies -> TexturedMesh.
 
     vertices (N, 3), faces (M, 3), one vertex per place.  Deterministic; a few seconds for 21 views of 576 x 576 pixels, most
     of them for the least squares, which end with what they have once `stopped`, a list, holds something.  Raises InputError
@@ -49,8 +49,8 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSettin
     """
     settings = settings or TextureSettings()
     vertices, faces = np.asarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
-    sights = [seen.look(vertices, faces, views, k) for k in range(len(views))]
-    density = seen.face_density(vertices, faces, views, sights)
+    sights = [visibility.look(vertices, faces, views, k) for k in range(len(views))]
+    density = visibility.face_density(vertices, faces, views, sights)
     best = np.quantile(density[density > 0], 0.9) if (density > 0).any() else 1.0
     uv, face_uv = unwrap(vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1), settings.atlas)
     face, weights = texels(uv, face_uv, settings.size)
@@ -62,8 +62,8 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSettin
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
     for k, sight in enumerate(sights):
-        colour, sure = seen.straight(views.rgb[k], views.mask[k]), seen.solid(views.mask[k])
-        seen.gather(points, normals, seen.camera(views, k), colour, sure, sight.nearest, sight.farthest, settings.power,
+        colour, sure = visibility.straight(views.rgb[k], views.mask[k]), visibility.solid(views.mask[k])
+        visibility.gather(points, normals, visibility.camera(views, k), colour, sure, sight.nearest, sight.farthest, settings.power,
                     total, weight)
     known = weight > 0
     # A face's texels stand for its area, whatever their number.

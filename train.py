@@ -73,7 +73,7 @@ def plan(spec, recipe, output):
     """Print what a run would be."""
     with loading():
         from sgm.train.data import Memo, read_clips
-        from sgm.train.plan import check_fit, describe
+        from sgm.train.run.plan import check_fit, describe
     check_fit(spec, recipe)
     try:
         clips, trouble = len(read_clips(recipe, spec, Memo())[0][0]), None
@@ -89,7 +89,7 @@ def plan(spec, recipe, output):
 
 def settings(trainer, origin, output, device):
     """Print the key settings of a run."""
-    from sgm.train.plan import describe
+    from sgm.train.run.plan import describe
     lines = {**dict(describe(trainer.engine.spec, trainer.recipe, len(trainer.batches.orbits),
                             trainer.world)), "weights": origin,
              "output": f"{output}, on {device}"}
@@ -163,11 +163,12 @@ def main(argv=None):
         from tqdm import tqdm
 
         from sgm import ops
-        from sgm.train.board import open_board
+        from sgm.common.cli import stopping
+        from sgm.config.recipe import settle_precision
         from sgm.train.build import build
-        from sgm.train.device import join, settle_precision, stopping
-        from sgm.train.folder import STATE, RunFolder, check_resumable
-        from sgm.train.metrics import Metrics
+        from sgm.train.run.distributed import join
+        from sgm.train.run.log import Metrics, open_board
+        from sgm.train.run.run_folder import STATE, RunFolder, check_resumable
     recipe = settle_precision(recipe, args.device, limit_of_chip(args.device))
     init, changes = args.init, []
     if args.resume:

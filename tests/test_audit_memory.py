@@ -5,7 +5,7 @@ from mindspore import nn, ops
 from sgm.audit import memory
 from sgm.audit.graph import Type, traced
 from sgm.config.model import load_spec
-from sgm.train.plan import _blocks
+from sgm.train.run.plan import _blocks
 
 
 class Exponentials(nn.Cell):

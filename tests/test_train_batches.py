@@ -12,8 +12,8 @@ from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise
 from sgm.render.procedural import TRAIN_SEEDS, render_clip
 from sgm.train.batches import DiffusionBatches, ViewBatches
-from sgm.train.data import LatentOrbits, PackedOrbits, shuffled
-from sgm.train.folder import RunFolder
+from sgm.train.data import LatentClips, PackedOrbits, shuffled
+from sgm.train.run.run_folder import RunFolder
 from sgm.train.trainer import Trainer
 from sgm.views.cameras import Orbit
 
@@ -80,16 +80,16 @@ class Counter:
 def latents(packed, tmp_path_factory):
     """The packed clips encoded by the engine of seed 0, with the folder they are cached in."""
     cache, counter = tmp_path_factory.mktemp("cache"), Counter()
-    orbits = LatentOrbits(PackedOrbits([str(packed)]), small_engine(0), cache, counter)
+    orbits = LatentClips(PackedOrbits([str(packed)]), small_engine(0), cache, counter)
     assert counter.count == 4
     return orbits, cache
 
 
 def test_clips_are_encoded_once(packed, latents):
     counter = Counter()
-    again = LatentOrbits(PackedOrbits([str(packed)]), small_engine(0), latents[1], counter)
+    again = LatentClips(PackedOrbits([str(packed)]), small_engine(0), latents[1], counter)
     assert counter.count == 0 and len(again) == 4
-    LatentOrbits(PackedOrbits([str(packed)]), small_engine(1), latents[1], counter)
+    LatentClips(PackedOrbits([str(packed)]), small_engine(1), latents[1], counter)
     assert counter.count == 4           # other encoders
 
 

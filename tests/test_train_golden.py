@@ -9,8 +9,8 @@ from mindspore import Tensor
 from safetensors import safe_open
 
 from sgm.diffusion.denoiser import Denoiser
-from sgm.train.objective import DiffusionLoss
-from sgm.train.step import TrainStep
+from sgm.train.losses import DiffusionLoss
+from sgm.train.optimizer import TrainStep
 
 NOISE = 1e-7        # a golden gradient whose RMS is below this is rounding noise: one of a layer that has no effect
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from sgm.common.errors import InputError
-from sgm.train.curve import draw_curve
-from sgm.train.metrics import FIELDS, Metrics, read_metrics
+from sgm.train.run.log import FIELDS, Metrics, draw_curve, read_metrics
 from sgm.train.trainer import Row
 
 

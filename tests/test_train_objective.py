@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 
 from sgm.config.recipe import Recipe
 from sgm.train.batches import DiffusionBatches
-from sgm.train.objective import (
+from sgm.train.losses import (
     AutoencoderLoss,
     DiffusionLoss,
     Stratified,

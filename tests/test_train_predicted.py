@@ -15,8 +15,8 @@ from sgm.config.model import load_spec
 from sgm.config.recipe import Recipe
 from sgm.train.batches import ViewBatches
 from sgm.train.data import LatentClips
-from sgm.train.objective import DecoderLoss
-from sgm.train.predicted import DecoderBatches, Predictions
+from sgm.train.decoder_targets import DecoderBatches, Predictions
+from sgm.train.losses import DecoderLoss
 
 GUESS = 7.0
 

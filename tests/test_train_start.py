@@ -16,7 +16,7 @@ from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
 from sgm.common.errors import InputError
 from sgm.config.model import load_spec
 from sgm.diffusion.engine import Engine
-from sgm.train.start import open_weights, start
+from sgm.train.initial_weights import open_weights, start
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from sgm.common.errors import InputError
 from sgm.config.model import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise
+from sgm.train.clip_whitening import tell_apart, whiten
 from sgm.train.data.examples import Encoders
-from sgm.train.tokens import tell_apart, whiten
 
 
 def test_whitening_by_hand():

@@ -14,9 +14,9 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.common.errors import InputError
 from sgm.diffusion.engine import Engine
-from sgm.train.folder import RunFolder
-from sgm.train.parts import TEMPORAL
-from sgm.train.plan import counts
+from sgm.train.run.plan import counts
+from sgm.train.run.run_folder import RunFolder
+from sgm.train.trainable import TEMPORAL
 
 
 def values(engine):

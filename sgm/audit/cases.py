@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn
 from sgm import ops
 from sgm.diffusion.denoiser import scalings
 from sgm.diffusion.guidance import guide
-from sgm.train.step import TrainStep
+from sgm.train.optimizer import TrainStep
 
 # Relative L2 error allowed of values and of gradients, by the precision of the inputs. HF32 (3e-4) must show in float32.
 LIMITS = {"float32": (1e-4, 2e-4), "float16": (5e-3, 2e-2), "bfloat16": (4e-2, 1e-1)}

@@ -15,9 +15,9 @@ from sgm.audit.graph import Type, lazily, trace
 from sgm.audit.rules import examine
 from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.diffusion.engine import Engine, GuidedDenoiser
-from sgm.train.lora import attach
-from sgm.train.objective import AutoencoderLoss, DiffusionLoss, frame_weights
-from sgm.train.step import TrainStep
+from sgm.train.lora_layers import attach
+from sgm.train.losses import AutoencoderLoss, DiffusionLoss, frame_weights
+from sgm.train.optimizer import TrainStep
 
 CHUNK = 7               # frames decoded at once, the default of `sgm.diffusion.pipeline.generate`
 RANK, FRONT = 16, 0.5   # of the recipes in configs/train: of a LoRA; the condition view's weight in the loss

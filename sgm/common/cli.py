@@ -143,3 +143,24 @@ def check_folder(path, flag):
         raise InputError(f"{flag} {path}: {place} is a file, expected a folder; give another path")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{flag} {path}: {place} may not be written; change its rights, or give another path")
+
+
+@contextmanager
+def stopping():
+    """Within, Ctrl-C and SIGTERM are noted in the list that this gives, and nothing else: a step then ends, and is saved.
+
+    A second one ends the program as before.
+    """
+    noted, before = [], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number, frame):
+        noted.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """A training recipe: the schema of `configs/train/*.yaml`."""
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import List
 
 from sgm.common.cli import MAX_SEED
@@ -11,7 +11,7 @@ BACKGROUNDS = ("white", "random", "both")
 
 @dataclass
 class DataSettings:
-    """The keys of a recipe that `sources` reads."""
+    """The keys of a recipe that `open_data` reads."""
     data: List[str] = field(default_factory=list)       # packed sets, orbit folders, Objaverse lists, videos; globs too
     val: List[str] = field(default_factory=list)    # the same, held out; else what val.txt in a folder of `data` names
     background: str = "white"       # of orbit folders: white, a random colour for each clip, or both (each orbit twice)
@@ -35,7 +35,7 @@ class DataSettings:
                 raise ConfigError(f"{name}: found {getattr(self, name)}, expected {low:g} to {high:g}")
 
 
-# What may be trained, by task; `sgm.train.parts` says which parameters that is.
+# What may be trained, by task; `sgm.train.trainable` says which parameters that is.
 TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder"), "decoder": ("all",)}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the device has it, else fp32
 SCHEDULES = ("cosine", "constant")
@@ -139,3 +139,20 @@ def _one_of(recipe, name, choices, why=""):
 def _within(recipe, name, low, high):
     value = getattr(recipe, name)
     _require(low <= value <= high, name, value, f"{low} to {high:g}")
+
+
+def settle_precision(recipe, device, limit=None):
+    """The recipe with the precision that "auto" means on `device` ("CPU" or "Ascend").
+
+    limit: why half precision is no good on this NPU, which saturates instead of overflowing, so that neither a scale of the
+    loss nor a check of its value would notice. Raises ConfigError for a precision that cannot be.
+    """
+    found = recipe.precision
+    if found == "auto":
+        half = device == "Ascend" and not limit and recipe.task == "diffusion"
+        return replace(recipe, precision="bf16" if half else "fp32")
+    if found == "bf16" and device == "CPU":
+        raise ConfigError("precision: found bf16, expected fp32: MindSpore has no bfloat16 kernels for a CPU")
+    if found != "fp32" and limit:
+        raise ConfigError(f"precision: found {found}, expected fp32: {limit}")
+    return recipe

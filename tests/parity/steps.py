@@ -52,8 +52,8 @@ def ours(case, weights):
     from sgm import ops
     from sgm.checkpoints.loading import load_weights
     from sgm.diffusion.engine import Engine
-    from sgm.train.objective import DiffusionLoss
-    from sgm.train.step import TrainStep
+    from sgm.train.losses import DiffusionLoss
+    from sgm.train.optimizer import TrainStep
 
     ops.set_device("CPU")
     model, given = case.model, inputs(case)

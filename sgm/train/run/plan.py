@@ -5,7 +5,7 @@ import re
 from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
 from sgm.config.yaml_reader import ConfigError
-from sgm.train.parts import is_kept, is_trained
+from sgm.train.trainable import is_kept, is_trained
 
 GB = 1e9
 # Values that the backward pass needs, per row and channel, found in the graphs of full-width blocks as traced for an NPU
@@ -16,7 +16,7 @@ RESIDUAL_IN, RESIDUAL_OUT = 4, 6
 TRANSFORMER = {"fp32": 77, "fp16": 89, "bf16": 120}
 # What lives besides while the gradient of one block is made, next to the gradient of its scores.
 WORKING = {"fp32": 20, "fp16": 20, "bf16": 28}
-# The layers that `sgm.train.lora.attach` adapts.
+# The layers that `sgm.train.lora_layers.attach` adapts.
 _ADAPTED = re.compile(r"\.(transformer_blocks|time_stack)\.0\."
                       r"(attn1\.to_(q|k|v|out\.0)|attn2\.to_(v|out\.0)|ff(_in)?\.net\.(0\.proj|2))\.weight$")
 

@@ -1,17 +1,42 @@
-"""The other processes of a distributed run: when one of them is gone, the rest end and say so.
-
-MindSpore leaves them waiting. Its scheduler misses the heartbeat of a process that was killed after half a minute, but not
-one that ended with an error; and whoever waits in a collective then does not hear of it (measured, 2.8 on a CPU).
-"""
+"""What a run asks of its device and of the system: precision, peak memory, a stop that lets a step end."""
 import fcntl
 import os
 import socket
 import threading
 from pathlib import Path
 
+from mindspore import communication
+
 from sgm.common.cli import end_now
 from sgm.common.errors import one_line
 from sgm.common.files import atomic
+from sgm.config.yaml_reader import ConfigError
+from sgm.train.data.latents import PATIENCE
+
+
+def join(output):
+    """Join the other processes that msrun has started -> (rank, world, the `Fellows` that watch them, to be entered).
+
+    output: the folder of the run. Raises ConfigError if msrun has not, or if one of them is missing.
+    """
+    role = os.environ.get("MS_ROLE")
+    if role not in ("MS_WORKER", "MS_SCHED"):       # the scheduler does not come back from `init`
+        raise ConfigError("--distributed: found no other processes, expected to be started by MindSpore's launcher: msrun"
+                          " --worker_num=8 --local_worker_num=8 train.py ... --distributed")
+    fellows = None
+    if role == "MS_WORKER":
+        fellows = Fellows(Path(output) / ".processes")
+        # How long a CPU's collective waits for the others, who may be saving; 30 s by default. The scheduler's is another
+        # process, where it is how long it goes without a heartbeat.
+        os.environ["MS_NODE_TIMEOUT"] = str(PATIENCE)
+    try:
+        communication.init()
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"--distributed: a process did not come or is gone ({str(error).splitlines()[0]}); see the logs of"
+                          " msrun, worker_<rank>.log") from None
+    fellows.watch()
+    return communication.get_rank(), communication.get_group_size(), fellows
+
 
 LOOK = 1.0              # seconds between looks at the others
 

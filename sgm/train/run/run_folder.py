@@ -13,8 +13,7 @@ from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.files import atomic
 from sgm.config.yaml_reader import ConfigError, shown
-from sgm.train.curve import draw_curve
-from sgm.train.metrics import read_metrics
+from sgm.train.run.log import draw_curve, read_metrics
 from sgm.views.images import save_png
 
 STATE, LATEST, BEST, LORA = "state.safetensors", "averaged", "best", "lora"

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from sgm.common.errors import InputError, one_line
-from sgm.train.data.cache import LatentStore
 from sgm.train.data.clips import Clips, DataError, Memo, Tally, log
+from sgm.train.data.latent_cache import LatentStore
 from sgm.train.data.latents import MANY, LatentClips, PixelClips
 from sgm.train.data.orbits import CAMERA_FILES, read_ids, read_orbit, read_render
 from sgm.train.data.packed import PackedOrbits
@@ -33,7 +33,7 @@ SPLITS = ("train", "val")
 LEVEL = 5.0             # degrees by which the elevation of a static orbit may change
 
 
-def sources(settings, engine, progress, rank=0, world=1):
+def open_data(settings, engine, progress, rank=0, world=1):
     """(training examples, validation examples or None) of a recipe.
 
     settings: has the fields of `DataSettings`. progress(iterable, description) wraps long loops. The conditioner of
@@ -80,7 +80,7 @@ def read_clips(settings, spec, memo, progress=None):
 
     Nothing is decoded yet but the frames of videos, which are counted. Clips have at least the model's number of views; if
     settings.task is "autoencoder", which sees single views, any number. progress(iterable, description) wraps the loop
-    over many. Raises InputError as `sources` does.
+    over many. Raises InputError as `open_data` does.
     """
     least = 1 if getattr(settings, "task", None) == "autoencoder" else spec.num_frames
     split = {"train": [], "val": []}

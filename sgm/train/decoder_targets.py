@@ -11,7 +11,7 @@ import numpy as np
 from sgm.config.yaml_reader import ConfigError
 from sgm.train.batches import least_white
 from sgm.train.data.clips import hash_of
-from sgm.train.data.reading import cache_store
+from sgm.train.data.sources import cache_store
 
 FEWEST, MOST = 2, 8     # sampling steps of a prediction, drawn for each clip: few give averages, many what is sampled
 
@@ -86,7 +86,7 @@ class DecoderBatches:
         return rng, rng.integers((len(self.orbits), self.orbits.num_frames), size=(self.recipe.batch, 2))
 
     def __call__(self, number):
-        """The arrays that `sgm.train.objective.DecoderLoss` takes."""
+        """The arrays that `sgm.train.losses.DecoderLoss` takes."""
         rng, draws = self._draw(number)
         _, height, width = self.crops.latent_shape
         factor = self.crops.size // height

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from sgm.common.cli import Arguments, check_folder, exit_code, loading
 from sgm.common.errors import InputError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError, find_config, load_yaml
 
 os.environ.setdefault("GLOG_v", "3")
@@ -147,7 +147,7 @@ def limit_of_chip(device):
     """Why the NPU is not one to train in half precision, or None."""
     if device == "CPU":
         return None
-    from sgm.audit.machine import LIMITS, versions
+    from sgm.audit.environment import LIMITS, versions
     found = versions()
     limit = LIMITS.get(found["generation"])
     return limit and f"the chip is a {found['chips'][0]}: {limit}"

@@ -94,7 +94,7 @@ def filled():
 @pytest.fixture(scope="session")
 def tiny_spec():
     """tiny_spec("sv3d_p") -> the ModelSpec of a golden, from the reference implementation's own YAML file."""
-    from sgm.config.model import load_spec
+    from sgm.config.model_files import load_spec
     return lambda name: load_spec(GOLDEN / f"tiny_{name}.yaml")
 
 
@@ -201,10 +201,10 @@ def cpu_afterwards():
 @pytest.fixture
 def opencv(monkeypatch):
     """opencv(code, said): what check.py's process that loads OpenCV first shall end with; well, unless it is called."""
-    from sgm.audit import machine
+    from sgm.audit import environment
 
     def ends(code, said):
         process = SimpleNamespace(returncode=code, communicate=lambda: ("", said))
-        monkeypatch.setattr(machine, "start_opencv_first", lambda: process)
+        monkeypatch.setattr(environment, "start_opencv_first", lambda: process)
     ends(0, "")
     return ends

@@ -4,7 +4,7 @@ from golden_init import GOLDEN, init_weight
 from mindspore import Tensor
 from safetensors.numpy import load_file
 
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.models.temporal_decoder import VideoDecoder
 

@@ -6,7 +6,7 @@ import numpy as np
 from golden_init import GOLDEN
 from PIL import Image
 
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.train.data import Clips
 from sgm.train.data.orbits import read_orbit
 from sgm.views.cameras import Orbit

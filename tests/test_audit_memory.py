@@ -4,7 +4,7 @@ from mindspore import nn, ops
 
 from sgm.audit import memory
 from sgm.audit.graph import Type, traced
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.train.run.plan import _blocks
 
 

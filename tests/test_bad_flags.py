@@ -7,7 +7,7 @@ import pytest
 from commands import ending, load_tool, sample
 
 import simple_video_sample
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.diffusion.guards import PipelineError, check_request
 
 held_back = load_tool("held_back")

@@ -22,7 +22,7 @@ from sgm.checkpoints.original_keys import is_unused
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 
 MANIFESTS = Path(__file__).parent / "golden" / "manifests"
 RELEASED = ["svd", "svd_xt", "sv3d_u", "sv3d_p", "svd_image_decoder"]

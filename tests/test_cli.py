@@ -8,7 +8,7 @@ from PIL import Image
 
 import simple_video_sample as command
 from sgm.checkpoints.safetensors_format import save_safetensors
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.diffusion.pipeline import generate, load_model
 from sgm.models.initialization import initial_weight

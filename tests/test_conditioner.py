@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.models.conditioner import Conditioner, ScalarEmbedder
 from sgm.train.data.examples import Examples
 

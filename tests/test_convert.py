@@ -17,7 +17,7 @@ from sgm.checkpoints.diffusers.names import STEMS
 from sgm.checkpoints.diffusers.reader import open_folder
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.original_keys import is_unused, used_shapes
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 
 TINY = ROOT / "assets" / "sv3d_tiny.safetensors"
 

@@ -31,7 +31,7 @@ BUILD = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from sgm.diffusion.engine import Engine
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 
 def resident():
     with open("/proc/self/statm") as file:

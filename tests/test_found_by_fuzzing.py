@@ -7,7 +7,7 @@ from badfiles import field, safetensors
 
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.common.errors import InputError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.views.transforms import read_orbit, read_transforms
 

@@ -19,7 +19,7 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.mindspore_format import CKPT_DTYPES
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError, known_configs
 from sgm.geometry.mesh import MeshError
 from sgm.geometry.mesh_reader import load_mesh

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden_init import manifest
 
-from sgm.checkpoints.diffusers.config import config_files
+from sgm.checkpoints.diffusers.config_files import config_files
 from sgm.checkpoints.diffusers.names import (
     MATRIX,
     PARTS,
@@ -23,7 +23,7 @@ from sgm.checkpoints.identify import layout_of, recognise, with_decoder
 from sgm.checkpoints.mapped_file import Checkpoint
 from sgm.checkpoints.original_keys import is_unused, unused_keys, used_shapes
 from sgm.checkpoints.store import CheckpointError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 
 MANIFESTS = Path(__file__).parent / "golden" / "manifests"
 TINY = Path(__file__).parent / "golden"

@@ -14,7 +14,7 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.original_keys import UNET
 from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
 from sgm.checkpoints.store import CheckpointError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.diffusion.pipeline import load_model
 
 # Layers of each kind that training adapts.

@@ -9,15 +9,8 @@ from typing import List
 import pytest
 import yaml
 
-from sgm.config.model import (
-    ClipSpec,
-    ConditionSpec,
-    ModelSpec,
-    SamplingSpec,
-    UNetSpec,
-    VaeSpec,
-    load_spec,
-)
+from sgm.config.model import ClipSpec, ConditionSpec, ModelSpec, SamplingSpec, UNetSpec, VaeSpec
+from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError, load_yaml
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -17,7 +17,7 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.original_keys import used_shapes
 from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
 from sgm.checkpoints.svd_to_sv3d import operate, start_spec
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.diffusion.engine import Engine
 from sgm.diffusion.pipeline import load_model

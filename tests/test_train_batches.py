@@ -6,7 +6,7 @@ from training import POSED
 
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise

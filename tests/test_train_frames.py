@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from making_data import SIZE, Counter, FakeEngine, dynamic_orbits, mean_of, small_spec, write_film
 
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.config.yaml_reader import ConfigError
 from sgm.train.data import DataSettings, LatentClips, PixelClips, open_data

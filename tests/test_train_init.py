@@ -5,7 +5,7 @@ from golden_init import GOLDEN
 from mindspore import Tensor
 from training import POSED
 
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initial_weight, initialise
 

@@ -11,7 +11,7 @@ from training import SV3D_P, flags, write_model, write_toys
 
 import train
 from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.train.batches import ViewBatches
 from sgm.train.data import LatentClips

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from training import write_toys
 
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.config.yaml_reader import CONFIGS, ConfigError, known_configs, load_yaml
 from sgm.train.batches import ViewBatches

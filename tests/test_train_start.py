@@ -14,7 +14,7 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.mindspore_format import write_ckpt
 from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
 from sgm.common.errors import InputError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.train.initial_weights import open_weights, start
 

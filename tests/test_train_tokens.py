@@ -6,7 +6,7 @@ from golden_init import GOLDEN
 from training import POSED
 
 from sgm.common.errors import InputError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise
 from sgm.train.clip_whitening import tell_apart, whiten

@@ -9,7 +9,7 @@ from mindspore import Tensor, nn
 from training import POSED
 
 from sgm import ops
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.diffusion.engine import Engine
 from sgm.models.blocks import Linear

@@ -31,7 +31,8 @@ from sgm.checkpoints.store import (
 )
 from sgm.checkpoints.svd_to_sv3d import operate, start_spec
 from sgm.common.files import atomic
-from sgm.config.model import ModelSpec, load_spec
+from sgm.config.model import ModelSpec
+from sgm.config.model_files import load_spec
 
 SOURCES = ("original", "diffusers", "mindspore")
 SUFFIXES = {"mindspore": ".ckpt", "safetensors": ".safetensors", "original": ".safetensors"}

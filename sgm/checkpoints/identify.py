@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 
 from sgm.checkpoints.original_keys import CONDITIONER, FIRST_STAGE, UNET, is_unused
 from sgm.checkpoints.store import CheckpointError
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import known_configs
 
 VECTOR_KEY = UNET + "label_emb.0.0.weight"      # (4 * channels, width of the vector condition)

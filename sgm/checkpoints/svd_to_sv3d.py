@@ -11,7 +11,7 @@ import numpy as np
 from sgm.checkpoints.identify import VECTOR_KEY
 from sgm.checkpoints.original_keys import FIRST_STAGE, image_embedders
 from sgm.checkpoints.store import Made, View, taken
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import List
 
-from sgm.config.yaml_reader import ConfigError, build, find_config, read_mapping, shown
+from sgm.config.yaml_reader import ConfigError, shown
 
 EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucket_id", "cond_aug", "polars_rad",
              "azimuths_rad")
@@ -232,19 +232,3 @@ class ModelSpec:
         _require(self.unet.out_channels == z, "unet.out_channels", self.unet.out_channels, f"vae.z_channels {z}")
         _require(self.clip.embed_dim == self.unet.context_dim, "clip.embed_dim", self.clip.embed_dim,
                  f"unet.context_dim {self.unet.context_dim}")
-
-
-def load_spec(model, overrides=()):
-    """The ModelSpec of a model.
-
-    `model`: a name (``sv3d_u``), a path to a YAML file of ours or in the reference implementation's own form, or a
-    path that does not exist whose stem is a name (``configs/sv3d_u.yaml``). `overrides`: ``key=value`` strings with
-    dotted keys, applied last. Raises ConfigError naming file and key.
-    """
-    path = find_config(model, "sampling")
-    mapping = read_mapping(path)
-    reference = mapping.get("model")
-    if isinstance(reference, dict) and "target" in reference:
-        from sgm.config.original_yaml import read_reference  # it needs this module's dataclasses
-        return build(read_reference(mapping, path), {}, path, overrides)
-    return build(ModelSpec, mapping, path, overrides)

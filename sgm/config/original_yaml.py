@@ -8,8 +8,8 @@ import difflib
 from pathlib import Path
 from typing import NamedTuple
 
-from sgm.config.model import ANGLES, ClipSpec, load_spec
-from sgm.config.yaml_reader import ConfigError, build, known_configs, shown
+from sgm.config.model import ANGLES, ClipSpec, ModelSpec
+from sgm.config.yaml_reader import ConfigError, build, find_config, known_configs, load_yaml, shown
 
 # OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden` were made with.
 ARCHS = {
@@ -230,8 +230,9 @@ def _released(embedders, path, checkpoint):
         stem = Path(str(candidate or "")).stem
         for name in sorted(known_configs("sampling"), key=len, reverse=True):
             if stem.startswith(name):
-                return load_spec(name)
-    return load_spec("sv3d_p" if "polars_rad" in embedders else "svd" if "fps_id" in embedders else "sv3d_u")
+                return load_yaml(ModelSpec, find_config(name, "sampling"))
+    name = "sv3d_p" if "polars_rad" in embedders else "svd" if "fps_id" in embedders else "sv3d_u"
+    return load_yaml(ModelSpec, find_config(name, "sampling"))
 
 
 def _nested(values):

@@ -11,7 +11,7 @@ from sgm.checkpoints.identify import adapt_spec
 from sgm.checkpoints.loading import check_weights
 from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.mapped_file import open_checkpoint
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import CONFIGS
 from sgm.diffusion import guidance
 from sgm.diffusion.engine import Engine

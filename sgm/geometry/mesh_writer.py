@@ -16,14 +16,13 @@ import numpy as np
 from PIL import Image
 
 from sgm.common.errors import InputError
-from sgm.geometry.textured_mesh import TexturedMesh
 
 SUFFIXES = (".glb", ".obj", ".ply")
 FLOAT, UNSIGNED = 5126, 5125                    # glTF component types
 VERTICES, INDICES = 34962, 34963                # glTF buffer targets
 
 
-def save(mesh: TexturedMesh, path) -> list[Path]:
+def save(mesh, path) -> list[Path]:
     """Write `mesh`, whose vertices are in the input's world, as its suffix says -> the files written.
 
     mesh.obj brings mesh.mtl and mesh.png.  Files appear whole or not at all, the one that names the others last.

@@ -8,7 +8,7 @@ from sgm.checkpoints.loading import load_weights
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError
 from sgm.checkpoints.svd_to_sv3d import operate
-from sgm.config.model import load_spec
+from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise
 

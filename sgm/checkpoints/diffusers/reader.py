@@ -7,7 +7,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from sgm.checkpoints.diffusers.config import BEYOND_SHAPES, config_files
+from sgm.checkpoints.diffusers.config_files import BEYOND_SHAPES, config_files
 from sgm.checkpoints.diffusers.names import PARTS, STEMS, from_places, inverse, places, shape_at
 from sgm.checkpoints.identify import (
     Fingerprint,

@@ -2,7 +2,7 @@
 import json
 from functools import partial
 
-from sgm.checkpoints.diffusers.config import config_files
+from sgm.checkpoints.diffusers.config_files import config_files
 from sgm.checkpoints.diffusers.names import PARTS, STEMS, places, shape_at, to_place
 from sgm.checkpoints.original_keys import is_unused, used_shapes
 from sgm.checkpoints.safetensors_format import write_safetensors

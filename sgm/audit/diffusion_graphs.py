@@ -9,10 +9,10 @@ from mindspore import ParameterTuple, nn
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
-from sgm.audit import reference
+from sgm.audit import reference_flops
+from sgm.audit.ascend_rules import examine
 from sgm.audit.cost import cost
 from sgm.audit.graph import Type, lazily, trace
-from sgm.audit.rules import examine
 from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.diffusion.engine import Engine, GuidedDenoiser
 from sgm.train.lora_layers import attach
@@ -95,7 +95,7 @@ def denoising(spec, dtype):
         {"x": floats(frames, *latent), "sigma": floats(1), "prepared": floats(2 * frames, prepared, dtype=dtype),
          "concat": floats(2 * frames, *latent), "vector": floats(2 * frames, sum(spec.vector_widths.values())),
          "still": floats(2 * frames), "scale": floats(frames, 1, 1, 1)},
-        host=("sigma", "scale"), reference_flops=reference.unet(spec, *latent[1:], 2 * frames))
+        host=("sigma", "scale"), reference_flops=reference_flops.unet(spec, *latent[1:], 2 * frames))
     yield Case(
         f"UNet, once a run, {dtype}", lambda: Fixed(model().diffusion_model, frames, prepares=True),
         {"context": floats(frames, 1, spec.unet.context_dim, dtype=dtype)})
@@ -107,15 +107,15 @@ def encoding(spec):
     yield Case(
         "CLIP, one image",
         lambda: Engine(spec).conditioner.embedder("cond_frames_without_noise").open_clip.model.visual,
-        {"image": floats(1, 3, side, side)}, host=("image",), fetched=True, reference_flops=reference.clip(spec.clip))
+        {"image": floats(1, 3, side, side)}, host=("image",), fetched=True, reference_flops=reference_flops.clip(spec.clip))
     yield Case(
         "VAE encode, one image", lambda: Engine(spec).conditioner.embedder("cond_frames").encoder,
         {"image": floats(1, 3, spec.height, spec.width)}, host=("image",), fetched=True,
-        reference_flops=reference.encoder(spec, *latent[1:], 1))
+        reference_flops=reference_flops.encoder(spec, *latent[1:], 1))
     frames = CHUNK if spec.vae.decoder == "temporal" else 1
     yield Case(
         f"VAE decode, {CHUNK} frames, {spec.vae.decoder}", lambda: Fixed(Engine(spec).first_stage_model, frames),
-        {"z": floats(CHUNK, *latent)}, fetched=True, reference_flops=reference.decoder(spec, *latent[1:], CHUNK))
+        {"z": floats(CHUNK, *latent)}, fetched=True, reference_flops=reference_flops.decoder(spec, *latent[1:], CHUNK))
 
 
 def training(spec, dtype, lora=False):
@@ -137,7 +137,7 @@ def training(spec, dtype, lora=False):
     batch = {"rates": floats(8), "x0": floats(frames, *latent), "noise": floats(frames, *latent), "sigma": floats(frames),
              "crossattn": floats(frames, 1, spec.unet.context_dim), "concat": floats(frames, *latent),
              "vector": floats(frames, sum(spec.vector_widths.values()))}
-    flops = reference.unet(spec, *latent[1:], frames)
+    flops = reference_flops.unet(spec, *latent[1:], frames)
     return Case(f"training step, {'LoRA' if lora else 'UNet'}, {dtype}", step, batch, tuple(batch), True, 3 * flops)
 
 
@@ -163,5 +163,5 @@ def autoencoding(spec):
 
     latent = _latent(spec)
     batch = {"rates": floats(8), "image": floats(1, 3, spec.height, spec.width), "noise": floats(1, *latent)}
-    flops = reference.encoder(spec, *latent[1:], 1) + reference.decoder(spec, *latent[1:], 1)
+    flops = reference_flops.encoder(spec, *latent[1:], 1) + reference_flops.decoder(spec, *latent[1:], 1)
     return Case("training step, autoencoder", step, batch, tuple(batch), True, 3 * flops)

@@ -2,8 +2,8 @@
 
 The texture has none: its least squares run on the host (sgm/reconstruct/texture/least_squares.py, numpy and numba).
 """
+from sgm.audit.diffusion_graphs import Case, floats
 from sgm.audit.graph import Type
-from sgm.audit.networks import Case, floats
 from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.nerf import field, training
 

@@ -9,11 +9,6 @@ run.json; finished folders are skipped when the command is run again.
 A single image gives the memory of each stage back before the next; several keep what was compiled for the next image.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 130 interrupted (finished folders stay).
 """
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import re
 import sys
@@ -21,6 +16,7 @@ from collections import Counter
 from errno import ENAMETOOLONG
 from pathlib import Path
 
+import sgm.common.startup  # noqa: F401 - first: Ctrl-C while modules load
 from sgm.common.cli import (
     Arguments,
     check_folder,

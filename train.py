@@ -13,23 +13,17 @@ val_<step>.png, true views above generated ones; with tensorboardX installed, te
 Of several processes that msrun has started, all end with a line that says why when one is gone; --resume then goes on.
 Exit code: 0 done, 2 wrong input or a training that fails, 130 interrupted: Ctrl-C saves first.
 """
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import sgm.common.startup  # noqa: F401 - first: Ctrl-C while modules load
 from sgm.common.cli import Arguments, check_folder, exit_code, loading
 from sgm.common.errors import InputError
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError, find_config, load_yaml
-
-os.environ.setdefault("GLOG_v", "3")
 
 
 def parse(argv):

@@ -1,6 +1,8 @@
 """Image to an orbit of views to a mesh, on MindSpore. The public names; see the README for what they do."""
 import os
 
+__version__ = "0.5.0"
+
 os.environ.setdefault("GLOG_v", "3")  # MindSpore logs warnings that concern its developers only
 
 _WHERE = {"load_model": "sgm.diffusion.pipeline", "generate": "sgm.diffusion.pipeline", "PipelineError": "sgm.diffusion.guards",

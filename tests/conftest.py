@@ -20,8 +20,10 @@ sys.path.insert(0, str(ROOT))           # `sgm` as it stands in this tree, from 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from badfiles import object_on_white  # noqa: E402
-from golden_init import GOLDEN, init_weight  # noqa: E402
+from goldens import PACKAGED, golden_file  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
+
+from sgm.audit.golden_weights import init_weight  # noqa: E402
 
 _measured = {}
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:   # as a shell has it in the background: tests send Ctrl-C
@@ -41,7 +43,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @cache
 def load_golden(name):
-    return load_file(GOLDEN / f"{name}.safetensors")
+    return load_file(golden_file(f"{name}.safetensors"))
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +97,7 @@ def filled():
 def tiny_spec():
     """tiny_spec("sv3d_p") -> the ModelSpec of a golden, from the reference implementation's own YAML file."""
     from sgm.config.model_files import load_spec
-    return lambda name: load_spec(GOLDEN / f"tiny_{name}.yaml")
+    return lambda name: load_spec(PACKAGED / f"tiny_{name}.yaml")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import imageio_ffmpeg
 import numpy as np
-from golden_init import GOLDEN
+from goldens import PACKAGED
 from PIL import Image
 
 from sgm.config.model_files import load_spec
@@ -19,7 +19,7 @@ SMALL = ["num_frames=4", f"height={SIZE}", f"width={SIZE}", "vae.ch_mult=[1,1,1]
 
 def small_spec(name="sv3d_p", *more):
     """The golden's model at 32 pixels and 4 frames, latents of 8 x 8."""
-    return load_spec(GOLDEN / f"tiny_{name}.yaml", [*SMALL, *more])
+    return load_spec(PACKAGED / f"tiny_{name}.yaml", [*SMALL, *more])
 
 
 class FakeEngine:

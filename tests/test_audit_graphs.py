@@ -1,8 +1,6 @@
 """The graphs of sampling and training in their Ascend form: nothing is found, and they cost what they should."""
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,7 +109,6 @@ def test_the_arguments_are_those_of_a_run(golden, tiny_engine, monkeypatch):
 def test_the_references_operations(size, frames, height, width):
     """Against PyTorch's counter of diffusers' network, at full size too, which embeds time per video and not per frame."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -r requirements-dev.txt")
-    sys.path.insert(0, str(Path(__file__).parent / "parity"))
     import twins
     from torch.utils.flop_counter import FlopCounterMode
 

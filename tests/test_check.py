@@ -80,8 +80,7 @@ def test_operators_are_judged(monkeypatch, capsys):
 
 def test_networks_are_judged(monkeypatch, capsys):
     """CLIP against its golden, and against another."""
-    import golden_networks
-
+    from sgm.audit import golden_networks
     from sgm.config.model_files import load_spec
 
     spec = load_spec(golden_networks.GOLDEN / "tiny_sv3d_p.yaml")

@@ -9,7 +9,7 @@ os.environ.setdefault("GLOG_v", "3")
 import mindspore as ms
 import numpy as np
 import pytest
-from golden_init import build_checkpoint
+from goldens import build_checkpoint
 from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import initializer
 from safetensors.numpy import load_file, save_file

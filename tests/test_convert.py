@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from converting import LABEL, ROOT, SV3D_P, SVD, convert, manifest, sparse, tool, write_file
-from golden_init import GOLDEN, build_checkpoint
+from goldens import GOLDEN, build_checkpoint
 from safetensors.numpy import load_file
 
 from sgm.checkpoints import conversion

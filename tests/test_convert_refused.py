@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from converting import LABEL, ROOT, SVD, changed, convert, manifest, sparse, write_file
-from golden_init import build_checkpoint
+from goldens import build_checkpoint
 from safetensors.numpy import load_file
 
 from sgm.checkpoints import conversion, dtypes, mindspore_format, safetensors_format

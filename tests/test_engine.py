@@ -8,7 +8,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from golden_init import GOLDEN, build_checkpoint
+from goldens import GOLDEN, build_checkpoint
 from mindspore import Tensor
 from safetensors.numpy import save_file
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_init import manifest
+from goldens import manifest
 
 from sgm.checkpoints.diffusers.config_files import config_files
 from sgm.checkpoints.diffusers.names import (

@@ -4,7 +4,7 @@ import cv2
 import mindspore as ms
 import numpy as np
 import pytest
-from golden_init import GOLDEN
+from goldens import GOLDEN
 from mindspore import Tensor
 
 from sgm.geometry import topology

@@ -1,7 +1,7 @@
 """What a step sees: clips in their order, latents, tokens and angles of packed clips; a run that goes on from a file."""
 import numpy as np
 import pytest
-from golden_init import GOLDEN
+from goldens import PACKAGED
 from training import POSED
 
 from sgm.checkpoints.mapped_file import open_checkpoint
@@ -19,7 +19,7 @@ from sgm.views.cameras import Orbit
 
 
 def small_engine(seed):
-    engine = Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml", POSED))
+    engine = Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED))
     initialise(engine, seed)
     return engine
 
@@ -165,7 +165,7 @@ def test_a_resumed_run_continues_bit_for_bit(latents, tmp_path):
 
     saved = open_checkpoint(tmp_path / "averaged.safetensors")
     assert saved.metadata["step"] == "2" and set(saved) == set(ours)    # a model file: it loads like a published one
-    other = Trainer(Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml", [*POSED, "unet.num_res_blocks=2"])), first.recipe,
+    other = Trainer(Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", [*POSED, "unet.num_res_blocks=2"])), first.recipe,
                     first.batches)
     with pytest.raises(CheckpointError, match="is missing or of another shape"):
         folder.resume(other)

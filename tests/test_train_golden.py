@@ -4,7 +4,7 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
-from golden_init import GOLDEN
+from goldens import GOLDEN
 from mindspore import Tensor
 from safetensors import safe_open
 

@@ -3,13 +3,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from golden_init import init_weight
 from making_data import Counter, FakeEngine, dynamic_orbits, mean_of
 from mindspore import Tensor, nn
 from safetensors.numpy import load_file, save_file
 from training import SV3D_P, flags, write_model, write_toys
 
 import train
+from sgm.audit.golden_weights import init_weight
 from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
 from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe

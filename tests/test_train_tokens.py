@@ -2,7 +2,7 @@
 from types import SimpleNamespace
 
 import numpy as np
-from golden_init import GOLDEN
+from goldens import PACKAGED
 from training import POSED
 
 from sgm.common.errors import InputError
@@ -26,7 +26,7 @@ def test_whitening_by_hand():
 
 
 def test_tokens_of_a_drawn_tower_tell_images_apart():
-    engine = Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml", POSED))
+    engine = Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED))
     initialise(engine, 0)
     images = np.random.default_rng(0).uniform(-1, 1, (40, 1, 3, 4, 4)).astype(np.float32)
     images = images.repeat(8, -1).repeat(8, -2)

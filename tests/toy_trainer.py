@@ -4,7 +4,7 @@ import zlib
 
 import mindspore as ms
 import numpy as np
-from golden_init import GOLDEN
+from goldens import PACKAGED
 from mindspore import Tensor, nn
 from training import POSED
 
@@ -16,7 +16,7 @@ from sgm.models.blocks import Linear
 from sgm.models.initialization import initialise
 from sgm.train.trainer import Trainer
 
-SPEC = load_spec(GOLDEN / "tiny_sv3d_p.yaml", POSED)
+SPEC = load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED)
 VECTOR = sum(SPEC.vector_widths.values())
 
 

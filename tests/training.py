@@ -1,8 +1,8 @@
 """What the tests of train.py share: a data set, models that compile in seconds, the command's flags."""
 import numpy as np
 import yaml
-from golden_init import init_weight
 
+from sgm.audit.golden_weights import init_weight
 from sgm.checkpoints.original_keys import used_shapes
 
 # An autoencoder of 32 x 32 pixels beside a UNet that is never run.

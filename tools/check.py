@@ -5,7 +5,7 @@
   check.py --device Ascend --report report.json       on an NPU; please post the report
   check.py --audit                                    without an NPU: what of our graphs would trouble one
 
-The operators are compared with numpy's results in float64, the networks with the PyTorch original's (tests/golden), both
+The operators are compared with numpy's results in float64, the networks with the PyTorch original's (sgm/audit/golden), both
 in their errors' relative L2 norm.  --audit traces every graph at the full size of a released model, sampling and training
 in each precision, and those of the radiance field and DMTet, in the form that Ascend gets, and lists primitives without
 documented support, dtypes and shapes outside documented limits, and dynamic shapes; and what a call costs: operations
@@ -22,10 +22,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from sgm.common.cli import (  # noqa: E402
-    Arguments,  # noqa: E402
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
+
+from sgm.common.cli import (
+    Arguments,
     exit_code,
     loading,
 )
@@ -115,8 +115,9 @@ def check_operators(report, dtypes):
     import numpy as np
 
     from sgm.audit import operator_cases
+    from sgm.audit.golden_weights import GOLDEN
 
-    with np.load(ROOT / "tests" / "golden" / "operators.npz") as file:
+    with np.load(GOLDEN / "operators.npz") as file:
         golden = dict(file)
     rows = report.data["operators"] = []
     report.say(f"{len(operator_cases.OPERATORS)} operators, {', '.join(dtypes)}")
@@ -155,9 +156,8 @@ def run_network(graph, arguments):
 
 def check_networks(report, device, dtypes):
     """Every network, small, against the PyTorch original."""
-    from golden_networks import networks
-
     from sgm import ops
+    from sgm.audit.golden_networks import networks
 
     rows = report.data["networks"] = []
     limits = NETWORK_LIMITS[device]

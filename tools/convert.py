@@ -21,9 +21,9 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sgm.checkpoints.conversion import (
     DTYPES,
     SOURCES,
@@ -32,11 +32,11 @@ from sgm.checkpoints.conversion import (
     plan,
     write,
     write_report,
-)  # noqa: E402
-from sgm.checkpoints.identify import VECTOR_KEY  # noqa: E402
+)
+from sgm.checkpoints.identify import VECTOR_KEY
 from sgm.common.cli import (
-    Arguments,  # noqa: E402
-    exit_code,  # noqa: E402
+    Arguments,
+    exit_code,
 )
 
 SURGERY = ("sv3d_p", "sv3d_u")

@@ -19,11 +19,6 @@ Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import csv
 import io
@@ -32,25 +27,25 @@ import os
 import sys
 from pathlib import Path
 
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
 import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sgm.common.cli import (
-    Arguments,  # noqa: E402
-    exit_code,  # noqa: E402
+    Arguments,
+    exit_code,
 )
 from sgm.common.errors import InputError, os_reason
-from sgm.geometry import metrics as mesh_metrics  # noqa: E402
-from sgm.geometry.mesh_reader import load_mesh  # noqa: E402
-from sgm.reconstruct import posed_views as shape_views  # noqa: E402
-from sgm.reconstruct import report  # noqa: E402
-from sgm.views import metrics  # noqa: E402
+from sgm.geometry import metrics as mesh_metrics
+from sgm.geometry.mesh_reader import load_mesh
+from sgm.reconstruct import posed_views as shape_views
+from sgm.reconstruct import report
+from sgm.views import metrics
 from sgm.views.cameras import angle_list
-from sgm.views.images import read_image  # noqa: E402
-from sgm.views.transforms import entries, read_json  # noqa: E402
+from sgm.views.images import read_image
+from sgm.views.transforms import entries, read_json
 
 THUMB = 96              # pixels per view in the contact sheet
 PREDICTION, REPEATED, MEAN = "prediction", "input repeated", "mean of true orbit"

@@ -10,40 +10,33 @@ and OUTPUT/one_view_off (azimuths and elevations of the next view), one views fo
 views` on them (views.csv, sheet.png). Finished folders are kept; settings.json says what they were made with, and a run
 with others is refused.
 """
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import json
 import sys
 from pathlib import Path
 
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
+import evaluate
 import numpy as np
+import render_orbits
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import evaluate  # noqa: E402
-import render_orbits  # noqa: E402
-
-from sgm import ops  # noqa: E402
-from sgm.common.cli import (  # noqa: E402
+from sgm import ops
+from sgm.common.cli import (
     MAX_SEED,
     Arguments,
     check_folder,
-    exit_code,  # noqa: E402
+    exit_code,
     float_range,
     int_range,
 )
-from sgm.config.model import MAX_NUMBER, MAX_STEPS  # noqa: E402
-from sgm.config.yaml_reader import ConfigError  # noqa: E402
-from sgm.diffusion.pipeline import EMBEDDED, generate, load_model  # noqa: E402
-from sgm.render.procedural import HELD_BACK_SEEDS  # noqa: E402
-from sgm.views.cameras import Orbit  # noqa: E402
-from sgm.views.folder import is_finished  # noqa: E402
-from sgm.views.images import load_image  # noqa: E402
+from sgm.config.model import MAX_NUMBER, MAX_STEPS
+from sgm.config.yaml_reader import ConfigError
+from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
+from sgm.render.procedural import HELD_BACK_SEEDS
+from sgm.views.cameras import Orbit
+from sgm.views.folder import is_finished
+from sgm.views.images import load_image
 from sgm.views.transforms import read_orbit
 
 

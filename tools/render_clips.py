@@ -7,11 +7,6 @@ stays on their same side.  What a small image-to-video model learns from, as SVD
 A clip is a folder OUT/<seed> of frames 000.png ... on white, which train.py reads as a video.  What is finished is kept:
 start again to go on.  Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import os
 import shutil
@@ -19,25 +14,23 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
 import numpy as np
 from PIL import Image
+from render_orbits import in_processes
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from render_orbits import in_processes  # noqa: E402
-
-from sgm.common.cli import (  # noqa: E402
+from sgm.common.cli import (
     Arguments,
     check_folder,
-    exit_code,  # noqa: E402
+    exit_code,
     int_range,
 )
 from sgm.common.errors import InputError, os_reason
-from sgm.config.model import MAX_FRAMES, MAX_SIDE  # noqa: E402
-from sgm.render.procedural import TRAIN_SEEDS, make_object, on_white  # noqa: E402
-from sgm.render.zbuffer import SOFT, render_views  # noqa: E402
-from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world  # noqa: E402
+from sgm.config.model import MAX_FRAMES, MAX_SIDE
+from sgm.render.procedural import TRAIN_SEEDS, make_object, on_white
+from sgm.render.zbuffer import SOFT, render_views
+from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world
 
 SLIDE = (0.25, 0.2, 0.5)    # most that the camera moves to a side, up or down, and along its line of sight; world units
 ROLL = 25.0                 # degrees, most that it turns about that line

@@ -12,20 +12,17 @@ Instant-NGP, Blender), with alpha or without, of any scale. In the output folder
 previews and what --resume goes on from.
 Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then of what there was, with its report.json).
 """
-import os
+import argparse
+import logging
 import sys
 from pathlib import Path
 
-os.environ.setdefault("GLOG_v", "3")            # MindSpore's log level, read when it is imported: errors only
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
-import argparse  # noqa: E402
-import logging  # noqa: E402
-
-from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loading  # noqa: E402  # noqa: E402
+from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loading
 from sgm.common.errors import InputError
-from sgm.config.reconstruction import load_mesh_spec  # noqa: E402
-from sgm.reconstruct.stage_files import check_output, mesh_folder  # noqa: E402
+from sgm.config.reconstruction import load_mesh_spec
+from sgm.reconstruct.stage_files import check_output, mesh_folder
 
 STAGES = ("nerf", "dmtet", "texture")           # sgm.reconstruct.pipeline's; known before MindSpore is loaded
 DISK = 600 << 20                                # bytes that a run of the default settings may leave

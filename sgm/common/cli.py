@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+from sgm import __version__
 from sgm.common.errors import InputError, one_line, os_reason
 
 _DEFAULTS = {signal.SIGINT: (signal.SIG_DFL, signal.default_int_handler), signal.SIGTERM: (signal.SIG_DFL,)}
@@ -84,6 +85,10 @@ MAX_SEED = 2 ** 32 - 1                          # of numpy's RandomState
 
 class Arguments(argparse.ArgumentParser):
     """A parser whose error is one line with exit code 2, without the usage of thirty flags before it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_argument("--version", action="version", version=f"sv3d-mindspore {__version__}")
 
     def error(self, message):
         """End the program with the message."""

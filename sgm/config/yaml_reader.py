@@ -15,7 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sgm.common.errors import InputError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# The folder of configs/ and assets/: within the package where it is installed, beside it in a checkout.
+DATA = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+CONFIGS = DATA / "configs"
 
 # A configuration is a page of text. These bounds stop a document that expands without end (aliases of aliases).
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 256 << 10, 2000, 32

@@ -12,7 +12,7 @@ from sgm.checkpoints.loading import check_weights
 from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.config.model_files import load_spec
-from sgm.config.yaml_reader import CONFIGS
+from sgm.config.yaml_reader import DATA
 from sgm.diffusion import guidance
 from sgm.diffusion.engine import Engine
 from sgm.diffusion.guards import (
@@ -30,7 +30,7 @@ from sgm.views.folder import Views
 
 DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 SMALLER = "use --sequential-cfg, --dtype fp16, fewer --num-frames or a smaller --size"
-EMBEDDED = ("sv3d_tiny", CONFIGS.parent / "assets" / "sv3d_tiny.safetensors")
+EMBEDDED = ("sv3d_tiny", DATA / "assets" / "sv3d_tiny.safetensors")
 
 
 def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=None):

@@ -1,18 +1,14 @@
 """What tools/convert.py makes of our weights, loaded by diffusers itself and run there."""
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from golden_init import init_weight, rand
 from twins import SMALL, Case, ours, set_published_epsilon, their_tasks
 
+from sgm.audit.golden_weights import init_weight, rand
 from sgm.checkpoints.original_keys import used_shapes
 from sgm.config.model import ClipSpec
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 pytestmark = pytest.mark.parity
 # diffusers' pipeline gives CLIP images of 224 pixels, whatever its configuration says.

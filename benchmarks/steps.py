@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import twins
-from golden_init import rand
 
+from sgm.audit.golden_weights import rand
 from sgm.config.model import ModelSpec, UNetSpec
 
 # 57.6 million parameters: SVD's network at a fifth of its width, with three levels.

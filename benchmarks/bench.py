@@ -7,8 +7,8 @@
   bench.py train                      one training step of a video UNet of 57.6 million parameters, 21 frames of 16 x 16
   bench.py nerf                       one training step of the radiance field, whole, on the dense and the hash grid
 
-A training step is loss, gradient, clipping, AdamW and moving average, as train.py makes them (tests/parity/steps.py).
-The field's other side is our own (tests/parity/fields.py): the same rays, samples and encoding, made by the same code on
+A training step is loss, gradient, clipping, AdamW and moving average, as train.py makes them (steps.py).
+The field's other side is our own (fields.py): the same rays, samples and encoding, made by the same code on
 the host, then PyTorch with its Adam.  taskset -c 1 bench.py ... compares on one core and thread.
 
 Both compute in float32 on the CPU, with the same random weights and inputs, the same number of threads (all cores this
@@ -29,14 +29,14 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
+sys.path.insert(0, str(ROOT))
 import fields  # noqa: E402
 import steps  # noqa: E402
 import twins  # noqa: E402
 from sides import Side, SideError  # noqa: E402
 
-from sgm.common.cli import exit_code  # noqa: E402
-from sgm.common.errors import InputError
+from sgm.common.cli import Arguments, exit_code  # noqa: E402
+from sgm.common.errors import InputError  # noqa: E402
 from sgm.config.reconstruction import NerfSpec  # noqa: E402
 
 PACKAGES = ("mindspore", "torch", "diffusers", "transformers", "safetensors")
@@ -133,7 +133,7 @@ def positive(text: str) -> int:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="network", required=True)
     for network, text, frames in (
             ("unet", "one evaluation of the video UNet (1.52 billion parameters)", 21),

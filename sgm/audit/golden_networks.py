@@ -1,9 +1,9 @@
 """The small networks of the goldens with their weights, ready to run: what `tools/check.py` tries on a device."""
 import mindspore as ms
-from golden_init import GOLDEN, init_weight
 from mindspore import Tensor
 from safetensors.numpy import load_file
 
+from sgm.audit.golden_weights import GOLDEN, init_weight
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.models.temporal_decoder import VideoDecoder

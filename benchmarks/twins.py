@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from golden_init import init_weight, rand, uniform
 
+from sgm.audit.golden_weights import init_weight, rand, uniform
 from sgm.checkpoints.diffusers.names import places, to_place
 from sgm.config.model import ClipSpec, ConditionSpec, ModelSpec, UNetSpec, VaeSpec
 

@@ -95,7 +95,7 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
         scalars = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad} if spec.is_posed else {}
     stages = StageTimer(on_stage)
 
-    with stages("condition"), memory_errors("condition", "lower --size"), engine.holding("conditioner"):
+    with stages("condition"), memory_errors("condition", "lower --size"), engine.weights_loaded("conditioner"):
         c, uc = engine.condition(pixels, cond_noise, cond_aug, num_frames, **scalars)
         for name, value in c.items():
             _checked(ops.fetch(value), f"condition ({name})", engine, "conditioner")
@@ -106,7 +106,7 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
         if on_step:
             on_step(i, steps, lambda: _decoded(engine, denoised, decode_chunk))
 
-    with stages("sample"), memory_errors("sample", SMALLER), engine.holding("model"):
+    with stages("sample"), memory_errors("sample", SMALLER), engine.weights_loaded("model"):
         scale = guidance.scales(options.guidance, low, high, num_frames)
         z = engine.sample(noise.astype(np.float32), c, uc, steps, sampler, scale, sequential, after_step)
         z = _checked(ops.fetch(z), "sample", engine, "model")
@@ -136,7 +136,7 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
 
 def _decoded(engine, z, chunk):
     """Latents to (T, H, W, 3) uint8; a chunk that does not fit is halved."""
-    with engine.holding("first_stage_model"):
+    with engine.weights_loaded("first_stage_model"):
         while True:
             try:
                 frames = engine.decode(z, chunk)

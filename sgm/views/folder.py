@@ -27,7 +27,7 @@ class ViewsError(InputError):
     """A folder that cannot be written; the message names it and says what to do."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Views:
     """Generated frames and what they belong to.
 
@@ -38,6 +38,10 @@ class Views:
     source: np.ndarray
     orbit: Optional[Orbit] = None
     run: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        count, height, width, _ = self.frames.shape
+        return f"<Views: {count} views of {height}x{width}, {'an orbit' if self.orbit is not None else 'a video'}>"
 
     def rgba(self):
         """Frames with the silhouette estimated from their white background: (T, H, W, 4) uint8, straight alpha."""

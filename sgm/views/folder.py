@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
-from PIL import Image
 
 from sgm.common.errors import InputError
 from sgm.views.cameras import DISTANCE, Orbit
 from sgm.views.images import composite, save_png
 from sgm.views.matting import alpha_from_white
-from sgm.views.media import contact_sheet, plot_orbit, write_video
+from sgm.views.media import contact_sheet, plot_orbit, write_gif, write_video
 from sgm.views.transforms import write_transforms
 
 FORMATS = ("mp4", "gif", "png")
@@ -88,10 +87,9 @@ class Views:
             write_transforms(folder, self.orbit, shown.shape[1], distance=DISTANCE)
             if "png" in formats:
                 save_png(folder / "orbit.png", plot_orbit(self.orbit))
-        filmed = "mp4" not in formats or write_video(folder / "views.mp4", shown, fps)
-        if "gif" in formats or not filmed:
-            first, *others = map(Image.fromarray, shown)
-            first.save(folder / "views.gif", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+        has_video = "mp4" not in formats or write_video(folder / "views.mp4", shown, fps)
+        if "gif" in formats or not has_video:
+            write_gif(folder / "views.gif", shown, fps)
         (folder / "run.json").write_text(json.dumps(self.run, indent=1))
 
 

@@ -73,5 +73,5 @@ $(VENV)/.requirements-test: requirements-test.txt $(VENV)/.requirements
 	@touch $@
 
 .venv-dev/.requirements-dev: requirements-dev.txt requirements-test.txt .venv-dev/.requirements
-	.venv-dev/bin/python $(INSTALL) -r requirements-dev.txt
+	.venv-dev/bin/python $(INSTALL) -r requirements-test.txt -r requirements-dev.txt
 	@touch $@

@@ -9,11 +9,6 @@ run.json; finished folders are skipped when the command is run again.
 A single image gives the memory of each stage back before the next; several keep what was compiled for the next image.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 130 interrupted (finished folders stay).
 """
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import re
 import sys
@@ -21,13 +16,24 @@ from collections import Counter
 from errno import ENAMETOOLONG
 from pathlib import Path
 
-from sgm.cameras import AZIMUTH_SIGN, Orbit
-from sgm.config import ConfigError
-from sgm.errors import exit_code, loading, one_line, os_reason
-from sgm.flags import Arguments, check_folder, real, real_list, seed_list, whole
-from sgm.images import MAX_PIXELS, ImageError, list_images, load_image, parse_background, prepare
-from sgm.specs import MAX_FRAMES, MAX_NUMBER, MAX_STEPS
-from sgm.transforms import CameraError
+import sgm.common.startup  # noqa: F401 - first: Ctrl-C while modules load
+from sgm.common.cli import (
+    Arguments,
+    check_folder,
+    exit_code,
+    float_list,
+    float_range,
+    int_range,
+    loading,
+    seed_list,
+)
+from sgm.common.errors import one_line, os_reason
+from sgm.config.model import MAX_FRAMES, MAX_NUMBER, MAX_STEPS
+from sgm.config.yaml_reader import ConfigError
+from sgm.views.cameras import AZIMUTH_SIGN, CameraError, Orbit
+from sgm.views.images import MAX_PIXELS, ImageError, list_images, load_image, parse_background
+from sgm.views.preprocessing import prepare
+from sgm.views.transforms import read_orbit
 
 
 def size(text):
@@ -53,34 +59,34 @@ def parse(argv):
         " (contact sheet and orbit plot); default all")
     add("--background", default="transparent", metavar="transparent|white|R,G,B", help="of the saved views; default"
         " transparent, the silhouette estimated from the generated white")
-    add("--fps", type=whole(1, 1000), default=6, help="frames per second of the video, and what svd is told; default 6")
-    add("--preview", type=whole(0, MAX_STEPS), default=0, metavar="N", help="write OUTPUT/<image>_<seed>.preview.png"
+    add("--fps", type=int_range(1, 1000), default=6, help="frames per second of the video, and what svd is told; default 6")
+    add("--preview", type=int_range(0, MAX_STEPS), default=0, metavar="N", help="write OUTPUT/<image>_<seed>.preview.png"
         " every N steps; default 0, never")
     add = parser.add_argument_group("the object in the image (orbit models)").add_argument
     add("--no-matte", action="store_true", help="use the image as it is: do not cut the object out")
-    add("--frame-ratio", type=real(0.01, 1), default=None, metavar="R", help="object's larger side / frame side; default: the"
+    add("--frame-ratio", type=float_range(0.01, 1), default=None, metavar="R", help="object's larger side / frame side; default: the"
         " image's larger side makes the frame")
     add = parser.add_argument_group("cameras (orbit models)").add_argument
     add("--elevation", type=float, default=10.0, metavar="DEG", help="of the input view, above the horizon; default 10."
         " sv3d_u is not told it: it only labels the cameras")
     add("--orbit", default="static", metavar="static|dynamic|sine-A|FILE.json", help="default static; dynamic: random as in"
         " the paper, by seed; sine-30: elevation + 30 sin(azimuth)")
-    add("--elevations", type=real_list, default=None, metavar="LIST", help="degrees, one per view, input view last; a list"
+    add("--elevations", type=float_list, default=None, metavar="LIST", help="degrees, one per view, input view last; a list"
         " that begins with a minus: --elevations=-5,0,5")
-    add("--azimuths", type=real_list, default=None, metavar="LIST", help="degrees, ascending, input view last")
+    add("--azimuths", type=float_list, default=None, metavar="LIST", help="degrees, ascending, input view last")
     add("--azimuth-sign", type=int, choices=(1, -1), default=AZIMUTH_SIGN, help="1: views go counter-clockwise seen from"
         f" above (camera to its right), -1: clockwise; default {AZIMUTH_SIGN}")
-    add("--num-frames", type=whole(1, MAX_FRAMES), default=None, metavar="T", help="default: the model's (21 for SV3D)")
+    add("--num-frames", type=int_range(1, MAX_FRAMES), default=None, metavar="T", help="default: the model's (21 for SV3D)")
     add = parser.add_argument_group("sampling").add_argument
     add("--seeds", type=seed_list, default=[23], metavar="LIST", help="e.g. 0-3,7; default 23")
-    add("--steps", type=whole(1, MAX_STEPS), default=None, help="default: the model's (SV3D 50, svd 25, svd_xt 30,"
+    add("--steps", type=int_range(1, MAX_STEPS), default=None, help="default: the model's (SV3D 50, svd 25, svd_xt 30,"
         " sv3d_tiny 25)")
     add("--sampler", choices=("euler", "heun", "dpmpp2m"), default=None, help="default euler")
-    add("--guidance", type=real(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"), help="scale at the"
+    add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"), help="scale at the"
         " least and the most guided frame; default: the model's (SV3D 1 2.5)")
     add("--size", type=size, default=[], metavar="S|HxW", help="pixels of a frame; default: the model's (576, svd 576x1024)")
-    add("--motion-bucket", type=whole(0, 255), default=127, help="amount of motion, 0-255 (svd only); default 127")
-    add("--cond-aug", type=real(0, MAX_NUMBER), default=None, metavar="SIGMA", help="noise added to the condition"
+    add("--motion-bucket", type=int_range(0, 255), default=127, help="amount of motion, 0-255 (svd only); default 127")
+    add("--cond-aug", type=float_range(0, MAX_NUMBER), default=None, metavar="SIGMA", help="noise added to the condition"
         " image; default: the model's (SV3D 1e-5, svd 0.02)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model's configuration")
     add = parser.add_argument_group("device and memory").add_argument
@@ -88,7 +94,7 @@ def parse(argv):
     add("--device-id", type=int, default=0, help="which NPU; default 0")
     add("--mode", choices=("graph", "pynative"), default="graph", help="pynative: operator by operator, for debugging")
     add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the UNet; the rest is float32; default fp32")
-    add("--decode-chunk", type=whole(1, MAX_FRAMES), default=7, metavar="T", help="frames decoded at once; default 7. The"
+    add("--decode-chunk", type=int_range(1, MAX_FRAMES), default=7, metavar="T", help="frames decoded at once; default 7. The"
         " temporal decoder of svd sees one chunk as one video, so its result depends on it; the image decoder's does not")
     add("--sequential-cfg", action="store_true", help="both sides of the guidance one after the other: half the memory")
     return parser.parse_args(argv)
@@ -124,7 +130,7 @@ def cameras(args, num_frames, seed):
         raise CameraError(f"--orbit {args.orbit}: found no such file, expected static, dynamic, sine-30 (degrees), a JSON"
                           " file or a views folder")
     else:
-        orbit = Orbit.from_file(args.orbit)
+        orbit = read_orbit(args.orbit)
         check_count(f"--orbit {args.orbit}", len(orbit), num_frames)
     return orbit.with_sign(args.azimuth_sign)
 
@@ -152,8 +158,9 @@ def main(argv=None):
         from tqdm import tqdm
 
         from sgm import ops
-        from sgm.pipeline import EMBEDDED, PipelineError, generate, load_model
-        from sgm.views import FORMATS, ViewsError, check_replaceable, is_finished
+        from sgm.diffusion.guards import PipelineError
+        from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
+        from sgm.views.folder import FORMATS, ViewsError, check_replaceable, is_finished
 
     formats = args.format.replace(" ", "").split(",")
     unknown = set(formats) - set(FORMATS)
@@ -211,7 +218,8 @@ def main(argv=None):
 
 def write_preview(folder, frames):
     """The current estimate as one picture beside the folder to come."""
-    from sgm.images import contact_sheet, save_png
+    from sgm.views.images import save_png
+    from sgm.views.media import contact_sheet
     save_png(folder.with_name(folder.name + ".preview.png"), contact_sheet(frames, columns=7))
 
 

@@ -13,23 +13,17 @@ val_<step>.png, true views above generated ones; with tensorboardX installed, te
 Of several processes that msrun has started, all end with a line that says why when one is gone; --resume then goes on.
 Exit code: 0 done, 2 wrong input or a training that fails, 130 interrupted: Ctrl-C saves first.
 """
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from sgm.config import ConfigError, find_config, load_yaml
-from sgm.errors import InputError, exit_code, loading
-from sgm.flags import Arguments, check_folder
-from sgm.specs import load_spec
-
-os.environ.setdefault("GLOG_v", "3")
+import sgm.common.startup  # noqa: F401 - first: Ctrl-C while modules load
+from sgm.common.cli import Arguments, check_folder, exit_code, loading
+from sgm.common.errors import InputError
+from sgm.config.model_files import load_spec
+from sgm.config.yaml_reader import ConfigError, find_config, load_yaml
 
 
 def parse(argv):
@@ -65,7 +59,7 @@ def configure(args):
 
 def load_recipe(path, overrides):
     with loading():
-        from sgm.train.recipe import Recipe
+        from sgm.config.recipe import Recipe
     return load_yaml(Recipe, path, overrides)
 
 
@@ -73,7 +67,7 @@ def plan(spec, recipe, output):
     """Print what a run would be."""
     with loading():
         from sgm.train.data import Memo, read_clips
-        from sgm.train.plan import check_fit, describe
+        from sgm.train.run.plan import check_fit, describe
     check_fit(spec, recipe)
     try:
         clips, trouble = len(read_clips(recipe, spec, Memo())[0][0]), None
@@ -89,7 +83,7 @@ def plan(spec, recipe, output):
 
 def settings(trainer, origin, output, device):
     """Print the key settings of a run."""
-    from sgm.train.plan import describe
+    from sgm.train.run.plan import describe
     lines = {**dict(describe(trainer.engine.spec, trainer.recipe, len(trainer.batches.orbits),
                             trainer.world)), "weights": origin,
              "output": f"{output}, on {device}"}
@@ -104,7 +98,7 @@ def fit(trainer, folder, metrics, stopped):
     """
     from tqdm import tqdm
 
-    from sgm.stages import peak_gb
+    from sgm.ops.profiling import peak_gb
     recipe, leads = trainer.recipe, metrics is not None
 
     def measure(ends, saves):
@@ -147,7 +141,7 @@ def limit_of_chip(device):
     """Why the NPU is not one to train in half precision, or None."""
     if device == "CPU":
         return None
-    from sgm.audit.machine import LIMITS, versions
+    from sgm.audit.environment import LIMITS, versions
     found = versions()
     limit = LIMITS.get(found["generation"])
     return limit and f"the chip is a {found['chips'][0]}: {limit}"
@@ -163,11 +157,12 @@ def main(argv=None):
         from tqdm import tqdm
 
         from sgm import ops
-        from sgm.train.board import open_board
+        from sgm.common.cli import stopping
+        from sgm.config.recipe import settle_precision
         from sgm.train.build import build
-        from sgm.train.device import join, settle_precision, stopping
-        from sgm.train.folder import STATE, RunFolder, check_resumable
-        from sgm.train.metrics import Metrics
+        from sgm.train.run.distributed import join
+        from sgm.train.run.log import Metrics, open_board
+        from sgm.train.run.run_folder import STATE, RunFolder, check_resumable
     recipe = settle_precision(recipe, args.device, limit_of_chip(args.device))
     init, changes = args.init, []
     if args.resume:

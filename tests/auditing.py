@@ -1,9 +1,9 @@
 """What the tests of `sgm.audit` share: a small model, graphs of functions, and that nothing is found in a case."""
 from mindspore import nn
 
-from sgm.audit import networks, rules
+from sgm.audit import ascend_rules, diffusion_graphs
 from sgm.audit.graph import Type, trace
-from sgm.specs import ClipSpec, ConditionSpec, ModelSpec, UNetSpec, VaeSpec
+from sgm.config.model import ClipSpec, ConditionSpec, ModelSpec, UNetSpec, VaeSpec
 
 # Two levels, attention on both; 256 tokens, so that half precision takes flash attention.
 SMALL = ModelSpec(
@@ -32,7 +32,7 @@ def graph_of(function, *arguments):
 
 def examined(case):
     """`networks.audit` of a case in which nothing is found."""
-    row = networks.audit(case)
-    assert row["violations"] == {kind: [] for kind in rules.KINDS}
+    row = diffusion_graphs.audit(case)
+    assert row["violations"] == {kind: [] for kind in ascend_rules.KINDS}
     assert row["flops"] > 0 and row["bytes"] > row["weight_bytes"] > 0
     return row

@@ -19,10 +19,11 @@ sys.path.insert(0, str(ROOT))           # `sgm` as it stands in this tree, from 
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from badfiles import object_on_white  # noqa: E402
+from goldens import PACKAGED, golden_file  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
-from badfiles import object_on_white  # noqa: E402
-from golden_init import GOLDEN, init_weight  # noqa: E402
+from sgm.audit.golden_weights import init_weight  # noqa: E402
 
 _measured = {}
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:   # as a shell has it in the background: tests send Ctrl-C
@@ -42,7 +43,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @cache
 def load_golden(name):
-    return load_file(GOLDEN / f"{name}.safetensors")
+    return load_file(golden_file(f"{name}.safetensors"))
 
 
 @pytest.fixture(scope="session")
@@ -95,14 +96,14 @@ def filled():
 @pytest.fixture(scope="session")
 def tiny_spec():
     """tiny_spec("sv3d_p") -> the ModelSpec of a golden, from the reference implementation's own YAML file."""
-    from sgm.specs import load_spec
-    return lambda name: load_spec(GOLDEN / f"tiny_{name}.yaml")
+    from sgm.config.model_files import load_spec
+    return lambda name: load_spec(PACKAGED / f"tiny_{name}.yaml")
 
 
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_spec):
     """tiny_engine("sv3d_p") -> an Engine with the goldens' weights, made once. Tests must not change its weights."""
-    from sgm.engine import Engine
+    from sgm.diffusion.engine import Engine
 
     @cache
     def make(name):
@@ -160,9 +161,9 @@ def photo(tmp_path):
 def quick(monkeypatch):
     """simple_video_sample.py without its network: all views are white, at once."""
     def generate(engine, image, orbit, *_):
-        from sgm.views import Views
+        from sgm.views.folder import Views
         return Views(np.full((len(orbit), *image.shape[:2], 3), 255, np.uint8), image, orbit, {"model": "none"})
-    monkeypatch.setattr("sgm.pipeline.generate", generate)
+    monkeypatch.setattr("sgm.diffusion.pipeline.generate", generate)
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ def training(tmp_path):
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """Small models as files: the folder of `converting.write_models`. Not to be changed."""
-    from converting import write_models     # loads tools/convert.py, which most tests do not need
+    from converting import write_models  # loads tools/convert.py, which most tests do not need
     return write_models(tmp_path_factory.mktemp("files"))
 
 
@@ -202,10 +203,10 @@ def cpu_afterwards():
 @pytest.fixture
 def opencv(monkeypatch):
     """opencv(code, said): what check.py's process that loads OpenCV first shall end with; well, unless it is called."""
-    from sgm.audit import machine
+    from sgm.audit import environment
 
     def ends(code, said):
         process = SimpleNamespace(returncode=code, communicate=lambda: ("", said))
-        monkeypatch.setattr(machine, "start_opencv_first", lambda: process)
+        monkeypatch.setattr(environment, "start_opencv_first", lambda: process)
     ends(0, "")
     return ends

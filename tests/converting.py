@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 from commands import load_tool
-from golden_init import GOLDEN, build_checkpoint
+from goldens import GOLDEN, PACKAGED, build_checkpoint
 from safetensors.numpy import save_file
 
 ROOT = Path(__file__).resolve().parents[1]
-SVD, SV3D_P = GOLDEN / "tiny_svd.yaml", GOLDEN / "tiny_sv3d_p.yaml"
+SVD, SV3D_P = PACKAGED / "tiny_svd.yaml", PACKAGED / "tiny_sv3d_p.yaml"
 LABEL = "model.diffusion_model.label_emb.0.0.weight"
 tool = load_tool("convert")
 

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/operators.npz: what the operators of `sgm.audit.cases` should give, by numpy in float64.
+"""Makes sgm/audit/golden/operators.npz: what the operators of `sgm.audit.operator_cases` should give, by numpy in float64.
 
 Each entry is a closed form of its own, not the code that it judges; gradients are central differences of it.
 Run it after a change here: python tests/golden_operators.py
 """
 import math
 import zlib
-from pathlib import Path
 
 import numpy as np
 
-FILE = Path(__file__).parent / "golden" / "operators.npz"
-GRID = (2, 3, 2, 4)             # videos, frames, height, width, as in `sgm.audit.cases`
+from sgm.audit.golden_weights import GOLDEN
+
+FILE = GOLDEN / "operators.npz"
+GRID = (2, 3, 2, 4)             # videos, frames, height, width, as in `sgm.audit.operator_cases`
 _erf = np.vectorize(math.erf)
 
 

@@ -3,13 +3,14 @@ from types import SimpleNamespace
 
 import imageio_ffmpeg
 import numpy as np
+from goldens import PACKAGED
 from PIL import Image
 
-from golden_init import GOLDEN
-from sgm.cameras import Orbit, write_transforms
-from sgm.specs import load_spec
+from sgm.config.model_files import load_spec
 from sgm.train.data import Clips
 from sgm.train.data.orbits import read_orbit
+from sgm.views.cameras import Orbit
+from sgm.views.transforms import write_transforms
 
 SIZE = 32
 SMALL = ["num_frames=4", f"height={SIZE}", f"width={SIZE}", "vae.ch_mult=[1,1,1]", "clip.embed_dim=32",
@@ -18,7 +19,7 @@ SMALL = ["num_frames=4", f"height={SIZE}", f"width={SIZE}", "vae.ch_mult=[1,1,1]
 
 def small_spec(name="sv3d_p", *more):
     """The golden's model at 32 pixels and 4 frames, latents of 8 x 8."""
-    return load_spec(GOLDEN / f"tiny_{name}.yaml", [*SMALL, *more])
+    return load_spec(PACKAGED / f"tiny_{name}.yaml", [*SMALL, *more])
 
 
 class FakeEngine:

@@ -1,25 +1,23 @@
 """The graphs of sampling and training in their Ascend form: nothing is found, and they cost what they should."""
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from auditing import SMALL, examined
 from mindspore import Tensor
 
-from sgm import engine as engine_module
-from sgm.audit import networks, reference, rules
+from sgm.audit import ascend_rules, diffusion_graphs, reference_flops
 from sgm.audit.graph import trace
 from sgm.audit.memory import gradient_of_block
-from sgm.engine import Engine
+from sgm.diffusion import engine as engine_module
+from sgm.diffusion.engine import Engine
 
 
 def small_cases(names):
     """The cases of the small model, with either decoder, whose names begin with one of `names`."""
     found = {case.name: case for spec in (SMALL, replace(SMALL, vae=replace(SMALL.vae, decoder="image")))
-             for case in networks.cases(spec)}
+             for case in diffusion_graphs.cases(spec)}
     return [pytest.param(case, id=name, marks=pytest.mark.slow if "float32" in name else ())
             for name, case in found.items() if name.startswith(names)]
 
@@ -61,7 +59,7 @@ def test_gradients_in_half_precision_have_no_violations(dtype, again):
         return gradient
 
     graph = trace(prepared, arguments)
-    found = rules.examine(graph)
+    found = ascend_rules.examine(graph)
     assert found.empty, found.violations
     counted = Counter(node.op for node in graph.computing)
     assert counted["FlashAttentionScore"] == 1 + again and counted["FlashAttentionScoreGrad"] == 1
@@ -101,7 +99,7 @@ def test_the_arguments_are_those_of_a_run(golden, tiny_engine, monkeypatch):
     monkeypatch.setattr(engine_module, "Tensor", upload)
     denoise(Tensor(g["trace/x.0"]), 1.0)
     spec = replace(engine.spec, num_frames=5, height=8 * g["trace/x.0"].shape[2], width=8 * g["trace/x.0"].shape[3])
-    case = next(networks.denoising(spec, "float32"))
+    case = next(diffusion_graphs.denoising(spec, "float32"))
     assert [tuple(tensor.shape) for tensor in seen] == [argument.shape for argument in case.arguments.values()]
     assert uploads == [case.arguments["sigma"].bytes]
 
@@ -111,7 +109,6 @@ def test_the_arguments_are_those_of_a_run(golden, tiny_engine, monkeypatch):
 def test_the_references_operations(size, frames, height, width):
     """Against PyTorch's counter of diffusers' network, at full size too, which embeds time per video and not per frame."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -r requirements-dev.txt")
-    sys.path.insert(0, str(Path(__file__).parent / "parity"))
     import twins
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -121,4 +118,4 @@ def test_the_references_operations(size, frames, height, width):
             network = twins._their_unet(spec).to("meta")
             network(torch.empty(videos, frames, 8, height, width), torch.empty(videos),
                     torch.empty(videos, 1, spec.unet.context_dim), torch.empty(videos, len(spec.vector_widths)))
-        assert counter.get_total_flops() == pytest.approx(reference.unet(spec, height, width, videos * frames), rel=2e-4)
+        assert counter.get_total_flops() == pytest.approx(reference_flops.unet(spec, height, width, videos * frames), rel=2e-4)

@@ -1,10 +1,9 @@
-"""`sgm.audit.machine`: what a machine has, and what is known to go wrong with it."""
+"""`sgm.audit.environment`: what a machine has, and what is known to go wrong with it."""
 import mindspore as ms
 import numpy as np
 import pytest
 
-from sgm.audit import machine
-
+from sgm.audit import environment
 
 NPU_SMI = """\
 +------------------------------------------------------------------------------------------------+
@@ -22,7 +21,7 @@ NPU_SMI = """\
 
 
 def test_a_machine_without_an_npu():
-    found = machine.versions()
+    found = environment.versions()
     assert found["mindspore"] == ms.__version__ and found["numpy"] == np.__version__
     assert (found["cann"], found["driver"], found["chips"], found["generation"]) == (None, None, [], None)
 
@@ -34,24 +33,24 @@ def test_a_machine_with_one(tmp_path, monkeypatch):
     usual = tmp_path / "ascend-toolkit" / "latest"
     usual.mkdir(parents=True)
     (usual / "version.cfg").write_text("# version: 1.0\nruntime_running_version=[7.3.0.1.231:8.0.RC3]\n")
-    monkeypatch.setattr(machine, "ASCEND", tmp_path)
-    monkeypatch.setattr(machine, "_npu_smi", lambda: NPU_SMI)
+    monkeypatch.setattr(environment, "ASCEND", tmp_path)
+    monkeypatch.setattr(environment, "_npu_smi", lambda: NPU_SMI)
     monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
     monkeypatch.delenv("ASCEND_TOOLKIT_HOME", raising=False)
-    found = machine.versions()
+    found = environment.versions()
     assert (found["cann"], found["driver"], found["firmware"]) == ("8.0.RC3", "24.1.rc2", None)
     assert (found["chips"], found["generation"]) == (["910B3", "910B3"], "A2")
     own = tmp_path / "own"
     (own / "compiler").mkdir(parents=True)
     (own / "compiler" / "version.info").write_text("Version=8.2.RC1\n")
     monkeypatch.setenv("ASCEND_HOME_PATH", str(own))
-    assert machine.versions()["cann"] == "8.2.RC1"
+    assert environment.versions()["cann"] == "8.2.RC1"
 
 
 def test_generations():
     chips = {"910B1": "A2", "910B2C": "A2", "910B4-1": "A2", "910_9392": "A2", "910A": "910A", "910B": "910A",
              "910ProB": "910A", "910PremiumA": "910A", "310P3": "310P"}
-    assert {chip: machine.generation(chip) for chip in chips} == chips
+    assert {chip: environment.generation(chip) for chip in chips} == chips
 
 
 @pytest.mark.parametrize("changed, device, said", [
@@ -70,5 +69,5 @@ def test_generations():
 def test_warnings(changed, device, said, monkeypatch):
     monkeypatch.setenv("ASCEND_HOME_PATH", "/somewhere")
     found = {"mindspore": "2.8.0", "numpy": "1.26.4", "cann": None, "chips": [], "generation": None, **changed}
-    warnings = list(machine.warnings(found, device))
+    warnings = list(environment.warnings(found, device))
     assert len(warnings) == len(said) and all(text in warning for text, warning in zip(said, warnings))

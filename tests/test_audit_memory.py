@@ -4,8 +4,8 @@ from mindspore import nn, ops
 
 from sgm.audit import memory
 from sgm.audit.graph import Type, traced
-from sgm.specs import load_spec
-from sgm.train.plan import _blocks
+from sgm.config.model_files import load_spec
+from sgm.train.run.plan import _blocks
 
 
 class Exponentials(nn.Cell):

@@ -1,13 +1,13 @@
 """What the audit and the check found stays mended."""
+import golden_operators
 import mindspore as ms
 import numpy as np
 import pytest
 from auditing import graph_of
 from mindspore import Tensor
 
-import golden_operators
 from sgm import ops
-from sgm.audit import cases
+from sgm.audit import operator_cases
 from sgm.ops import attend, convolution
 
 pytestmark = pytest.mark.usefixtures("cpu_afterwards")
@@ -29,7 +29,7 @@ def test_a_convolution_over_the_frames_of_a_large_image(monkeypatch, relative_er
     ops.set_target("Ascend")
     x, weight, bias = (golden_operators.draw(name, shape) for name, shape in (
         ("x", (6, 4, 2, 4)), ("weight", (5, 4, 3, 1, 1)), ("bias", (5,))))
-    found = ms.jit(cases.time_conv_nchw)(*map(Tensor, (x, weight, bias)))
+    found = ms.jit(operator_cases.time_conv_nchw)(*map(Tensor, (x, weight, bias)))
     assert relative_error(found, golden_operators.time_conv_nchw(x, weight, bias)) < 1e-6
     weight = Tensor(weight)
 

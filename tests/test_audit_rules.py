@@ -1,4 +1,4 @@
-"""`sgm.audit.rules` and `cost`: what must be found is found, what is right passes, figures worked by hand."""
+"""`sgm.audit.ascend_rules` and `cost`: what must be found is found, what is right passes, figures worked by hand."""
 import mindspore as ms
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from mindspore.ops import operations as P
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
 from sgm import ops
-from sgm.audit import rules
+from sgm.audit import ascend_rules
 from sgm.audit.cost import cost
 from sgm.audit.graph import Graph, Node, Type
 
@@ -77,7 +77,7 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_the_audit_can_fail(what):
     kind, text, function, *arguments = WRONG[what]
-    found = rules.examine(graph_of(function, *arguments))
+    found = ascend_rules.examine(graph_of(function, *arguments))
     assert any(text in line for line in found.violations[kind]), found.violations
     assert not found.empty
 
@@ -86,17 +86,17 @@ def test_what_is_right_passes():
     """The counterparts of what fails."""
     for function, *arguments in (conv(4096), conv(2, 100000), flash(16), differentiated(*flash(16)),
                                  (double, ("float32", 4))):
-        found = rules.examine(graph_of(function, *arguments))
+        found = ascend_rules.examine(graph_of(function, *arguments))
         assert found.empty, found.violations
 
 
 def test_flash_attention_is_of_one_half_precision():
     """All but its statistics: the table allows them float32, which nothing else may be."""
     half, single, most = Type("float16", (1, 2, 256, 16)), Type("float32", (1, 2, 256, 16)), Type("float32", (1, 2, 256, 8))
-    options = [2, 1.0, 0.25, 65536, 65536, 0, rules.FLASH_BNSD, 0]
+    options = [2, 1.0, 0.25, 65536, 65536, 0, ascend_rules.FLASH_BNSD, 0]
 
     def found(op, inputs, outputs):
-        return rules.examine(Graph([Node(op, "", [*inputs, *options], outputs, {})])).violations["shape rules"]
+        return ascend_rules.examine(Graph([Node(op, "", [*inputs, *options], outputs, {})])).violations["shape rules"]
 
     def forward(q, k, v):
         return found("FlashAttentionScore", [q, k, v, *[None] * 7], [most, most, q])
@@ -116,16 +116,16 @@ def test_flash_attention_is_of_one_half_precision():
 def test_exceptions_are_those_of_the_table():
     """A primitive without a page of its own counts as an exception; each row of the table names where it is from."""
     graph = graph_of(ms.grad(ops.silu), ("float32", 4))
-    assert rules.examine(graph).exceptions == {"SiLUGrad": 1}
-    for name, row in rules.operators().items():
+    assert ascend_rules.examine(graph).exceptions == {"SiLUGrad": 1}
+    for name, row in ascend_rules.operators().items():
         assert row["source"].startswith("https://") and row["dtypes"], name
-        assert (row["kernel"] is None) == rules.documented(name, row["doc"]), name
+        assert (row["kernel"] is None) == ascend_rules.documented(name, row["doc"]), name
 
 
 def test_documented():
     """By the docstring itself, by the function that it refers to, by the public function named."""
-    assert rules.documented("Conv2D") and rules.documented("Erfc") and rules.documented("SumExt", "mint.sum")
-    assert not rules.documented("BesselJ0") and not rules.documented("SiLUGrad") and not rules.documented("NoSuchThing")
+    assert ascend_rules.documented("Conv2D") and ascend_rules.documented("Erfc") and ascend_rules.documented("SumExt", "mint.sum")
+    assert not ascend_rules.documented("BesselJ0") and not ascend_rules.documented("SiLUGrad") and not ascend_rules.documented("NoSuchThing")
 
 
 def test_costs_by_hand():

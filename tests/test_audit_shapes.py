@@ -6,12 +6,13 @@ import pytest
 from auditing import examined
 
 from sgm import ops
-from sgm.audit import shapes
-from sgm.cameras import Orbit
-from sgm.shape import dmtet, grid, nerf, shading
-from sgm.shape.dmtet_spec import DMTetSpec
-from sgm.shape.specs import DepthSpec, MeshSpec, NerfSpec
-from sgm.shape.views import HALF, Views
+from sgm.audit import mesh_graphs
+from sgm.config.reconstruction import DepthSpec, DMTetSpec, MeshSpec, NerfSpec
+from sgm.reconstruct.dmtet import pixel_batches, refinement
+from sgm.reconstruct.hull import sdf_grid
+from sgm.reconstruct.nerf import training
+from sgm.reconstruct.posed_views import HALF, PosedViews
+from sgm.views.cameras import Orbit
 
 # Every loss and option is on in one of the two.
 SMALL = MeshSpec(
@@ -21,7 +22,7 @@ OTHER = replace(
     SMALL, nerf=NerfSpec(encoding="hash", hash_levels=3, hash_log2=8, hash_coarsest=4, hash_finest=24, width=8, rays=16,
                          samples=4, directional=True, depth=1.0, tv=1.0, distortion=0.0),
     dmtet=replace(SMALL.dmtet, geometry=0.0))
-CASES = {f"{name}: {case.name}": case for name, spec in (("dense", SMALL), ("hash", OTHER)) for case in shapes.cases(spec)}
+CASES = {f"{name}: {case.name}": case for name, spec in (("dense", SMALL), ("hash", OTHER)) for case in mesh_graphs.cases(spec)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -62,15 +63,15 @@ def types_of(step):
 def test_the_arguments_are_those_of_a_run(spec, cpu_afterwards, monkeypatch):
     """What the trainers give their graphs for three views of a ball."""
     known = {"edges": 5000, "faces": 7000, "outlines": 3000}
-    monkeypatch.setattr(shading.Lengths, "of", lambda self, name, count: known[name])
-    training, _, refinement = shapes.cases(spec)
+    monkeypatch.setattr(pixel_batches.Lengths, "of", lambda self, name, count: known[name])
+    nerf_case, _, dmtet_case = mesh_graphs.cases(spec)
     ops.set_target("Ascend")
-    axis = grid.vertices(16, HALF)
+    axis = sdf_grid.vertices(16, HALF)
     sdf = np.sqrt(np.square(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"))).sum(0)).astype(np.float32) - 0.4
     row, column = np.mgrid[:32, :32] - 15.5
     mask = np.tile(np.float32(np.hypot(row, column) < 11), (3, 1, 1))
-    views = Views(0.5 * mask[..., None].repeat(3, -1), mask, Orbit.dynamic(1, 10, 3).poses(2.0), 52.0, 52.0, 16.0, 16.0)
-    trainer = nerf.Trainer(views, sdf, spec.nerf)
-    refiner = dmtet.Refiner(views, sdf, trainer.field, spec.dmtet)
-    for case, step in ((training, (trainer, "train_step")), (refinement, (refiner, "step"))):
+    views = PosedViews(0.5 * mask[..., None].repeat(3, -1), mask, Orbit.dynamic(1, 10, 3).poses(2.0), 52.0, 52.0, 16.0, 16.0)
+    trainer = training.Trainer(views, sdf, spec.nerf)
+    refiner = refinement.Refiner(views, sdf, trainer.field, spec.dmtet)
+    for case, step in ((nerf_case, (trainer, "train_step")), (dmtet_case, (refiner, "step"))):
         assert types_of(step) == [(argument.dtype, argument.shape) for argument in case.arguments.values()]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from sgm.video.autoencoder import GroupNorm
-from sgm.video.conditioner import LatentEmbedder
-from sgm.video.temporal_decoder import VideoDecoder
+from sgm.models.autoencoder import GroupNorm
+from sgm.models.conditioner import LatentEmbedder
+from sgm.models.temporal_decoder import VideoDecoder
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from commands import ending, load_tool, sample
 
 import simple_video_sample
-from commands import ending, load_tool, sample
-from sgm.guards import PipelineError, check_request
-from sgm.specs import load_spec
+from sgm.config.model_files import load_spec
+from sgm.diffusion.guards import PipelineError, check_request
 
 held_back = load_tool("held_back")
 

@@ -1,16 +1,16 @@
 """Wrong images, weights and configurations, at every command that takes them: one line that names the file, exit code 2 (1
 where one of several inputs fails and the rest go on), nothing written."""
 import pytest
+from badfiles import BAD_CONFIGS, bad_images, bad_weights, encoded, object_on_white, with_nan
+from commands import ending, load_tool, sample, tree
 from mindspore import Tensor
 from PIL import Image
 
 import simple_video_sample
 import train
-from badfiles import BAD_CONFIGS, bad_images, bad_weights, encoded, object_on_white, with_nan
-from commands import ending, load_tool, sample, tree
-from sgm.engine import Engine
-from sgm.pipeline import EMBEDDED
-from sgm.render.meshfile import load_mesh
+from sgm.diffusion.engine import Engine
+from sgm.diffusion.pipeline import EMBEDDED
+from sgm.geometry.mesh_reader import load_mesh
 
 evaluate, held_back = load_tool("evaluate"), load_tool("held_back")
 GOOD = EMBEDDED[1].read_bytes()

@@ -1,15 +1,15 @@
 """Outputs that cannot be written, at every command that writes: one line, exit code 2, nothing lost, nothing half-written."""
 import numpy as np
 import pytest
+from badfiles import object_on_white
+from commands import ending, load_tool, sample, tree
 from PIL import Image
 
 import simple_video_sample
 import train
-from badfiles import object_on_white
-from commands import ending, load_tool, sample, tree
-from sgm import views
-from sgm.cameras import Orbit
-from sgm.errors import exit_code
+from sgm.common.cli import exit_code
+from sgm.views import folder
+from sgm.views.cameras import Orbit
 
 demo, evaluate, held_back, render_clips, render_orbits = (
     load_tool(name) for name in ("demo", "evaluate", "held_back", "render_clips", "render_orbits"))
@@ -59,12 +59,12 @@ def test_a_folder_of_somebody_else_is_not_replaced(tmp_path, photo, quick, capsy
 
 def some_views():
     orbit, frames = Orbit.static(num_frames=3), np.full((3, 32, 32, 3), 200, np.uint8)
-    return views.Views(frames, np.full((32, 32, 4), 255, np.uint8), orbit, {"seed": 1})
+    return folder.Views(frames, np.full((32, 32, 4), 255, np.uint8), orbit, {"seed": 1})
 
 
 def test_a_write_that_fails_leaves_the_earlier_views(tmp_path, monkeypatch):
     some_views().save(tmp_path / "a", formats=())
-    before, rename = tree(tmp_path), views.os.replace
+    before, rename = tree(tmp_path), folder.os.replace
 
     def full(*_, **__):
         raise OSError("no")
@@ -72,12 +72,12 @@ def test_a_write_that_fails_leaves_the_earlier_views(tmp_path, monkeypatch):
     def last_fails(source, target):
         (full if target == tmp_path / "a" and source.name == ".a.partial" else rename)(source, target)
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(views.os, "replace", last_fails)
+        patch.setattr(folder.os, "replace", last_fails)
         some_views().save(tmp_path / "a", formats=())
     assert tree(tmp_path) == before
     (tmp_path / "a").rename(tmp_path / ".a.old")        # as a kill between the two renames leaves it
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(views, "write_transforms", full)
+        patch.setattr(folder, "write_transforms", full)
         some_views().save(tmp_path / "a")
     assert tree(tmp_path) == before
 
@@ -86,6 +86,6 @@ def test_a_write_that_fails_leaves_the_earlier_views(tmp_path, monkeypatch):
 def test_without_a_video_there_is_a_gif_and_a_word(ffmpeg, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", ffmpeg)
     folder = some_views().save(tmp_path / "a", formats=("mp4",))
-    assert (folder / "views.gif").exists() and not (folder / "views.mp4").exists() and views.is_finished(folder)
+    assert (folder / "views.gif").exists() and not (folder / "views.mp4").exists() and folder.is_finished(folder)
     assert "views.mp4: cannot be written" in caplog.text and "views.gif holds the frames" in caplog.text
     assert Image.open(folder / "views.gif").size == (32, 32)

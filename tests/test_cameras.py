@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from sgm import cameras
-from sgm.cameras import CameraError, Orbit, read_transforms, write_transforms
+from sgm.views import cameras
+from sgm.views.cameras import CameraError, Orbit
+from sgm.views.transforms import read_orbit, read_transforms, write_transforms
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -99,7 +100,7 @@ def test_poses_agree_with_the_evaluation_objects(tmp_path):
     file = shutil.copy(GOLDEN / "views" / "panda_static.json", tmp_path / "transforms.json")
     for k in range(21):
         (tmp_path / f"{k:03d}.png").touch()
-    views, orbit = read_transforms(tmp_path), Orbit.from_file(file)
+    views, orbit = read_transforms(tmp_path), read_orbit(file)
     assert len(orbit) == 21
     np.testing.assert_allclose(orbit.poses(views.distance), views.poses, atol=1e-6)
     np.testing.assert_allclose(cameras.focal_length(views.width), views.fl, atol=1e-6)
@@ -147,7 +148,7 @@ def test_transforms_round_trip(tmp_path):
     assert (views.width, views.height, views.cx, views.cy) == (576, 576, 288, 288)
     assert views.fl == pytest.approx(947.9196, abs=1e-3) and views.distance == pytest.approx(2)
     assert [f.name for f in views.files] == ["000.png", "001.png", "002.png", "003.png", "004.png"]
-    again = Orbit.from_file(file)
+    again = read_orbit(file)
     np.testing.assert_allclose(again.azimuths_deg, orbit.azimuths_deg)
     data = json.loads(file.read_text())
     assert {"camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "cx", "cy", "w", "h", "distance"} < set(data)
@@ -246,10 +247,10 @@ def test_unreadable_transforms(tmp_path):
 def test_orbit_files(tmp_path):
     file = tmp_path / "orbit.json"
     file.write_text(json.dumps({"azimuths_deg": [90, 180, 0], "elevations_deg": [1, 2, 3]}))
-    np.testing.assert_array_equal(Orbit.from_file(file).elevations_deg, [1, 2, 3])
+    np.testing.assert_array_equal(read_orbit(file).elevations_deg, [1, 2, 3])
     for data, words in (({"azimuths_deg": [0]}, "elevations_deg is missing"),
                         ({"azimuths_deg": [0], "elevations_deg": [99]}, "orbit.json: --elevations"),
                         ({"frames": [{"azimuth_deg": 0}]}, "lack azimuth_deg or elevation_deg")):
         file.write_text(json.dumps(data))
         with pytest.raises(CameraError, match=words):
-            Orbit.from_file(file)
+            read_orbit(file)

@@ -3,13 +3,13 @@ import cv2
 import numpy as np
 import pytest
 
-from sgm.cameras import Orbit
-from sgm.shape import cavity, grid
-from sgm.shape.views import HALF, Views
+from sgm.reconstruct.hull import cavity, sdf_grid
+from sgm.reconstruct.posed_views import HALF, PosedViews
+from sgm.views.cameras import Orbit
 
 R, SIDE, FOCAL = 48, 96, 158.0
 CELL = 2 * HALF / R
-AXIS = grid.vertices(R, HALF)
+AXIS = sdf_grid.vertices(R, HALF)
 X, Y, Z = np.meshgrid(AXIS, AXIS, AXIS, indexing="ij")
 RADIUS, WALL = np.hypot(X, Y), 0.1
 OUTSIDE = np.maximum(RADIUS - 0.4, np.abs(Z) - 0.4).astype(np.float32)      # an upright cylinder
@@ -28,9 +28,9 @@ def stripes(points):
 def pictures(sdf, colour=stripes, elevation=20):
     """21 views of a surface."""
     poses = Orbit.static(elevation).poses(2.0)
-    blank = Views(np.zeros((21, SIDE, SIDE, 3), np.float32), np.zeros((21, SIDE, SIDE), np.float32), poses, FOCAL, FOCAL,
+    blank = PosedViews(np.zeros((21, SIDE, SIDE, 3), np.float32), np.zeros((21, SIDE, SIDE), np.float32), poses, FOCAL, FOCAL,
                   SIDE / 2, SIDE / 2)
-    seen, distance = grid.silhouettes(sdf, HALF, blank)
+    seen, distance = sdf_grid.silhouettes(sdf, HALF, blank)
     pixels = np.nonzero(seen)
     origins, directions = blank.rays(*pixels)
     blank.rgb[pixels] = colour(origins + distance[pixels][:, None] * directions)
@@ -101,7 +101,7 @@ def test_a_tapering_vessel_keeps_its_wall():
 
 def test_disagreement_by_hand(cup):
     """Where the surface is the true one only the pictures' grain is left; with one colour for all there is none at all."""
-    maps = grid.silhouettes(CUP, HALF, cup)[1]
+    maps = sdf_grid.silhouettes(CUP, HALF, cup)[1]
     pixels = np.nonzero(cup.mask > 0)
     origins, directions = cup.rays(*pixels)
     points = origins + maps[pixels][:, None] * directions
@@ -134,5 +134,5 @@ def test_without_evidence_in_the_pictures_nothing_is_dug(sdf, colour):
 def test_blurred_pictures_still_tell(cup):
     """Edges that mix two surfaces, as in photographs."""
     soft = np.stack([cv2.GaussianBlur(view, (0, 0), 0.6) for view in cup.rgb])
-    _, (said,) = cavity.continued(BOWL, OUTSIDE, Views(soft, cup.mask, cup.c2w, *cup.intrinsics))
+    _, (said,) = cavity.continued(BOWL, OUTSIDE, PosedViews(soft, cup.mask, cup.c2w, *cup.intrinsics))
     assert said["dug"]

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import golden_operators
 import mindspore as ms
 import numpy as np
 import pytest
@@ -12,11 +13,10 @@ from commands import load_tool
 from mindspore import nn
 from mindspore.ops import operations as P
 
-import golden_operators
 from sgm import ops
-from sgm.audit import cases, networks
+from sgm.audit import diffusion_graphs, operator_cases
 from sgm.audit.graph import Type
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
 check = load_tool("check")
@@ -27,16 +27,16 @@ def test_the_goldens_are_what_numpy_makes():
     with np.load(golden_operators.FILE) as file:
         stored = dict(file)
     made = golden_operators.compute()
-    assert set(stored) == set(made) and set(golden_operators.FORMS) == set(cases.OPERATORS)
+    assert set(stored) == set(made) and set(golden_operators.FORMS) == set(operator_cases.OPERATORS)
     for key, array in made.items():
         np.testing.assert_allclose(stored[key], array, rtol=1e-5, atol=1e-6, err_msg=key)
     with_gradients = {key.partition("/cotangent")[0] for key in stored if key.endswith("/cotangent")}
-    assert with_gradients == {name for name, operator in cases.OPERATORS.items() if operator.trained}
+    assert with_gradients == {name for name, operator in operator_cases.OPERATORS.items() if operator.trained}
 
 
 def test_every_operator_is_tried():
     """Whatever `sgm.ops` offers networks has a case."""
-    tree = ast.parse((ROOT / "sgm" / "audit" / "cases.py").read_text())
+    tree = ast.parse((ROOT / "sgm" / "audit" / "operator_cases.py").read_text())
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and
             isinstance(node.value, ast.Name) and node.value.id == "ops"}
     order = {"in_slices", "not_before"}     # of other operators
@@ -64,7 +64,7 @@ def test_operators_are_judged(monkeypatch, capsys):
         return x / (x - x)
 
     made = {"linear": ops.linear, "gelu": ops.silu, "silu": Straight(), "softmax": not_finite, "upsample_nchw": fails}
-    monkeypatch.setattr(cases, "OPERATORS", {name: cases.Operator(function) for name, function in made.items()})
+    monkeypatch.setattr(operator_cases, "OPERATORS", {name: operator_cases.Operator(function) for name, function in made.items()})
     report = check.Report()
     check.check_operators(report, ["float32"])
     failed = report.data["failed"]
@@ -80,8 +80,8 @@ def test_operators_are_judged(monkeypatch, capsys):
 
 def test_networks_are_judged(monkeypatch, capsys):
     """CLIP against its golden, and against another."""
-    import golden_networks
-    from sgm.specs import load_spec
+    from sgm.audit import golden_networks
+    from sgm.config.model_files import load_spec
 
     spec = load_spec(golden_networks.GOLDEN / "tiny_sv3d_p.yaml")
     name, function, arguments, wanted = next(golden_networks.encoders(Engine(spec)))
@@ -99,10 +99,10 @@ def test_networks_are_judged(monkeypatch, capsys):
 def test_a_failed_audit_is_told(monkeypatch, capsys, opencv):
     """By the command: a violation, a graph that cannot be made, and exit code 1."""
     def cases_of(spec):
-        yield networks.Case("bessel", lambda: Of(P.BesselJ0()), {"x": Type("float32", (4,))}, host=("x",), fetched=True)
-        yield networks.Case("unmakeable", lambda: None, {})
+        yield diffusion_graphs.Case("bessel", lambda: Of(P.BesselJ0()), {"x": Type("float32", (4,))}, host=("x",), fetched=True)
+        yield diffusion_graphs.Case("unmakeable", lambda: None, {})
 
-    monkeypatch.setattr(networks, "cases", cases_of)
+    monkeypatch.setattr(diffusion_graphs, "cases", cases_of)
     assert check.run(["--audit", "sv3d_tiny"]) == 1
     said = capsys.readouterr().out
     assert "FAILED: bessel, unsupported primitives: BesselJ0(float32[4])" in said and "FAILED: sv3d_tiny, unmakeable:" in said
@@ -157,7 +157,7 @@ def test_all_of_it(tmp_path, capsys):
     assert check.run(["--report", str(tmp_path / "report.json")]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert not report["failed"] and report["end_to_end"]["stages"]["sample"]["seconds"] > 0
-    assert Counter(row["dtype"] for row in report["operators"])["float32"] == len(cases.OPERATORS)
+    assert Counter(row["dtype"] for row in report["operators"])["float32"] == len(operator_cases.OPERATORS)
     assert [row["network"] for row in report["networks"]] == [
         "UNet", "CLIP", "VAE encoder", "VAE decoder", "temporal VAE decoder"]
     assert "ready (" in capsys.readouterr().out

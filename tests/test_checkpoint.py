@@ -9,17 +9,20 @@ os.environ.setdefault("GLOG_v", "3")
 import mindspore as ms
 import numpy as np
 import pytest
+from goldens import build_checkpoint
 from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import initializer
 from safetensors.numpy import load_file, save_file
 
-from golden_init import build_checkpoint
-from sgm.checkpoint import file_hash, load_weights
-from sgm.published import is_unused
-from sgm.recognise import Layout, adapt_spec, layout_of
-from sgm.specs import load_spec
-from sgm.tensorfiles import Checkpoint, CheckpointError, Entry, open_checkpoint
-from sgm.tensorwriter import save_safetensors
+from sgm.checkpoints.dtypes import Entry
+from sgm.checkpoints.identify import Fingerprint, adapt_spec, layout_of
+from sgm.checkpoints.loading import file_hash, load_weights
+from sgm.checkpoints.mapped_file import Checkpoint, open_checkpoint
+from sgm.checkpoints.original_keys import is_unused
+from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.checkpoints.store import CheckpointError
+from sgm.common.errors import InputError
+from sgm.config.model_files import load_spec
 
 MANIFESTS = Path(__file__).parent / "golden" / "manifests"
 RELEASED = ["svd", "svd_xt", "sv3d_u", "sv3d_p", "svd_image_decoder"]
@@ -61,7 +64,7 @@ def saved(folder, arrays=None, name="net.safetensors", **kwargs):
 
 
 def error_of(call, *args, **kwargs):
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(InputError) as caught:       # a CheckpointError, or that of a file that cannot be written
         call(*args, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -315,9 +318,9 @@ def published(name, **changes):
 
 
 @pytest.mark.parametrize("name, layout", list(zip(RELEASED, [
-    Layout("temporal", False, True, 768, 3, 320), Layout("temporal", False, True, 768, 3, 320),
-    Layout("image", False, False, 256, 1, 320), Layout("image", False, False, 1280, 1, 320),
-    Layout("image", True, True, 768, 3, 320)])))
+    Fingerprint("temporal", False, True, 768, 3, 320), Fingerprint("temporal", False, True, 768, 3, 320),
+    Fingerprint("image", False, False, 256, 1, 320), Fingerprint("image", False, False, 1280, 1, 320),
+    Fingerprint("image", True, True, 768, 3, 320)])))
 def test_published_layouts(name, layout):
     checkpoint = published(name)
     assert layout_of(checkpoint) == layout

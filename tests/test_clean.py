@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from sgm import topology
-from sgm.errors import InputError
-from sgm.shape.clean import CleanSettings, clean
-from sgm.shape.decimate import decimate
+from sgm.common.errors import InputError
+from sgm.geometry import topology
+from sgm.geometry.cleaning import CleanSettings, clean
+from sgm.geometry.decimation import decimate
 
 KEEP = CleanSettings(faces=10 ** 6, shortest=0)
 

@@ -7,12 +7,12 @@ from mindspore import Tensor
 from PIL import Image
 
 import simple_video_sample as command
-from sgm.checkpoint import save_safetensors
-from sgm.engine import Engine
-from sgm.pipeline import generate, load_model
-from sgm.specs import load_spec
-from sgm.train.init import initial_weight
-from sgm.transforms import read_transforms
+from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.config.model_files import load_spec
+from sgm.diffusion.engine import Engine
+from sgm.diffusion.pipeline import generate, load_model
+from sgm.models.initialization import initial_weight
+from sgm.views.transforms import read_transforms
 
 VIEWS = 3
 
@@ -105,7 +105,7 @@ def test_output_that_is_a_file(weights, photos, tmp_path, capsys):
 def test_same_seed_whatever_the_chunk_and_the_guidance_order(weights, photos):
     engine = load_model("sv3d_tiny", weights, overrides=[f"num_frames={VIEWS}"])
     image = Image.open(photos / "cut.png")
-    from sgm.cameras import Orbit
+    from sgm.views.cameras import Orbit
     orbit = Orbit.static(num_frames=VIEWS)
     one, two, other = (generate(engine, image, orbit, seed, steps=2, decode_chunk=chunk, sequential=sequential).frames
                        for seed, chunk, sequential in ((1, 3, False), (1, 2, True), (2, 3, False)))
@@ -125,7 +125,7 @@ def test_a_chunk_that_does_not_fit_is_halved(weights, photos, monkeypatch):
 
     monkeypatch.setattr(engine, "decode", decode)
     monkeypatch.setattr(engine, "sample", lambda noise, *rest: Tensor(noise))
-    from sgm.cameras import Orbit
+    from sgm.views.cameras import Orbit
     generate(engine, Image.open(photos / "cut.png"), Orbit.static(num_frames=VIEWS), decode_chunk=6)
     assert chunks == [6, 3, 1]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from sgm.specs import ClipSpec
-from sgm.video import clip
-from sgm.video.conditioner import ClipEmbedder
+from sgm.config.model import ClipSpec
+from sgm.models import clip
+from sgm.models.conditioner import ClipEmbedder
 
 
 def pixels(image):

@@ -6,9 +6,9 @@ import pytest
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.specs import load_spec
+from sgm.config.model_files import load_spec
+from sgm.models.conditioner import Conditioner, ScalarEmbedder
 from sgm.train.data.examples import Examples
-from sgm.video.conditioner import Conditioner, ScalarEmbedder
 
 SCALARS = {"sv3d_p": ("cond_aug", "polars_rad", "azimuths_rad"), "sv3d_u": ("cond_aug",),
            "svd": ("fps_id", "motion_bucket_id", "cond_aug")}

@@ -8,15 +8,16 @@ import shutil
 import numpy as np
 import pytest
 from converting import LABEL, ROOT, SV3D_P, SVD, convert, manifest, sparse, tool, write_file
-from golden_init import GOLDEN, build_checkpoint
+from goldens import GOLDEN, build_checkpoint
 from safetensors.numpy import load_file
 
-from sgm import conversion, diffusers_writer
-from sgm.diffusers_folder import open_folder
-from sgm.layouts import STEMS
-from sgm.published import is_unused, used_shapes
-from sgm.specs import load_spec
-from sgm.tensorfiles import open_checkpoint
+from sgm.checkpoints import conversion
+from sgm.checkpoints.diffusers import writer
+from sgm.checkpoints.diffusers.names import STEMS
+from sgm.checkpoints.diffusers.reader import open_folder
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.original_keys import is_unused, used_shapes
+from sgm.config.model_files import load_spec
 
 TINY = ROOT / "assets" / "sv3d_tiny.safetensors"
 
@@ -103,7 +104,7 @@ def test_the_image_decoder_of_svd(files, tmp_path):
 
 
 def test_shards(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(diffusers_writer, "MAX_SHARD", 3 << 20)
+    monkeypatch.setattr(writer, "MAX_SHARD", 3 << 20)
     assert convert(files / "svd.safetensors", tmp_path / "svd", "--to", "diffusers", "--verify") == 0
     unet = tmp_path / "svd/unet"
     index = json.loads((unet / "diffusion_pytorch_model.safetensors.index.json").read_text())

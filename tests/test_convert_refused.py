@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from converting import LABEL, ROOT, SVD, changed, convert, manifest, sparse, write_file
-from golden_init import build_checkpoint
+from goldens import build_checkpoint
 from safetensors.numpy import load_file
 
-from sgm import conversion, tensorwriter
-from sgm.tensorfiles import open_checkpoint
-
+from sgm.checkpoints import conversion, dtypes, mindspore_format, safetensors_format
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.store import slices
 
 # --- what is refused: one line, exit code 2, nothing written -----------------------------------------------------------
 
@@ -194,11 +194,12 @@ def test_ctrl_c(kind, target, files, tmp_path, capsys, monkeypatch):
         stop.calls += 1
         if stop.calls == 700:
             raise KeyboardInterrupt
-        return tensorwriter.cast(*args)
+        return dtypes.cast(*args)
 
     stop.calls = 0
-    monkeypatch.setattr(tensorwriter, "slices", lambda store, key, dtype=None: iter([
-        stop(np.ascontiguousarray(store.raw(key)).reshape(-1), "F32", "F32").view(np.uint8)]))
+    for format in (safetensors_format, mindspore_format):
+        monkeypatch.setattr(format, "slices", lambda store, key, dtype=None: iter([
+            stop(np.ascontiguousarray(store.raw(key)).reshape(-1), "F32", "F32").view(np.uint8)]))
     assert convert(files / "svd.safetensors", tmp_path / target, "--to", kind, "--report", tmp_path / "r.csv") == 130
     assert "convert.py: interrupted; nothing was written" in capsys.readouterr().err
     assert stop.calls == 700 and os.listdir(tmp_path) == []
@@ -224,16 +225,16 @@ def test_a_full_disk(kind, target, files, tmp_path):
 def test_verify_finds_what_was_written_wrong(lie, kind, target, files, tmp_path, capsys, monkeypatch):
     """The target then does not appear; without --verify nothing would be noticed."""
     def wrong(store, key, dtype=None):
-        for block in tensorwriter.slices(store, key, dtype):
+        for block in slices(store, key, dtype):
             yield block ^ np.uint8(key.endswith("conv_out.bias"))
 
     flags = ["--to", kind, "--verify"]
     if lie == "values":
         monkeypatch.setattr(conversion, "slices", wrong)
     elif kind == "diffusers":                   # two tensors of one shape change places
-        monkeypatch.setitem(conversion.write_folder.__globals__, "write_safetensors", swapped(tensorwriter.write_safetensors))
+        monkeypatch.setitem(conversion.write_folder.__globals__, "write_safetensors", swapped(safetensors_format.write_safetensors))
     else:
-        monkeypatch.setattr(conversion, "write_ckpt", swapped(tensorwriter.write_ckpt))
+        monkeypatch.setattr(conversion, "write_ckpt", swapped(mindspore_format.write_ckpt))
     assert "found other values on reading it back, expected those of the source" in refused(
         capsys, tmp_path, files / "svd.safetensors", tmp_path / target, *flags)
     assert lie == "values" or convert(files / "svd.safetensors", tmp_path / target, *flags[:2]) == 0

@@ -8,12 +8,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
+from making_data import (
+    SIZE,
+    Counter,
+    FakeEngine,
+    dynamic_orbits,
+    mean_of,
+    picture,
+    small_spec,
+    write_film,
+    write_orbit,
+    write_packed,
+)
 from PIL import Image
 
-from making_data import (SIZE, Counter, FakeEngine, dynamic_orbits, mean_of, picture, small_spec, write_film, write_orbit,
-                         write_packed)
-from sgm.train.data import Clips, DataError, DataSettings, LatentClips, Memo, PixelClips, read_clips, sources
+from sgm.train.data import (
+    Clips,
+    DataError,
+    DataSettings,
+    LatentClips,
+    Memo,
+    PixelClips,
+    open_data,
+    read_clips,
+)
 from sgm.train.data.examples import Encoders, sinusoids
 from sgm.train.data.motion import motion_bucket
 from sgm.train.data.orbits import read_orbit
@@ -98,9 +116,9 @@ def test_films(tmp_path):
     write_film(tmp_path / "d.gif", film, fps=10)
     engine = FakeEngine(small_spec("svd"))
     recipe = DataSettings(data=[str(tmp_path / "d.gif")], cache_folder=str(tmp_path / "cache"))
-    (kept, held), counter = sources(recipe, engine, Counter()), Counter()
+    (kept, held), counter = open_data(recipe, engine, Counter()), Counter()
     assert held is None and len(kept) == 2 and kept.num_frames == 4
-    (pixels, _) = sources(DataSettings(data=recipe.data, cache=False), engine, counter)
+    (pixels, _) = open_data(DataSettings(data=recipe.data, cache=False), engine, counter)
     for examples in (kept, pixels):
         x0, token, latent, vector = examples.batch(np.random.default_rng(0), [1], 0.0, roam=1.0)
         frames = kept.clips.frames(1)
@@ -110,7 +128,7 @@ def test_films(tmp_path):
         np.testing.assert_allclose(columns["fps_id"], sinusoids(np.full(4, 10.0), 8), atol=1e-4)
         np.testing.assert_allclose(columns["motion_bucket_id"], sinusoids(np.full(4, motion_bucket(frames)), 8), atol=1e-3)
     (tmp_path / "clips.csv").write_text("file,motion_bucket\nd.gif,17\n")
-    told = sources(recipe, engine, counter)[0].batch(np.random.default_rng(0), [1], 0.0)[3]
+    told = open_data(recipe, engine, counter)[0].batch(np.random.default_rng(0), [1], 0.0)[3]
     names = list(engine.spec.vector_widths)
     at = 8 * names.index("motion_bucket_id")
     np.testing.assert_allclose(told[:, at:at + 8], sinusoids(np.full(4, 17.0), 8), atol=1e-5)
@@ -163,7 +181,7 @@ def test_backgrounds_are_encoded_each(tmp_path):
     write_many(tmp_path, 2)
     recipe = DataSettings(data=[str(tmp_path / "data")], cache_folder=str(tmp_path / "cache"), background="both")
     counter = Counter()
-    examples, _ = sources(recipe, FakeEngine(), counter)
+    examples, _ = open_data(recipe, FakeEngine(), counter)
     assert counter.counts == {"encoding clips": 4} and len(set(examples.keys)) == 4
     for k in range(4):
         latent = examples.batch(np.random.default_rng(0), [k], 0.0)[2][0, :3, 0, 0]
@@ -219,11 +237,11 @@ def test_validation_does_not_push_training_out(tmp_path):
     (tmp_path / "data" / "val.txt").write_text("o02\n")
     one = (128 + 4 * 4 * (2 * 4 * 8 * 8 + 32 + 1)) / 1e9
     recipe = DataSettings(data=[str(tmp_path / "data")], cache_folder=str(tmp_path / "cache"), cache_gb=3 * one)
-    train, val = sources(recipe, FakeEngine(), Counter())
+    train, val = open_data(recipe, FakeEngine(), Counter())
     assert entries(tmp_path / "cache") == {*train.keys, *val.keys}
     recipe.cache_gb = 2 * one
     with pytest.raises(DataError, match="these 3 clips take"):
-        sources(recipe, FakeEngine(), Counter())
+        open_data(recipe, FakeEngine(), Counter())
 
 
 def test_a_bad_clip_is_left_out_told_and_remembered(tmp_path, caplog):
@@ -233,14 +251,14 @@ def test_a_bad_clip_is_left_out_told_and_remembered(tmp_path, caplog):
     recipe = DataSettings(data=[str(tmp_path / "data")], cache_folder=str(tmp_path / "cache"))
     for times in (1, 2):
         counter, engine = Counter(), FakeEngine()
-        examples, _ = sources(recipe, engine, counter)
+        examples, _ = open_data(recipe, engine, counter)
         assert len(examples) == len(examples.keys) == 20 and len(examples.tally.bad) == 1
         assert not any("o03" in clip.name for clip in examples.clips.items)
         assert len(caplog.messages) == times and "o03" in caplog.messages[-1] and "002.png" in caplog.messages[-1]
         assert counter.counts == ({"encoding clips": 21} if times == 1 else {})
     (tmp_path / "data" / "o07" / "001.png").write_bytes(b"junk")
     with pytest.raises(DataError, match="2 of 21 clips cannot be used.*o03.*o07"):
-        sources(recipe, FakeEngine(), Counter())
+        open_data(recipe, FakeEngine(), Counter())
 
 
 def test_a_bad_clip_without_a_cache(tmp_path, caplog):
@@ -250,12 +268,12 @@ def test_a_bad_clip_without_a_cache(tmp_path, caplog):
     for name in ("o03", "o04"):
         (tmp_path / "data" / name / "002.png").write_bytes(b"junk")
     recipe = DataSettings(data=[str(tmp_path / "data")], cache=False)
-    examples, _ = sources(recipe, FakeEngine(), Counter())
+    examples, _ = open_data(recipe, FakeEngine(), Counter())
     assert len(examples) == 40
     first = examples.batch(np.random.default_rng(7), [3, 9], 0.0)
     assert len(caplog.messages) == 2 and len(examples.tally.bad) == 2
     again = examples.batch(np.random.default_rng(7), [3, 9], 0.0)
-    resumed = sources(recipe, FakeEngine(), Counter())[0].batch(np.random.default_rng(7), [3, 9], 0.0)
+    resumed = open_data(recipe, FakeEngine(), Counter())[0].batch(np.random.default_rng(7), [3, 9], 0.0)
     for a, b, c in zip(first, again, resumed):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c)
@@ -270,14 +288,14 @@ SLOW = """
 import sys, time
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from making_data import Counter, FakeEngine, fake_tokens
-from sgm.train.data import DataSettings, sources
+from sgm.train.data import DataSettings, open_data
 from sgm.train.data.examples import Encoders
 Encoders.tokens = fake_tokens
 class Slow(FakeEngine):
     def encode_moments(self, frames, chunk=7):
         time.sleep({pause})
         return super().encode_moments(frames, chunk)
-train, _ = sources(DataSettings(data=[{data!r}], cache_folder={cache!r}), Slow(), Counter(), {rank}, {world})
+train, _ = open_data(DataSettings(data=[{data!r}], cache_folder={cache!r}), Slow(), Counter(), {rank}, {world})
 print(len(train))
 """
 
@@ -312,9 +330,9 @@ def test_killed_while_encoding(tmp_path):
     assert 9 <= len(kept) < 24
     counter = Counter()
     recipe = DataSettings(data=[str(tmp_path / "data")], cache_folder=str(cache))
-    broken, _ = sources(recipe, FakeEngine(), counter)
+    broken, _ = open_data(recipe, FakeEngine(), counter)
     assert counter.counts == {"encoding clips": 24 - len(entries(cache) & {name[:-4] for name in kept})}
-    quiet, _ = sources(DataSettings(data=recipe.data, cache_folder=str(tmp_path / "quiet")), FakeEngine(), Counter())
+    quiet, _ = open_data(DataSettings(data=recipe.data, cache_folder=str(tmp_path / "quiet")), FakeEngine(), Counter())
     for a, b in zip(*(examples.batch(np.random.default_rng(0), range(24), 0.1) for examples in (broken, quiet))):
         np.testing.assert_array_equal(a, b)
 

@@ -5,14 +5,13 @@ import pickle
 
 import numpy as np
 import pytest
+from making_data import SIZE, picture, small_spec, write_orbit
 from PIL import Image
 
-from making_data import SIZE, picture, small_spec, write_orbit
-from sgm.cameras import Orbit, camera_to_world
 from sgm.train.data import DataError, DataSettings, Memo, read_clips
 from sgm.train.data.examples import choose_views, sinusoids, walk
 from sgm.train.data.orbits import read_ids, read_orbit, read_render
-
+from sgm.views.cameras import Orbit, camera_to_world
 
 # --- which views ------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """Packed sets that cannot be what the tool writes: one line each."""
 import numpy as np
 import pytest
-
 from making_data import write_packed
+
 from sgm.train.data import DataError, PackedOrbits
 
 

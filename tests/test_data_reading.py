@@ -1,12 +1,12 @@
 """What a recipe's paths are taken for, held-back clips, and what is refused."""
 import numpy as np
 import pytest
-
 from making_data import SIZE, Counter, FakeEngine, small_spec, write_film, write_orbit, write_packed
-from sgm.cameras import Orbit
-from sgm.config import ConfigError
-from sgm.train.data import DataError, DataSettings, Memo, read_clips, sources
-from sgm.train.data.reading import cache_folder, expand, find
+
+from sgm.config.yaml_reader import ConfigError
+from sgm.train.data import DataError, DataSettings, Memo, open_data, read_clips
+from sgm.train.data.sources import cache_folder, expand, find
+from sgm.views.cameras import Orbit
 
 
 def settings(*data, **more):
@@ -117,7 +117,7 @@ def test_an_unposed_model_is_not_told_elevations(tmp_path, caplog):
 
 
 def test_many_clips_have_a_progress_bar(tmp_path, monkeypatch):
-    monkeypatch.setattr("sgm.train.data.reading.MANY", 2)
+    monkeypatch.setattr("sgm.train.data.sources.MANY", 2)
     for k in range(3):
         write_orbit(tmp_path / "data" / f"{k}")
     counter = Counter()
@@ -155,7 +155,7 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cache_folder .*file.*cannot be written") as error:
-        sources(DataSettings(data=[str(data)], cache_folder=str(tmp_path / "file" / "cache")), FakeEngine(), Counter())
+        open_data(DataSettings(data=[str(data)], cache_folder=str(tmp_path / "file" / "cache")), FakeEngine(), Counter())
     assert "\n" not in str(error.value)
 
 
@@ -164,7 +164,7 @@ def test_training_and_validation_examples(data, tmp_path, no_clip):
     (data / "val.txt").write_text("b\n")
     recipe = DataSettings(data=[str(data)], cache_folder=str(tmp_path / "cache"))
     counter = Counter()
-    train, val = sources(recipe, FakeEngine(), counter)
+    train, val = open_data(recipe, FakeEngine(), counter)
     assert (len(train), len(val)) == (3, 1) and counter.counts == {"encoding clips": 4}
     for examples in (train, val):
         x0, token, latent, vector = examples.batch(np.random.default_rng(0), [0, 0], 0.1, 0.5)

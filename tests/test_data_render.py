@@ -3,10 +3,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from commands import load_tool
 from making_data import small_spec
+from PIL import Image
+
 from sgm.render.zbuffer import SOFT, STUDIO
 from sgm.train.data import DataSettings, Memo, read_clips
 from sgm.train.data.examples import choose_views

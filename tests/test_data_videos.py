@@ -2,9 +2,9 @@
 import cv2
 import numpy as np
 import pytest
+from making_data import small_spec, write_film
 from PIL import Image
 
-from making_data import small_spec, write_film
 from sgm.train.data import DataError, DataSettings, Memo, read_clips
 from sgm.train.data.motion import motion_bucket, read_table
 from sgm.train.data.videos import read_video

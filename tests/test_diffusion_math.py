@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from sgm.train.objective import DiffusionLoss, lognormal_sigmas
-from sgm.video.denoiser import scalings
-from sgm.video.guidance import guide, scales
-from sgm.video.sampler import karras_sigmas
+from sgm.diffusion.denoiser import scalings
+from sgm.diffusion.guidance import guide, scales
+from sgm.diffusion.samplers import karras_sigmas
+from sgm.train.losses import DiffusionLoss, lognormal_sigmas
 
 TIGHT = dict(rtol=5e-6, atol=1e-7)      # of every element: the values span six decades
 

@@ -10,19 +10,20 @@ import pytest
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.cameras import camera_to_world, focal_length
-from sgm.config import ConfigError
-from sgm.shape import descent, dmtet, encoding, raster, shading, tetgrid
-from sgm.shape.dmtet_spec import DMTetSpec
-from sgm.shape.field import Field
-from sgm.shape.views import HALF, Views
+from sgm.config.reconstruction import DMTetSpec
+from sgm.config.yaml_reader import ConfigError
+from sgm.reconstruct.dmtet import pixel_batches, rasterizer, refinement, sdf_optimizer, tet_grid
+from sgm.reconstruct.nerf import encoding
+from sgm.reconstruct.nerf.field import Field
+from sgm.reconstruct.posed_views import HALF, PosedViews
+from sgm.views.cameras import camera_to_world, focal_length
 
 SIZE, RESOLUTION = 64, 20
 SMALL = dict(sides=[SIZE], views=[2], steps=[6], lr=[4e-3], field_lr=2e-2, pixels=1024, save_every=0)
 
 
 def ball(radius, centre=(0, 0, 0), resolution=RESOLUTION):
-    p = tetgrid.positions(resolution, HALF).astype(np.float64)
+    p = tet_grid.positions(resolution, HALF).astype(np.float64)
     return (np.linalg.norm(p - centre, axis=1) - radius).reshape([resolution + 1] * 3).astype(np.float32)
 
 
@@ -33,20 +34,20 @@ def paint(points):
 
 def pictures(sdf, count=6, size=SIZE, fine=4, colour=paint):
     """Views of a surface, exact to the fine samples of a pixel."""
-    surface = shading.surface_of(tetgrid.sealed(sdf, HALF), HALF)
+    surface = pixel_batches.surface_of(tet_grid.sealed(sdf, HALF), HALF)
     fl, poses = focal_length(size), camera_to_world(np.arange(count) * 360 / count, np.resize([10.0, 35, -20], count), 2.0)
     rgb, mask = np.zeros((count, size, size, 3), np.float32), np.zeros((count, size, size), np.float32)
     n = size * fine
     for k, c2w in enumerate(poses):
         intrinsics = np.array([fl, fl, size / 2, size / 2]) * fine
-        ids, depth = raster.face_ids(surface.vertices, surface.faces, c2w, intrinsics, n, n)
+        ids, depth = rasterizer.face_ids(surface.vertices, surface.faces, c2w, intrinsics, n, n)
         hit = (ids >= 0).reshape(-1)
-        points = raster.pixel_rays(np.arange(n * n), n, c2w, intrinsics) * np.where(hit, depth.reshape(-1), 0)[:, None]
+        points = rasterizer.pixel_rays(np.arange(n * n), n, c2w, intrinsics) * np.where(hit, depth.reshape(-1), 0)[:, None]
         points += c2w[:3, 3].astype(np.float32)
         shown = np.where(hit[:, None], colour(points), 0).reshape(n, n, 3).astype(np.float32)
         rgb[k] = cv2.resize(shown, (size, size), interpolation=cv2.INTER_AREA)
         mask[k] = cv2.resize(hit.reshape(n, n).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-    return Views(rgb, mask, poses, fl, fl, size / 2, size / 2)
+    return PosedViews(rgb, mask, poses, fl, fl, size / 2, size / 2)
 
 
 def small_field():
@@ -54,7 +55,7 @@ def small_field():
 
 
 def radii(sdf):
-    return np.linalg.norm(shading.surface_of(sdf, HALF).vertices, axis=1)
+    return np.linalg.norm(pixel_batches.surface_of(sdf, HALF).vertices, axis=1)
 
 
 # Host
@@ -62,16 +63,16 @@ def radii(sdf):
 def test_blur():
     grid = np.zeros((11, 11, 11), np.float32)
     grid[5, 5, 4] = 2
-    out = descent.blurred(grid, 1.0)
+    out = sdf_optimizer.blurred(grid, 1.0)
     taps = np.exp(-0.5 * np.arange(-3, 4) ** 2)
     taps /= taps.sum()
     expected = 2 * taps[:, None, None] * taps[None, :, None] * taps[None, None, :]
     np.testing.assert_allclose(out[2:9, 2:9, 1:8], expected, rtol=1e-5)
-    assert out.sum() == pytest.approx(2, rel=1e-5) and descent.blurred(grid, 0) is grid
+    assert out.sum() == pytest.approx(2, rel=1e-5) and sdf_optimizer.blurred(grid, 0) is grid
 
 
 def test_adam_against_its_definition():
-    rng, adam = np.random.default_rng(0), descent.Adam(5)
+    rng, adam = np.random.default_rng(0), sdf_optimizer.Adam(5)
     m = v = np.zeros(5)
     for t in range(1, 6):
         g = rng.standard_normal(5)
@@ -85,7 +86,7 @@ def test_what_no_picture_moves_stays_and_the_rest_is_smoothed():
     sdf = ball(0.3) + 0.01 * rng.standard_normal((21, 21, 21)).astype(np.float32)
     gradient = np.zeros_like(sdf)
     gradient[:10] = 1e-6 * rng.standard_normal((10, 21, 21))            # one half is seen
-    state = descent.Descent(sdf, HALF, DMTetSpec(laplacian=3.0, blur=0.5, follow=False))
+    state = sdf_optimizer.Descent(sdf, HALF, DMTetSpec(laplacian=3.0, blur=0.5, follow=False))
     crossed = np.zeros(sdf.shape, bool)
     out = sdf
     for _ in range(30):
@@ -103,9 +104,9 @@ def test_what_no_picture_moves_stays_and_the_rest_is_smoothed():
 
 def test_hidden_parts_go_along_with_what_is_around_them():
     """A slab's lower side, seen at the rim only, which moves down by 0.02 on the left and not on the right."""
-    z = tetgrid.positions(RESOLUTION, HALF).reshape(21, 21, 21, 3)
+    z = tet_grid.positions(RESOLUTION, HALF).reshape(21, 21, 21, 3)
     sdf = np.maximum(-0.2 - z[..., 2], z[..., 2] - 0.4)
-    state = descent.Descent(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
+    state = sdf_optimizer.Descent(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
     gradient = np.zeros_like(sdf)
     gradient[:5], gradient[-5:] = 1e-3, 1e-3
     still = state.step(sdf, gradient, np.zeros(sdf.shape, bool), 0.0)                       # nothing moves around it
@@ -122,7 +123,7 @@ def test_hidden_parts_go_along_with_what_is_around_them():
 def test_weak_gradients_move_slowly():
     """Adam alone would move both alike."""
     sdf, gradient = np.ones((21, 21, 21), np.float32), np.zeros((21, 21, 21), np.float32)
-    state = descent.Descent(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
+    state = sdf_optimizer.Descent(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
     gradient[5, 5, 5], gradient[10, 10, 10] = 1e-3, 1e-6
     moved = sdf - state.step(sdf, gradient, np.zeros(sdf.shape, bool), 1e-2)
     assert moved[5, 5, 5] == pytest.approx(1e-2 / 1.0 / (1 + 0.3 / np.sqrt(2)), rel=1e-2)
@@ -132,7 +133,7 @@ def test_weak_gradients_move_slowly():
 def test_sign_change_pulls_both_ends_to_the_others_sign():
     sdf = np.full((5, 5, 5), 0.3, np.float32)
     sdf[2, 2, 2] = -0.1
-    state = descent.Descent(sdf, 0.5, DMTetSpec(laplacian=0.0, sign_change=1.0, blur=0.0, follow=False))
+    state = sdf_optimizer.Descent(sdf, 0.5, DMTetSpec(laplacian=0.0, sign_change=1.0, blur=0.0, follow=False))
     gradient, crossed = np.zeros_like(sdf), np.zeros(sdf.shape, bool)
     gradient[3, 3, 3] = 1e-3
     crossed[2, 2, 2] = crossed[2, 2, 3] = True
@@ -179,8 +180,8 @@ def test_gradient_of_the_loss_by_colours_and_outlines(geometry):
     size, radius, step = 96, 0.32, 0.004
     views = pictures(ball(0.3, resolution=40), size=size, fine=6)
     spec = DMTetSpec(sides=[size], views=[2], steps=[1], lr=[1e-3], pixels=8192, geometry=geometry, smooth=0.0)
-    refiner = dmtet.Refiner(views, ball(radius, resolution=40), Painted(encoding.dense_levels([4], 2), HALF), spec)
-    (value, error, weight), (g_a, g_b) = ms.value_and_grad(dmtet.Loss(refiner.field, spec), (0, 1), has_aux=True)(
+    refiner = refinement.Refiner(views, ball(radius, resolution=40), Painted(encoding.dense_levels([4], 2), HALF), spec)
+    (value, error, weight), (g_a, g_b) = ms.value_and_grad(refinement.Loss(refiner.field, spec), (0, 1), has_aux=True)(
         *inputs_of(refiner)[1])
     found = -float(g_a.asnumpy().astype(np.float64).sum() + g_b.asnumpy().astype(np.float64).sum())
     background = np.random.RandomState([0, 1 << 20, 0]).random_sample((2, 1, 1, 3))
@@ -200,7 +201,7 @@ def run():
     """A ball that starts too small, in six steps; the states of the run."""
     views, states, told = pictures(ball(0.34)), [], []
     spec = DMTetSpec(**{**SMALL, "save_every": 3, "steps": [24]})
-    result = dmtet.refine(views, ball(0.28), small_field(), spec, lambda *said: told.append(said),
+    result = refinement.refine(views, ball(0.28), small_field(), spec, lambda *said: told.append(said),
                           save=lambda arrays: states.append({k: v.copy() for k, v in arrays.items()}))
     return views, spec, result, states, told
 
@@ -208,7 +209,7 @@ def run():
 def test_a_ball_grows_to_its_pictures(run):
     views, spec, (vertices, faces, sdf, field), states, told = run
     assert vertices.dtype == np.float32 and faces.dtype == np.int32 and sdf.shape == (21, 21, 21)
-    before, after = radii(tetgrid.sealed(ball(0.28), HALF)).mean(), radii(sdf).mean()
+    before, after = radii(tet_grid.sealed(ball(0.28), HALF)).mean(), radii(sdf).mean()
     assert abs(after - 0.34) < 0.35 * abs(before - 0.34)
     assert [done for done, _, _ in told] == list(range(1, 25)) and told[0][1] == 24
     assert told[-1][2] > told[0][2] + 1.5                                   # dB, of a mean over ten steps
@@ -217,7 +218,7 @@ def test_a_ball_grows_to_its_pictures(run):
 
 def test_a_picture_of_it(run):
     views, _, (*_, sdf, field), _, _ = run
-    rgb, covered = shading.picture(shading.surface_of(sdf, HALF), field, views, 2)
+    rgb, covered = pixel_batches.picture(pixel_batches.surface_of(sdf, HALF), field, views, 2)
     both, either = (np.count_nonzero(f(covered, views.mask[2] > 0.5)) for f in (np.logical_and, np.logical_or))
     assert both > 0.93 * either and (rgb[~covered] == 0).all()
     true = views.rgb[2]
@@ -229,7 +230,7 @@ def test_resumed_it_goes_on_bit_for_bit(run):
     table = field.table.asnumpy().copy()
     ops.release()
     other = small_field()
-    vertices_2, _, sdf_2, _ = dmtet.refine(views, ball(0.28), other, spec, state=states[3])
+    vertices_2, _, sdf_2, _ = refinement.refine(views, ball(0.28), other, spec, state=states[3])
     assert (sdf == sdf_2).all() and (vertices == vertices_2).all() and (table == other.table.asnumpy()).all()
 
 
@@ -242,7 +243,7 @@ def test_ctrl_c_gives_what_there_is(run, caplog):
             os.kill(os.getpid(), signal.SIGINT)
 
     states = []
-    vertices, faces, sdf, _ = dmtet.refine(views, ball(0.28), small_field(), spec, interrupt, save=states.append)
+    vertices, faces, sdf, _ = refinement.refine(views, ball(0.28), small_field(), spec, interrupt, save=states.append)
     assert "stopped after 2 of 24" in caplog.text and int(states[-1]["done"]) == 2 and len(faces)
     assert (states[-1]["sdf"] == sdf).all() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -250,38 +251,38 @@ def test_ctrl_c_gives_what_there_is(run, caplog):
 def test_deformation_moves_vertices_within_its_bound():
     views = pictures(ball(0.3, (0.03, 0, 0)))
     spec = DMTetSpec(**{**SMALL, "deformation": 0.16, "deformation_lr": 0.3})
-    refiner = dmtet.Refiner(views, ball(0.3), small_field(), spec)
+    refiner = refinement.Refiner(views, ball(0.3), small_field(), spec)
     for _ in range(3):
         refiner.step()
-    moved = np.abs(tetgrid.deformed(RESOLUTION, HALF, np.arange(21 ** 3), refiner.deformation, 0.16)
-                   - tetgrid.positions(RESOLUTION, HALF))
+    moved = np.abs(tet_grid.deformed(RESOLUTION, HALF, np.arange(21 ** 3), refiner.deformation, 0.16)
+                   - tet_grid.positions(RESOLUTION, HALF))
     assert 0.02 * 0.055 < moved.max() <= 0.16 * 0.055 + 1e-6
     state = refiner.state()
-    other = dmtet.Refiner(views, ball(0.3), small_field(), spec)
+    other = refinement.Refiner(views, ball(0.3), small_field(), spec)
     other.restore(state)
     assert (other.surface().vertices == refiner.surface().vertices).all()
 
 
 def test_views_take_turns_and_lengths_grow():
-    refiner = dmtet.Refiner(pictures(ball(0.3), count=5, fine=1), ball(0.3), small_field(), DMTetSpec(**SMALL))
+    refiner = refinement.Refiner(pictures(ball(0.3), count=5, fine=1), ball(0.3), small_field(), DMTetSpec(**SMALL))
     seen = np.concatenate([refiner._chosen(0, step) for step in range(5)])
     assert sorted(seen) == sorted(list(range(5)) * 2)
-    lengths = shading.Lengths()
+    lengths = pixel_batches.Lengths()
     assert [lengths.of("a", n) for n in (1000, 1200, 5, 2100)] == [2048, 2048, 2048, 3072]
 
 
 def test_what_it_refuses():
     views = pictures(ball(0.3), count=3, fine=1)
     for grid in (np.ones((9, 9, 9), np.float32), np.full((9, 9, 9), np.nan, np.float32)):
-        with pytest.raises(dmtet.RefineError, match="no inside"):
-            dmtet.Refiner(views, grid, small_field(), DMTetSpec(**SMALL))
-    refiner = dmtet.Refiner(views, ball(0.3), small_field(), DMTetSpec(**SMALL))
-    with pytest.raises(dmtet.RefineError, match="does not fit"):
-        refiner.restore(dmtet.Refiner(views, ball(0.3, resolution=8), small_field(), DMTetSpec(**SMALL)).state())
+        with pytest.raises(refinement.RefineError, match="no inside"):
+            refinement.Refiner(views, grid, small_field(), DMTetSpec(**SMALL))
+    refiner = refinement.Refiner(views, ball(0.3), small_field(), DMTetSpec(**SMALL))
+    with pytest.raises(refinement.RefineError, match="does not fit"):
+        refiner.restore(refinement.Refiner(views, ball(0.3, resolution=8), small_field(), DMTetSpec(**SMALL)).state())
     for wrong in (dict(lr=[1.0, 1.0]), dict(steps=[3]), dict(pixels=1)):
         with pytest.raises(ConfigError, match=f"dmtet.{next(iter(wrong))}"):
             DMTetSpec(**wrong).validate()
     DMTetSpec().validate()
     refiner.graph = lambda *inputs: (Tensor(np.float32(np.nan)), None, None, None)
-    with pytest.raises(dmtet.RefineError, match="not finite"):
+    with pytest.raises(refinement.RefineError, match="not finite"):
         refiner.step()

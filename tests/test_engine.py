@@ -8,12 +8,12 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
+from goldens import GOLDEN, build_checkpoint
 from mindspore import Tensor
 from safetensors.numpy import save_file
 
-from golden_init import GOLDEN, build_checkpoint
-from sgm.checkpoint import open_checkpoint
-from sgm.engine import Engine
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.diffusion.engine import Engine
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASED = {"svd": [], "svd_xt": [], "sv3d_u": [], "sv3d_p": [],
@@ -30,8 +30,8 @@ UNUSED = re.compile(rf"conditioner\.embedders\.0\.open_clip\.model\.({'|'.join(m
 BUILD = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from sgm.engine import Engine
-from sgm.specs import load_spec
+from sgm.diffusion.engine import Engine
+from sgm.config.model_files import load_spec
 
 def resident():
     with open("/proc/self/statm") as file:

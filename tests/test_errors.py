@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
-
 from commands import ROOT
-from sgm.errors import InputError, exit_code, loading
+
+from sgm.common.cli import exit_code, loading
+from sgm.common.errors import InputError
 
 
 def raiser(error):
@@ -63,7 +64,7 @@ def test_a_handler_of_the_caller_and_nohup_are_left_alone():
 
 
 def test_names_that_are_no_text_can_be_printed():
-    code = "import sys; from sgm.errors import exit_code; sys.exit(exit_code('x', lambda _: print('cup\\udcff \\u676f')))"
+    code = "import sys; from sgm.common.cli import exit_code; sys.exit(exit_code('x', lambda _: print('cup\\udcff \\u676f')))"
     for encoding, expected in (("utf-8", "cup\\udcff 杯\n"), ("ascii", "cup\\udcff \\u676f\n")):
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True,
                                 env={**os.environ, "PYTHONIOENCODING": encoding})

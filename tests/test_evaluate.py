@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from commands import load_tool
 from PIL import Image
 
-from commands import load_tool
-from sgm import metrics
+from sgm.views import metrics
 
 evaluate = load_tool("evaluate")
 WHITE = np.full((16, 16, 3), 255, np.uint8)

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import trimesh
 
-from sgm import topology
-from sgm.cameras import Orbit
-from sgm.errors import InputError
-from sgm.render.meshfile import load_mesh
+from sgm.common.errors import InputError
+from sgm.geometry import mesh_writer, topology
+from sgm.geometry.mesh_reader import load_mesh
+from sgm.geometry.textured_mesh import TexturedMesh
+from sgm.reconstruct.report import UNLIT, facts, turntable, write_turntable
+from sgm.reconstruct.texture.atlas import unwrap
+from sgm.reconstruct.texture.baking import spread, texels
 from sgm.render.zbuffer import render_views
-from sgm.shape import export
-from sgm.shape.atlas import unwrap
-from sgm.shape.texture import spread, texels
-from sgm.shape.textured import TexturedMesh
-from sgm.shape.turntable import UNLIT, facts, turntable, write_turntable
+from sgm.views.cameras import Orbit
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def as_set(vertices):
 
 
 def test_glb_is_y_up_and_faces_z(mesh, tmp_path):
-    assert export.save(mesh, tmp_path / "a.glb") == [tmp_path / "a.glb"]
+    assert mesh_writer.save(mesh, tmp_path / "a.glb") == [tmp_path / "a.glb"]
     assert [p.name for p in tmp_path.iterdir()] == ["a.glb"]
     read = trimesh.load(tmp_path / "a.glb", force="mesh", process=False)
     # (x, y, z) -> (y, z, x): what faced +x faces +z, what was up is y
@@ -53,7 +52,7 @@ def test_glb_is_y_up_and_faces_z(mesh, tmp_path):
 
 
 def test_glb_keeps_the_rules_of_gltf(mesh, tmp_path):
-    export.save(mesh, tmp_path / "a.glb")
+    mesh_writer.save(mesh, tmp_path / "a.glb")
     data = (tmp_path / "a.glb").read_bytes()
     magic, version, length, size, kind = struct.unpack("<4sIII4s", data[:20])
     assert (magic, version, kind) == (b"glTF", 2, b"JSON") and length == len(data) and size % 4 == 0
@@ -77,8 +76,8 @@ def test_glb_keeps_the_rules_of_gltf(mesh, tmp_path):
 def test_obj_and_ply_stay_in_the_input_world(mesh, tmp_path):
     centre, scale = np.array([100.0, -3, 7]), 0.25
     world = mesh.placed(scale, centre)
-    assert {p.name for p in export.save(world, tmp_path / "m.obj")} == {"m.obj", "m.mtl", "m.png"}
-    export.save(world, tmp_path / "m.ply")
+    assert {p.name for p in mesh_writer.save(world, tmp_path / "m.obj")} == {"m.obj", "m.mtl", "m.png"}
+    mesh_writer.save(world, tmp_path / "m.ply")
     obj = trimesh.load(tmp_path / "m.obj", force="mesh", process=False)
     ply = trimesh.load(tmp_path / "m.ply", process=False)
     for read in (obj, ply):
@@ -97,27 +96,27 @@ def test_all_kinds_look_alike_in_our_own_reader(mesh, tmp_path):
     cameras = Orbit.static(25.0, 3).poses(2.5)
     wanted = render_views(mesh.drawable(), cameras, 96, 33.8, lighting=UNLIT)
     for name, limit in (("a.glb", 0.5), ("a.obj", 0.5), ("a.ply", 6)):            # ply: colours at vertices only
-        export.save(mesh, tmp_path / name)
+        mesh_writer.save(mesh, tmp_path / name)
         seen = render_views(load_mesh(tmp_path / name), cameras, 96, 33.8, lighting=UNLIT)
         assert (seen[..., 3] != wanted[..., 3]).mean() < 1e-3
         assert np.abs(seen[..., :3].astype(float) - wanted[..., :3]).mean() < limit, name
 
 
 def test_nothing_is_left_half_written(mesh, tmp_path, monkeypatch):
-    export.save(mesh, tmp_path / "m.obj")
+    mesh_writer.save(mesh, tmp_path / "m.obj")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
     def full(texture):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(export, "png", full)
+    monkeypatch.setattr(mesh_writer, "png", full)
     with pytest.raises(OSError):
-        export.save(mesh.placed(2, (1, 1, 1)), tmp_path / "m.obj")
+        mesh_writer.save(mesh.placed(2, (1, 1, 1)), tmp_path / "m.obj")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     with pytest.raises(InputError, match="kind .stl cannot be written; give one of .glb, .obj, .ply"):
-        export.save(mesh, tmp_path / "m.stl")
+        mesh_writer.save(mesh, tmp_path / "m.stl")
     (tmp_path / "folder.ply").mkdir()
     with pytest.raises(InputError, match="is a folder"):
-        export.save(mesh, tmp_path / "folder.ply")
+        mesh_writer.save(mesh, tmp_path / "folder.ply")
 
 
 def test_turntable(mesh, tmp_path):

@@ -5,9 +5,9 @@ import pytest
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.errors import InputError
-from sgm.shape import encoding
-from sgm.shape.field import Field
+from sgm.common.errors import InputError
+from sgm.reconstruct.nerf import encoding
+from sgm.reconstruct.nerf.field import Field
 
 HALF = 0.55
 LEVELS = {"dense": encoding.dense_levels([4, 9], 4), "hash": encoding.hash_levels(4, 2, 10, 4, 40)}

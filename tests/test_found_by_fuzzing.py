@@ -3,13 +3,13 @@ import json
 
 import numpy as np
 import pytest
-
 from badfiles import field, safetensors
-from sgm.cameras import Orbit, read_transforms
-from sgm.config import ConfigError
-from sgm.errors import InputError
-from sgm.specs import load_spec
-from sgm.tensorfiles import open_checkpoint
+
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.common.errors import InputError
+from sgm.config.model_files import load_spec
+from sgm.config.yaml_reader import ConfigError
+from sgm.views.transforms import read_orbit, read_transforms
 
 
 def entry(shape, end=4):
@@ -35,12 +35,12 @@ FOUND = [
     (open_checkpoint, "x.ckpt", field(1, field(1, b"a") + field(2, field(2, b"Float32") + field(3, 3))), "do not add up"),
     (open_checkpoint, "x.ckpt", field(1, field(1, b"a") + field(2, field(1, 1) * 40 + field(2, b"Float32")
                                                                 + field(3, bytes(4)))), "expected at most 32 sizes"),
-    (Orbit.from_file, "x.json", f'{{"azimuths_deg": [{HUGE}], "elevations_deg": [0]}}', "is not a list of numbers"),
-    (Orbit.from_file, "x.json", '{"azimuths_deg": [true], "elevations_deg": [0]}', "is not a list of numbers"),
-    (Orbit.from_file, "x.json", '{"frames": [1, {"azimuth_deg": 0, "elevation_deg": 0}]}', "lack azimuth_deg"),
-    (Orbit.from_file, "x.json", '{"azimuths_deg": [1e308, -1e308], "elevations_deg": [0, 0]}', "view 0 has 1e+308"),
-    (Orbit.from_file, "x.json", "[" * 100_000, "is nested too deeply"),
-    (Orbit.from_file, "x.json", " " * (65 << 20), "is larger than 64 MB"),
+    (read_orbit, "x.json", f'{{"azimuths_deg": [{HUGE}], "elevations_deg": [0]}}', "is not a list of numbers"),
+    (read_orbit, "x.json", '{"azimuths_deg": [true], "elevations_deg": [0]}', "is not a list of numbers"),
+    (read_orbit, "x.json", '{"frames": [1, {"azimuth_deg": 0, "elevation_deg": 0}]}', "lack azimuth_deg"),
+    (read_orbit, "x.json", '{"azimuths_deg": [1e308, -1e308], "elevations_deg": [0, 0]}', "view 0 has 1e+308"),
+    (read_orbit, "x.json", "[" * 100_000, "is nested too deeply"),
+    (read_orbit, "x.json", " " * (65 << 20), "is larger than 64 MB"),
     (read_transforms, "x.json", transforms(w=HUGE), "w is 1000"),
     (read_transforms, "x.json", transforms(w=1e9), "sides up to"),
     (read_transforms, "x.json", transforms(fl_x=1e-320), "expected positive numbers"),

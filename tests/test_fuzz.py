@@ -9,19 +9,25 @@ import numpy as np
 import pytest
 import trimesh
 import yaml
+from badfiles import encoded, field, object_on_white, png, safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from badfiles import encoded, field, object_on_white, png, safetensors
-from sgm.cameras import CameraError, Orbit, read_transforms, write_transforms
-from sgm.config import ConfigError, known_configs
-from sgm.errors import InputError
-from sgm.images import ImageError, load_image, prepare
-from sgm.render.mesh import MeshError
-from sgm.render.meshfile import load_mesh, normalised, viewing_distance
-from sgm.specs import load_spec
-from sgm.tensorfiles import CKPT_DTYPES, DTYPES, CheckpointError, open_checkpoint
+from sgm.checkpoints.dtypes import DTYPES
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.mindspore_format import CKPT_DTYPES
+from sgm.checkpoints.store import CheckpointError
+from sgm.common.errors import InputError
+from sgm.config.model_files import load_spec
+from sgm.config.yaml_reader import ConfigError, known_configs
+from sgm.geometry.mesh import MeshError
+from sgm.geometry.mesh_reader import load_mesh
+from sgm.render.framing import normalized, viewing_distance
+from sgm.views.cameras import CameraError, Orbit
+from sgm.views.images import ImageError, load_image
+from sgm.views.preprocessing import prepare
+from sgm.views.transforms import read_orbit, read_transforms, write_transforms
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = pytest.mark.parametrize("cases", [50, pytest.param(3000, marks=pytest.mark.slow)])
@@ -194,7 +200,7 @@ def test_key_value(cases):
 # --- cameras ---------------------------------------------------------------------------------------------------------
 
 @CASES
-@pytest.mark.parametrize("read", [read_transforms, Orbit.from_file], ids=["transforms", "orbit"])
+@pytest.mark.parametrize("read", [read_transforms, read_orbit], ids=["transforms", "orbit"])
 def test_cameras(cases, read, file):
     path = write_transforms(file(b"", "000.png").parent, Orbit.static(num_frames=2), 64, files=["000.png", "000.png"])
     ours = json.loads(path.read_text())
@@ -238,6 +244,6 @@ def test_meshes(cases, file):
         st.builds(altered, st.just(GLTF), REPLACEMENTS).map(lambda document: ("gltf", json.dumps(document))))
 
     def read(case):
-        mesh = normalised(load_mesh(file(case[1], f"x.{case[0]}")))
+        mesh = normalized(load_mesh(file(case[1], f"x.{case[0]}")))
         assert viewing_distance(mesh, Orbit.static(num_frames=3)) >= 2
     fuzz(cases, MeshError, read, contents)

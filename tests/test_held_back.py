@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-
 from commands import load_tool
-from sgm.views import Views
+
+from sgm.views.folder import Views
 
 held_back = load_tool("held_back")
 

@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from sgm import images, matte as mattes
-from sgm.images import ImageError, alpha_from_white, composite, load_image, matte, recentre
+from sgm.views import images, media, preprocessing
+from sgm.views import matting as mattes
+from sgm.views.images import ImageError, composite, load_image
+from sgm.views.matting import alpha_from_white, matte
+from sgm.views.preprocessing import recenter
 
 GOLDEN = Path(__file__).parent / "golden"
 VIEWS = sorted((GOLDEN / "views").glob("*.png"))
@@ -164,7 +167,7 @@ def test_save_png(tmp_path):
 @pytest.mark.parametrize("case, ratio", [("tall_400x300", None), ("square_r0.9", 0.9)])
 def test_preprocessing_is_that_of_the_reference(case, ratio):
     golden = load_file(GOLDEN / "preprocess_rgba.safetensors")
-    image, how = images.prepare(Image.fromarray(golden[f"in/{case}"]), 576, ratio)
+    image, how = preprocessing.prepare(Image.fromarray(golden[f"in/{case}"]), 576, ratio)
     np.testing.assert_array_equal(composite(image), golden[f"out/{case}"])
     assert how.startswith("alpha")
 
@@ -179,33 +182,33 @@ def test_preprocessing_is_that_of_the_reference(case, ratio):
 def test_recentre(size, box, ratio, side):
     image = Image.new("RGBA", size, (255, 255, 255, 0))
     image.paste((10, 200, 30, 255), box)
-    centred = recentre(image, side, ratio)
+    centred = recenter(image, side, ratio)
     width, height = box[2] - box[0], box[3] - box[1]
     left, top, right, bottom = centred.getchannel("A").getbbox()
     assert (right - left, bottom - top) == (width, height)
     assert abs(left + right - side) <= 1 and abs(top + bottom - side) <= 1
-    assert recentre(image, 64, ratio).size == (64, 64)
+    assert recenter(image, 64, ratio).size == (64, 64)
 
 
 def test_recentre_errors():
     with pytest.raises(ImageError, match="all transparent"):
-        recentre(Image.new("RGBA", (4, 4)), 8)
+        recenter(Image.new("RGBA", (4, 4)), 8)
     for ratio in (0, -1, 1.1, float("nan"), 0.001):
         with pytest.raises(ImageError, match="--frame-ratio"):
-            recentre(Image.fromarray(disc()), 8, ratio)
+            recenter(Image.fromarray(disc()), 8, ratio)
 
 
 def test_prepare_without_cutting_out():
     image = Image.new("RGB", (40, 20), "red")
     image.paste("blue", (10, 0, 30, 20))
-    prepared, how = images.prepare(image, (8, 8), cut_out=False)
+    prepared, how = preprocessing.prepare(image, (8, 8), cut_out=False)
     assert prepared.shape == (8, 8, 4) and prepared.dtype == np.uint8 and how.startswith("none")
     np.testing.assert_allclose(prepared[:, 1:-1], np.broadcast_to([0, 0, 255, 255], (8, 6, 4)), atol=2)
-    assert images.prepare(image, (16, 32), cut_out=False)[0].shape == (16, 32, 4)
+    assert preprocessing.prepare(image, (16, 32), cut_out=False)[0].shape == (16, 32, 4)
     with pytest.raises(ImageError, match="--frame-ratio"):
-        images.prepare(image, 8, 0.5, cut_out=False)
+        preprocessing.prepare(image, 8, 0.5, cut_out=False)
     with pytest.raises(ImageError, match="--size is 16x32"):
-        images.prepare(image, (16, 32))
+        preprocessing.prepare(image, (16, 32))
 
 
 def test_composite_by_hand():
@@ -217,23 +220,23 @@ def test_composite_by_hand():
 
 def test_network_and_back():
     rgb = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    x = images.to_network(rgb)
+    x = preprocessing.to_network(rgb)
     assert x.shape == (1, 3, 16, 16) and x.dtype == np.float32 and x.flags["C_CONTIGUOUS"]
     assert x.min() == -1 and x.max() == 1 and x[0, 1, 3, 5] == pytest.approx(53 / 127.5 - 1, abs=1e-6)
-    back = images.from_network(x + np.float32(1e-5))
+    back = preprocessing.from_network(x + np.float32(1e-5))
     assert back.shape == (1, 16, 16, 3) and back.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(back[0], rgb)
     extremes = np.array([-3, -1, 0, 0.999, 1, 3], np.float32).reshape(1, 1, 1, 6).repeat(3, axis=1)
-    np.testing.assert_array_equal(images.from_network(extremes)[0, 0, :, 0], [0, 0, 127, 254, 255, 255])
+    np.testing.assert_array_equal(preprocessing.from_network(extremes)[0, 0, :, 0], [0, 0, 127, 254, 255, 255])
 
 
 def test_contact_sheet():
     frames = np.stack([np.full((2, 3, 3), k, np.uint8) for k in range(5)])
-    sheet = np.asarray(images.contact_sheet(frames, 3))
+    sheet = np.asarray(media.contact_sheet(frames, 3))
     assert sheet.shape == (4, 9, 3)
     np.testing.assert_array_equal(sheet[0, ::3, 0], [0, 1, 2])
     np.testing.assert_array_equal(sheet[2, ::3, 0], [3, 4, 255])
-    assert images.contact_sheet(np.zeros((2, 4, 4, 4), np.uint8)).getpixel((0, 0)) == (255, 255, 255)
+    assert media.contact_sheet(np.zeros((2, 4, 4, 4), np.uint8)).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_parse_background():
@@ -363,5 +366,5 @@ def test_nothing_and_everything():
 
 
 def test_no_mindspore():
-    code = "import sys, sgm.images, sgm.cameras; sys.exit(bool({'mindspore', 'scipy', 'torch'} & set(sys.modules)))"
+    code = "import sys, sgm.views.images, sgm.views.cameras; sys.exit(bool({'mindspore', 'scipy', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0

@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from badfiles import object_on_white
 from commands import ROOT, tree
-from sgm.transforms import read_transforms
+from PIL import Image
+
+from sgm.views.transforms import read_transforms
 
 PROCEDURAL = ["tools/render_orbits.py", "procedural", "--count", "24", "--size", "32", "--frames", "4", "--workers", "2",
               "--out"]
@@ -132,7 +132,7 @@ def test_full_disk_while_sampling(tmp_path, photos):
 def test_full_disk_while_a_video_is_written(limit, status, tmp_path):
     """Noise of two colours: small pictures, a small gif, a large mp4. A cut-off mp4 must not pass for a video."""
     code = ("import sys; sys.path.insert(0, '.'); import numpy as np\n"
-            "from sgm.cameras import Orbit\nfrom sgm.errors import exit_code\nfrom sgm.views import Views\n"
+            "from sgm.views.cameras import Orbit\nfrom sgm.common.cli import exit_code\nfrom sgm.views.folder import Views\n"
             "noise = 255 * np.random.RandomState(0).randint(0, 2, (21, 64, 64, 1)).astype(np.uint8)\n"
             "views = Views(noise.repeat(3, -1), noise[0].repeat(4, -1), Orbit.static(), {})\n"
             f"sys.exit(exit_code('save', lambda _: views.save({str(tmp_path / 'a')!r}, formats=('mp4',)) and 0))")

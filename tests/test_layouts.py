@@ -5,14 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from goldens import manifest
 
-from golden_init import manifest
-from sgm.diffusers_config import config_files
-from sgm.layouts import MATRIX, PARTS, THIRD, TRANSPOSED, from_places, places, shape_at, to_place
-from sgm.published import is_unused, unused_keys, used_shapes
-from sgm.recognise import layout_of, recognise, with_decoder
-from sgm.specs import load_spec
-from sgm.tensorfiles import Checkpoint, CheckpointError, Entry
+from sgm.checkpoints.diffusers.config_files import config_files
+from sgm.checkpoints.diffusers.names import (
+    MATRIX,
+    PARTS,
+    THIRD,
+    TRANSPOSED,
+    from_places,
+    places,
+    shape_at,
+    to_place,
+)
+from sgm.checkpoints.dtypes import Entry
+from sgm.checkpoints.identify import layout_of, recognise, with_decoder
+from sgm.checkpoints.mapped_file import Checkpoint
+from sgm.checkpoints.original_keys import is_unused, unused_keys, used_shapes
+from sgm.checkpoints.store import CheckpointError
+from sgm.config.model_files import load_spec
 
 MANIFESTS = Path(__file__).parent / "golden" / "manifests"
 TINY = Path(__file__).parent / "golden"

@@ -9,13 +9,13 @@ from safetensors.numpy import load_file
 from training import SV3D_P, drawn, write_model
 
 import simple_video_sample
-from sgm.lora import fuse
-from sgm.pipeline import load_model
-from sgm.published import UNET
-from sgm.specs import load_spec
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorstore import CheckpointError
-from sgm.tensorwriter import Arrays, save_safetensors
+from sgm.checkpoints.lora_fusion import fuse
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.original_keys import UNET
+from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
+from sgm.checkpoints.store import CheckpointError
+from sgm.config.model_files import load_spec
+from sgm.diffusion.pipeline import load_model
 
 # Layers of each kind that training adapts.
 LAYERS = [f"{UNET}middle_block.1.{name}" for name in (

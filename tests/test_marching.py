@@ -2,19 +2,19 @@
 import numpy as np
 import pytest
 
-from sgm.shape import marching, tetgrid
+from sgm.reconstruct.dmtet import marching_tets, tet_grid
 
 HALF = 0.55
 
 
 def surface(values, resolution, seal=True):
     """Vertices and faces of a function of points (N, 3)."""
-    sdf = values(tetgrid.positions(resolution, HALF).astype(np.float64)).reshape([resolution + 1] * 3)
-    sdf = tetgrid.sealed(sdf, HALF) if seal else sdf.astype(np.float32)
-    edges, faces = marching.march(sdf)
-    a, b = (tetgrid.positions(resolution, HALF, edges[:, i]) for i in (0, 1))
+    sdf = values(tet_grid.positions(resolution, HALF).astype(np.float64)).reshape([resolution + 1] * 3)
+    sdf = tet_grid.sealed(sdf, HALF) if seal else sdf.astype(np.float32)
+    edges, faces = marching_tets.march(sdf)
+    a, b = (tet_grid.positions(resolution, HALF, edges[:, i]) for i in (0, 1))
     flat = sdf.reshape(-1)
-    return marching.crossings(flat[edges[:, 0]], flat[edges[:, 1]], a, b), faces
+    return marching_tets.crossings(flat[edges[:, 0]], flat[edges[:, 1]], a, b), faces
 
 
 def measures(vertices, faces):
@@ -67,7 +67,7 @@ def test_closed_whatever_the_values():
     rng = np.random.default_rng(1)
     for grid in (rng.standard_normal((13, 13, 13)), np.full((13, 13, 13), -1.0), np.zeros((13, 13, 13))):
         grid[6, 6, 6] = -1
-        _, faces = marching.march(tetgrid.sealed(grid, HALF))
+        _, faces = marching_tets.march(tet_grid.sealed(grid, HALF))
         assert len(faces) and is_closed(faces)
 
 
@@ -81,20 +81,20 @@ def test_closed_at_the_box_only_when_sealed():
 def test_a_plane_in_one_tetrahedron_grid_by_hand():
     sdf = np.full((2, 2, 2), 0.5, np.float32)
     sdf[0, 0, 0] = -0.5                         # its seven edges are crossed in the middle, in six tetrahedra
-    edges, faces = marching.march(sdf)
+    edges, faces = marching_tets.march(sdf)
     assert sorted(map(tuple, edges.tolist())) == [(0, k) for k in range(1, 8)] and len(faces) == 6
-    points = marching.crossings(np.full(7, -0.5), np.full(7, 0.5), *(tetgrid.positions(1, 0.5, edges[:, i]) for i in (0, 1)))
-    np.testing.assert_allclose(points, tetgrid.positions(1, 0.5, edges[:, 1]) / 2 - 0.25)
+    points = marching_tets.crossings(np.full(7, -0.5), np.full(7, 0.5), *(tet_grid.positions(1, 0.5, edges[:, i]) for i in (0, 1)))
+    np.testing.assert_allclose(points, tet_grid.positions(1, 0.5, edges[:, 1]) / 2 - 0.25)
     p = points[faces]
     assert (np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]).sum(axis=1) > 0).all()           # away from the corner
 
 
 def test_neighbours():
     _, faces = surface(torus, 24)
-    around = marching.neighbours(faces, faces.max() + 1)
+    around = marching_tets.neighbours(faces, faces.max() + 1)
     for i in range(3):
         mine = np.sort(np.stack([faces[:, i], faces[:, (i + 1) % 3]], axis=1), axis=1)
         other = np.sort(faces[around[:, i]], axis=1)
         assert all(set(side) <= set(corners) for side, corners in zip(mine.tolist(), other.tolist()))
         assert (around[:, i] != np.arange(len(faces))).all()
-    assert marching.neighbours(np.array([[0, 1, 2], [2, 1, 3]], np.int32), 4).tolist() == [[-1, 1, -1], [0, -1, -1]]
+    assert marching_tets.neighbours(np.array([[0, 1, 2], [2, 1, 3]], np.int32), 4).tolist() == [[-1, 1, -1], [0, -1, -1]]

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from commands import ending, load_tool
 from PIL import Image
 
-from commands import ending, load_tool
-from sgm import mesh_metrics, topology
-from sgm.cameras import FOV_DEG, Orbit, write_transforms
-from sgm.nearest import Cloud
-from sgm.render.meshfile import load_mesh
+from sgm.geometry import metrics, topology
+from sgm.geometry.mesh_reader import load_mesh
+from sgm.geometry.nearest import Cloud
+from sgm.reconstruct import report
 from sgm.render.zbuffer import render_views
-from sgm.shape import turntable
+from sgm.views.cameras import FOV_DEG, Orbit
+from sgm.views.transforms import write_transforms
 
 GOLDEN = Path(__file__).parent / "golden"
 evaluate = load_tool("evaluate")
@@ -31,7 +32,7 @@ def meshes():
 def test_figures_of_the_evaluation_script(meshes, name):
     told = json.loads((GOLDEN / "mesh_metrics.json").read_text())[name]
     truth = name.split("_")[0]
-    ours = mesh_metrics.compare(meshes[name.removesuffix("_truth")], meshes[truth])
+    ours = metrics.compare(meshes[name.removesuffix("_truth")], meshes[truth])
     for key in told.keys() & ours.keys():
         if isinstance(told[key], float):
             # the same samples: only rounding and, for the volumes, the ray caster differ
@@ -57,7 +58,7 @@ def test_nearest_against_brute_force():
 
 def test_samples_lie_uniformly_on_the_surface():
     vertices = np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 5), (3, 0, 5), (0, 3, 5)], float)
-    points, normals = mesh_metrics.sample(vertices, np.array([[0, 1, 2], [3, 5, 4]]), 20000, 0)
+    points, normals = metrics.sample(vertices, np.array([[0, 1, 2], [3, 5, 4]]), 20000, 0)
     large = points[:, 2] == 5
     assert large.mean() == pytest.approx(0.9, abs=0.01)                   # nine times the area
     np.testing.assert_allclose(points[large].mean(0), (1, 1, 5), atol=0.03)   # the centroid
@@ -66,12 +67,12 @@ def test_samples_lie_uniformly_on_the_surface():
 
 def test_distances_of_two_spheres():
     inner, outer = (trimesh.creation.icosphere(4, radius) for radius in (0.40, 0.43))
-    m = mesh_metrics.compare((inner.vertices, inner.faces), (outer.vertices, outer.faces), dense=100_000)
+    m = metrics.compare((inner.vertices, inner.faces), (outer.vertices, outer.faces), dense=100_000)
     assert m["chamfer_l1"] == pytest.approx(0.06, rel=0.01)
     assert m["fscore_0.02"] == 0 and m["fscore_0.01"] == 0
     assert m["normal_consistency_signed"] > 0.999
     assert m["iou"] == pytest.approx((0.40 / 0.43) ** 3, rel=0.01) and m["iou_mode"] == "parity"
-    inside_out = mesh_metrics.compare((inner.vertices, inner.faces[:, ::-1]), (inner.vertices, inner.faces), dense=20_000)
+    inside_out = metrics.compare((inner.vertices, inner.faces[:, ::-1]), (inner.vertices, inner.faces), dense=20_000)
     assert inside_out["normal_consistency_signed"] < -0.999 and inside_out["normal_consistency"] > 0.999
 
 
@@ -79,7 +80,7 @@ def test_an_open_mesh_is_filled():
     ball = trimesh.creation.icosphere(4, 0.4)
     small = ball.faces[ball.triangles_center[:, 2] < 0.395]               # a hole of a few voxels at the top
     assert not topology.describe(ball.vertices, small)["watertight"]
-    inside = mesh_metrics.inside_by_filling(*mesh_metrics.prepared(ball.vertices, small))
+    inside = metrics.inside_by_filling(*metrics.prepared(ball.vertices, small))
     # the surface's own voxels count as inside: half a voxel more all round
     assert inside.sum() / 64 ** 3 == pytest.approx(4 / 3 * np.pi * (0.4 + 0.5 / 64) ** 3, rel=0.03)
 
@@ -107,8 +108,8 @@ def test_topology_of_known_solids():
 
 
 def test_command_with_the_up_axis(meshes, tmp_path, capsys, monkeypatch):
-    quick = partial(mesh_metrics.compare, samples=2000, dense=20000)
-    monkeypatch.setattr(mesh_metrics, "compare", quick)
+    quick = partial(metrics.compare, samples=2000, dense=20000)
+    monkeypatch.setattr(metrics, "compare", quick)
     vertices, faces = meshes["panda"]
     trimesh.Trimesh(vertices, faces, process=False).export(tmp_path / "truth.ply")
     trimesh.Trimesh(vertices[:, [1, 2, 0]], faces, process=False).export(tmp_path / "turned.ply")
@@ -125,14 +126,14 @@ def test_command_with_the_up_axis(meshes, tmp_path, capsys, monkeypatch):
 
 def test_command_with_views_that_were_held_back(tmp_path, capsys, monkeypatch):
     """The views are of the mesh itself, except the last, which is not counted; a smaller mesh has smaller outlines."""
-    monkeypatch.setattr(mesh_metrics, "compare", partial(mesh_metrics.compare, samples=500, dense=5000))
+    monkeypatch.setattr(metrics, "compare", partial(metrics.compare, samples=500, dense=5000))
     colours = np.random.RandomState(0).randint(0, 255, (8, 3))
     for name, size in (("box.ply", 1.0), ("small.ply", 0.8)):
         box = trimesh.creation.box(size * np.array((0.6, 0.5, 0.4)))
         box.visual.vertex_colors = colours
         box.export(tmp_path / name)
     orbit, folder = Orbit.static(20, 5), tmp_path / "views"
-    views = render_views(load_mesh(tmp_path / "box.ply"), orbit.poses(2.0), 64, FOV_DEG, lighting=turntable.UNLIT)
+    views = render_views(load_mesh(tmp_path / "box.ply"), orbit.poses(2.0), 64, FOV_DEG, lighting=report.UNLIT)
     views[-1] = np.roll(views[-1], 12, axis=1)
     folder.mkdir()
     for k, view in enumerate(views):

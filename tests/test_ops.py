@@ -7,8 +7,8 @@ from mindspore.ops import operations as P
 from scipy.special import erf
 
 from sgm import ops
-from sgm.ops import attend, convolution, device, rows
-from sgm.video.attention import Attention, TransformerBlock
+from sgm.models.attention import Attention, TransformerBlock
+from sgm.ops import attend, convolution, device, tokens
 
 
 def draw(seed, *shape):
@@ -282,7 +282,7 @@ def test_attention_in_slices(limit, same, monkeypatch):
 @pytest.mark.parametrize("most, pieces", [(6, 1), (4, 2), (1, 6)])
 def test_rows_in_slices(most, pieces, same, monkeypatch):
     """Six rows, at most so many at a time: that many equal pieces, the same values and gradients."""
-    monkeypatch.setattr(rows, "SLICE_BYTES", most * 4 * 5)
+    monkeypatch.setattr(tokens, "SLICE_BYTES", most * 4 * 5)
     calls = []
 
     def double(x):
@@ -375,7 +375,7 @@ def test_slices_of_a_transformer_compile_with_their_gradients(monkeypatch, relat
     x, vectors = Tensor(draw(0, 3 * 4, 32)), Tensor(draw(1, 3, 32))
 
     def gradients(slices):
-        monkeypatch.setattr(rows, "SLICE_BYTES", 12 // slices * 4 * 4 * 32)
+        monkeypatch.setattr(tokens, "SLICE_BYTES", 12 // slices * 4 * 4 * 32)
 
         def loss(x, vectors):
             return (block(x, vectors, (1, 3, 2, 2)) ** 2).sum()

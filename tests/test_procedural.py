@@ -2,11 +2,11 @@
 import numpy as np
 import pytest
 
-from sgm import metrics
-from sgm.cameras import FOV_DEG, Orbit, camera_to_world
-from sgm.render.parts import Paint, box, loft, section
+from sgm.render.primitives import Paint, box, loft, section
 from sgm.render.procedural import HELD_BACK_SEEDS, TRAIN_SEEDS, make_object, render_clip
 from sgm.render.zbuffer import SOFT, Lighting, render_views
+from sgm.views import metrics
+from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world
 
 FLAT = Lighting(ambient=1, key=0, fill=0, sky=0)
 

@@ -4,14 +4,14 @@ import cv2
 import mindspore as ms
 import numpy as np
 import pytest
+from goldens import GOLDEN
 from mindspore import Tensor
 
-from golden_init import GOLDEN
-from sgm import topology
-from sgm.cameras import camera_to_world, focal_length, rays
-from sgm.render.mesh import Mesh
+from sgm.geometry import topology
+from sgm.geometry.mesh import Mesh
+from sgm.reconstruct.dmtet import marching_tets, raster_gradients, rasterizer, tet_grid
 from sgm.render.zbuffer import render_geometry
-from sgm.shape import device_raster, marching, raster, tetgrid
+from sgm.views.cameras import camera_to_world, focal_length, rays
 
 SIZE = 144
 FOCAL = focal_length(SIZE)
@@ -30,15 +30,15 @@ def together(vectors):
 
 def extract(sdf, half=0.55):
     """Vertices, faces and edges of a grid."""
-    sdf = tetgrid.sealed(sdf, half)
-    edges, faces = marching.march(sdf)
-    a, b = (tetgrid.positions(sdf.shape[0] - 1, half, edges[:, i]) for i in (0, 1))
+    sdf = tet_grid.sealed(sdf, half)
+    edges, faces = marching_tets.march(sdf)
+    a, b = (tet_grid.positions(sdf.shape[0] - 1, half, edges[:, i]) for i in (0, 1))
     flat = sdf.reshape(-1)
-    return marching.crossings(flat[edges[:, 0]], flat[edges[:, 1]], a, b), faces, edges
+    return marching_tets.crossings(flat[edges[:, 0]], flat[edges[:, 1]], a, b), faces, edges
 
 
 def spheres(resolution, *balls):
-    p = tetgrid.positions(resolution, 0.55).astype(np.float64)
+    p = tet_grid.positions(resolution, 0.55).astype(np.float64)
     return np.min([np.linalg.norm(p - centre, axis=1) - radius for centre, radius in balls], axis=0).reshape(
         [resolution + 1] * 3)
 
@@ -66,9 +66,9 @@ def test_ids_are_those_of_brute_force_ray_casting():
     vertices = vertices.astype(np.float64)
     width, height, intrinsics = 44, 30, np.array([60.0, 52.0, 19.3, 17.8])      # neither square nor centred
     c2w = camera_to_world(20.0, 25.0, 1.8)
-    ids, depth = raster.face_ids(vertices, faces, c2w, intrinsics, width, height)
+    ids, depth = rasterizer.face_ids(vertices, faces, c2w, intrinsics, width, height)
     assert ids.shape == depth.shape == (height, width)
-    directions = raster.pixel_rays(np.arange(width * height), width, c2w, intrinsics).astype(np.float64)
+    directions = rasterizer.pixel_rays(np.arange(width * height), width, c2w, intrinsics).astype(np.float64)
     seen = 0
     for k, direction in enumerate(directions):
         number, distance = cast(vertices, faces, c2w[:3, 3], direction)
@@ -84,21 +84,21 @@ def test_ids_are_those_of_brute_force_ray_casting():
 def test_rays_of_pixels_are_those_of_the_cameras():
     c2w = camera_to_world(50.0, -20.0, 2.0)
     _, unit = rays(c2w, 40, 30, 50.0, 18.0, 16.0)
-    ours = raster.pixel_rays(np.arange(1200), 40, c2w, np.array([50.0, 50.0, 18.0, 16.0]))
+    ours = rasterizer.pixel_rays(np.arange(1200), 40, c2w, np.array([50.0, 50.0, 18.0, 16.0]))
     np.testing.assert_allclose(ours / np.linalg.norm(ours, axis=1, keepdims=True), unit.reshape(-1, 3), atol=1e-6)
     np.testing.assert_allclose(ours @ -c2w[:3, 2], 1, atol=1e-6)
 
 
 def device_geometry(vertices, faces, normals, c2w, intrinsics, size):
     """Depth and interpolated normals of a picture through the device's half."""
-    ids, _ = raster.face_ids(vertices, faces, c2w, intrinsics, size, size)
+    ids, _ = rasterizer.face_ids(vertices, faces, c2w, intrinsics, size, size)
     pixels = np.flatnonzero(ids.reshape(-1) >= 0)
     corners = faces[ids.reshape(-1)[pixels]]
     eye = np.broadcast_to(c2w[:3, 3], (len(pixels), 3))
-    direction = raster.pixel_rays(pixels, size, c2w, intrinsics)
-    depth, of_b, of_c = device_raster.intersect(*(triple(vertices[corners[:, i]]) for i in range(3)), triple(eye),
+    direction = rasterizer.pixel_rays(pixels, size, c2w, intrinsics)
+    depth, of_b, of_c = raster_gradients.intersect(*(triple(vertices[corners[:, i]]) for i in range(3)), triple(eye),
                                          triple(direction))
-    normal = device_raster.unit(device_raster.interpolate(*(triple(normals[corners[:, i]]) for i in range(3)), of_b, of_c))
+    normal = raster_gradients.unit(raster_gradients.interpolate(*(triple(normals[corners[:, i]]) for i in range(3)), of_b, of_c))
     return pixels, depth.asnumpy(), together(normal)
 
 
@@ -106,14 +106,14 @@ def test_depth_and_normals_of_a_ball_against_the_renderer():
     vertices, faces, _ = extract(spheres(24, ((0, 0, 0), 0.4)))
     mesh = Mesh(vertices.astype(float), faces.astype(int))
     corners = [Tensor(np.ascontiguousarray(faces[:, i])) for i in range(3)]
-    normals = together(device_raster.vertex_normals(triple(vertices), corners, len(vertices)))
+    normals = together(raster_gradients.vertex_normals(triple(vertices), corners, len(vertices)))
     radial = vertices / np.linalg.norm(vertices, axis=1, keepdims=True)
     assert np.degrees(np.arccos(np.clip((normals * radial).sum(1), -1, 1))).max() < 8
     pixels, depth, normal = device_geometry(vertices, faces, radial, FRONT, CENTRED, SIZE)
     theirs, _ = render_geometry(mesh, FRONT, SIZE, 33.8)
     assert (np.flatnonzero(theirs > 0) == pixels).all()
     np.testing.assert_allclose(depth, theirs.reshape(-1)[pixels], rtol=2e-6)
-    points = FRONT[:3, 3] + depth[:, None] * raster.pixel_rays(pixels, SIZE, FRONT, CENTRED)
+    points = FRONT[:3, 3] + depth[:, None] * rasterizer.pixel_rays(pixels, SIZE, FRONT, CENTRED)
     np.testing.assert_allclose(normal, points / np.linalg.norm(points, axis=1, keepdims=True), atol=4e-3)
 
 
@@ -140,15 +140,15 @@ def rectangle(half_y, half_z, x=0.0):
 
 
 def found_outline(vertices, faces, c2w=FRONT, intrinsics=CENTRED, size=SIZE):
-    ids, depth = raster.face_ids(vertices, faces, c2w, intrinsics, size, size)
-    around = marching.neighbours(faces, len(vertices))
-    return ids, depth, raster.outline(vertices, faces, around, ids, depth, c2w, intrinsics)
+    ids, depth = rasterizer.face_ids(vertices, faces, c2w, intrinsics, size, size)
+    around = marching_tets.neighbours(faces, len(vertices))
+    return ids, depth, rasterizer.outline(vertices, faces, around, ids, depth, c2w, intrinsics)
 
 
 def on_device(edge, vertices, c2w):
     eye = triple(np.broadcast_to(c2w[:3, 3], (len(edge.near), 3)))
     p, q = (triple(vertices[edge.ends[:, i]]) for i in (0, 1))
-    return device_raster.place(p, q, eye, [triple(edge.functionals[:, 3 * i:3 * i + 3]) for i in range(3)])
+    return raster_gradients.place(p, q, eye, [triple(edge.functionals[:, 3 * i:3 * i + 3]) for i in range(3)])
 
 
 def test_outline_of_a_rectangle_by_hand():
@@ -188,7 +188,7 @@ class Silhouette:
         vertices, faces, edges = extract(sdf)
         ids, depth, edge = found_outline(vertices, faces, c2w, self.intrinsics, self.size)
         hit = ids.reshape(-1) >= 0
-        point = c2w[:3, 3] + depth.reshape(-1, 1).clip(0, 9) * raster.pixel_rays(np.arange(self.size ** 2), self.size, c2w,
+        point = c2w[:3, 3] + depth.reshape(-1, 1).clip(0, 9) * rasterizer.pixel_rays(np.arange(self.size ** 2), self.size, c2w,
                                                                                self.intrinsics)
         return vertices, edges, edge, np.where(hit, self.colours(point), 0).astype(np.float32)
 
@@ -196,8 +196,8 @@ class Silhouette:
         """The same sum of the picture without antialiasing, fine times finer."""
         vertices, faces, _ = extract(sdf)
         n = self.size * fine
-        ids, depth = raster.face_ids(vertices, faces, c2w, self.intrinsics * fine, n, n)
-        point = c2w[:3, 3] + depth.reshape(-1, 1).clip(0, 9) * raster.pixel_rays(np.arange(n * n), n, c2w,
+        ids, depth = rasterizer.face_ids(vertices, faces, c2w, self.intrinsics * fine, n, n)
+        point = c2w[:3, 3] + depth.reshape(-1, 1).clip(0, 9) * rasterizer.pixel_rays(np.arange(n * n), n, c2w,
                                                                                self.intrinsics * fine)
         image = np.where(ids.reshape(-1) >= 0, self.colours(point), 0).reshape(n, n)
         weight = cv2.resize(self.weight, (n, n), interpolation=cv2.INTER_LINEAR)
@@ -206,11 +206,11 @@ class Silhouette:
     def gradient(self, sdf, c2w):
         """-> antialiased picture (H, W), gradient of the weighted sum by the grid's values."""
         vertices, edges, edge, image = self.parts(sdf, c2w)
-        grid = tetgrid.sealed(sdf, 0.55)
+        grid = tet_grid.sealed(sdf, 0.55)
         side = len(grid) - 1
         ends = [grid.reshape(-1)[edges[:, i]] for i in (0, 1)]
         for i in (0, 1):
-            ends += list(tetgrid.positions(side, 0.55, edges[:, i]).T)
+            ends += list(tet_grid.positions(side, 0.55, edges[:, i]).T)
         ends = [Tensor(np.ascontiguousarray(x, np.float32)) for x in ends]
         p, q, near, far = (Tensor(np.ascontiguousarray(x)) for x in (*edge.ends.T, edge.near, edge.far))
         receiver = Tensor(np.where(edge.place > 0.5, edge.far, edge.near).astype(np.int32))
@@ -219,9 +219,9 @@ class Silhouette:
         weight, across, colours = Tensor(self.weight.reshape(-1, 1)), Tensor(edge.across), Tensor(image[:, None])
 
         def total(s_a, s_b):
-            points = marching.device_crossings((s_a, s_b, *ends[2:]))
-            place = device_raster.place(device_raster.take(points, p), device_raster.take(points, q), eye, functionals)
-            blended = device_raster.antialias(colours, near, far, receiver, across, place)
+            points = marching_tets.device_crossings((s_a, s_b, *ends[2:]))
+            place = raster_gradients.place(raster_gradients.take(points, p), raster_gradients.take(points, q), eye, functionals)
+            blended = raster_gradients.antialias(colours, near, far, receiver, across, place)
             return (blended * weight).sum(), blended
 
         (_, blended), (g_a, g_b) = ms.value_and_grad(total, (0, 1), has_aux=True)(*ends[:2])
@@ -251,7 +251,7 @@ def test_gradient_of_a_silhouette(size):
     central = (scene.exact(spheres(32, ((0.02, 0.014, 0), 0.35)), c2w)
                - scene.exact(spheres(32, ((0.02, 0.006, 0), 0.35)), c2w)) / 0.008
     assert 0.97 < (gradient * shift.reshape(-1)).sum() / central < 1.03
-    coverage = cv2.resize((raster.face_ids(*extract(sdf)[:2], c2w, scene.intrinsics * 8, size * 8, size * 8)[0] >= 0)
+    coverage = cv2.resize((rasterizer.face_ids(*extract(sdf)[:2], c2w, scene.intrinsics * 8, size * 8, size * 8)[0] >= 0)
                           .astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
     rim = (coverage > 0) & (coverage < 1)
     assert np.sqrt(((image - coverage)[rim] ** 2).mean()) < 0.08
@@ -284,7 +284,7 @@ def test_gradient_of_depth():
         direction = triple(np.tile(direction, (5, 1)))
 
         def depth(ax, bx, cx):
-            return device_raster.intersect((ax, *a[1:]), (bx, *b[1:]), (cx, *c[1:]), eye, direction)[0].sum()
+            return raster_gradients.intersect((ax, *a[1:]), (bx, *b[1:]), (cx, *c[1:]), eye, direction)[0].sum()
 
         return sum(float(g.asnumpy().sum()) for g in ms.grad(depth, (0, 1, 2))(a[0], b[0], c[0]))
 
@@ -296,5 +296,5 @@ def test_antialias_by_hand():
     colours = Tensor(np.array([[1.0], [0.0], [0.5]], np.float32))
     near, far = Tensor(np.array([0, 2], np.int32)), Tensor(np.array([1, 1], np.int32))
     across, place = Tensor(np.array([1, 0.5], np.float32)), Tensor(np.array([0.9, 0.1], np.float32))
-    out = device_raster.antialias(colours, near, far, Tensor(np.array([1, 2], np.int32)), across, place)
+    out = raster_gradients.antialias(colours, near, far, Tensor(np.array([1, 2], np.int32)), across, place)
     np.testing.assert_allclose(out.asnumpy(), [[1], [0.4], [0.4]], atol=1e-6)

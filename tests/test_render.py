@@ -3,14 +3,23 @@ import json
 
 import numpy as np
 import pytest
+from commands import load_tool
 from PIL import Image
 
-from commands import load_tool
-from sgm.cameras import FOV_DEG, Orbit, camera_to_world, focal_length, rays
-from sgm.render.mesh import Material, Mesh, MeshError, crease_normals, linear_from_srgb, merge, srgb_from_linear
-from sgm.render.meshfile import load_mesh, normalised, viewing_distance
+from sgm.geometry.mesh import (
+    Material,
+    Mesh,
+    MeshError,
+    crease_normals,
+    linear_from_srgb,
+    merge,
+    srgb_from_linear,
+)
+from sgm.geometry.mesh_reader import load_mesh
+from sgm.render.framing import normalized, viewing_distance
 from sgm.render.procedural import on_white, render_clip
 from sgm.render.zbuffer import Lighting, render_geometry, render_views
+from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world, focal_length, rays
 
 FLAT = Lighting(ambient=1, key=0, fill=0, sky=0)
 FRONT = camera_to_world(0.0, 0.0, 2.0)
@@ -228,18 +237,18 @@ def test_bad_files_are_named_in_one_line(tmp_path, name, content, said):
 def test_normalised_and_viewing_distance():
     vertices, faces = _cube()
     mesh = Mesh(vertices * (3, 1, 1) + (5, 6, 7), faces)
-    box = normalised(mesh)
+    box = normalized(mesh)
     np.testing.assert_allclose(box.vertices.max(0), (0.5, 1 / 6, 1 / 6), atol=1e-6)
     np.testing.assert_allclose(box.vertices.min(0), (-0.5, -1 / 6, -1 / 6), atol=1e-6)
-    assert np.linalg.norm(normalised(mesh, "sphere").vertices, axis=1).max() == pytest.approx(0.5)
+    assert np.linalg.norm(normalized(mesh, "sphere").vertices, axis=1).max() == pytest.approx(0.5)
     orbit = Orbit.static(20.0)
-    cube = normalised(Mesh(vertices, faces))
+    cube = normalized(Mesh(vertices, faces))
     distance = viewing_distance(cube, orbit)
     views = render_views(cube, orbit.poses(distance), SIZE, FOV_DEG)[..., 3] > 0
     rows, cols = np.nonzero(views.any(0))
     nearest_border = min(rows.min(), cols.min(), SIZE - 1 - rows.max(), SIZE - 1 - cols.max())
     assert distance > 2 and nearest_border == 1                       # 0.025 x 64 = 1.6 pixels of margin
-    assert viewing_distance(normalised(mesh, "sphere"), orbit) == 2
+    assert viewing_distance(normalized(mesh, "sphere"), orbit) == 2
 
 
 PROCEDURAL = ["procedural", "--count", "3", "--size", "16", "--frames", "4", "--workers", "1", "--out"]

@@ -1,12 +1,12 @@
 """Short videos that are no orbits: how their camera moves, and what lies in the folder."""
 import numpy as np
 import pytest
+from commands import ending, load_tool, tree
 from PIL import Image
 
-from commands import ending, load_tool, tree
-from sgm.cameras import DISTANCE
 from sgm.train.data.clips import Memo
 from sgm.train.data.videos import read_video
+from sgm.views.cameras import DISTANCE
 
 render_clips = load_tool("render_clips")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from sgm.video.sampler import SAMPLERS, karras_sigmas
+from sgm.diffusion.samplers import SAMPLERS, karras_sigmas
 
 STEPS = 10
 SIDES = ("c", "uc")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from sgm.shape import scatter
+from sgm.ops import scatter
 
 INDEX = np.array([2, 0, 2, 2], np.int32)       # row 1 is not asked for, row 2 three times
 

@@ -8,11 +8,12 @@ from typing import List
 
 import pytest
 import yaml
+from goldens import GOLDEN, PACKAGED
 
-from sgm.specs import (ClipSpec, ConditionSpec, ConfigError, ModelSpec, SamplingSpec, UNetSpec, VaeSpec, load_spec,
-                       load_yaml)
+from sgm.config.model import ClipSpec, ConditionSpec, ModelSpec, SamplingSpec, UNetSpec, VaeSpec
+from sgm.config.model_files import load_spec
+from sgm.config.yaml_reader import ConfigError, load_yaml
 
-GOLDEN = Path(__file__).parent / "golden"
 ORBIT_EMBEDDERS = ["cond_frames_without_noise", "cond_frames", "cond_aug"]
 POSED_EMBEDDERS = ORBIT_EMBEDDERS + ["polars_rad", "azimuths_rad"]
 
@@ -200,13 +201,13 @@ TINY_SPECS = {
 
 @pytest.mark.parametrize("name", TINY_SPECS)
 def test_reference_files_of_the_goldens(name):
-    assert load_spec(GOLDEN / f"{name}.yaml") == TINY_SPECS[name]
+    assert load_spec(PACKAGED / f"{name}.yaml") == TINY_SPECS[name]
     keys = json.loads((GOLDEN / f"{name}.manifest.json").read_text())
     assert keys["model.diffusion_model.label_emb.0.0.weight"][1] == sum(TINY_SPECS[name].vector_widths.values())
 
 
 def reference(name):
-    return yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())
+    return yaml.safe_load((PACKAGED / f"{name}.yaml").read_text())
 
 
 def node(document, path):

@@ -6,23 +6,24 @@ os.environ.setdefault("GLOG_v", "3")
 
 import numpy as np
 import pytest
+from goldens import PACKAGED, build_checkpoint
 from mindspore import Tensor
 
-from golden_init import GOLDEN, build_checkpoint, init_weight, rand
 from sgm import ops
-from sgm.checkpoint import check_weights, file_hash, load_weights
-from sgm.config import ConfigError
-from sgm.diffusers_writer import to_parts, write_folder
-from sgm.engine import Engine
-from sgm.pipeline import load_model
-from sgm.published import used_shapes
-from sgm.recognise import VECTOR_KEY
-from sgm.specs import load_spec
-from sgm.surgery import operate, start_spec
-from sgm.tensorfiles import open_checkpoint
-from sgm.tensorwriter import Arrays, save_safetensors
+from sgm.audit.golden_weights import init_weight, rand
+from sgm.checkpoints.diffusers.writer import to_parts, write_folder
+from sgm.checkpoints.identify import VECTOR_KEY
+from sgm.checkpoints.loading import check_weights, file_hash, load_weights
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.original_keys import used_shapes
+from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
+from sgm.checkpoints.svd_to_sv3d import operate, start_spec
+from sgm.config.model_files import load_spec
+from sgm.config.yaml_reader import ConfigError
+from sgm.diffusion.engine import Engine
+from sgm.diffusion.pipeline import load_model
 
-SVD = load_spec(GOLDEN / "tiny_svd.yaml")
+SVD = load_spec(PACKAGED / "tiny_svd.yaml")
 # One level: a third of the time.
 SMALL = replace(SVD, unet=replace(SVD.unet, channel_mult=[1], attention_resolutions=[]))
 FRAMES, COND_AUG = 2, 0.02
@@ -91,8 +92,8 @@ def test_weights_from_a_diffusers_folder(weights, tmp_path):
     save_safetensors(tmp_path / "svd.safetensors", weights)
     store = open_checkpoint(tmp_path / "svd.safetensors")
     write_folder(tmp_path / "svd", to_parts(store, SVD), SVD)
-    engine = load_model(GOLDEN / "tiny_svd.yaml", tmp_path / "svd")
-    assert engine.spec == load_model(GOLDEN / "tiny_svd.yaml", tmp_path / "svd.safetensors").spec
+    engine = load_model(PACKAGED / "tiny_svd.yaml", tmp_path / "svd")
+    assert engine.spec == load_model(PACKAGED / "tiny_svd.yaml", tmp_path / "svd.safetensors").spec
     for part in engine.PARTS:
         with engine.holding(part):
             for key, parameter in getattr(engine, part).parameters_dict().items():

@@ -11,10 +11,14 @@ import pytest
 from mindspore import Tensor
 from safetensors.numpy import load_file, save_file
 
-from sgm import tensorwriter
-from sgm.tensorfiles import CheckpointError, open_checkpoint
-from sgm.tensorview import View, taken
-from sgm.tensorwriter import Arrays, atomic, cast, save_safetensors, stored_bytes, write_ckpt, write_safetensors
+from sgm.checkpoints import mindspore_format, store
+from sgm.checkpoints.dtypes import cast
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.mindspore_format import write_ckpt
+from sgm.checkpoints.safetensors_format import Arrays, save_safetensors, write_safetensors
+from sgm.checkpoints.store import CheckpointError, View, stored_bytes, taken
+from sgm.common.errors import InputError
+from sgm.common.files import atomic
 
 RANDOM = np.random.RandomState(0)
 TENSORS = {"w": RANDOM.randn(7, 5).astype(np.float32), "half": RANDOM.randn(3).astype(np.float16),
@@ -45,8 +49,8 @@ def test_mindspore_reads_our_ckpt(tmp_path):
 
 def test_large_tensors_are_written_in_pieces(tmp_path, monkeypatch):
     """MindSpore joins messages of one name; 512 MB each in truth, 64 bytes here."""
-    monkeypatch.setattr(tensorwriter, "CKPT_PIECE", 64)
-    monkeypatch.setattr(tensorwriter, "SLICE", 8)
+    monkeypatch.setattr(mindspore_format, "CKPT_PIECE", 64)
+    monkeypatch.setattr(store, "SLICE", 8)
     path = tmp_path / "x.ckpt"
     large = {"a": RANDOM.randn(9, 11).astype(np.float32), "b": RANDOM.randn(40).astype(np.float16), "c": np.float32([1]),
              "d": np.array(2, np.float32)}
@@ -163,7 +167,7 @@ def test_progress_counts_the_tensors(tmp_path):
 @pytest.mark.parametrize("folder", [False, True])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), CheckpointError("x")])
 def test_what_fails_vanishes(folder, error, tmp_path):
-    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else CheckpointError):
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError):
         with atomic(tmp_path / "x") as temporary:
             if folder:
                 temporary.mkdir()

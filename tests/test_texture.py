@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import trimesh
 
-from sgm.cameras import FOV_DEG, Orbit, camera_to_world, focal_length
-from sgm.errors import InputError
-from sgm.metrics import psnr
-from sgm.render.mesh import Mesh
+from sgm.common.errors import InputError
+from sgm.geometry.mesh import Mesh
+from sgm.geometry.topology import areas
+from sgm.reconstruct.posed_views import PosedViews
+from sgm.reconstruct.report import UNLIT, render_like, view_metrics
+from sgm.reconstruct.texture import charts, visibility
+from sgm.reconstruct.texture.atlas import unwrap
+from sgm.reconstruct.texture.baking import TextureSettings, bake, spread, texels
 from sgm.render.zbuffer import render_views
-from sgm.shape import charts, seen
-from sgm.shape.atlas import unwrap
-from sgm.shape.texture import TextureSettings, bake, spread, texels
-from sgm.shape.turntable import UNLIT, render_like, view_metrics
-from sgm.shape.views import Views
-from sgm.topology import areas
+from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world, focal_length
+from sgm.views.metrics import psnr
 
 SIZE = 96
 SMALL = TextureSettings(size=256, atlas="own")
@@ -35,7 +35,7 @@ def views_of(mesh, cameras):
     images = render_views(mesh, cameras, SIZE, FOV_DEG, lighting=UNLIT).astype(np.float32) / 255
     images[..., :3] *= images[..., 3:]
     focal = focal_length(SIZE)
-    return Views(np.ascontiguousarray(images[..., :3]), np.ascontiguousarray(images[..., 3]), np.asarray(cameras), focal,
+    return PosedViews(np.ascontiguousarray(images[..., :3]), np.ascontiguousarray(images[..., 3]), np.asarray(cameras), focal,
                  focal, SIZE / 2, SIZE / 2)
 
 
@@ -184,8 +184,8 @@ def test_spread_takes_the_nearest():
 def test_sight_of_an_off_centre_camera(ball):
     """Depth and place by the pinhole's own formula, for a picture that is neither square nor centred."""
     c2w = camera_to_world(30.0, 20.0, 2.0)
-    view = Views(np.zeros((1, 40, 60, 3), np.float32), np.zeros((1, 40, 60), np.float32), c2w[None], 70.0, 90.0, 22.5, 25.0)
-    sight = seen.look(ball.vertices, ball.faces, view, 0)
+    view = PosedViews(np.zeros((1, 40, 60, 3), np.float32), np.zeros((1, 40, 60), np.float32), c2w[None], 70.0, 90.0, 22.5, 25.0)
+    sight = visibility.look(ball.vertices, ball.faces, view, 0)
     assert sight.face.shape == (40, 60)
     rows, columns = np.nonzero(sight.face >= 0)
     w = sight.weights[rows, columns]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from sgm.train.step import TrainStep
+from sgm.train.optimizer import TrainStep
 
 
 class Quadratic(nn.Cell):

@@ -1,24 +1,25 @@
 """What a step sees: clips in their order, latents, tokens and angles of packed clips; a run that goes on from a file."""
 import numpy as np
 import pytest
-
-from golden_init import GOLDEN
-from sgm.cameras import Orbit
-from sgm.checkpoint import CheckpointError, open_checkpoint
-from sgm.engine import Engine
-from sgm.render.procedural import TRAIN_SEEDS, render_clip
-from sgm.specs import load_spec
-from sgm.train.batches import DiffusionBatches, ViewBatches
-from sgm.train.data import LatentOrbits, PackedOrbits, shuffled
-from sgm.train.folder import RunFolder
-from sgm.train.init import initialise
-from sgm.train.recipe import Recipe
-from sgm.train.trainer import Trainer
+from goldens import PACKAGED
 from training import POSED
+
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.store import CheckpointError
+from sgm.config.model_files import load_spec
+from sgm.config.recipe import Recipe
+from sgm.diffusion.engine import Engine
+from sgm.models.initialization import initialise
+from sgm.render.procedural import TRAIN_SEEDS, render_clip
+from sgm.train.batches import DiffusionBatches, ViewBatches
+from sgm.train.data import LatentClips, PackedOrbits, shuffled
+from sgm.train.run.run_folder import RunFolder
+from sgm.train.trainer import Trainer
+from sgm.views.cameras import Orbit
 
 
 def small_engine(seed):
-    engine = Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml", POSED))
+    engine = Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED))
     initialise(engine, seed)
     return engine
 
@@ -79,16 +80,16 @@ class Counter:
 def latents(packed, tmp_path_factory):
     """The packed clips encoded by the engine of seed 0, with the folder they are cached in."""
     cache, counter = tmp_path_factory.mktemp("cache"), Counter()
-    orbits = LatentOrbits(PackedOrbits([str(packed)]), small_engine(0), cache, counter)
+    orbits = LatentClips(PackedOrbits([str(packed)]), small_engine(0), cache, counter)
     assert counter.count == 4
     return orbits, cache
 
 
 def test_clips_are_encoded_once(packed, latents):
     counter = Counter()
-    again = LatentOrbits(PackedOrbits([str(packed)]), small_engine(0), latents[1], counter)
+    again = LatentClips(PackedOrbits([str(packed)]), small_engine(0), latents[1], counter)
     assert counter.count == 0 and len(again) == 4
-    LatentOrbits(PackedOrbits([str(packed)]), small_engine(1), latents[1], counter)
+    LatentClips(PackedOrbits([str(packed)]), small_engine(1), latents[1], counter)
     assert counter.count == 4           # other encoders
 
 
@@ -164,7 +165,7 @@ def test_a_resumed_run_continues_bit_for_bit(latents, tmp_path):
 
     saved = open_checkpoint(tmp_path / "averaged.safetensors")
     assert saved.metadata["step"] == "2" and set(saved) == set(ours)    # a model file: it loads like a published one
-    other = Trainer(Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml", [*POSED, "unet.num_res_blocks=2"])), first.recipe,
+    other = Trainer(Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", [*POSED, "unet.num_res_blocks=2"])), first.recipe,
                     first.batches)
     with pytest.raises(CheckpointError, match="is missing or of another shape"):
         folder.resume(other)

@@ -13,7 +13,8 @@ from test_interrupted import running, stop, wait_until
 from training import flags, write_toys
 
 import train
-from sgm.checkpoint import open_checkpoint, save_safetensors
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.safetensors_format import save_safetensors
 
 
 @pytest.fixture(scope="module")

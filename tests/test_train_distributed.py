@@ -14,7 +14,7 @@ from commands import ROOT
 from training import POSED, flags, write_toys
 
 import train
-from sgm.checkpoint import open_checkpoint
+from sgm.checkpoints.mapped_file import open_checkpoint
 
 MSRUN = [str(Path(sys.executable).with_name("msrun")), "--worker_num=2", "--local_worker_num=2"]
 

@@ -8,7 +8,7 @@ import pytest
 from commands import ROOT
 from toy_trainer import trainer_of
 
-from sgm.train.fellows import Fellows, ended
+from sgm.train.run.distributed import Fellows, ended
 from sgm.train.trainer import TrainingError
 
 # A process of a run that waits, deaf to Python as a collective is, until a file of its folder's parent says what it shall do.
@@ -16,8 +16,8 @@ MEMBER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from sgm.errors import InputError
-from sgm.train.fellows import Fellows
+from sgm.common.errors import InputError
+from sgm.train.run.distributed import Fellows
 with Fellows({folder!r}) as fellows:
     print(fellows.path.name, flush=True)
     if not sys.stdin.readline():

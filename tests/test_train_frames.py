@@ -1,16 +1,15 @@
 """Some frames of each clip: which are drawn, what the network is told of them; and what a cache of latents may share."""
 import numpy as np
 import pytest
-
 from making_data import SIZE, Counter, FakeEngine, dynamic_orbits, mean_of, small_spec, write_film
-from sgm.config import ConfigError
-from sgm.specs import load_spec
-from sgm.train.data import DataSettings, LatentClips, PixelClips, sources
+
+from sgm.config.model_files import load_spec
+from sgm.config.recipe import Recipe
+from sgm.config.yaml_reader import ConfigError
+from sgm.train.data import DataSettings, LatentClips, PixelClips, open_data
 from sgm.train.data.examples import choose_places, sinusoids
 from sgm.train.data.motion import motion_bucket
-from sgm.train.plan import check_fit, describe, memory
-from sgm.train.recipe import Recipe
-
+from sgm.train.run.plan import check_fit, describe, memory
 
 pytestmark = pytest.mark.usefixtures("no_clip")
 
@@ -85,7 +84,7 @@ def test_films_keep_their_motion(cache, tmp_path):
     write_film(tmp_path / "films" / "a.mp4", frames)
     spec = small_spec("svd")
     recipe = DataSettings(data=[str(tmp_path / "films")], cache=cache, encode_chunk=4)
-    examples, _ = sources(recipe, FakeEngine(spec), Counter())
+    examples, _ = open_data(recipe, FakeEngine(spec), Counter())
     motion = motion_bucket(examples.clips.frames(0))
     start = list(spec.vector_widths).index("motion_bucket_id") * 8
     for seed in range(5):

@@ -4,13 +4,13 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
+from goldens import GOLDEN
 from mindspore import Tensor
 from safetensors import safe_open
 
-from golden_init import GOLDEN
-from sgm.train.objective import DiffusionLoss
-from sgm.train.step import TrainStep
-from sgm.video.denoiser import Denoiser
+from sgm.diffusion.denoiser import Denoiser
+from sgm.train.losses import DiffusionLoss
+from sgm.train.optimizer import TrainStep
 
 NOISE = 1e-7        # a golden gradient whose RMS is below this is rounding noise: one of a layer that has no effect
 

@@ -1,13 +1,13 @@
 """What an untrained network starts from."""
 import numpy as np
 import pytest
+from goldens import PACKAGED
 from mindspore import Tensor
-
-from golden_init import GOLDEN
-from sgm.engine import Engine
-from sgm.specs import load_spec
-from sgm.train.init import initial_weight, initialise
 from training import POSED
+
+from sgm.config.model_files import load_spec
+from sgm.diffusion.engine import Engine
+from sgm.models.initialization import initial_weight, initialise
 
 
 def test_initial_weights():
@@ -28,7 +28,7 @@ def test_initial_weights():
 
 def test_a_network_starts_as_the_identity(relative_error):
     """Residual branches end in zeros, and so does the UNet: its first estimate is what the noise level alone says."""
-    engine = Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml", POSED))
+    engine = Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED))
     initialise(engine, 0)
     parameters = engine.model.parameters_dict()
     zero = {name for name, parameter in parameters.items()

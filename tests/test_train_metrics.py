@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from sgm.errors import InputError
-from sgm.train.curve import draw_curve
-from sgm.train.metrics import FIELDS, Metrics, read_metrics
+from sgm.common.errors import InputError
+from sgm.train.run.log import FIELDS, Metrics, draw_curve, read_metrics
 from sgm.train.trainer import Row
 
 

@@ -1,14 +1,19 @@
 """The losses by hand, and the noise levels they are taken at."""
 from statistics import NormalDist
 
-
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from sgm.config.recipe import Recipe
 from sgm.train.batches import DiffusionBatches
-from sgm.train.objective import AutoencoderLoss, DiffusionLoss, Stratified, frame_weights, lognormal_sigmas
-from sgm.train.recipe import Recipe
+from sgm.train.losses import (
+    AutoencoderLoss,
+    DiffusionLoss,
+    Stratified,
+    frame_weights,
+    lognormal_sigmas,
+)
 
 
 class Fixed(nn.Cell):

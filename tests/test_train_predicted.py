@@ -3,20 +3,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import train
-from mindspore import Tensor, nn
-
-from golden_init import init_weight
 from making_data import Counter, FakeEngine, dynamic_orbits, mean_of
+from mindspore import Tensor, nn
 from safetensors.numpy import load_file, save_file
-from sgm.published import FIRST_STAGE, UNET, used_shapes
-from sgm.specs import load_spec
+from training import SV3D_P, flags, write_model, write_toys
+
+import train
+from sgm.audit.golden_weights import init_weight
+from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
+from sgm.config.model_files import load_spec
+from sgm.config.recipe import Recipe
 from sgm.train.batches import ViewBatches
 from sgm.train.data import LatentClips
-from sgm.train.objective import DecoderLoss
-from sgm.train.predicted import DecoderBatches, Predictions
-from sgm.train.recipe import Recipe
-from training import SV3D_P, flags, write_model, write_toys
+from sgm.train.decoder_targets import DecoderBatches, Predictions
+from sgm.train.losses import DecoderLoss
 
 GUESS = 7.0
 

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 from training import write_toys
 
-from sgm.config import CONFIGS, ConfigError, known_configs, load_yaml
-from sgm.specs import load_spec
+from sgm.config.model_files import load_spec
+from sgm.config.recipe import Recipe
+from sgm.config.yaml_reader import CONFIGS, ConfigError, known_configs, load_yaml
 from sgm.train.batches import ViewBatches
 from sgm.train.data import PackedOrbits
-from sgm.train.objective import frame_weights
-from sgm.train.plan import counts, describe, memory
-from sgm.train.recipe import Recipe
+from sgm.train.losses import frame_weights
+from sgm.train.run.plan import counts, describe, memory
 from sgm.train.schedule import LossScale, average_decay, learning_rate
 
 VAE = CONFIGS / "train" / "vae_tiny.yaml"

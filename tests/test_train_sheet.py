@@ -7,22 +7,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from making_data import SIZE, Counter, FakeEngine, small_spec, write_film, write_orbit
 from mindspore import Tensor
 from PIL import Image
 from toy_trainer import Noise, trainer_of
 from training import POSED, flags, write_toys
 
 import train
-from making_data import SIZE, Counter, FakeEngine, small_spec, write_film, write_orbit
-from sgm.cameras import Orbit
-from sgm.checkpoint import open_checkpoint
-from sgm.train.board import Board, open_board
-from sgm.train.data import Clips, DataSettings, LatentClips, sources
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.config.recipe import Recipe
+from sgm.train.data import Clips, DataSettings, LatentClips, open_data
 from sgm.train.data.orbits import read_orbit
-from sgm.train.metrics import Metrics, read_metrics
-from sgm.train.recipe import Recipe
-from sgm.train.sheet import CAPTION, SIDE, draw_sheet
+from sgm.train.run.log import Board, Metrics, open_board, read_metrics
+from sgm.train.run.validation import CAPTION, SIDE, draw_sheet
 from sgm.train.trainer import Row
+from sgm.views.cameras import Orbit
 
 
 class Painter(FakeEngine):
@@ -113,7 +112,7 @@ def test_clips_on_white_come_first(no_clip, tmp_path):
     (tmp_path / "films").mkdir()
     write_film(tmp_path / "films" / "a.mp4", np.random.RandomState(0).randint(0, 256, (4, SIZE, SIZE, 3)).astype(np.uint8))
     engine = Painter([], small_spec("svd"))
-    examples, _ = sources(DataSettings(data=[str(tmp_path / "films")]), engine, Counter())
+    examples, _ = open_data(DataSettings(data=[str(tmp_path / "films")]), engine, Counter())
     truth = examples.clips.frames(0)
     made = np.where(truth > 0, truth - 0.2, truth + 0.2)    # an error of a tenth of the range
     made[0] = 0                                             # the condition

@@ -7,14 +7,16 @@ from training import SV3D_P, SV3D_U, SVD, drawn, flags, write_model, write_toys
 
 import simple_video_sample
 import train
-from sgm.checkpoint import check_weights, open_checkpoint
-from sgm.diffusers_writer import to_parts, write_folder
-from sgm.engine import Engine
-from sgm.errors import InputError
-from sgm.recognise import VECTOR_KEY
-from sgm.specs import load_spec
-from sgm.tensorwriter import Arrays, save_safetensors, write_ckpt
-from sgm.train.start import open_weights, start
+from sgm.checkpoints.diffusers.writer import to_parts, write_folder
+from sgm.checkpoints.identify import VECTOR_KEY
+from sgm.checkpoints.loading import check_weights
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.mindspore_format import write_ckpt
+from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
+from sgm.common.errors import InputError
+from sgm.config.model_files import load_spec
+from sgm.diffusion.engine import Engine
+from sgm.train.initial_weights import open_weights, start
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from sgm.train.step import TrainStep
+from sgm.train.optimizer import TrainStep
 
 BETAS, EPS, DECAY = (0.8, 0.95), 0.05, 0.1      # an eps that matters
 RNG = np.random.RandomState(0)

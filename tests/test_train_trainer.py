@@ -8,14 +8,15 @@ from mindspore import Tensor
 from toy_trainer import SPEC, Noise, ToyEngine, engine_of, trainer_of
 
 from sgm import ops
-from sgm.checkpoint import load_weights, open_checkpoint
-from sgm.engine import Engine
-from sgm.errors import InputError
-from sgm.lora import fuse
-from sgm.tensorwriter import save_safetensors
-from sgm.train.folder import RunFolder
-from sgm.train.parts import TEMPORAL
-from sgm.train.plan import counts
+from sgm.checkpoints.loading import load_weights
+from sgm.checkpoints.lora_fusion import fuse
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.common.errors import InputError
+from sgm.diffusion.engine import Engine
+from sgm.train.run.plan import counts
+from sgm.train.run.run_folder import RunFolder
+from sgm.train.trainable import TEMPORAL
 
 
 def values(engine):

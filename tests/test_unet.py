@@ -5,14 +5,14 @@ from collections import Counter
 import mindspore as ms
 import numpy as np
 import pytest
+from goldens import golden_file
 from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 from safetensors import safe_open
 
-from golden_init import GOLDEN
 from sgm import ops
-from sgm.specs import UNetSpec
-from sgm.video.unet import VideoUNet
+from sgm.config.model import UNetSpec
+from sgm.models.unet import VideoUNet
 
 FRAMES = 5
 
@@ -65,7 +65,7 @@ def test_width_64(name, golden, filled, agree):
     """Four levels with two blocks each, as in the released networks."""
     name = f"unet64_{name}_noweights"
     g = golden(name)
-    with safe_open(GOLDEN / f"{name}.safetensors", "np") as file:
+    with safe_open(golden_file(f"{name}.safetensors"), "np") as file:
         config = json.loads(file.metadata()["cfg"])
     fields = ("in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks",
               "attention_resolutions", "num_head_channels", "context_dim")

@@ -8,18 +8,18 @@ import time
 
 import numpy as np
 import pytest
+from commands import ROOT, ending, load_tool, tree
 from PIL import Image
 
 import sgm
-from commands import ROOT, ending, load_tool, tree
-from sgm.cameras import FOV_DEG, Orbit, write_transforms
-from sgm.config import ConfigError
-from sgm.errors import InputError
+from sgm.common.errors import InputError
+from sgm.config.reconstruction import MeshSpec, load_mesh_spec
+from sgm.config.yaml_reader import ConfigError
+from sgm.reconstruct.posed_views import PosedViews, ShapeError, read_views
 from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
-from sgm.shape import turntable
-from sgm.shape.specs import MeshSpec, load_mesh_spec
-from sgm.shape.views import ShapeError, Views, read_views
+from sgm.views.cameras import FOV_DEG, Orbit
+from sgm.views.transforms import write_transforms
 
 SIDE, COUNT = 64, 10
 TINY = [f"--set={text}" for text in (
@@ -59,7 +59,7 @@ def edited(folder, change):
 
 def test_our_own_views_come_in_premultiplied(folder, pictures):
     views = read_views(folder)
-    assert isinstance(views, Views) and len(views) == COUNT and (views.w, views.h) == (SIDE, SIDE)
+    assert isinstance(views, PosedViews) and len(views) == COUNT and (views.w, views.h) == (SIDE, SIDE)
     rgba = pictures[1].astype(np.float32) / 255
     np.testing.assert_allclose(views.mask, rgba[..., 3], atol=1e-6)
     np.testing.assert_allclose(views.rgb, rgba[..., :3] * rgba[..., 3:], atol=1e-6)
@@ -172,7 +172,7 @@ def test_wrong_flags_are_one_line_and_write_nothing(folder, capsys):
 
 
 def _code(main, argv):
-    from sgm.errors import exit_code
+    from sgm.common.cli import exit_code
     return exit_code("views_to_mesh.py", main, argv)
 
 
@@ -245,11 +245,12 @@ def test_ctrl_c_makes_files_of_what_there_is(folder, tmp_path):
 
 def test_ctrl_c_in_the_last_stage_leaves_the_mesh_and_its_report(folder, tmp_path, monkeypatch):
     """The handler is called as Ctrl-C calls it, once before and once within the texture's least squares, once after."""
-    from sgm.shape import refine, texture
-    from sgm.shape.pipeline import Reconstruction
+    from sgm.reconstruct import report as report_module
+    from sgm.reconstruct.pipeline import Reconstruction
+    from sgm.reconstruct.texture import baking, least_squares
     output = tmp_path / "out"
     settings = [item.removeprefix("--set=") for item in TINY]
-    observations, facts = refine._observations, turntable.facts
+    observations, facts = least_squares._observations, report_module.facts
 
     def run(*more):
         return Reconstruction(folder, load_mesh_spec("default", [*settings, *more]), output, ("texture",), progress=False)
@@ -262,8 +263,8 @@ def test_ctrl_c_in_the_last_stage_leaves_the_mesh_and_its_report(folder, tmp_pat
 
     assert run().run()["interrupted"] is False and (output / "contact.png").exists()
     baked = (output / "mesh.png").read_bytes()
-    for place, name, of in ((texture, "texels", texture.texels), (refine, "_observations", observations),
-                            (turntable, "facts", facts)):
+    for place, name, of in ((baking, "texels", baking.texels), (least_squares, "_observations", observations),
+                            (report_module, "facts", facts)):
         (output / "report.json").unlink()
         (output / "mesh.glb").unlink()
         with monkeypatch.context() as patch:
@@ -300,7 +301,7 @@ def test_from_python(folder, tmp_path):
 
 
 def test_too_many_held_back(folder, tmp_path):
-    from sgm.shape.pipeline import Reconstruction
+    from sgm.reconstruct.pipeline import Reconstruction
     spec = load_mesh_spec("default", ["views=4", "hold_out=2", "side=64"])
     run = Reconstruction(folder, spec, tmp_path / "out", progress=False)
     with pytest.raises(ShapeError, match="hold_out=2 leaves 2 of 4"):

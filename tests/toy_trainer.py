@@ -4,19 +4,19 @@ import zlib
 
 import mindspore as ms
 import numpy as np
-from golden_init import GOLDEN
+from goldens import PACKAGED
 from mindspore import Tensor, nn
 from training import POSED
 
 from sgm import ops
-from sgm.engine import Engine
-from sgm.specs import load_spec
-from sgm.train.init import initialise
-from sgm.train.recipe import Recipe
+from sgm.config.model_files import load_spec
+from sgm.config.recipe import Recipe
+from sgm.diffusion.engine import Engine
+from sgm.models.blocks import Linear
+from sgm.models.initialization import initialise
 from sgm.train.trainer import Trainer
-from sgm.video.blocks import Linear
 
-SPEC = load_spec(GOLDEN / "tiny_sv3d_p.yaml", POSED)
+SPEC = load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED)
 VECTOR = sum(SPEC.vector_widths.values())
 
 

@@ -1,9 +1,9 @@
 """What the tests of train.py share: a data set, models that compile in seconds, the command's flags."""
 import numpy as np
 import yaml
-from golden_init import init_weight
 
-from sgm.published import used_shapes
+from sgm.audit.golden_weights import init_weight
+from sgm.checkpoints.original_keys import used_shapes
 
 # An autoencoder of 32 x 32 pixels beside a UNet that is never run.
 AUTOENCODER = ["vae.ch_mult=[1,1]", "vae.z_channels=2", "unet.in_channels=4", "unet.out_channels=2", "height=32", "width=32",

@@ -5,7 +5,7 @@
   check.py --device Ascend --report report.json       on an NPU; please post the report
   check.py --audit                                    without an NPU: what of our graphs would trouble one
 
-The operators are compared with numpy's results in float64, the networks with the PyTorch original's (tests/golden), both
+The operators are compared with numpy's results in float64, the networks with the PyTorch original's (sgm/audit/golden), both
 in their errors' relative L2 norm.  --audit traces every graph at the full size of a released model, sampling and training
 in each precision, and those of the radiance field and DMTet, in the form that Ascend gets, and lists primitives without
 documented support, dtypes and shapes outside documented limits, and dynamic shapes; and what a call costs: operations
@@ -22,10 +22,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from sgm.errors import InputError, exit_code, loading, one_line, os_reason  # noqa: E402
-from sgm.flags import Arguments  # noqa: E402
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
+
+from sgm.common.cli import (
+    Arguments,
+    exit_code,
+    loading,
+)
+from sgm.common.errors import InputError, one_line, os_reason
 
 # Relative L2 error allowed of a network in each precision. The CPU's is that of the tests; the others are what rounding
 # should stay below, and were never measured on a device.
@@ -74,10 +78,10 @@ class Report:
 
 def check_machine(report, device):
     """Versions and what is known of them; -> {name: version}."""
-    from sgm.audit import machine
+    from sgm.audit import environment
 
-    found = report.data["machine"] = machine.versions()
-    report.data["warnings"] = list(machine.warnings(found, device))
+    found = report.data["machine"] = environment.versions()
+    report.data["warnings"] = list(environment.warnings(found, device))
     shown = {key: found[key] or "not found" for key in ("cann", "driver", "firmware")}
     report.say(f"machine\n  Python {found['python']}, {found['system']}, {found['cores']} cores\n"
                f"  MindSpore {found['mindspore']}, numpy {found['numpy']}\n"
@@ -89,7 +93,7 @@ def check_machine(report, device):
 
 
 def check_opencv(report, process):
-    """The end of `sgm.audit.machine.start_opencv_first`."""
+    """The end of `sgm.audit.environment.start_opencv_first`."""
     _, said = process.communicate()
     if process.returncode:
         report.fail(f"OpenCV before MindSpore does not load in one process: {one_line(said)[-300:]}; if it names a static TLS"
@@ -110,24 +114,25 @@ def check_operators(report, dtypes):
     """Every operator on small shapes, values and gradients, against numpy."""
     import numpy as np
 
-    from sgm.audit import cases
+    from sgm.audit import operator_cases
+    from sgm.audit.golden_weights import GOLDEN
 
-    with np.load(ROOT / "tests" / "golden" / "operators.npz") as file:
+    with np.load(GOLDEN / "operators.npz") as file:
         golden = dict(file)
     rows = report.data["operators"] = []
-    report.say(f"{len(cases.OPERATORS)} operators, {', '.join(dtypes)}")
-    for name, operator in cases.OPERATORS.items():
+    report.say(f"{len(operator_cases.OPERATORS)} operators, {', '.join(dtypes)}")
+    for name, operator in operator_cases.OPERATORS.items():
         arrays = [golden[key] for key in sorted(key for key in golden if key.startswith(f"{name}/in/"))]
         for dtype in dtypes if operator.half else dtypes[:1]:
             what, row = f"{name}, {dtype}", {"operator": name, "dtype": dtype}
             rows.append(row)
             began = time.perf_counter()
-            found = report.attempt(what, cases.run, name, arrays, dtype, golden.get(f"{name}/cotangent"))
+            found = report.attempt(what, operator_cases.run, name, arrays, dtype, golden.get(f"{name}/cotangent"))
             row["seconds"] = round(time.perf_counter() - began, 3)
             if found is None:
                 continue
             value, gradients = found
-            limits = cases.LIMITS[dtype]
+            limits = operator_cases.LIMITS[dtype]
             row["error"] = relative_error(value, golden[f"{name}/out"])
             row["gradient_errors"] = [relative_error(gradient, golden[f"{name}/gradient/{i}"])
                                       for i, gradient in enumerate(gradients)]
@@ -139,7 +144,7 @@ def check_operators(report, dtypes):
         if known:
             worst = max(known, key=lambda row: row["error"])
             report.say(f"  {dtype}: largest error {worst['error']:.1e} ({worst['operator']}), "
-                       f"{cases.LIMITS[dtype][0]:.0e} allowed")
+                       f"{operator_cases.LIMITS[dtype][0]:.0e} allowed")
 
 
 def run_network(graph, arguments):
@@ -151,9 +156,8 @@ def run_network(graph, arguments):
 
 def check_networks(report, device, dtypes):
     """Every network, small, against the PyTorch original."""
-    from golden_networks import networks
-
     from sgm import ops
+    from sgm.audit.golden_networks import networks
 
     rows = report.data["networks"] = []
     limits = NETWORK_LIMITS[device]
@@ -181,8 +185,8 @@ def sample(report):
     """The embedded small model from a drawn image to views."""
     import numpy as np
 
-    from sgm.cameras import Orbit
-    from sgm.pipeline import EMBEDDED, generate, load_model
+    from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
+    from sgm.views.cameras import Orbit
 
     model, weights = EMBEDDED
     engine = load_model(model, str(weights))
@@ -199,23 +203,23 @@ def sample(report):
 
 
 def audited(config):
-    """What --audit names -> name, description, `sgm.audit.networks.Case`s. mesh/NAME: the settings configs/mesh/NAME.yaml."""
-    from sgm.audit import networks, shapes
-    from sgm.shape.specs import load_mesh_spec
-    from sgm.specs import load_spec
+    """What --audit names -> name, description, `sgm.audit.diffusion_graphs.Case`s. mesh/NAME: the settings configs/mesh/NAME.yaml."""
+    from sgm.audit import diffusion_graphs, mesh_graphs
+    from sgm.config.model_files import load_spec
+    from sgm.config.reconstruction import load_mesh_spec
 
     path = Path(config)
     if path.parent.name != "mesh":
         spec = load_spec(config)
-        return spec.name, f"{spec.num_frames} frames of {spec.width} x {spec.height}", networks.cases(spec)
+        return spec.name, f"{spec.num_frames} frames of {spec.width} x {spec.height}", diffusion_graphs.cases(spec)
     spec = load_mesh_spec(config if path.is_file() else path.name)
     return (f"mesh/{path.stem}", f"{spec.nerf.rays} rays of {spec.nerf.samples} samples, {spec.depth.resolution}^3 cells",
-            shapes.cases(spec))
+            mesh_graphs.cases(spec))
 
 
 def audit(report, configs):
     """The graphs of the models and mesh settings `configs` in their Ascend form."""
-    from sgm.audit import networks, rules
+    from sgm.audit import ascend_rules, diffusion_graphs
 
     rows, exceptions = report.data.setdefault("audit", []), Counter()
     for name, described, cases in [audited(config) for config in configs]:
@@ -223,7 +227,7 @@ def audit(report, configs):
                    f"  {'':34}{'GFLOP':>9}{'/ original':>11}{'GB moved':>9}{'GB weights':>11}{'host bytes':>11}{'nodes':>7}"
                    f"{'violations':>11}")
         for case in cases:
-            row = report.attempt(f"{name}, {case.name}", networks.audit, case)
+            row = report.attempt(f"{name}, {case.name}", diffusion_graphs.audit, case)
             if row is None:
                 continue
             rows.append({"model": name, **row})
@@ -237,21 +241,21 @@ def audit(report, configs):
                     report.fail(f"{case.name}, {kind}: {text}")
     report.say(f"{len(exceptions)} exceptions made by hand, for primitives that MindSpore does not document")
     for name, times in sorted(exceptions.items()):
-        known = rules.operators()[name]
+        known = ascend_rules.operators()[name]
         report.say(f"  {name}, {times} times: CANN's {known['kernel']}, {known['source']}")
 
 
 def check(report, device, device_id):
     """All that needs the device."""
-    from sgm.audit import machine
+    from sgm.audit import environment
 
-    opencv = machine.start_opencv_first()
+    opencv = environment.start_opencv_first()
     found = check_machine(report, device)
     from sgm import ops
 
     if report.attempt(f"--device {device}", lambda: ops.set_device(device, device_id) or True):
         dtypes = ["float32", "float16"]
-        if device == "Ascend" and found["generation"] not in machine.LIMITS:
+        if device == "Ascend" and found["generation"] not in environment.LIMITS:
             dtypes.append("bfloat16")
         check_operators(report, dtypes)
         check_networks(report, device, dtypes)

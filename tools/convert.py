@@ -21,13 +21,23 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sgm.conversion import DTYPES, SOURCES, SUFFIXES, check_target, plan, write, write_report  # noqa: E402
-from sgm.errors import exit_code  # noqa: E402
-from sgm.flags import Arguments  # noqa: E402
-from sgm.recognise import VECTOR_KEY  # noqa: E402
+from sgm.checkpoints.conversion import (
+    DTYPES,
+    SOURCES,
+    SUFFIXES,
+    check_target,
+    plan,
+    write,
+    write_report,
+)
+from sgm.checkpoints.identify import VECTOR_KEY
+from sgm.common.cli import (
+    Arguments,
+    exit_code,
+)
 
 SURGERY = ("sv3d_p", "sv3d_u")
 

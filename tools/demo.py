@@ -9,24 +9,24 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import render_orbits  # noqa: E402
-import simple_video_sample  # noqa: E402
-import views_to_mesh  # noqa: E402
-from sgm.cameras import FOV_DEG, Orbit  # noqa: E402
-from sgm.errors import exit_code  # noqa: E402
-from sgm.images import save_png  # noqa: E402
-from sgm.render.procedural import HELD_BACK_SEEDS, make_object  # noqa: E402
-from sgm.render.zbuffer import SOFT, render_views  # noqa: E402
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
+import render_orbits
+import views_to_mesh
 
+import simple_video_sample
+from sgm.common.cli import Arguments, exit_code
+from sgm.render.procedural import HELD_BACK_SEEDS, make_object
+from sgm.render.zbuffer import SOFT, render_views
+from sgm.views.cameras import FOV_DEG, Orbit
+from sgm.views.images import save_png
+
+ROOT = Path(__file__).resolve().parents[1]
 TOY = HELD_BACK_SEEDS[3]
 ELEVATION = 10
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="default outputs/demo")
     args = parser.parse_args(argv)
     began = time.time()

@@ -19,11 +19,6 @@ Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import csv
 import io
@@ -32,20 +27,25 @@ import os
 import sys
 from pathlib import Path
 
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
 import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sgm import mesh_metrics, metrics  # noqa: E402
-from sgm.errors import InputError, exit_code, os_reason  # noqa: E402
-from sgm.flags import Arguments  # noqa: E402
-from sgm.images import read_image  # noqa: E402
-from sgm.render.meshfile import load_mesh  # noqa: E402
-from sgm.shape import turntable  # noqa: E402
-from sgm.shape import views as shape_views  # noqa: E402
-from sgm.transforms import angle_list, entries, read_json  # noqa: E402
+from sgm.common.cli import (
+    Arguments,
+    exit_code,
+)
+from sgm.common.errors import InputError, os_reason
+from sgm.geometry import metrics as mesh_metrics
+from sgm.geometry.mesh_reader import load_mesh
+from sgm.reconstruct import posed_views as shape_views
+from sgm.reconstruct import report
+from sgm.views import metrics
+from sgm.views.cameras import angle_list
+from sgm.views.images import read_image
+from sgm.views.transforms import entries, read_json
 
 THUMB = 96              # pixels per view in the contact sheet
 PREDICTION, REPEATED, MEAN = "prediction", "input repeated", "mean of true orbit"
@@ -246,8 +246,8 @@ def seen_from(prediction: Path, up: str, folder: Path) -> dict[str, float]:
     """Mean figures of a mesh drawn from the cameras of a views folder, the input view not counted."""
     true = shape_views.read_views(folder)
     true = true.subset(np.arange(len(true) - 1))
-    renders = turntable.render_like(load_mesh(prediction, up), true)
-    return metrics.mean_metrics([metrics.compare(*pair) for pair in zip(renders, turntable.pictures(true))])
+    renders = report.render_like(load_mesh(prediction, up), true)
+    return metrics.mean_metrics([metrics.compare(*pair) for pair in zip(renders, report.pictures(true))])
 
 
 def mesh_table(m: dict) -> str:

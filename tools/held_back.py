@@ -10,33 +10,34 @@ and OUTPUT/one_view_off (azimuths and elevations of the next view), one views fo
 views` on them (views.csv, sheet.png). Finished folders are kept; settings.json says what they were made with, and a run
 with others is refused.
 """
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import json
 import sys
 from pathlib import Path
 
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
+import evaluate
 import numpy as np
+import render_orbits
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import evaluate  # noqa: E402
-import render_orbits  # noqa: E402
-from sgm import ops  # noqa: E402
-from sgm.cameras import Orbit  # noqa: E402
-from sgm.config import ConfigError  # noqa: E402
-from sgm.errors import exit_code  # noqa: E402
-from sgm.flags import MAX_SEED, Arguments, check_folder, real, whole  # noqa: E402
-from sgm.images import load_image  # noqa: E402
-from sgm.pipeline import EMBEDDED, generate, load_model  # noqa: E402
-from sgm.render.procedural import HELD_BACK_SEEDS  # noqa: E402
-from sgm.specs import MAX_NUMBER, MAX_STEPS  # noqa: E402
-from sgm.views import is_finished  # noqa: E402
+from sgm import ops
+from sgm.common.cli import (
+    MAX_SEED,
+    Arguments,
+    check_folder,
+    exit_code,
+    float_range,
+    int_range,
+)
+from sgm.config.model import MAX_NUMBER, MAX_STEPS
+from sgm.config.yaml_reader import ConfigError
+from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
+from sgm.render.procedural import HELD_BACK_SEEDS
+from sgm.views.cameras import Orbit
+from sgm.views.folder import is_finished
+from sgm.views.images import load_image
+from sgm.views.transforms import read_orbit
 
 
 class QuarterTurnOff(Orbit):
@@ -84,12 +85,12 @@ def main(argv=None):
     add("--ckpt", default=EMBEDDED[1], help="default: the embedded weights")
     add("--orbit", choices=("static", "dynamic"), default="static", help="one turn in equal steps, or a random orbit of the"
         " SV3D paper for each object; default static")
-    add("--elevation", type=real(-89, 89), default=10.0, help="of the input view, degrees; default 10")
-    add("--steps", type=whole(1, MAX_STEPS), default=None, help="default: the model's")
-    add("--guidance", type=real(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"),
+    add("--elevation", type=float_range(-89, 89), default=10.0, help="of the input view, degrees; default 10")
+    add("--steps", type=int_range(1, MAX_STEPS), default=None, help="default: the model's")
+    add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"),
         help="default: the model's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model's configuration")
-    add("--seed", type=whole(0, MAX_SEED), default=23, help="of the noise; default 23")
+    add("--seed", type=int_range(0, MAX_SEED), default=23, help="of the noise; default 23")
     args = parser.parse_args(argv)
     check_folder(args.output, "--output")
     ops.set_device("CPU")
@@ -107,7 +108,7 @@ def main(argv=None):
     if code:
         return code
     for folder in tqdm(sorted(p for p in truth.iterdir() if p.is_dir()), unit="object"):
-        cameras = Orbit.from_file(folder)
+        cameras = read_orbit(folder)
         source = np.asarray(load_image(folder / f"{len(cameras) - 1:03d}.png"))
         for name, told in TOLD.items():
             target = args.output / name / folder.name

@@ -7,11 +7,6 @@ stays on their same side.  What a small image-to-video model learns from, as SVD
 A clip is a folder OUT/<seed> of frames 000.png ... on white, which train.py reads as a video.  What is finished is kept:
 start again to go on.  Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import os
 import shutil
@@ -19,19 +14,23 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
 import numpy as np
 from PIL import Image
+from render_orbits import in_processes
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from render_orbits import in_processes  # noqa: E402
-from sgm.cameras import DISTANCE, FOV_DEG, camera_to_world  # noqa: E402
-from sgm.errors import InputError, exit_code, os_reason  # noqa: E402
-from sgm.flags import Arguments, check_folder, whole  # noqa: E402
-from sgm.render.procedural import TRAIN_SEEDS, make_object, on_white  # noqa: E402
-from sgm.render.zbuffer import SOFT, render_views  # noqa: E402
-from sgm.specs import MAX_FRAMES, MAX_SIDE  # noqa: E402
+from sgm.common.cli import (
+    Arguments,
+    check_folder,
+    exit_code,
+    int_range,
+)
+from sgm.common.errors import InputError, os_reason
+from sgm.config.model import MAX_FRAMES, MAX_SIDE
+from sgm.render.procedural import TRAIN_SEEDS, make_object, on_white
+from sgm.render.zbuffer import SOFT, render_views
+from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world
 
 SLIDE = (0.25, 0.2, 0.5)    # most that the camera moves to a side, up or down, and along its line of sight; world units
 ROLL = 25.0                 # degrees, most that it turns about that line
@@ -75,12 +74,12 @@ def render(seed, out, size, count):
 def main(argv=None):
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--count", type=whole(1, len(TRAIN_SEEDS)), required=True, metavar="N", help="clips, one of each object")
+    add("--count", type=int_range(1, len(TRAIN_SEEDS)), required=True, metavar="N", help="clips, one of each object")
     add("--out", type=Path, required=True, help="folder for them")
-    add("--size", type=whole(8, MAX_SIDE), default=64, metavar="PIXELS", help="side of a frame (default 64)")
-    add("--frames", type=whole(2, MAX_FRAMES), default=21, metavar="N", help="of a clip (default 21)")
-    add("--first-seed", type=whole(0, TRAIN_SEEDS[-1]), default=0, metavar="N", help="of the first object (default 0)")
-    add("--workers", type=whole(1, 1000), default=len(os.sched_getaffinity(0)), metavar="N",
+    add("--size", type=int_range(8, MAX_SIDE), default=64, metavar="PIXELS", help="side of a frame (default 64)")
+    add("--frames", type=int_range(2, MAX_FRAMES), default=21, metavar="N", help="of a clip (default 21)")
+    add("--first-seed", type=int_range(0, TRAIN_SEEDS[-1]), default=0, metavar="N", help="of the first object (default 0)")
+    add("--workers", type=int_range(1, 1000), default=len(os.sched_getaffinity(0)), metavar="N",
         help="processes (default: one a core)")
     args = parser.parse_args(argv)
     check_folder(args.out, "--out")

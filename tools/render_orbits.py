@@ -16,17 +16,13 @@ Exit code: 0 done, 1 some objects failed (listed in OUT/failed.txt), 2 wrong inp
 """
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # until `exit_code`: Ctrl-C while modules load shall not print a traceback
-
 import argparse
 import ctypes
 import json
 import os
 import re
 import shutil
+import signal
 import sys
 import zlib
 from collections import Counter
@@ -36,18 +32,24 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sgm.cameras import DISTANCE, FOV_DEG, Orbit, position, write_transforms  # noqa: E402
-from sgm.errors import InputError, exit_code, one_line, os_reason  # noqa: E402
-from sgm.flags import Arguments, check_folder  # noqa: E402
-from sgm.render.mesh import MeshError  # noqa: E402
-from sgm.render.meshfile import SUFFIXES, load_mesh, normalised, viewing_distance  # noqa: E402
-from sgm.render.procedural import make_object, on_white, render_clip  # noqa: E402
-from sgm.render.zbuffer import SOFT, STUDIO, Lighting, render_views  # noqa: E402
+from sgm.common.cli import (
+    Arguments,
+    check_folder,
+    exit_code,
+)
+from sgm.common.errors import InputError, one_line, os_reason
+from sgm.geometry.mesh import MeshError
+from sgm.geometry.mesh_reader import SUFFIXES, load_mesh
+from sgm.render.framing import normalized, viewing_distance
+from sgm.render.procedural import make_object, on_white, render_clip
+from sgm.render.zbuffer import SOFT, STUDIO, Lighting, render_views
+from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit, position
+from sgm.views.transforms import write_transforms
 
 PACK_BLOCK = 16     # objects per task when packing
 OURS = re.compile(r"[0-9]+\.png|transforms\.json")     # what a folder of views holds
@@ -90,7 +92,7 @@ def render_folder(item: tuple[str, int | str], out: str, settings: dict) -> tupl
         if isinstance(source, int):
             mesh = make_object(source)
         else:
-            mesh, lighting = normalised(load_mesh(source, settings["up"]), settings["fit"]), STUDIO
+            mesh, lighting = normalized(load_mesh(source, settings["up"]), settings["fit"]), STUDIO
             distance = viewing_distance(mesh, orbit)
         views = render_views(mesh, orbit.poses(distance), settings["size"], FOV_DEG,
                              supersample=settings["supersample"], lighting=lighting_of(name, settings, lighting))

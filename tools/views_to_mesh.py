@@ -12,22 +12,19 @@ Instant-NGP, Blender), with alpha or without, of any scale. In the output folder
 previews and what --resume goes on from.
 Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then of what there was, with its report.json).
 """
-import os
+import argparse
+import logging
 import sys
 from pathlib import Path
 
-os.environ.setdefault("GLOG_v", "3")            # MindSpore's log level, read when it is imported: errors only
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
-import argparse  # noqa: E402
-import logging  # noqa: E402
+from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loading
+from sgm.common.errors import InputError
+from sgm.config.reconstruction import load_mesh_spec
+from sgm.reconstruct.stage_files import check_output, mesh_folder
 
-from sgm.errors import InputError, exit_code, loading  # noqa: E402
-from sgm.flags import Arguments, check_folder, whole  # noqa: E402
-from sgm.shape.specs import load_mesh_spec  # noqa: E402
-from sgm.shape.states import check_output, mesh_folder  # noqa: E402
-
-STAGES = ("nerf", "dmtet", "texture")           # sgm.shape.pipeline's; known before MindSpore is loaded
+STAGES = ("nerf", "dmtet", "texture")           # sgm.reconstruct.pipeline's; known before MindSpore is loaded
 DISK = 600 << 20                                # bytes that a run of the default settings may leave
 
 
@@ -49,11 +46,11 @@ def parse(argv):
     add("--stages", type=stage_list, default=STAGES, help="which to run, of nerf,dmtet,texture; what is left out is taken"
         " from the output folder if it is there, and skipped if not (default: all)")
     add("--resume", action="store_true", help="go on with what an earlier run left in the output folder")
-    add("--seed", type=whole(0, 2 ** 32 - 1), help="of everything random")
+    add("--seed", type=int_range(0, 2 ** 32 - 1), help="of everything random")
     add("--azimuth-sign", type=int, choices=(1, -1), default=1,
         help="-1: the cameras' azimuths run the other way (default 1)")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
-    add("--device-id", type=whole(0, 1023), default=0, help="which NPU (default 0)")
+    add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     add("--quiet", action="store_true", help="no progress bars")
     return parser.parse_args(argv)
 
@@ -70,7 +67,7 @@ def main(argv=None):
     check_output(output, DISK)
     with loading():
         from sgm import ops
-        from sgm.shape.pipeline import Reconstruction
+        from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
     run = Reconstruction(args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet)
     report = run.run()

@@ -11,7 +11,7 @@ from mindspore import ops as ms_ops
 from mindspore.nn.utils import no_init_parameters
 
 from sgm.audit.graph import VIEWS, Type, constant_of, lazily, traced, type_of
-from sgm.engine import Engine
+from sgm.diffusion.engine import Engine
 
 # Nodes whose result is the memory of their first input.
 _SAME = VIEWS | {"Depend", "Load", "StopGradient"}

@@ -7,11 +7,31 @@ then need no transposition. The VAE, whose maps are large and whose layers are a
 Every function has a form for each target. ``set_target("Ascend")`` makes graphs of the Ascend form on any machine, so
 that they can be exported and audited without a device; callers never ask which target is in force.
 """
+from sgm.ops.activations import geglu, gelu, silu, softmax
 from sgm.ops.attend import attention, frame_index, merge_heads, split_heads, timestep_embedding
-from sgm.ops.convolution import conv2d, conv3x3, from_time, temporal_conv, time_conv_nchw, to_time, upsample_nchw
-from sgm.ops.device import TARGETS, compiled, fetch, on_ascend, release, set_device, set_jit, set_target, settle, target
+from sgm.ops.convolution import (
+    conv2d,
+    conv3x3,
+    from_time,
+    temporal_conv,
+    time_conv_nchw,
+    to_time,
+    upsample_nchw,
+)
+from sgm.ops.device import (
+    TARGETS,
+    compiled,
+    fetch,
+    on_ascend,
+    release,
+    set_device,
+    set_jit,
+    set_target,
+    settle,
+    target,
+)
 from sgm.ops.norms import group_norm, group_norm_nchw, group_norm_of, layer_norm
-from sgm.ops.rows import geglu, gelu, in_slices, linear, not_before, permute_rows, silu, softmax, spread
+from sgm.ops.tokens import in_slices, linear, not_before, permute_rows, spread
 
 __all__ = [
     "TARGETS", "attention", "compiled", "conv2d", "conv3x3", "fetch", "frame_index", "from_time", "geglu", "gelu",

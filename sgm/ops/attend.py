@@ -6,8 +6,9 @@ from mindspore.ops import operations as P
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 from mindspore.ops.primitive import constexpr
 
+from sgm.ops.activations import softmax
 from sgm.ops.device import on_ascend
-from sgm.ops.rows import bmm, bmm_t, equal_slices, in_turn, not_before, permute_rows, softmax
+from sgm.ops.tokens import bmm, bmm_t, equal_slices, in_turn, not_before, permute_rows
 
 # Attention is cut into slices whose score matrix stays below this. A device has fewer: it computes large products better,
 # and the compiler's time grows with the slices faster than their number (svd's gradient in float32: over 25 minutes, or 3).

@@ -7,7 +7,16 @@ from mindspore.ops import operations as P
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
-from sgm.ops.rows import bias_add_nchw, bmm, equal_slices, in_turn, linear, matmul, not_before, permute_rows
+from sgm.ops.tokens import (
+    bias_add_nchw,
+    bmm,
+    equal_slices,
+    in_turn,
+    linear,
+    matmul,
+    not_before,
+    permute_rows,
+)
 
 # A gathered im2col beats the CPU's own convolution while it fits the caches' reach (measured: equal at 70 MB).
 IM2COL_BYTES = 48 << 20

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import mindspore as ms
 
-from sgm.config import ConfigError
+from sgm.config.yaml_reader import ConfigError
 
 TARGETS = ("CPU", "Ascend")
 _target = "CPU"

@@ -8,7 +8,7 @@ from mindspore.ops import operations as P
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
-from sgm.ops.rows import averager, bias_add, bias_add_nchw, bmm, matmul, ones, rsqrt, spread
+from sgm.ops.tokens import averager, bias_add, bias_add_nchw, bmm, matmul, ones, rsqrt, spread
 
 
 @constexpr

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sgm.cameras import DISTANCE, FOV_DEG, Orbit
-from sgm.render.mesh import Mesh, merge
-from sgm.render.parts import Paint, box, loft, rotated, section, shifted, with_half_turn
+from sgm.geometry.mesh import Mesh, merge
+from sgm.render.primitives import Paint, box, loft, rotated, section, shifted, with_half_turn
 from sgm.render.zbuffer import SOFT, render_views
+from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit
 
 TRAIN_SEEDS = range(0, 100_000)
 HELD_BACK_SEEDS = range(1_000_000, 1_000_016)   # never trained on: what the small model's figures are measured on

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from sgm.render.mesh import Mesh, linear_from_srgb
+from sgm.geometry.mesh import Mesh, linear_from_srgb
 
 NEAR = 1e-3          # nearest visible z-depth, world units
 TEXELS_PER_SAMPLE = 3  # textures are halved (box filter) while they have more texels per side than this times samples

@@ -2,9 +2,9 @@
 with what the interrupted one would have seen."""
 import numpy as np
 
-from sgm.config import ConfigError
+from sgm.config.yaml_reader import ConfigError
 from sgm.train.data import shuffled
-from sgm.train.objective import Stratified, lognormal_sigmas
+from sgm.train.losses import Stratified, lognormal_sigmas
 
 
 def val_count(recipe, orbits):
@@ -24,7 +24,7 @@ class DiffusionBatches:
         return shuffled(self.recipe.seed, len(self.orbits), number, self.recipe.batch)
 
     def __call__(self, number):
-        """The arrays that `sgm.train.objective.DiffusionLoss` takes."""
+        """The arrays that `sgm.train.losses.DiffusionLoss` takes."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, number])
         x0, *conditions = self.orbits.batch(rng, self.clips(number), recipe.drop_condition, recipe.roam, recipe.frames)
@@ -65,7 +65,7 @@ class ViewBatches:
         return rng, rng.integers((len(self.orbits), self.orbits.num_frames), size=(self.recipe.batch, 2))
 
     def __call__(self, number):
-        """The arrays that `sgm.train.objective.AutoencoderLoss` takes."""
+        """The arrays that `sgm.train.losses.AutoencoderLoss` takes."""
         rng, draws = self._draw(number)
         corners = rng.integers(self.orbits.size - self.size + 1, size=(self.recipe.batch, self.TRIES, 2))
         images = np.concatenate([least_white(self.orbits.frames(clip, [view]), places, self.size)[0]

@@ -2,16 +2,16 @@
 from dataclasses import replace
 
 from sgm.train.batches import DiffusionBatches, ViewBatches, val_count
-from sgm.train.data import cache_memo, read_clips, sources
-from sgm.train.plan import check_fit
-from sgm.train.predicted import DecoderBatches, Predictions
-from sgm.train.start import start
-from sgm.train.tokens import tell_apart
+from sgm.train.clip_whitening import tell_apart
+from sgm.train.data import cache_memo, open_data, read_clips
+from sgm.train.decoder_targets import DecoderBatches, Predictions
+from sgm.train.initial_weights import start
+from sgm.train.run.plan import check_fit
 from sgm.train.trainer import Trainer
 
 
 def build(spec, recipe, init, progress, rank=0, world=1):
-    """-> (Trainer, a sentence on its weights). `init`: see `sgm.train.start.start`; progress(iterable, description) wraps
+    """-> (Trainer, a sentence on its weights). `init`: see `sgm.train.initial_weights.start`; progress(iterable, description) wraps
     long loops; rank, world: see `Trainer`. Encodes the clips that are not in the cache yet. Raises InputError."""
     check_fit(spec, recipe)
     if recipe.task == "autoencoder":
@@ -24,10 +24,10 @@ def build(spec, recipe, init, progress, rank=0, world=1):
     elif recipe.task == "decoder":
         engine, origin = start(spec, init, recipe.seed)
         batches, held_back = (examples and decoder_batches(recipe, engine, examples, progress)
-                              for examples in sources(recipe, engine, progress, rank, world))
+                              for examples in open_data(recipe, engine, progress, rank, world))
     else:
         engine, origin = start(spec, init, recipe.seed)
-        examples, val = sources(recipe, engine, progress, rank, world)
+        examples, val = open_data(recipe, engine, progress, rank, world)
         batches = DiffusionBatches(recipe, examples, recipe.accumulate * world)
         # every clip as it is sampled: with its condition, whole, in order
         held_back = val and DiffusionBatches(replace(recipe, drop_condition=0.0, roam=0.0, frames=0), val,

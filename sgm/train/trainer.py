@@ -13,17 +13,17 @@ import numpy as np
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.checkpoint import CheckpointError
-from sgm.errors import InputError
-from sgm.guards import of_memory
+from sgm.checkpoints.store import CheckpointError
+from sgm.common.errors import InputError
+from sgm.diffusion.guards import of_memory
+from sgm.models.blocks import Block
 from sgm.train.batches import val_count
-from sgm.train.lora import attach
-from sgm.train.objective import AutoencoderLoss, DecoderLoss, DiffusionLoss, frame_weights
-from sgm.train.parts import is_kept, is_trained
+from sgm.train.lora_layers import attach
+from sgm.train.losses import AutoencoderLoss, DecoderLoss, DiffusionLoss, frame_weights
+from sgm.train.optimizer import TrainStep
+from sgm.train.run.validation import draw_sheet
 from sgm.train.schedule import LossScale, average_decay, learning_rate
-from sgm.train.sheet import draw_sheet
-from sgm.train.step import TrainStep
-from sgm.video.blocks import Block
+from sgm.train.trainable import is_kept, is_trained
 
 log = logging.getLogger("sgm")
 HALVES = {"fp16": ms.float16, "bf16": ms.bfloat16}
@@ -180,7 +180,7 @@ class Trainer:
         return float(np.mean(losses))
 
     def draw(self):
-        """Held-back clips as the averaged weights generate them: see `sgm.train.sheet.draw_sheet`. (None, {}) and a warning
+        """Held-back clips as the averaged weights generate them: see `sgm.train.run.validation.draw_sheet`. (None, {}) and a warning
         for want of memory: a training shall not end for its pictures."""
         with self.averaged():
             try:

@@ -1,12 +1,6 @@
 """The second check of the networks, independent of the goldens: diffusers and transformers on PyTorch, in this process
 for small networks and in one of its own at full width."""
-import sys
-from pathlib import Path
-
 import pytest
-
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "parity")]
 
 
 @pytest.fixture(scope="session", autouse=True)

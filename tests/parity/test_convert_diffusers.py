@@ -1,18 +1,14 @@
 """What tools/convert.py makes of our weights, loaded by diffusers itself and run there."""
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from golden_init import init_weight, rand
 from twins import SMALL, Case, ours, set_published_epsilon, their_tasks
 
-from sgm.published import used_shapes
-from sgm.specs import ClipSpec
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+from sgm.audit.golden_weights import init_weight, rand
+from sgm.checkpoints.original_keys import used_shapes
+from sgm.config.model import ClipSpec
 
 pytestmark = pytest.mark.parity
 # diffusers' pipeline gives CLIP images of 224 pixels, whatever its configuration says.
@@ -28,7 +24,7 @@ def converted(tmp_path_factory):
     """converted(spec) -> our file of weights and the diffusers folder made of it."""
     import convert
 
-    from sgm.tensorwriter import save_safetensors
+    from sgm.checkpoints.safetensors_format import save_safetensors
     made = {}
 
     def make(spec):
@@ -88,7 +84,7 @@ def test_image_to_video(converted, agree):
     from diffusers import StableVideoDiffusionPipeline
     from PIL import Image
 
-    from sgm.pipeline import load_model
+    from sgm.diffusion.pipeline import load_model
     weights, folder = converted(SPEC)
     image = (rand("convert.image", (SPEC.height, SPEC.width, 3)) * 50 + 128).clip(0, 255).astype(np.uint8)
     factor = SPEC.vae_factor

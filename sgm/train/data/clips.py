@@ -15,7 +15,7 @@ import logging
 import os
 from pathlib import Path
 
-from sgm.errors import InputError, one_line
+from sgm.common.errors import InputError, one_line
 
 log = logging.getLogger("sgm")
 MOST_BAD = 0.05                 # of the clips; more, and it is not the odd damaged file that is wrong

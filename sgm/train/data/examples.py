@@ -1,7 +1,7 @@
 """From clips to what the diffusion loss takes: which views, in which order, seen from which one, and what is told."""
 import numpy as np
 
-from sgm.cameras import wrap_degrees
+from sgm.views.cameras import wrap_degrees
 
 CONDITIONS = ("any", "last", "first")
 
@@ -165,7 +165,7 @@ class Encoders:
 
     def tokens(self, frames):
         """Frames (n, 3, H, W) -> CLIP tokens (n, 1, D), one frame at a time."""
-        from sgm import ops     # MindSpore, which reading clips does without
+        from sgm import ops  # MindSpore, which reading clips does without
         clip = self.engine.conditioner.embedder("cond_frames_without_noise")
         return np.concatenate([ops.fetch(clip.embed(frame[None])) for frame in frames])
 

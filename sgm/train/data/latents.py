@@ -4,10 +4,10 @@ import time
 
 import numpy as np
 
-from sgm.errors import InputError
-from sgm.train.data.cache import LatentStore
+from sgm.common.errors import InputError
 from sgm.train.data.clips import Clips, DataError, Tally, hash_of
 from sgm.train.data.examples import Encoders, Examples
+from sgm.train.data.latent_cache import LatentStore
 from sgm.train.data.motion import motion_bucket
 
 MANY = 64               # clips to look at that are worth a progress bar

@@ -15,9 +15,10 @@ from typing import Optional
 import numpy as np
 from PIL import Image
 
-from sgm.cameras import AZIMUTH_SIGN, read_transforms, wrap_degrees
-from sgm.images import WHITE, composite, load_image, read_image
 from sgm.train.data.clips import DataError, hash_of
+from sgm.views.cameras import AZIMUTH_SIGN, wrap_degrees
+from sgm.views.images import WHITE, composite, load_image, read_image
+from sgm.views.transforms import read_transforms
 
 AIM = 3.0           # degrees by which a camera may look past the origin or be rolled, and labels differ from poses
 CAMERA_FILES = ("cameras.npz", "meta.pkl")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sgm.cameras import Orbit
 from sgm.train.data.clips import Clips, DataError
+from sgm.views.cameras import Orbit
 
 REMEDY = "make it anew with tools/render_orbits.py procedural --pack"
 

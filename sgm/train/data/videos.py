@@ -14,9 +14,9 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageOps
 
-from sgm.images import IMAGE_SUFFIXES, composite, load_image
 from sgm.train.data.clips import DataError, hash_of
 from sgm.train.data.motion import read_table
+from sgm.views.images import IMAGE_SUFFIXES, composite, load_image
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v")
 FOLDER_FPS = 7.0        # of a folder of frames that no clips.csv tells of

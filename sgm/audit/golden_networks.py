@@ -1,0 +1,55 @@
+"""The small networks of the goldens with their weights, ready to run: what `tools/check.py` tries on a device."""
+import mindspore as ms
+from mindspore import Tensor
+from safetensors.numpy import load_file
+
+from sgm.audit.golden_weights import GOLDEN, init_weight
+from sgm.config.model_files import load_spec
+from sgm.diffusion.engine import Engine
+from sgm.models.temporal_decoder import VideoDecoder
+
+FRAMES = 5
+
+
+def networks(dtype):
+    """(name, function, arguments, wanted array) of the UNet in `dtype`, and for float32 of all that run in it always."""
+    engine = Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml"))
+    yield unet(engine, getattr(ms, dtype))
+    if dtype == "float32":
+        yield from encoders(engine)
+        yield from decoders(engine)
+
+
+def unet(engine, dtype):
+    golden, cell = _load("unet_sv3d_p"), _fill(engine.model, "model.", dtype).diffusion_model
+    x, timesteps, context, y, still = (Tensor(golden[f"in/{name}"]) for name in (
+        "x", "timesteps", "context", "y", "image_only_indicator"))
+    return "UNet", cell.construct, (x, timesteps, context.astype(dtype), y, FRAMES, still), golden["out/y"]
+
+
+def encoders(engine):
+    _fill(engine.conditioner, "conditioner.")
+    golden, clip = _load("clip_tiny-vit"), engine.conditioner.embedder("cond_frames_without_noise")
+    yield "CLIP", clip.open_clip.model.visual.construct, (Tensor(golden["out/pre"]),), golden["out/emb"]
+    golden, vae = _load("vae_klmodeonly"), engine.conditioner.embedder("cond_frames")
+    yield "VAE encoder", vae.encoder.construct, (Tensor(golden["in/img"]),), golden["out/moments"]
+
+
+def decoders(engine):
+    golden, decoder = _load("vae_decoder"), _fill(engine.first_stage_model, "first_stage_model.").decoder
+    yield "VAE decoder", decoder.construct, (Tensor(golden["in/z"]), 1), golden["out/img"]
+    golden = _load("vae_videodecoder")
+    decoder = _fill(VideoDecoder(load_spec(GOLDEN / "tiny_svd.yaml").vae), "videodecoder.")
+    yield "temporal VAE decoder", decoder.construct, (Tensor(golden["in/z"]), FRAMES), golden[f"out/img_T{FRAMES}"]
+
+
+def _load(name):
+    return load_file(GOLDEN / f"{name}.safetensors")
+
+
+def _fill(cell, prefix, dtype=ms.float32):
+    """Give every parameter of `cell` the golden weight of the key prefix + name."""
+    for name, parameter in cell.parameters_and_names():
+        parameter.set_dtype(dtype)
+        parameter.set_data(Tensor(init_weight(prefix + name, parameter.shape)).astype(dtype))
+    return cell

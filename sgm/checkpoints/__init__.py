@@ -1,0 +1,1 @@
+"""Weights: read, write, identify, convert. No MindSpore but in `loading`."""

@@ -1,0 +1,210 @@
+"""One conversion of weights: open and check the source, say what becomes of every tensor, write, compare.
+
+Everything that can be known before writing is checked by `plan`; what `write` makes appears whole or not at all.
+"""
+import csv
+import os
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from sgm.checkpoints.diffusers.reader import lent, open_folder
+from sgm.checkpoints.diffusers.writer import to_parts, write_folder
+from sgm.checkpoints.identify import adapt_spec, layout_of, misfit_message, misfits_of, recognise
+from sgm.checkpoints.lora_fusion import fuse
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.mindspore_format import write_ckpt
+from sgm.checkpoints.original_keys import is_unused, unused_keys, used_shapes
+from sgm.checkpoints.safetensors_format import write_safetensors
+from sgm.checkpoints.store import (
+    CheckpointError,
+    TensorStore,
+    View,
+    slices,
+    stored_bytes,
+    stored_dtype,
+    taken,
+)
+from sgm.checkpoints.svd_to_sv3d import operate, start_spec
+from sgm.common.files import atomic
+from sgm.config.model import ModelSpec
+from sgm.config.model_files import load_spec
+
+SOURCES = ("original", "diffusers", "mindspore")
+SUFFIXES = {"mindspore": ".ckpt", "safetensors": ".safetensors", "original": ".safetensors"}
+DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+COLUMNS = ("source", "target", "shape", "dtype", "done")
+
+
+@dataclass
+class Plan:
+    """A conversion that was checked and only needs writing."""
+    target: Path
+    kind: str                                   # key of SUFFIXES, or "diffusers"
+    store: TensorStore                          # under the published names, all that is to be written or left behind
+    spec: ModelSpec                             # of what is written
+    source: ModelSpec                           # of what is read
+    dtype: Optional[str]                        # "F32", "F16", "BF16"; None keeps each
+
+    def __post_init__(self):
+        self.parts = to_parts(self.store, self.spec) if self.kind == "diffusers" else {"": self.store}
+
+    @property
+    def size(self):
+        """Bytes of tensors that will be written."""
+        return sum(stored_bytes(part, self.dtype) for part in self.parts.values())
+
+    @property
+    def count(self):
+        """Tensors that will be written."""
+        return sum(len(part) for part in self.parts.values())
+
+    @property
+    def left(self):
+        """Keys of the source that have no place in the target: unused ones in a diffusers folder."""
+        return [key for key in self.store if is_unused(key)] if self.kind == "diffusers" else []
+
+    @property
+    def absent(self):
+        """Published keys that nothing uses and that are not there to be written."""
+        return [] if self.kind == "diffusers" else [key for key in unused_keys(self.spec) if key not in self.store]
+
+    def rows(self):
+        """One dict of COLUMNS for every tensor written, left behind or absent."""
+        for part, view in self.parts.items():
+            for key in view:
+                names, done = view.origin(key)
+                found, wanted = view.dtype(key), stored_dtype(view, key, self.dtype)
+                yield dict(zip(COLUMNS, (" + ".join(names), f"{part}/{key}" if part else key,
+                                         "x".join(map(str, view.shape(key))) or "scalar",
+                                         found if found == wanted else f"{found} to {wanted}", done or "copied")))
+        for key in self.left:
+            yield dict(zip(COLUMNS, (key, "", "x".join(map(str, self.store.shape(key))) or "scalar",
+                                     self.store.dtype(key), "left behind: nothing uses it, diffusers has no place for it")))
+        for key in self.absent:
+            yield dict(zip(COLUMNS, ("", key, "", "", "absent: nothing uses it")))
+
+
+def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype=None, surgery=None, lora=None):
+    """-> Plan of the conversion of the file or folder `source` into `target`. Reads names and shapes only.
+
+    kind: "mindspore", "safetensors", "original" or "diffusers"; source_kind: one of SOURCES, or "auto". config: a model's
+    name or YAML file; None recognises it. base: a file that gives what the source lacks. dtype: of DTYPES. surgery: name
+    of the model whose fine-tuning shall start from the source. lora: a file of train.py that is fused into the source's
+    weights, those it changes then being float32 unless `dtype` says otherwise. Raises CheckpointError, ConfigError, one
+    line each.
+    """
+    source, target = Path(source), Path(target)
+    check_target(target, [path for path in (source, base, lora) if path], SUFFIXES.get(kind, ""), f"for --to {kind}")
+    store, old = _open(source, source_kind, load_spec(config) if config else None, open_checkpoint(base) if base else None)
+    spec = old
+    if lora:
+        store = fuse(store, lora)
+    if surgery:
+        spec = start_spec(old, surgery)
+        store = operate(store, old, spec)
+    made = Plan(target, kind, store, spec, old, DTYPES[dtype] if dtype else None)
+    free = shutil.disk_usage(target.absolute().parent).free
+    if made.size > free:
+        raise CheckpointError(f"{target}: found {free / 1e9:.2f} GB free, expected {made.size / 1e9:.2f} GB; free space, or"
+                              " write to another disk")
+    return made
+
+
+def _open(source, source_kind, spec, base):
+    """(View under the published names, ModelSpec as the file shows it), checked."""
+    if source.is_dir():
+        if source_kind not in ("auto", "diffusers"):
+            raise CheckpointError(f"{source}: found a folder, expected a file for --from {source_kind}; use --from diffusers")
+        return open_folder(source, spec, base)
+    store = open_checkpoint(source)
+    expected = {"original": "a .safetensors file", "diffusers": "a diffusers folder"}.get(source_kind)
+    if expected and not (source_kind == "original" and store.format == "safetensors"):
+        raise CheckpointError(f"{source}: found a {store.format} file, expected {expected} for --from {source_kind}; leave"
+                              " out --from")
+    if spec is None:
+        spec = recognise(layout_of(store), source)
+    rows = {key: taken(store, key) for key in store}
+    if base is not None:
+        rows.update(lent(base, rows, spec))
+    view = View(source, store.format, rows, store.metadata)
+    spec = adapt_spec(spec, view)
+    missing, misshapen, extra, _ = misfits_of(view, used_shapes(spec))
+    if missing or misshapen or extra:
+        raise CheckpointError(f"{source}: does not fit {spec.name}: {misfit_message(missing, misshapen, extra)}; pass the"
+                              " model's --config, or --base with a file that has what is missing")
+    return view, spec
+
+
+def check_target(target, others, suffix="", why=""):
+    """Raise CheckpointError for a path that cannot be written, or that would replace one of `others`, which are read.
+
+    suffix: the ending that the file must have; "" for a folder. why: said behind it.
+    """
+    target = Path(target)
+    if suffix and target.suffix != suffix:
+        raise CheckpointError(f"{target}: found the ending {target.suffix or 'of a folder'}, expected {suffix} {why};"
+                              " rename it")
+    if not suffix and target.suffix in SUFFIXES.values():
+        raise CheckpointError(f"{target}: found the name of a file, expected that of a folder {why}; rename it")
+    if os.path.realpath(target) in map(os.path.realpath, others):
+        raise CheckpointError(f"{target}: found the path of what is read, expected another; a source is never written over")
+    if not suffix and target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise CheckpointError(f"{target}: exists, expected a new folder; remove it or give another path")
+    if suffix and target.is_dir():
+        raise CheckpointError(f"{target}: found a folder, expected a file {why}; give another path")
+    if not target.absolute().parent.is_dir():
+        raise CheckpointError(f"{target}: found no folder {target.parent}, expected one to write into; make it first")
+
+
+def write(made, verify=False, progress=None):
+    """Carry out a Plan. `progress(what, count)` is told bytes written ("write") and compared ("compare").
+
+    verify: compare every tensor with the source before the target appears. Raises CheckpointError; the target is then
+    not there, or as it was.
+    """
+    tell = progress or (lambda what, count: None)
+    writing = partial(tell, "write")
+    with atomic(made.target, made.size) as temporary:
+        if made.kind == "diffusers":
+            write_folder(temporary, made.parts, made.spec, made.dtype, writing)
+        else:
+            writer = write_ckpt if made.kind == "mindspore" else write_safetensors
+            writer(temporary, made.store, made.dtype, writing)
+        if verify:
+            _compare(made, temporary, partial(tell, "compare"))
+
+
+def _compare(made, written, progress):
+    """Read everything back under the published names. A diffusers folder goes the whole way back, by its own rules."""
+    found = open_folder(written, made.spec)[0] if made.kind == "diffusers" else open_checkpoint(written)
+    left = set(made.left)
+    keys = [key for key in made.store if key not in left]
+    lost = [key for key in keys if key not in found]
+    if lost:
+        raise CheckpointError(f"{made.target}: {lost[0]}: not found on reading it back; nothing was kept")
+    for key in keys:
+        at, raw = 0, found.raw(key)
+        read = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
+        same = (found.shape(key), found.dtype(key)) == (made.store.shape(key), stored_dtype(made.store, key, made.dtype))
+        for expected in slices(made.store, key, made.dtype):
+            same = same and np.array_equal(read[at:at + expected.size], expected)
+            at += expected.size
+        if not same:
+            raise CheckpointError(f"{made.target}: {key}: found other values on reading it back, expected those of the"
+                                  " source; nothing was kept: check the disk")
+        found.release(key)
+        made.store.release(key)
+        progress(at)
+
+
+def write_report(made, path):
+    """The Plan's rows as a CSV file. Raises CheckpointError."""
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        table.writerows(made.rows())

@@ -1,0 +1,1 @@
+"""The folder layout of Hugging Face diffusers."""

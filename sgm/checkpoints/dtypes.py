@@ -1,0 +1,52 @@
+"""Element types of stored tensors, and conversion between them a slice at a time."""
+from typing import NamedTuple
+
+import numpy as np
+
+# safetensors' names of element types. BF16 has no numpy type: it is stored as 16 bits, and read as float32.
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+          "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
+FLOATS = ("F64", "F32", "F16", "BF16")
+MAX_DIMS = 32                                   # numpy's limit
+
+
+class Entry(NamedTuple):
+    """Where a tensor stands: element type, shape, and its pieces as (begin, end) bytes of the file."""
+    dtype: str
+    shape: tuple
+    pieces: tuple
+
+
+def nbytes(dtype, shape):
+    """Bytes of a tensor, or None if numpy has no array of that shape, not even an empty one."""
+    size = np.dtype(DTYPES[dtype]).itemsize
+    for length in shape:
+        size *= max(length, 1)
+        if size >= 2 ** 63:                     # at once: the product of a long list would take for ever
+            return None
+    return None if len(shape) > MAX_DIMS else 0 if 0 in shape else size
+
+
+def cast(bits, found, wanted):
+    """A flat array as it is stored under the type `found` -> the same under `wanted`, rounded to nearest, ties to even.
+
+    Raises OverflowError when a finite number becomes infinite.
+    """
+    if found == wanted:
+        return bits
+    numbers = (bits.astype(np.uint32) << 16).view(np.float32) if found == "BF16" else bits
+    try:
+        with np.errstate(over="raise"):
+            if wanted != "BF16":
+                return numbers.astype(DTYPES[wanted])
+            numbers = numbers.astype(np.float32, copy=False)
+    except FloatingPointError:
+        raise OverflowError from None
+    bits = numbers.view(np.uint32)
+    rounded = ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
+    finite = np.isfinite(numbers)
+    if not finite.all():                        # an infinite number stays so, what is no number too
+        rounded = np.where(finite, rounded, bits >> 16 | np.isnan(numbers) * np.uint32(0x40)).astype(np.uint16)
+    if (finite & (rounded & 0x7FFF == 0x7F80)).any():
+        raise OverflowError
+    return rounded

@@ -1,0 +1,1 @@
+"""Errors, command line, files written whole: what every other package may use."""

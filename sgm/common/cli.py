@@ -1,0 +1,171 @@
+"""What the commands share: flags, signals, exit codes, errors in one line."""
+import argparse
+import math
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+from sgm import __version__
+from sgm.common.errors import InputError, one_line, os_reason
+
+_DEFAULTS = {signal.SIGINT: (signal.SIG_DFL, signal.default_int_handler), signal.SIGTERM: (signal.SIG_DFL,)}
+_caught = []                                    # signals that asked for an end
+
+
+def _interrupt(number, frame):
+    _caught.append(number)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def signals_handled(handler):
+    """Within, Ctrl-C and SIGTERM do as `handler` says, unless somebody has decided otherwise (nohup, a caller).
+
+    SIGTERM because MindSpore, once it runs, answers Ctrl-C by sending itself one, whatever Python's handler is.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number, usual in _DEFAULTS.items()
+                  if signal.getsignal(number) in (*usual, _interrupt)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def loading():
+    """Within, Ctrl-C ends the program at once and in silence: for the import of MindSpore, which an exception in the
+    middle of it makes crash."""
+    return signals_handled(signal.SIG_DFL)
+
+
+def exit_code(name, main, argv=None, interrupted="interrupted"):
+    """Run the command `name`: `main(argv)`'s own code; 2 with one line for bad input, for a file that cannot be written
+    and for too little memory; 130 with the line `interrupted` for Ctrl-C and SIGTERM."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):      # a file's name need not be text in the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
+    _caught.clear()
+    with signals_handled(_interrupt):
+        try:
+            return main(argv)
+        except InputError as error:
+            said = str(error)
+        except OSError as error:
+            said = f"{error.filename or 'a file'}: {os_reason(error)}"
+        except MemoryError as error:
+            said = f"not enough memory ({str(error) or 'no more is to be had'}); ask for less at once, see --help"
+        except KeyboardInterrupt:
+            _caught.append(signal.SIGINT)
+        except Exception:
+            if not _caught:     # MindSpore turns an interrupt inside it into errors of its own
+                raise
+    if _caught:
+        print(f"\n{name}: {interrupted}", file=sys.stderr)
+        return 130
+    print(f"{name}: {one_line(said)}", file=sys.stderr)
+    return 2
+
+
+def end_now(name, said):
+    """End the command `name` with 2 and one line, from whichever thread, whatever the others wait for: nothing of theirs
+    is finished or tidied up."""
+    print(f"\n{name}: {one_line(said)}", file=sys.stderr, flush=True)      # there may be a progress bar
+    os._exit(2)
+
+
+MAX_SEED = 2 ** 32 - 1                          # of numpy's RandomState
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose error is one line with exit code 2, without the usage of thirty flags before it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_argument("--version", action="version", version=f"sv3d-mindspore {__version__}")
+
+    def error(self, message):
+        """End the program with the message."""
+        self.exit(2, f"{self.prog}: {one_line(message)}; see --help\n")
+
+
+def int_range(low, high):
+    """The argparse type of a whole number from `low` to `high`."""
+    return _number(int, low, high, f"a whole number from {low} to {high}")
+
+
+def float_range(low, high):
+    """The argparse type of a number from `low` to `high`."""
+    return _number(float, low, high, f"a number from {low:g} to {high:g}")
+
+
+def float_list(text):
+    """The argparse type of finite numbers between commas: "0,17.1,34.3" -> floats."""
+    return [_number(float, -math.inf, math.inf, "numbers between commas, as in 0,17.1,34.3")(part)
+            for part in text.split(",")]
+
+
+def _number(kind, low, high, expected):
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+        return value
+    return read
+
+
+def seed_list(text):
+    """The argparse type of seeds, numbers and rising ranges between commas: "0-3,7" -> [0, 1, 2, 3, 7]."""
+    numbers = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            first, last = int(first), int(last or first)
+        except ValueError:
+            first, last = 0, -1
+        if not 0 <= first <= last <= MAX_SEED or len(numbers) + last - first >= 100_000:
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected at most 100000 numbers and rising ranges from 0 to"
+                                             f" {MAX_SEED}, as in 0-3,7")
+        numbers += range(first, last + 1)
+    return list(dict.fromkeys(numbers))
+
+
+def check_folder(path, flag):
+    """Raise InputError unless `path`, given with `flag`, is a folder that may be written, or can become one."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{flag} {path}: {place} is a file, expected a folder; give another path")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {path}: {place} may not be written; change its rights, or give another path")
+
+
+@contextmanager
+def stopping():
+    """Within, Ctrl-C and SIGTERM are noted in the list that this gives, and nothing else: a step then ends, and is saved.
+
+    A second one ends the program as before.
+    """
+    noted, before = [], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number, frame):
+        noted.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,31 @@
+"""What is the user's to mend, said in one line, and how a command ends with it instead of a traceback."""
+import errno
+
+
+class InputError(ValueError):
+    """A file, key or flag that cannot be used; the message names it, what was found, what was expected, the remedy."""
+
+    def __init__(self, message):
+        super().__init__(one_line(message))     # names in it may come from a file, and hold anything
+
+
+def one_line(message):
+    """A message as one printable line of at most 2000 characters, whatever the names in it hold."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    return line if len(line) <= 2000 else line[:1997] + "..."
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free space, or write to another disk", errno.EDQUOT: "free space, or write to another disk",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), or write to another disk",
+    errno.ENOTDIR: "a file stands where a folder is expected: give another path",
+    errno.EEXIST: "a file stands where a folder is expected: give another path",
+    errno.EISDIR: "a folder stands where a file is expected: give another path",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "give a path that exists",
+}
+
+
+def os_reason(error):
+    """What an OSError says and what can be done about it: "No space left on device; free space, or ..."."""
+    return f"{error.strerror or error}; {_REMEDIES.get(error.errno, 'give a path that may be read and written')}"

@@ -1,0 +1,48 @@
+"""Files and folders that appear whole or not at all."""
+import glob
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from sgm.common.errors import InputError, os_reason
+
+
+@contextmanager
+def atomic(path, size=None):
+    """A path to write a file or folder to, which becomes `path` when the block ends well, and vanishes when it does not.
+
+    It lies beside `path`, and replaces those that killed processes left there. Raises InputError for an OSError (a
+    full disk: `size`, the bytes needed, is named); what was at `path` before is then untouched.
+    """
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not Path("/proc", left.name.split(".")[-2]).exists():
+            _remove(left)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        need = "" if size is None else f", {size / 1e6:.1f} MB needed"
+        reason, _, remedy = os_reason(error).partition("; ")
+        raise InputError(f"{path}: cannot be written ({reason}{need}); nothing was changed: {remedy}") from None
+    finally:
+        _remove(temporary)                      # gone already when all went well
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_blocks(path, blocks, progress):
+    with open(path, "wb") as file:
+        for block in blocks:
+            file.write(block)
+            if progress and not isinstance(block, bytes):  # tensors, not headers
+                progress(len(block))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,13 @@
+"""What every command imports first: Ctrl-C while modules load ends it at once, without a traceback.
+
+`sgm.common.cli.exit_code` takes over when the command's `main` runs.
+"""
+import signal
+import sys
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_started = getattr(sys.modules.get("__main__"), "__file__", None)
+_is_command = _started is not None and Path(_started).resolve().parent in (_CHECKOUT, _CHECKOUT / "tools")
+if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,206 @@
+"""The networks of one model under their published parameter names, and what they do: condition, sample, decode, encode.
+
+T frames, H x W pixels, h x w latents; pixels float32 in [-1, 1], NCHW.
+"""
+from contextlib import contextmanager
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.common.initializer import initializer
+
+from sgm import ops
+from sgm.checkpoints.loading import file_hash, load_weights
+from sgm.diffusion import guidance
+from sgm.diffusion.denoiser import Denoiser
+from sgm.diffusion.samplers import SAMPLERS, karras_sigmas
+from sgm.models.autoencoder import Conv2d, Decoder
+from sgm.models.conditioner import Conditioner
+from sgm.models.temporal_decoder import VideoDecoder
+
+
+class FirstStage(nn.Cell):
+    """The decoder; released with the 1x1 convolutions of an AutoencoderKL in svd_image_decoder only."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.temporal = spec.decoder == "temporal"
+        self.decoder = VideoDecoder(spec) if self.temporal else Decoder(spec)
+        self.post_quant_conv = None
+        if spec.post_quant_conv:
+            self.quant_conv = Conv2d(2 * spec.z_channels, 2 * spec.z_channels, 1)  # published, read by nothing
+            self.post_quant_conv = Conv2d(spec.z_channels, spec.z_channels, 1)
+
+    def construct(self, z, frames):
+        if self.post_quant_conv is not None:
+            z = self.post_quant_conv(z)
+        return self.decoder(z, frames)
+
+
+class GuidedDenoiser(nn.Cell):
+    """One guided evaluation: unconditional and conditional in one batch."""
+
+    def __init__(self, denoiser, num_frames):
+        super().__init__(auto_prefix=False)
+        self.denoiser = denoiser
+        self.num_frames = num_frames
+
+    def construct(self, x, sigma, prepared, concat, vector, still, scale):
+        """x (T, 4, h, w), sigma (1,), scale (T, 1, 1, 1); the conditions hold 2 T rows, unconditional first."""
+        sigma = sigma.broadcast_to((2 * self.num_frames,))
+        both = self.denoiser(ms.ops.concat((x, x), 0), sigma, prepared, concat, vector, still, self.num_frames)
+        return guidance.guide(both[:self.num_frames], both[self.num_frames:], scale)
+
+
+class Engine(nn.Cell):
+    """All networks of a `sgm.config.model.ModelSpec`. Parameters take memory only once weights are loaded.
+
+    weights: an open Checkpoint, from which `holding` loads the part that a stage needs; dtype: the UNet's precision.
+    """
+
+    PARTS = ("conditioner", "model", "first_stage_model")
+
+    def __init__(self, spec, weights=None, dtype=ms.float32):
+        super().__init__()
+        self.spec = spec
+        self.weights = weights
+        self.dtype = dtype
+        self.model = Denoiser(spec.unet, sum(spec.vector_widths.values()))
+        self.first_stage_model = FirstStage(spec.vae)
+        self.conditioner = Conditioner(spec)
+        for name, parameter in self.parameters_and_names():
+            parameter.name = name
+        self._graphs = {}
+        self._hash = None
+
+    @contextmanager
+    def holding(self, part):
+        """Within, the weights of one of `PARTS` are in memory; afterwards they are given back to the file."""
+        cell = getattr(self, part)
+        if self.weights is not None:
+            load_weights(cell, self.weights, self.dtype if part == "model" else None, prefix=part + ".")
+        elif part == "model" and self.dtype != ms.float32:
+            for parameter in cell.get_parameters():
+                parameter.set_dtype(self.dtype)
+        try:
+            yield
+        finally:
+            if self.weights is not None:
+                for parameter in cell.get_parameters():
+                    parameter.assign_value(Tensor(initializer("zeros", parameter.shape, parameter.dtype)))
+
+    def release(self):
+        """Give back the memory of all compiled graphs, and of the weights they hold; they are compiled anew when used."""
+        self._graphs.clear()
+        for cell in self.conditioner.embedders:
+            cell.release()
+        ops.release()
+
+    def weights_hash(self):
+        """The checkpoint's hash, taken once."""
+        if self._hash is None:
+            self._hash = file_hash(self.weights.path)
+        return self._hash
+
+    def graph(self, key, make):
+        """A compiled function, made once."""
+        if key not in self._graphs:
+            self._graphs[key] = ops.compiled(make())
+        return self._graphs[key]
+
+    def condition(self, image, cond_noise, cond_aug=None, num_frames=None, polars_rad=None, azimuths_rad=None,
+                  fps_id=None, motion_bucket_id=None):
+        """image, cond_noise (1, 3, H, W) -> (c, uc): dicts of crossattn (T, 1, D), concat (T, 4, h, w), vector (T, V).
+
+        cond_aug: standard deviation of the noise added to the image. polars_rad, azimuths_rad: (T,) radians.
+        Raises ValueError naming a missing scalar or one of the wrong length.
+        """
+        cond_aug = self.spec.condition.cond_aug if cond_aug is None else cond_aug
+        return self.conditioner.condition(
+            _numpy(image), _numpy(cond_noise), cond_aug, num_frames or self.spec.num_frames, polars_rad=polars_rad,
+            azimuths_rad=azimuths_rad, fps_id=fps_id, motion_bucket_id=motion_bucket_id)
+
+    def denoiser(self, c, uc, scale, sequential=False):
+        """The guided denoiser `(x, sigma) -> denoised` of one run; what depends on the conditions only is done here.
+
+        scale (T,): guidance per frame. `sequential` evaluates the two sides one after the other: half the memory. Where all
+        scales are 1 the unconditional side has no weight, and is not evaluated: half the time.
+        """
+        num_frames = c["concat"].shape[0]
+        sides = (c,) if np.all(np.asarray(scale) == 1) else (uc, c)
+        sides = [{key: _tensor(value) for key, value in side.items()} for side in sides]
+        scale = Tensor(np.asarray(scale, np.float32).reshape(-1, 1, 1, 1))
+        for side in sides:
+            side["prepared"] = self.model.prepare(side["crossattn"].astype(self.dtype), num_frames)
+        names = ("prepared", "concat", "vector")
+        if sequential or len(sides) == 1:
+            step = self.graph(("side", num_frames), lambda: self.model.construct)
+            still = ms.ops.zeros((num_frames,), ms.float32)
+
+            def denoise(x, sigma):
+                sigma = Tensor(np.full(num_frames, sigma, np.float32))
+                found = [step(x, sigma, *(side[name] for name in names), still, num_frames) for side in sides]
+                return found[0] if len(found) == 1 else guidance.guide(*found, scale)
+        else:
+            step = self.graph(("pair", num_frames), lambda: GuidedDenoiser(self.model, num_frames).construct)
+            still = ms.ops.zeros((2 * num_frames,), ms.float32)
+            both = [ms.ops.concat((sides[0][name], sides[1][name]), 0) for name in names]
+
+            def denoise(x, sigma):
+                return step(x, Tensor(np.array([sigma], np.float32)), *both, still, scale)
+        return denoise
+
+    def sample(self, noise, c, uc, steps=None, sampler=None, guidance_scales=None, sequential=False, callback=None):
+        """noise (T, 4, h, w) standard normal -> clean latents (T, 4, h, w), scaled by the VAE's factor.
+
+        `callback(i, x, denoised)` follows every step. Defaults are the model's own (`spec.sampling`).
+        """
+        options = self.spec.sampling
+        if guidance_scales is None:
+            guidance_scales = guidance.scales(options.guidance, options.min_scale, options.max_scale, noise.shape[0])
+        sigmas = karras_sigmas(steps or options.steps, options.sigma_min, options.sigma_max, options.rho)
+        x = _tensor(noise) * float(options.start_noise * np.sqrt(1 + sigmas[0] ** 2))
+        denoise = self.denoiser(c, uc, guidance_scales, sequential)
+        steps = SAMPLERS[sampler or options.sampler](denoise, x, sigmas)
+        for i, x, denoised in steps:  # noqa: B020 - the sampler holds its own x
+            ops.settle()
+            if callback:
+                callback(i, x, denoised)
+        return x
+
+    def decode(self, z, chunk=7):
+        """Scaled latents (T, 4, h, w) -> frames (T, 3, H, W), `chunk` at a time.
+
+        The image decoder's result does not depend on `chunk`; the temporal decoder sees one chunk as one video.
+        """
+        z = _tensor(z) / self.spec.vae.scale_factor
+        decode = self.graph("decode", lambda: self.first_stage_model.construct)
+        temporal = self.first_stage_model.temporal
+        pieces = []
+        for i in range(0, z.shape[0], chunk):
+            piece = z[i:i + chunk]
+            count = piece.shape[0]
+            if count < chunk and i and not temporal:  # keep the compiled shape
+                piece = ms.ops.concat((piece, z[:1].broadcast_to((chunk - count,) + z.shape[1:])), 0)
+            pieces.append(ops.fetch(decode(piece, count if temporal else 1))[:count])
+        return np.concatenate(pieces)
+
+    def encode(self, frames, chunk=7):
+        """Frames (T, 3, H, W) -> scaled latents (T, 4, h, w): the mode of the conditioner's encoder."""
+        return self.encode_moments(frames, chunk)[0] * np.float32(self.spec.vae.scale_factor)
+
+    def encode_moments(self, frames, chunk=7):
+        """Frames (T, 3, H, W) -> unscaled mean and log variance, each (T, 4, h, w) numpy."""
+        embedder = self.conditioner.embedder("cond_frames")
+        frames = _numpy(frames)
+        parts = [[ops.fetch(part) for part in embedder.moments(frames[i:i + chunk])]
+                 for i in range(0, len(frames), chunk)]
+        return tuple(np.concatenate([part[k] for part in parts]) for k in range(2))
+
+
+def _numpy(x):
+    return ops.fetch(x) if isinstance(x, Tensor) else np.asarray(x, np.float32)
+
+
+def _tensor(x):
+    return x if isinstance(x, Tensor) else Tensor(np.asarray(x, np.float32))

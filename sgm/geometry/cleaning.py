@@ -1,0 +1,115 @@
+"""From the surface an optimiser leaves to one worth a texture: without floaters, hidden fragments and too many triangles."""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from sgm.common.errors import InputError
+from sgm.geometry.decimation import decimate
+from sgm.geometry.topology import MERGE, areas, components, edge_groups, heights, turned_alike, weld
+
+log = logging.getLogger("sgm")
+
+
+@dataclass(frozen=True)
+class CleanSettings:
+    """faces: the budget. floaters: parts of less than this share of the largest part's area go; above 1 only the largest
+    stays. shortest: edges under this share of the bounding box's longest side are collapsed even within the budget, since
+    marching leaves slivers."""
+    faces: int = 20_000
+    floaters: float = 0.05
+    shortest: float = 5e-4
+
+
+def clean(vertices: np.ndarray, faces: np.ndarray, settings: CleanSettings | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (N, 3), faces (M, 3) -> vertices (K, 3) float32, faces (L, 3) int32, L within the budget if it can be had.
+
+    In this order: places made one vertex, unusable faces removed, faces turned alike and outwards, floaters and parts
+    inside others removed, edges collapsed.  A closed mesh stays closed and keeps its handles.
+    Raises InputError if no triangle is left to begin with.
+    """
+    settings = settings or CleanSettings()
+    vertices, faces = usable(np.asarray(vertices, np.float64), np.asarray(faces, np.int32))
+    if not len(faces):
+        raise InputError("the mesh has no triangle with an area, so there is nothing to clean or texture; let the stage"
+                         " before find a surface (a lower density threshold, more steps, views with the object in them)")
+    faces = outwards(vertices, turned_alike(faces))
+    kept = kept_parts(vertices, faces, settings.floaters)
+    parts = int(components(faces).max()) + 1
+    faces = faces[kept]
+    if not kept.all():
+        log.info("removed %d floaters and hidden parts of %d (%.1f %% of the faces)",
+                 parts - int(components(faces).max()) - 1, parts, 100 * (1 - kept.mean()))
+    extent = np.ptp(vertices[faces.reshape(-1)], axis=0).max()
+    vertices, faces = decimate(vertices, faces, settings.faces, settings.shortest * extent)
+    return vertices.astype(np.float32), faces
+
+
+def usable(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finite, one vertex per place, no face that names a place twice, none there twice.
+
+    Sheets that only touch stay apart: if a mesh has no open edge as it comes, its vertices are not merged.
+    """
+    faces = faces[np.isfinite(vertices).all(1)[faces].all(1)]
+    faces = faces[(faces != np.roll(faces, 1, axis=1)).all(1)]
+    if not len(faces):
+        return vertices, faces
+    if (np.diff(edge_groups(faces)[1]) == 1).any():
+        vertices, faces = weld(vertices, faces)
+        faces = faces[(faces != np.roll(faces, 1, axis=1)).all(1)]
+        _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+        faces = faces[np.sort(first)]
+    if len(faces) and not (heights(vertices, faces) > MERGE).any():
+        faces = faces[:0]
+    return vertices, faces
+
+
+def outwards(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Parts whose enclosed volume is negative turned inside out (open ones by the volume seen from their own middle)."""
+    label = components(faces)
+    p = vertices[faces]
+    weight = np.bincount(label)
+    centre = np.stack([np.bincount(label, p[..., k].mean(1)) / weight for k in range(3)], 1)
+    p = p - centre[label][:, None]
+    signed = np.bincount(label, np.einsum("ij,ij->i", p[:, 0], np.cross(p[:, 1], p[:, 2])))
+    return np.where((signed < 0)[label][:, None], faces[:, ::-1], faces)
+
+
+def kept_parts(vertices: np.ndarray, faces: np.ndarray, floaters: float) -> np.ndarray:
+    """bool (M,): faces of the parts that are large enough by area and not inside a larger part."""
+    label = components(faces)
+    area = np.bincount(label, areas(vertices, faces))
+    keep = area >= floaters * area.max()
+    keep[area.argmax()] = True
+    solid = np.ascontiguousarray(vertices[faces])
+    ranks = np.argsort(-area, kind="stable")
+    for rank, part in enumerate(ranks):
+        if not keep[part] or rank == 0:
+            continue
+        point = vertices[faces[label == part][0]].mean(0)
+        for larger in ranks[:rank]:
+            if keep[larger] and _crossings(solid[label == larger], point) % 2:
+                keep[part] = False
+                break
+    return keep[label]
+
+
+@njit(cache=True)
+def _crossings(triangles, point):
+    """How many triangles (M, 3, 3) a ray from the point in a direction of no special angle crosses."""
+    direction = np.array([0.40673664, 0.17364818, 0.89687274])
+    count = 0
+    for f in range(len(triangles)):
+        a, b, c = triangles[f, 0] - point, triangles[f, 1] - point, triangles[f, 2] - point
+        # signs of the volumes the ray makes with the three sides: inside if they agree (Segura and Feito 2001)
+        u = (np.cross(b, c) * direction).sum()
+        v = (np.cross(c, a) * direction).sum()
+        w = (np.cross(a, b) * direction).sum()
+        if (u >= 0 and v >= 0 and w >= 0) or (u < 0 and v < 0 and w < 0):
+            total = u + v + w
+            if total != 0 and ((a * u + b * v + c * w) * direction).sum() / total > 0:
+                count += 1
+    return count

@@ -1,0 +1,127 @@
+"""Mesh files: binary glTF, Wavefront OBJ and PLY, each written beside its place and renamed.
+
+GLB is glTF 2.0 (Khronos): y up, facing +z, so (x, y, z) of our z-up world is written (y, z, x); one vertex per texture
+coordinate, normals, the PNG inside.  OBJ and PLY stay in the input views' own world.  OBJ keeps vertices whole at seams and
+has its .mtl and .png beside it; PLY has whole vertices with colours, for programs that want a closed mesh and no texture.
+"""
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sgm.common.errors import InputError
+
+SUFFIXES = (".glb", ".obj", ".ply")
+FLOAT, UNSIGNED = 5126, 5125                    # glTF component types
+VERTICES, INDICES = 34962, 34963                # glTF buffer targets
+
+
+def save(mesh, path) -> list[Path]:
+    """Write `mesh`, whose vertices are in the input's world, as its suffix says -> the files written.
+
+    mesh.obj brings mesh.mtl and mesh.png.  Files appear whole or not at all, the one that names the others last.
+    Raises InputError for another suffix or a path that is a folder, OSError if it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: kind {path.suffix or '(none)'} cannot be written; give one of {', '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a file to write; give another path")
+    make = {".glb": _glb, ".obj": _obj, ".ply": _ply}[path.suffix.lower()]
+    files = [(path.with_name(name), data) for name, data in make(mesh, path)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = [file.with_name(f".{file.name}.{os.getpid()}") for file, _ in files]
+    try:
+        for temporary, (_, data) in zip(beside, files):
+            temporary.write_bytes(data)
+        for temporary, (file, _) in zip(beside, files):
+            os.replace(temporary, file)
+    finally:
+        for temporary in beside:
+            temporary.unlink(missing_ok=True)
+    return [file for file, _ in files]
+
+
+def png(texture: np.ndarray) -> bytes:
+    """A uint8 picture (H, W, 3) as the bytes of a PNG file."""
+    out = io.BytesIO()
+    Image.fromarray(texture).save(out, "PNG")
+    return out.getvalue()
+
+
+def _glb(mesh, path):
+    vertices, normals, uv, faces = mesh.split()
+    uv = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)  # glTF counts v downwards
+    binary, views, accessors = bytearray(), [], []
+
+    def put(data, target=None):
+        view = dict(buffer=0, byteOffset=len(binary), byteLength=len(data))
+        views.append(view if target is None else view | dict(target=target))
+        binary.extend(data + b"\0" * (-len(data) % 4))
+        return len(views) - 1
+
+    def attribute(array, kind, bounds=False):
+        array = np.ascontiguousarray(array, np.float32)
+        accessors.append(dict(bufferView=put(array.tobytes(), VERTICES), componentType=FLOAT, count=len(array), type=kind))
+        if bounds:
+            accessors[-1] |= dict(min=array.min(0).tolist(), max=array.max(0).tolist())
+        return len(accessors) - 1
+    attributes = dict(POSITION=attribute(vertices[:, [1, 2, 0]], "VEC3", bounds=True),
+                      NORMAL=attribute(normals[:, [1, 2, 0]], "VEC3"), TEXCOORD_0=attribute(uv, "VEC2"))
+    accessors.append(dict(bufferView=put(faces.astype("<u4").tobytes(), INDICES), componentType=UNSIGNED, count=faces.size,
+                          type="SCALAR"))
+    # Unlit: the texture holds the light of the views; programs that do not know the extension shade a matt surface.
+    material = dict(name="views", doubleSided=True, extensions=dict(KHR_materials_unlit={}), pbrMetallicRoughness=dict(
+        baseColorTexture=dict(index=0), metallicFactor=0.0, roughnessFactor=1.0))
+    header = dict(
+        asset=dict(version="2.0", generator="views_to_mesh"), extensionsUsed=["KHR_materials_unlit"], scene=0,
+        scenes=[dict(nodes=[0])], nodes=[dict(mesh=0, name=path.stem)],
+        meshes=[dict(name=path.stem, primitives=[dict(attributes=attributes, indices=len(accessors) - 1, material=0)])],
+        materials=[material], textures=[dict(sampler=0, source=0)],
+        samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)],
+        images=[dict(bufferView=put(png(mesh.texture)), mimeType="image/png", name=path.stem)],
+        accessors=accessors, bufferViews=views, buffers=[dict(byteLength=len(binary))])
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    size = 12 + 8 + len(text) + 8 + len(binary)
+    return [(path.name, b"glTF" + struct.pack("<II", 2, size) + struct.pack("<I4s", len(text), b"JSON") + text
+             + struct.pack("<I4s", len(binary), b"BIN\0") + bytes(binary))]
+
+
+def _obj(mesh, path):
+    # Names of files in an OBJ end at white space for many readers.
+    stem = "_".join(path.stem.split()) or "mesh"
+    out = io.StringIO()
+    out.write(f"mtllib {stem}.mtl\no {stem}\n")
+    np.savetxt(out, mesh.vertices, "v %.9g %.9g %.9g")
+    np.savetxt(out, mesh.uv, "vt %.7g %.7g")
+    out.write("usemtl views\n")
+    np.savetxt(out, np.stack([mesh.faces, mesh.face_uv], -1).reshape(-1, 6) + 1, "f %d/%d %d/%d %d/%d")
+    material = f"newmtl views\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nmap_Kd {stem}.png\n"
+    return [(f"{stem}.png", png(mesh.texture)), (f"{stem}.mtl", material.encode()), (path.name, out.getvalue().encode())]
+
+
+def _ply(mesh, path):
+    vertices, kind = np.asarray(mesh.vertices), "float"
+    if np.abs(vertices - vertices.astype(np.float32)).max() > 1e-6 * np.ptp(vertices, axis=0).max():
+        kind = "double"                         # a world far from its origin
+    fields = [(k, "<f8" if kind == "double" else "<f4") for k in "xyz"] + [(k, "u1") for k in ("red", "green", "blue")]
+    rows = np.empty(len(vertices), fields)
+    colors = mesh.vertex_colors()
+    for k, name in enumerate("xyz"):
+        rows[name] = vertices[:, k]
+    for k, name in enumerate(("red", "green", "blue")):
+        rows[name] = colors[:, k]
+    faces = np.empty(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
+    faces["count"], faces["corners"] = 3, mesh.faces
+    header = "\n".join(["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}",
+                        *(f"property {kind} {name}" for name in "xyz"),
+                        *(f"property uchar {name}" for name in ("red", "green", "blue")),
+                        f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header\n"])
+    return [(path.name, header.encode() + rows.tobytes() + faces.tobytes())]

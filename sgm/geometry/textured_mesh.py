@@ -1,0 +1,65 @@
+"""A mesh with a texture: what baking makes, export writes and the turntable shows (numpy only)."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sgm.geometry.mesh import Material, Mesh
+from sgm.geometry.topology import vertex_normals
+
+
+@dataclass(frozen=True, eq=False)
+class TexturedMesh:
+    """Triangles and one picture of their surface.  A vertex stays one vertex where the texture has a seam.
+
+    vertices (N, 3) float32, z up; faces (M, 3) int32, counter-clockwise seen from outside.
+    uv (K, 2) float32 in [0, 1], v up; face_uv (M, 3) int32: the corners' rows of `uv`.
+    texture (S, S, 3) uint8, sRGB-coded, row 0 at v = 1; it holds the light of the views.
+    coverage: the share of the surface's area whose colour was seen in a view; the rest is guessed from beside it.
+    """
+    vertices: np.ndarray
+    faces: np.ndarray
+    uv: np.ndarray
+    face_uv: np.ndarray
+    texture: np.ndarray
+    coverage: float = 1.0
+
+    def placed(self, scale: float, centre) -> TexturedMesh:
+        """The mesh in the world the views came from: vertices / scale + centre, float64."""
+        return replace(self, vertices=np.asarray(self.vertices, np.float64) / scale + np.asarray(centre, np.float64))
+
+    def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """One vertex for every pair of a place and a texture coordinate, as glTF wants it.
+
+        -> vertices (L, 3), unit normals (L, 3) float32 (smooth, without a step at seams), uv (L, 2), faces (M, 3) int32.
+        """
+        pairs = self.faces.reshape(-1).astype(np.int64) * len(self.uv) + self.face_uv.reshape(-1)
+        pairs, corner = np.unique(pairs, return_inverse=True)
+        place, coordinate = pairs // len(self.uv), pairs % len(self.uv)
+        normals = vertex_normals(self.vertices, self.faces)
+        normals[~normals.any(1)] = 0, 0, 1
+        return (self.vertices[place], normals[place].astype(np.float32), self.uv[coordinate],
+                corner.reshape(-1, 3).astype(np.int32))
+
+    def save(self, path):
+        """Write the mesh, placed in the input's world, as .glb, .obj or .ply: `sgm.geometry.mesh_writer.save`."""
+        from sgm.geometry import mesh_writer  # which needs this class
+        return mesh_writer.save(self, path)
+
+    def drawable(self) -> Mesh:
+        """What `sgm.render.zbuffer` draws; light it with UNLIT, for the texture holds the light already."""
+        vertices, normals, uv, faces = self.split()
+        opaque = np.full((*self.texture.shape[:2], 1), 255, np.uint8)
+        return Mesh(vertices, faces, normals, uv=uv, materials=(Material(texture=np.dstack([self.texture, opaque])),))
+
+    def vertex_colors(self) -> np.ndarray:
+        """(N, 3) uint8: the texture at every vertex, the mean over the sides of a seam."""
+        height, width = self.texture.shape[:2]
+        x = np.clip(np.round(self.uv[:, 0] * width - 0.5).astype(int), 0, width - 1)
+        y = np.clip(np.round((1 - self.uv[:, 1]) * height - 0.5).astype(int), 0, height - 1)
+        color = self.texture[y, x].astype(np.float64)[self.face_uv.reshape(-1)]
+        corner = self.faces.reshape(-1)
+        count = np.maximum(np.bincount(corner, minlength=len(self.vertices)), 1)
+        sums = np.stack([np.bincount(corner, color[:, k], len(self.vertices)) for k in range(3)], 1)
+        return np.round(sums / count[:, None]).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""The diffusion networks, under the published names of their parameters."""

@@ -1,0 +1,195 @@
+"""The autoencoder of Stable Diffusion: encoder and frame-by-frame decoder, in NCHW and float32.
+
+Names and shapes are the published ones (`encoder.down.0.block.1.conv1.weight` ...). Group norms use eps 1e-6.
+"""
+from mindspore import nn
+
+from sgm import ops
+from sgm.models.blocks import Conv, Norm
+
+
+class Conv2d(Conv):
+    """k x k convolution of stride 1 that keeps the size (k odd)."""
+
+    def __init__(self, width_in, width_out, kernel=3):
+        super().__init__(width_in, width_out, kernel, kernel)
+        self.pad = (kernel // 2,) * 4
+
+    def construct(self, x):
+        return ops.conv2d(x, self.weight, self.bias, pad=self.pad)
+
+
+class GroupNorm(Norm):
+    """Group norm of NCHW maps."""
+
+    def __init__(self, width, groups, eps=1e-6):
+        super().__init__(width)
+        self.norm = ops.group_norm_of(groups, eps)
+
+    def construct(self, x):
+        return ops.group_norm_nchw(x, self.weight, self.bias, self.norm)
+
+
+class ResnetBlock(nn.Cell):
+    """Norm, SiLU, convolution, twice, and a skip. `frames` is for the temporal decoder's block of the same place."""
+
+    def __init__(self, width_in, width_out, groups):
+        super().__init__()
+        self.norm1 = GroupNorm(width_in, groups)
+        self.conv1 = Conv2d(width_in, width_out)
+        self.norm2 = GroupNorm(width_out, groups)
+        self.conv2 = Conv2d(width_out, width_out)
+        self.nin_shortcut = Conv2d(width_in, width_out, 1) if width_in != width_out else None
+
+    def residual(self, x):
+        h = self.conv1(ops.silu(self.norm1(x)))
+        h = self.conv2(ops.silu(self.norm2(h)))
+        if self.nin_shortcut is not None:
+            x = self.nin_shortcut(x)
+        return x + h
+
+    def construct(self, x, frames):
+        return self.residual(x)
+
+
+class AttentionBlock(nn.Cell):
+    """Single-head self-attention over the pixels of a map."""
+
+    def __init__(self, width, groups):
+        super().__init__()
+        self.norm = GroupNorm(width, groups)
+        self.q = Conv(width, width, 1, 1)
+        self.k = Conv(width, width, 1, 1)
+        self.v = Conv(width, width, 1, 1)
+        self.proj_out = Conv(width, width, 1, 1)
+
+    def project(self, layer, tokens):
+        width = layer.weight.shape[0]
+        return ops.linear(tokens, layer.weight.reshape(width, width), layer.bias)
+
+    def construct(self, x):
+        count, width, rows, columns = x.shape
+        pixels = rows * columns
+        tokens = self.norm(x).reshape(count, width, pixels).transpose(0, 2, 1).reshape(count * pixels, width)
+        q = self.project(self.q, tokens).reshape(count, 1, pixels, width)
+        k = self.project(self.k, tokens).reshape(count, 1, pixels, width)
+        v = self.project(self.v, tokens).reshape(count, 1, pixels, width)
+        h = self.project(self.proj_out, ops.attention(q, k, v).reshape(count * pixels, width))
+        return x + h.reshape(count, pixels, width).transpose(0, 2, 1).reshape(x.shape)
+
+
+class Downsample(nn.Cell):
+    """Convolution of stride 2, padded below and on the right only."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv = Conv(width, width, 3, 3)
+
+    def construct(self, x):
+        return ops.conv2d(x, self.conv.weight, self.conv.bias, stride=2, pad=(0, 1, 0, 1))
+
+
+class Upsample(nn.Cell):
+    """Nearest doubling, then a convolution."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv = Conv2d(width, width)
+
+    def construct(self, x):
+        return self.conv(ops.upsample_nchw(x))
+
+
+class Level(nn.Cell):
+    """One resolution: residual blocks and the change to the next."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.block = nn.CellList(blocks)
+        self.downsample = None
+        self.upsample = None
+
+    def construct(self, x, frames):
+        for block in self.block:
+            x = block(x, frames)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        if self.upsample is not None:
+            x = self.upsample(x)
+        return x
+
+
+class Middle(nn.Cell):
+    """Block, attention, block."""
+
+    def __init__(self, width, block, groups):
+        super().__init__()
+        self.block_1 = block(width, width, groups)
+        self.attn_1 = AttentionBlock(width, groups)
+        self.block_2 = block(width, width, groups)
+
+    def construct(self, x, frames):
+        return self.block_2(self.attn_1(self.block_1(x, frames)), frames)
+
+
+class Encoder(nn.Cell):
+    """spec: `sgm.config.model.VaeSpec`. (N, 3, H, W) in [-1, 1] -> moments (N, 2 z, h, w): mean, then log variance."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.conv_in = Conv2d(3, spec.ch)
+        now = spec.ch
+        levels = []
+        for i, multiple in enumerate(spec.ch_mult):
+            blocks = []
+            for _ in range(spec.num_res_blocks):
+                blocks.append(ResnetBlock(now, multiple * spec.ch, spec.norm_groups))
+                now = multiple * spec.ch
+            level = Level(blocks)
+            if i < len(spec.ch_mult) - 1:
+                level.downsample = Downsample(now)
+            levels.append(level)
+        self.down = nn.CellList(levels)
+        self.mid = Middle(now, ResnetBlock, spec.norm_groups)
+        self.norm_out = GroupNorm(now, spec.norm_groups)
+        self.conv_out = Conv2d(now, 2 * spec.z_channels)
+
+    def construct(self, x):
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h, 1)
+        return self.conv_out(ops.silu(self.norm_out(self.mid(h, 1))))
+
+
+class Decoder(nn.Cell):
+    """(N, z, h, w) unscaled latents -> (N, 3, H, W). `frames` is ignored: each frame is decoded alone."""
+
+    block = ResnetBlock
+
+    def __init__(self, spec):
+        super().__init__()
+        now = spec.ch * spec.ch_mult[-1]
+        self.conv_in = Conv2d(spec.z_channels, now)
+        self.mid = Middle(now, self.block, spec.norm_groups)
+        levels = []
+        for i, multiple in reversed(list(enumerate(spec.ch_mult))):
+            blocks = []
+            for _ in range(spec.num_res_blocks + 1):
+                blocks.append(self.block(now, multiple * spec.ch, spec.norm_groups))
+                now = multiple * spec.ch
+            level = Level(blocks)
+            if i:
+                level.upsample = Upsample(now)
+            levels.insert(0, level)
+        self.up = nn.CellList(levels)
+        self.norm_out = GroupNorm(now, spec.norm_groups)
+        self.conv_out = Conv2d(now, 3)
+
+    def features(self, z, frames):
+        h = self.mid(self.conv_in(z), frames)
+        for i in range(len(self.up)):
+            h = self.up[len(self.up) - 1 - i](h, frames)
+        return ops.silu(self.norm_out(h))
+
+    def construct(self, z, frames=1):
+        return self.conv_out(self.features(z, frames))

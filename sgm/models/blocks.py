@@ -1,0 +1,202 @@
+"""Parameter holders with the published names, and the residual blocks of the video UNet.
+
+Source: Blattmann et al. 2023 (arXiv 2311.15127), app. D: each block of Stable Diffusion's UNet is followed by one over
+time, and a learned factor mixes the two. Activations are tokens (see `sgm.ops`).
+"""
+import mindspore as ms
+from mindspore import Parameter, nn
+from mindspore.common.initializer import initializer
+
+from sgm import ops
+
+
+def empty(*shape):
+    """A Parameter without memory until weights are loaded into it or `sgm.models.initialization` fills it."""
+    return Parameter(initializer("zeros", shape, ms.float32))
+
+
+class Layer(nn.Cell):
+    """What a `Block` holds: called as (h, emb, prepared, still, grid), where
+
+    h (rows, C) are tokens, emb (F, E) the step's embedding already through SiLU, prepared (F, K) the context vectors of
+    all transformers, still (F,) 1 for image-only frames, grid = (videos, frames, height, width), F = videos * frames.
+    """
+
+    def resize(self, grid):
+        """The grid of the layer's output."""
+        return grid
+
+
+class Block(nn.SequentialCell):
+    """The published `input_blocks.N`, `middle_block`, `output_blocks.N`: layers one after the other."""
+
+    def construct(self, h, emb, prepared, still, grid):
+        """-> tokens and their grid."""
+        for layer in self.cell_list:
+            h = layer(h, emb, prepared, still, grid)
+            grid = layer.resize(grid)
+        return h, grid
+
+
+class Linear(nn.Cell):
+    """y = x W^T + b; weight (out, in)."""
+
+    def __init__(self, width_in, width_out, bias=True):
+        super().__init__()
+        self.weight = empty(width_out, width_in)
+        self.bias = empty(width_out) if bias else None
+
+    def construct(self, x):
+        return ops.linear(x, self.weight, self.bias)
+
+
+class Conv(nn.Cell):
+    """Holds a convolution's weight (out, in, *kernel) and bias; the caller chooses the form in `sgm.ops`."""
+
+    def __init__(self, width_in, width_out, *kernel):
+        super().__init__()
+        self.weight = empty(width_out, width_in, *kernel)
+        self.bias = empty(width_out)
+
+
+class Norm(nn.Cell):
+    """Holds the gain and offset of a group or layer norm over `width` channels."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = empty(width)
+        self.bias = empty(width)
+
+
+class TokenGroupNorm(Norm):
+    """Group norm of tokens."""
+
+    def __init__(self, width, groups, eps=1e-5):
+        super().__init__(width)
+        self.groups, self.eps = groups, eps
+
+    def construct(self, x, batch):
+        """x (rows, width); statistics over each of `batch` equal runs of rows (frames or videos)."""
+        return ops.group_norm(x, self.weight, self.bias, batch, self.groups, self.eps)
+
+
+class LayerNorm(Norm):
+    """Layer norm over the channels of (rows, width)."""
+
+    def construct(self, x):
+        return ops.layer_norm(x, self.weight, self.bias)
+
+
+class Mixer(nn.Cell):
+    """Learned mixing of the spatial and the temporal result; frames flagged as still images keep the spatial one."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix_factor = empty(1)
+
+    def construct(self, spatial, temporal, still):
+        """spatial, temporal (rows, C); still (frames,) 1 for image-only frames -> (rows, C)."""
+        alpha = ms.ops.sigmoid(self.mix_factor.astype(ms.float32))
+        alpha = (still + (1.0 - still) * alpha).astype(spatial.dtype)
+        rows, width = spatial.shape
+        alpha = ops.not_before(alpha, spatial)
+        alpha = ops.spread(alpha.reshape(-1, 1).broadcast_to((still.shape[0], width)), rows)
+        return temporal + alpha * (spatial - temporal)
+
+
+class Embedding(nn.SequentialCell):
+    """Linear, SiLU, Linear: the published `time_embed`, `label_emb` and `time_pos_embed` (keys 0 and 2)."""
+
+    def __init__(self, width_in, width, width_out):
+        super().__init__(Linear(width_in, width), nn.SiLU(), Linear(width, width_out))
+
+
+class ResBlock(Layer):
+    """Residual block with an added embedding; over pixels, or over frames when `temporal`."""
+
+    def __init__(self, width_in, embedding, width_out, groups, temporal=False):
+        super().__init__()
+        self.temporal = temporal
+        kernel = (3, 1, 1) if temporal else (3, 3)
+        self.in_layers = nn.CellList([TokenGroupNorm(width_in, groups), nn.SiLU(), Conv(width_in, width_out, *kernel)])
+        self.emb_layers = nn.CellList([nn.SiLU(), Linear(embedding, width_out)])
+        self.out_layers = nn.CellList(
+            [TokenGroupNorm(width_out, groups), nn.SiLU(), nn.Identity(), Conv(width_out, width_out, *kernel)])
+        self.skip_connection = Conv(width_in, width_out, 1, 1) if width_in != width_out else None
+
+    def activate(self, norm, conv, h, grid):
+        """Norm, SiLU, convolution; the statistics over time are those of a whole video."""
+        videos, frames, height, width = grid
+        if self.temporal:
+            h = ops.silu(norm(h, videos))
+            return ops.temporal_conv(h, conv.weight, conv.bias, videos, frames)
+        h = ops.silu(norm(h, videos * frames))
+        return ops.conv3x3(h, conv.weight, conv.bias, videos * frames, height, width)
+
+    def residual(self, x, emb, grid):
+        h = self.activate(self.in_layers[0], self.in_layers[2], x, grid)
+        h = add_per_frame(h, self.emb_layers[1](emb))
+        h = self.activate(self.out_layers[0], self.out_layers[3], h, grid)
+        if self.skip_connection is not None:
+            weight = self.skip_connection.weight
+            x = ops.linear(x, weight.reshape(weight.shape[0], weight.shape[1]), self.skip_connection.bias)
+        return x + h
+
+
+class VideoResBlock(ResBlock):
+    """A spatial residual block, then one over frames, mixed."""
+
+    def __init__(self, width_in, embedding, width_out, groups):
+        super().__init__(width_in, embedding, width_out, groups)
+        self.time_stack = ResBlock(width_out, embedding, width_out, groups, temporal=True)
+        self.time_mixer = Mixer()
+
+    def construct(self, h, emb, prepared, still, grid):
+        h = self.residual(h, emb, grid)
+        return self.time_mixer(h, self.time_stack.residual(h, emb, grid), still)
+
+
+class Stem(Conv, Layer):
+    """The first convolution."""
+
+    def __init__(self, width_in, width_out):
+        super().__init__(width_in, width_out, 3, 3)
+
+    def construct(self, h, emb, prepared, still, grid):
+        videos, frames, height, width = grid
+        return ops.conv3x3(h, self.weight, self.bias, videos * frames, height, width)
+
+
+class Downsample(Layer):
+    """Convolution of stride 2."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.op = Conv(width, width, 3, 3)
+
+    def construct(self, h, emb, prepared, still, grid):
+        videos, frames, height, width = grid
+        return ops.conv3x3(h, self.op.weight, self.op.bias, videos * frames, height, width, stride=2)
+
+    def resize(self, grid):
+        return grid[0], grid[1], grid[2] // 2, grid[3] // 2
+
+
+class Upsample(Layer):
+    """Nearest doubling, then a convolution."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv = Conv(width, width, 3, 3)
+
+    def construct(self, h, emb, prepared, still, grid):
+        videos, frames, height, width = grid
+        return ops.conv3x3(h, self.conv.weight, self.conv.bias, videos * frames, height, width, upsample=True)
+
+    def resize(self, grid):
+        return grid[0], grid[1], grid[2] * 2, grid[3] * 2
+
+
+def add_per_frame(x, vectors):
+    """x (rows, C) + vectors (frames, C), each for all pixels of its frame."""
+    return x + ops.spread(ops.not_before(vectors, x), x.shape[0])

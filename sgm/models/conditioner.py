@@ -1,0 +1,150 @@
+"""What the denoiser is told: the image twice (CLIP token, latent) and scalars, each named, never ranked."""
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from sgm import ops
+from sgm.models import clip
+from sgm.models.autoencoder import Conv2d, Encoder
+from sgm.models.clip import VisionTransformer
+
+
+class OpenClip(nn.Cell):
+    """Only nests: the published keys read `open_clip.model.visual`."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.model = nn.Cell()
+        self.model.visual = VisionTransformer(spec)
+
+
+class Embedder(nn.Cell):
+    """Makes one input of the denoiser; `_graph` is its compiled network, if it has one, once it was used."""
+
+    def __init__(self):
+        super().__init__()
+        self._graph = None
+
+    def release(self):
+        """Forget the compiled network."""
+        self._graph = None
+
+
+class ClipEmbedder(Embedder):
+    """`cond_frames_without_noise`: the image as one CLIP token."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.size = spec.image_size
+        self.open_clip = OpenClip(spec)
+
+    def construct(self, pixels):
+        return self.open_clip.model.visual(pixels).expand_dims(1)
+
+    def embed(self, image):
+        """(N, 3, H, W) numpy in [-1, 1] -> (N, 1, D) tensor."""
+        if self._graph is None:
+            self._graph = ops.compiled(self.construct)
+        return self._graph(Tensor(clip.preprocess(image, self.size)))
+
+
+class KlEncoder(nn.Cell):
+    """The VAE's encoder with its 1x1 convolution. (N, 3, H, W) -> moments (N, 2 z, h, w)."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.encoder = Encoder(spec)
+        self.quant_conv = Conv2d(2 * spec.z_channels, 2 * spec.z_channels, 1)
+
+    def construct(self, image):
+        return self.quant_conv(self.encoder(image))
+
+
+class LatentEmbedder(Embedder):
+    """`cond_frames`: the noised image's latent, *not* multiplied by the scale factor."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.channels = spec.z_channels
+        self.encoder = KlEncoder(spec)
+
+    def construct(self, image):
+        # Parted within the graph: a single operator behind it would spin until the graph is done (see `ops.settle`).
+        moments = self.encoder(image)
+        return moments[:, :self.channels], moments[:, self.channels:].clip(-30.0, 20.0)
+
+    def moments(self, image):
+        """(N, 3, H, W) numpy in [-1, 1] -> mean and log variance, each (N, z, h, w) tensors."""
+        if self._graph is None:
+            self._graph = ops.compiled(self.construct)
+        return self._graph(Tensor(np.ascontiguousarray(image, np.float32)))
+
+    def embed(self, image):
+        """The mode of the posterior: its mean."""
+        return self.moments(image)[0]
+
+
+class ScalarEmbedder(Embedder):
+    """A number per frame, times `scale`, as `dim` sinusoids."""
+
+    def __init__(self, dim, scale=1.0):
+        super().__init__()
+        self.dim, self.scale = dim, np.float32(scale)
+
+    def embed(self, values):
+        """(F,) numbers -> (F, dim)."""
+        return ops.timestep_embedding(Tensor(np.asarray(values, np.float32) * self.scale), self.dim)
+
+
+class Conditioner(nn.Cell):
+    """spec: `sgm.config.model.ModelSpec`. Embedders stand under their published numbers, in the order of the spec."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.names = tuple(spec.condition.embedders)
+        widths = spec.vector_widths
+        cells = []
+        for name in self.names:
+            if name == "cond_frames_without_noise":
+                cells.append(ClipEmbedder(spec.clip))
+            elif name == "cond_frames":
+                cells.append(LatentEmbedder(spec.vae))
+            else:
+                cells.append(ScalarEmbedder(widths[name], spec.vector_scale(name)))
+        self.embedders = nn.CellList(cells)
+
+    def embedder(self, name):
+        """The embedder of an input by name."""
+        return self.embedders[self.names.index(name)]
+
+    def vector(self, values, num_frames):
+        """{name: number or (T,) numbers} -> (T, V), the scalars side by side in the spec's order.
+
+        Raises ValueError naming an input that is missing or does not have one value a frame.
+        """
+        columns = []
+        for name, cell in zip(self.names, self.embedders):
+            if not isinstance(cell, ScalarEmbedder):
+                continue
+            if values.get(name) is None:
+                raise ValueError(f"condition: {name} is missing; this model is told it")
+            value = np.asarray(values[name], np.float32)
+            if value.ndim and value.shape != (num_frames,):
+                raise ValueError(f"condition: {name} has shape {value.shape}, expected one number or ({num_frames},)")
+            columns.append(cell.embed(np.broadcast_to(value, (num_frames,))))
+        return ms.ops.concat(columns, 1)
+
+    def condition(self, image, cond_noise, cond_aug, num_frames, **scalars):
+        """image, cond_noise (1, 3, H, W) numpy -> (c, uc), dicts of crossattn (T, 1, D), concat (T, z, h, w), vector (T, V).
+
+        The unconditional side has zeros for the image and the same scalars.
+        """
+        noisy = np.asarray(image + np.float32(cond_aug) * cond_noise, np.float32)
+        token = self.embedder("cond_frames_without_noise").embed(np.asarray(image, np.float32))
+        latent = self.embedder("cond_frames").embed(noisy)
+        c = {"crossattn": token.broadcast_to((num_frames,) + token.shape[1:]),
+             "concat": latent.broadcast_to((num_frames,) + latent.shape[1:]),
+             "vector": self.vector({"cond_aug": cond_aug, **scalars}, num_frames)}
+        uc = {"crossattn": ms.ops.zeros_like(c["crossattn"]), "concat": ms.ops.zeros_like(c["concat"]),
+              "vector": c["vector"]}
+        return c, uc

@@ -1,0 +1,93 @@
+"""Elementwise functions of token rows: GELU, SiLU, GEGLU, softmax."""
+import mindspore as ms
+from mindspore import nn, ops
+from mindspore.ops import operations as P
+
+from sgm.ops.device import on_ascend
+from sgm.ops.tokens import linear
+
+_softmax = P.Softmax(-1)
+_sigmoid = P.Sigmoid()
+_exp = P.Exp()
+_reduce_sum = P.ReduceSum(keep_dims=True)
+
+
+class _Softmax(nn.Cell):
+    """Softmax over the last axis; its own gradient, because the CPU kernel's is 20 times slower on small rows."""
+
+    def construct(self, x):
+        return _softmax(x)
+
+    def bprop(self, x, out, dout):
+        weighted = out * dout
+        return (weighted - out * _reduce_sum(weighted, -1),)
+
+
+class _NormalCdf(nn.Cell):
+    """Phi(x), the standard normal distribution function, with the density as its gradient."""
+
+    def construct(self, x):
+        square = x * x
+        p = 3.62785432e-9 * square - 2.67566390e-7
+        p = p * square + 7.94814141e-6
+        p = p * square - 1.10546773e-4
+        p = p * square - 6.60534043e-5
+        p = p * square + 7.26682982e-2
+        p = p * square + 1.59576854
+        return _sigmoid(p * x)
+
+    def bprop(self, x, out, dout):
+        return (dout * (0.3989422804014327 * _exp(-0.5 * x * x)),)
+
+
+class _WideGelu(nn.Cell):
+    """Exact GELU in the forms Ascend has. Its gradient takes x alone: left to itself, MindSpore keeps four more arrays of
+    x's size for it, in float32 where x is bfloat16, which was half of all that a block keeps for its backward pass."""
+
+    def construct(self, x):
+        wide = _widened(x)
+        return (wide * _twice_normal_cdf(wide) * 0.5).astype(x.dtype)
+
+    def bprop(self, x, out, dout):
+        wide = _widened(x)
+        slope = 0.5 * _twice_normal_cdf(wide) + wide * (0.3989422804014327 * _exp(-0.5 * wide * wide))
+        return ((slope * dout.astype(wide.dtype)).astype(x.dtype),)
+
+
+def _widened(x):
+    """A 910B has neither Erfc nor Exp in bfloat16."""
+    return x.astype(ms.float32) if x.dtype == ms.bfloat16 else x
+
+
+def _twice_normal_cdf(x):
+    """erfc keeps the tail that 1 + erf loses in float16, in fewer operations."""
+    return ops.erfc(x * -0.7071067811865476)
+
+
+softmax = _Softmax()
+_normal_cdf = _NormalCdf()
+_wide_gelu = _WideGelu()
+
+
+def gelu(x):
+    """Exact GELU, x * Phi(x) (the CPU's tanh form is off by 1e-4)."""
+    if on_ascend():
+        return _wide_gelu(x)
+    return x * _normal_cdf(x.astype(ms.float32)).astype(x.dtype)  # the polynomial's coefficients underflow in float16
+
+
+def silu(x):
+    """x * sigmoid(x)."""
+    return ops.silu(x)
+
+
+def geglu(x, weight, bias):
+    """value * GELU(gate) of one projection (rows, in) -> (rows, inner); weight (2 * inner, in): value, then gate."""
+    inner = weight.shape[0] // 2
+    if x.shape[0] > x.shape[1]:  # cutting the weight in two moves less memory than cutting the result
+        value = linear(x, weight[:inner], bias[:inner])
+        gate = linear(x, weight[inner:], bias[inner:])
+    else:
+        both = linear(x, weight, bias)
+        value, gate = both[:, :inner], both[:, inner:]
+    return value * gelu(gate)

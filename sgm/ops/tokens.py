@@ -1,0 +1,116 @@
+"""Products and reorderings of token rows, in slices where memory asks for it."""
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.ops import operations as P
+from mindspore.ops.primitive import constexpr
+
+from sgm.ops.device import on_ascend
+
+matmul_t = P.MatMul(transpose_b=True)
+matmul = P.MatMul()
+bmm = P.BatchMatMul()
+bmm_t = P.BatchMatMul(transpose_b=True)
+bias_add = P.BiasAdd()
+bias_add_nchw = P.BiasAdd(data_format="NCHW")
+# Feed-forward layers run so many rows at a time that their widest array stays below this.
+SLICE_BYTES = 128 << 20
+rsqrt = P.Rsqrt()
+
+
+def not_before(value, done):
+    """`value`, but made no earlier than `done`.
+
+    MindSpore's CPU runtime starts everything whose inputs are there: without this, slices that do not need each other
+    all lie in memory at once, and so does, for every layer, what follows from weights or conditions alone. `done` gets no
+    gradient from it; a stop_gradient around it says the same, but several of them in turn have a gradient that MindSpore
+    2.8 cannot compile.
+    """
+    return P.Depend()(value, done)
+
+
+def in_slices(function, x, width):
+    """function(x) of rows that do not need each other, so many at a time that its (rows, width) arrays stay small."""
+    slices = equal_slices(x.shape[0], max(1, SLICE_BYTES // (4 * width)))
+    if slices == 1 or x.dtype == ms.bfloat16:   # Ascend documents no Split of bfloat16
+        return function(x)
+    return ops.concat(in_turn(function, (P.Split(0, slices)(x),), 0, slices, x), 0)
+
+
+def in_turn(function, columns, first, last, done):
+    """(function(*row), ...) for the rows first ... last - 1 of `columns` (tuples of equal length), one after the other.
+
+    By halves, not in a loop: MindSpore nests the turns of a loop, and a large image has more than it allows.
+    """
+    if last - first == 1:
+        head = not_before(columns[0][first], done)
+        return (function(head, *[column[first] for column in columns[1:]]),)
+    middle = (first + last) // 2
+    results = in_turn(function, columns, first, middle, done)
+    return results + in_turn(function, columns, middle, last, results[-1])
+
+
+@constexpr
+def equal_slices(count, most):
+    """The fewest equal slices of `count` rows with at most `most` each; unequal ones would need SliceGrad on an NPU."""
+    return next(slices for slices in range(1, count + 1) if count % slices == 0 and count // slices <= most)
+
+
+def linear(x, weight, bias=None):
+    """(rows, in) -> (rows, out); weight (out, in) as published, bias (out,)."""
+    y = matmul_t(x, weight)
+    return y if bias is None else bias_add(y, bias)
+
+
+@constexpr
+def averager(*shape):
+    """A float32 constant of `shape` whose product with a column (or row) is that column's mean."""
+    return Tensor(np.full(shape, 1.0 / max(shape), np.float32))
+
+
+@constexpr
+def ones(*shape):
+    return Tensor(np.ones(shape, np.float32))
+
+
+def spread(vectors, rows):
+    """(groups, C) -> (rows, C), each vector for the rows of its group.
+
+    A product with ones: the CPU's broadcasting kernels are slower, and each keeps 16 bytes per element for ever.
+    """
+    groups, width = vectors.shape
+    vectors = vectors.reshape(groups, 1, width)
+    if on_ascend():
+        return vectors.broadcast_to((groups, rows // groups, width)).reshape(rows, width)
+    return bmm(ones(groups, rows // groups, 1).astype(vectors.dtype), vectors).reshape(rows, width)
+
+
+@constexpr
+def _row_order(shape, axes, back):
+    """Index of the rows of `shape` in the order of `axes`, or of the way back."""
+    order = np.arange(np.prod(shape)).reshape(shape).transpose(axes).reshape(-1)
+    return Tensor((np.argsort(order) if back else order).astype(np.int32))
+
+
+class _Reorder(nn.Cell):
+    """A gather of all rows in another order; so is its gradient, with the order of the way back."""
+
+    def construct(self, x, order, back):
+        return ops.gather(x, order, 0)
+
+    def bprop(self, x, order, back, out, dout):
+        return ops.gather(dout, back, 0), ops.zeros_like(order), ops.zeros_like(back)
+
+
+_reorder = _Reorder()
+
+
+def permute_rows(x, shape, axes):
+    """`x.reshape(*shape, K).transpose(*axes, last)` of rows (prod(shape), K), as rows again.
+
+    Each of the CPU's transpositions keeps 8 bytes per element for as long as its graph lives; a gather keeps nothing.
+    """
+    if on_ascend():
+        rows, width = x.shape
+        return x.reshape(shape + (width,)).transpose(axes + (len(axes),)).reshape(rows, width)
+    return _reorder(x, _row_order(shape, axes, False), _row_order(shape, axes, True))

@@ -1,0 +1,1 @@
+"""The surface, refined by differentiable rasterization of marching tetrahedra."""

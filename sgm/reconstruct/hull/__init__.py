@@ -1,0 +1,1 @@
+"""The visual hull and what is known before any optimization."""

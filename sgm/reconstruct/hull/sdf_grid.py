@@ -1,0 +1,163 @@
+"""A scalar on the vertices of a cube grid: sampled, differentiated, traced by rays (numpy and numba only).
+
+A grid is float32 (R + 1, R + 1, R + 1), indexed [x, y, z], over the box [-half, half]^3; as a signed distance it is
+negative inside.
+"""
+import logging
+
+import cv2
+import numpy as np
+from numba import njit
+
+from sgm.reconstruct.posed_views import ShapeError
+
+log = logging.getLogger("sgm")
+
+
+def one_piece(sdf):
+    """The grid with its largest connected inside alone, and voids in it filled. Raises ShapeError if there is none."""
+    inside = sdf < 0
+    if not inside.any():
+        raise ShapeError("the surface is empty: nothing is left inside; check masks and poses, or use depth.fusion=hull")
+    labels, sizes = components(inside)
+    inside = labels == 1 + int(np.argmax(sizes))
+    empty, _ = components(~inside)
+    void = ~inside & (empty != empty[0, 0, 0])
+    smallest = np.float32(1e-3)
+    sdf = np.where(inside, sdf, np.maximum(sdf, smallest))
+    return np.where(void, -np.maximum(np.abs(sdf), smallest), sdf)
+
+
+@njit(cache=True)
+def components(mask):
+    """Regions connected by faces of a bool grid -> labels int32 (0 outside, from 1 up), their sizes (list of int64)."""
+    labels = np.zeros(mask.shape, np.int32)
+    stack = np.empty((mask.size, 3), np.int32)
+    sizes = []
+    for i in range(mask.shape[0]):
+        for j in range(mask.shape[1]):
+            for k in range(mask.shape[2]):
+                if not mask[i, j, k] or labels[i, j, k]:
+                    continue
+                label, top, size = len(sizes) + 1, 1, 0
+                stack[0] = i, j, k
+                labels[i, j, k] = label
+                while top:
+                    top -= 1
+                    size += 1
+                    a, b, c = stack[top]
+                    for d in range(6):
+                        x = a + (d == 0) - (d == 1)
+                        y = b + (d == 2) - (d == 3)
+                        z = c + (d == 4) - (d == 5)
+                        if (0 <= x < mask.shape[0] and 0 <= y < mask.shape[1] and 0 <= z < mask.shape[2]
+                                and mask[x, y, z] and not labels[x, y, z]):
+                            labels[x, y, z] = label
+                            stack[top] = x, y, z
+                            top += 1
+                sizes.append(size)
+    return labels, np.array(sizes)
+
+
+def blurred(sdf, sigma):
+    """Gaussian blur with a standard deviation in cells, the border repeated; 0 returns the grid itself."""
+    if sigma <= 0:
+        return sdf
+    size = sdf.shape
+    for axis in range(3):
+        lines = np.ascontiguousarray(np.moveaxis(sdf, axis, 0).reshape(size[axis], -1))
+        lines = cv2.GaussianBlur(lines, (1, 2 * int(np.ceil(3 * sigma)) + 1), sigmaX=1e-6, sigmaY=sigma,
+                                 borderType=cv2.BORDER_REPLICATE)
+        sdf = np.moveaxis(lines.reshape(np.moveaxis(sdf, axis, 0).shape), 0, axis)
+    return np.ascontiguousarray(sdf)
+
+
+def vertices(resolution, half):
+    """Coordinates of one axis: (resolution + 1,) float32 from -half to half."""
+    return np.linspace(-half, half, resolution + 1, dtype=np.float32)
+
+
+@njit(cache=True, inline="always")
+def at(grid, half, x, y, z):
+    """Trilinear value at a point; beyond the box, that of the nearest point of it."""
+    cells = grid.shape[0] - 1
+    scale = cells / (2 * half)
+    u = min(max((x + half) * scale, 0.0), cells - 1e-6)
+    v = min(max((y + half) * scale, 0.0), cells - 1e-6)
+    w = min(max((z + half) * scale, 0.0), cells - 1e-6)
+    i, j, k = int(u), int(v), int(w)
+    u, v, w = u - i, v - j, w - k
+    a = grid[i, j, k] * (1 - w) + grid[i, j, k + 1] * w
+    b = grid[i, j + 1, k] * (1 - w) + grid[i, j + 1, k + 1] * w
+    c = grid[i + 1, j, k] * (1 - w) + grid[i + 1, j, k + 1] * w
+    d = grid[i + 1, j + 1, k] * (1 - w) + grid[i + 1, j + 1, k + 1] * w
+    return (a * (1 - v) + b * v) * (1 - u) + (c * (1 - v) + d * v) * u
+
+
+@njit(cache=True)
+def sample(grid, half, points):
+    """Trilinear values at points (N, 3) -> (N,) float32."""
+    out = np.empty(len(points), np.float32)
+    for n in range(len(points)):
+        out[n] = at(grid, half, points[n, 0], points[n, 1], points[n, 2])
+    return out
+
+
+@njit(cache=True)
+def gradient(grid, half, points):
+    """Central differences over one cell at points (N, 3) -> (N, 3) float32, not normalised."""
+    out = np.empty((len(points), 3), np.float32)
+    step = half / (grid.shape[0] - 1)       # half a cell
+    for n in range(len(points)):
+        x, y, z = points[n, 0], points[n, 1], points[n, 2]
+        out[n, 0] = (at(grid, half, x + step, y, z) - at(grid, half, x - step, y, z)) / (2 * step)
+        out[n, 1] = (at(grid, half, x, y + step, z) - at(grid, half, x, y - step, z)) / (2 * step)
+        out[n, 2] = (at(grid, half, x, y, z + step) - at(grid, half, x, y, z - step)) / (2 * step)
+    return out
+
+
+@njit(cache=True, inline="always")
+def enter_box(ox, oy, oz, dx, dy, dz, half):
+    """Distances at which a ray enters and leaves the box; the second is smaller than the first if it misses."""
+    near, far = 0.0, 1e30
+    for o, d in ((ox, dx), (oy, dy), (oz, dz)):
+        if abs(d) < 1e-12:
+            if abs(o) > half:
+                return 1.0, 0.0
+        else:
+            a, b = (-half - o) / d, (half - o) / d
+            near, far = max(near, min(a, b)), min(far, max(a, b))
+    return near, far
+
+
+@njit(cache=True)
+def trace(grid, half, origins, directions):
+    """Distance along rays (N, 3) to the first point where the grid is negative -> (N,) float32, inf where there is none.
+
+    Steps are the value's, at least half a cell and at most four: a grid need not be a true distance.
+    """
+    cell = 2 * half / (grid.shape[0] - 1)
+    out = np.full(len(origins), np.inf, np.float32)
+    for n in range(len(origins)):
+        ox, oy, oz = origins[n, 0], origins[n, 1], origins[n, 2]
+        dx, dy, dz = directions[n, 0], directions[n, 1], directions[n, 2]
+        t, far = enter_box(ox, oy, oz, dx, dy, dz, half)
+        before, value_before = t, 1.0
+        while t <= far:
+            value = at(grid, half, ox + t * dx, oy + t * dy, oz + t * dz)
+            if value < 0:
+                if t > before:
+                    t = before + (t - before) * value_before / (value_before - value)
+                out[n] = t
+                break
+            before, value_before = t, value
+            t += min(max(0.7 * value, 0.5 * cell), 4 * cell)
+    return out
+
+
+def silhouettes(grid, half, views):
+    """Where the rays of `views` meet the negative part: (V, H, W) bool, and the distances (V, H, W) float32 (inf: no)."""
+    rows, columns = np.divmod(np.arange(views.h * views.w), views.w)
+    depth = np.stack([trace(grid, half, *views.rays(np.full(len(rows), k), rows, columns)).reshape(views.h, views.w)
+                      for k in range(len(views))])
+    return np.isfinite(depth), depth

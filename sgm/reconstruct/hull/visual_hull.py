@@ -1,0 +1,97 @@
+"""The visual hull as a signed distance, and the prior that closes it below (numpy, numba, OpenCV only).
+
+Laurentini, "The visual hull concept for silhouette-based image understanding", 1994. The distance is the largest over
+views of the distance to the outline in the picture, at the point's depth: exact at the surface, a bound elsewhere.
+"""
+import cv2
+import numpy as np
+from numba import njit
+
+from sgm.reconstruct.hull import sdf_grid
+
+
+def outline_distance(mask):
+    """Signed distance in pixels to the outline of a mask (H, W) in [0, 1] -> (H, W) float32, negative inside.
+
+    Where alpha is between 0 and 1 the outline is known to a fraction of a pixel.
+    """
+    inside = (mask > 0.5).astype(np.uint8)
+    # OpenCV's last bit is another one at each call; squares of distances between pixels are whole numbers.
+    out, within = (np.sqrt(np.rint(np.square(cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))))
+                   for part in (1 - inside, inside))
+    signed = np.where(inside > 0, 0.5 - within, out - 0.5)
+    edge = (mask > 0) & (mask < 1) & (np.abs(signed) <= 0.5)
+    return np.where(edge, 0.5 - mask, signed).astype(np.float32)
+
+
+@njit(cache=True)
+def _carve(distances, open_sides, world_to_camera, intrinsics, axis, outvoted):
+    count, height, width = distances.shape
+    fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
+    n = len(axis)
+    out, largest = np.empty((n, n, n), np.float32), np.empty(outvoted + 1)
+    for i in range(n):
+        for j in range(n):
+            for k in range(n):
+                largest[:] = -1e9               # in descending order
+                for v in range(count):
+                    m = world_to_camera[v]
+                    x = m[0, 0] * axis[i] + m[0, 1] * axis[j] + m[0, 2] * axis[k] + m[0, 3]
+                    y = m[1, 0] * axis[i] + m[1, 1] * axis[j] + m[1, 2] * axis[k] + m[1, 3]
+                    depth = -(m[2, 0] * axis[i] + m[2, 1] * axis[j] + m[2, 2] * axis[k] + m[2, 3])
+                    if depth < 1e-3:            # behind a camera: it says nothing
+                        continue
+                    u = cx + fx * x / depth - 0.5
+                    w = cy - fy * y / depth - 0.5
+                    beyond = max(max(-u, u - (width - 1)), max(-w, w - (height - 1)))
+                    if beyond > 0:
+                        # Past a side that the object touches, nothing is known; past another one is background.
+                        if (u < 0 and open_sides[v, 0] or u > width - 1 and open_sides[v, 1]
+                                or w < 0 and open_sides[v, 2] or w > height - 1 and open_sides[v, 3]):
+                            continue
+                    u, w = min(max(u, 0.0), width - 1.001), min(max(w, 0.0), height - 1.001)
+                    a, b = int(u), int(w)
+                    s, t = u - a, w - b
+                    d = distances[v]
+                    value = ((d[b, a] * (1 - s) + d[b, a + 1] * s) * (1 - t)
+                             + (d[b + 1, a] * (1 - s) + d[b + 1, a + 1] * s) * t + max(beyond, 0.0))
+                    value *= depth / fx
+                    for place in range(outvoted + 1):
+                        if value > largest[place]:
+                            value, largest[place] = largest[place], value
+                out[i, j, k] = largest[outvoted]
+    return out
+
+
+def hull_sdf(views, resolution, half, outvoted=0):
+    """The hull of `views` on a grid -> (R + 1,) * 3 float32, box units, negative inside; not closed at the box.
+
+    outvoted: so many views may deny a place before it counts as outside, for poses or masks that are not exact.
+    """
+    distances = np.stack([outline_distance(mask) for mask in views.mask])
+    touches = np.stack([np.array([side.mean() > 0.01 for side in (mask[:, 0], mask[:, -1], mask[0], mask[-1])])
+                        for mask in views.mask > 0.5])
+    return _carve(distances, touches, np.linalg.inv(views.c2w), views.intrinsics, sdf_grid.vertices(resolution, half),
+                  min(outvoted, len(views) - 1))
+
+
+def closed(sdf, half):
+    """The grid cut by the box, half a cell within its sides: all outermost vertices are outside."""
+    resolution = sdf.shape[0] - 1
+    away = np.abs(sdf_grid.vertices(resolution, half))
+    furthest = np.maximum(np.maximum(away[:, None, None], away[None, :, None]), away[None, None, :])
+    return np.maximum(sdf, furthest - np.float32(half - half / resolution))
+
+
+def surface_points(sdf, half):
+    """Points where edges of the grid cross zero -> (N, 3) float32."""
+    axis = sdf_grid.vertices(sdf.shape[0] - 1, half)
+    points = []
+    for d in range(3):
+        low, high = (np.take(sdf, range(*part), axis=d) for part in ((0, sdf.shape[d] - 1), (1, sdf.shape[d])))
+        index = np.argwhere((low < 0) != (high < 0))
+        a, b = low[tuple(index.T)], high[tuple(index.T)]
+        found = axis[index]
+        found[:, d] += (axis[1] - axis[0]) * a / (a - b)
+        points.append(found)
+    return np.concatenate(points)

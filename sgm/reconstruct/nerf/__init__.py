@@ -1,0 +1,1 @@
+"""The radiance field and the depth it gives."""

@@ -1,0 +1,247 @@
+"""A radiance field fitted to views: one compiled step of static shape, sampled on the host within the hull."""
+from pathlib import Path
+
+import cv2
+import mindspore as ms
+import numpy as np
+from mindspore import ParameterTuple, Tensor, nn
+from mindspore import ops as P
+from tqdm import tqdm
+
+from sgm import ops
+from sgm.common.cli import signals_handled
+from sgm.reconstruct import report
+from sgm.reconstruct.nerf import encoding, volume_rendering
+from sgm.reconstruct.nerf.field import Field
+from sgm.reconstruct.posed_views import HALF, ShapeError
+from sgm.reconstruct.stage_files import save_state
+from sgm.views.images import save_png
+
+CELLS = 64              # per side of the grid of where the object may be
+MARGIN = 0.02           # around the hull, box units
+BETAS, ADAM_EPS = (0.9, 0.99), 1e-15            # Instant-NGP's
+TV_PAIRS = 16384        # neighbours looked at per step
+MEMORY = 0.7            # of the cached density that a look leaves, where it finds less
+
+
+def make_levels(settings):
+    """The `encoding.Levels` that a NerfSpec asks for."""
+    if settings.encoding == "dense":
+        return encoding.dense_levels(settings.resolutions, settings.features)
+    return encoding.hash_levels(settings.hash_levels, settings.hash_features, settings.hash_log2, settings.hash_coarsest,
+                                settings.hash_finest)
+
+
+def make_field(settings, seed=0):
+    """An untrained Field as a NerfSpec asks for it."""
+    return Field(make_levels(settings), HALF, settings.width, settings.directional, seed)
+
+
+class Rendering(nn.Cell):
+    """The loss of a batch of rays. Arguments of `construct`, N rays of S samples:
+
+    indices, weights: `field.encode` of the N S sample points; t, delta (N, S): see `volume.place_samples`; harmonics
+    (N S, 16) or None; rgb (N, 3) premultiplied, alpha (N,), background (N, 3): the picture; pairs: of `neighbours`.
+    -> loss, mean squared error of the colours over background (a scalar each).
+    """
+
+    def __init__(self, field, settings):
+        super().__init__(auto_prefix=False)
+        self.field, self.settings = field, settings
+        self.composite = volume_rendering.Composite(settings.samples)
+
+    def construct(self, indices, weights, t, delta, rgb, alpha, background, harmonics=None, pairs=None):
+        raw, colours = self.field(indices, weights, harmonics)
+        shares = self.composite(self.field.sigma(raw).reshape(t.shape), delta)
+        opacity = shares.sum(-1)
+        see_through = (1 - opacity).reshape(-1, 1)
+        colour = volume_rendering.accumulate(shares, colours) + see_through * background
+        target = rgb + (1 - alpha).reshape(-1, 1) * background
+        loss = volume_rendering.photometric(colour, target) + self.settings.mask * volume_rendering.squared(opacity - alpha).mean()
+        if self.settings.distortion > 0:
+            loss = loss + self.settings.distortion * volume_rendering.distortion(self.composite, shares, t, delta)
+        if self.settings.depth > 0:
+            inside = P.cast(alpha > 0.99, ms.float32)
+            loss = loss + self.settings.depth * volume_rendering.depth_smoothness((shares * t).sum(-1), inside)
+        if self.settings.tv > 0:
+            loss = loss + self.settings.tv * volume_rendering.total_variation(self.field.table, pairs, TV_PAIRS)
+        return loss, volume_rendering.squared(P.stop_gradient(colour) - target).mean()
+
+
+class Step(nn.Cell):
+    """Gradient and Adam's update (Kingma & Ba 2015) in one graph. rates: see `rates_of`."""
+
+    def __init__(self, loss, parameters):
+        super().__init__(auto_prefix=False)
+        self.loss = loss
+        self.parameters_ = ParameterTuple(parameters)
+        self.m = self.parameters_.clone("adam_m", "zeros")
+        self.v = self.parameters_.clone("adam_v", "zeros")
+        self.gradients = ms.value_and_grad(loss, None, self.parameters_, has_aux=True)
+        self.adam = P.Adam()
+        self.count = len(parameters)
+
+    def construct(self, rates, *batch):
+        (loss, error), gradients = self.gradients(*batch)
+        lr, beta1_power, beta2_power = rates
+        done = ()
+        for k in range(self.count):
+            weight, m, v = self.parameters_[k], self.m[k], self.v[k]
+            done = done + (self.adam(weight, m, v, beta1_power, beta2_power, lr, *BETAS, ADAM_EPS, gradients[k]),)
+        return P.depend(loss, done), error
+
+
+def rates_of(step, steps, lr):
+    """Adam's scalars of step 0, 1, ...: learning rate, falling exponentially to a tenth, and powers of the betas."""
+    values = [lr * 0.1 ** (step / steps), BETAS[0] ** (step + 1), BETAS[1] ** (step + 1)]
+    return Tensor(np.array(values, np.float32))
+
+
+class Rays:
+    """Random rays of the views' pixels near the object, in patches of 2 x 2 if asked for."""
+
+    def __init__(self, views, patches):
+        self.views, self.patches = views, patches
+        reach = max(3, 2 * (max(views.h, views.w) // 50) + 1)
+        near = np.stack([cv2.dilate((mask > 0).astype(np.uint8), np.ones((reach, reach))) for mask in views.mask])
+        self.pixels = np.argwhere(near).astype(np.int32)
+
+    def draw(self, count, rng):
+        """-> origins, directions (N, 3), rgb (N, 3), alpha (N,), all float32."""
+        if not self.patches:
+            view, row, column = self.pixels[rng.randint(len(self.pixels), size=count)].T
+        else:
+            view, row, column = np.repeat(self.pixels[rng.randint(len(self.pixels), size=count // 4)], 4, axis=0).T
+            step = np.tile([[0, 0, 1, 1], [0, 1, 0, 1]], count // 4)
+            row = np.minimum(row, self.views.h - 2) + step[0]
+            column = np.minimum(column, self.views.w - 2) + step[1]
+        origins, directions = self.views.rays(view, row, column)
+        return origins, directions, self.views.rgb[view, row, column], self.views.mask[view, row, column]
+
+
+class Trainer:
+    """A field, where its density is, and the training state; `state` and `restore` make a run resume bit for bit."""
+
+    def __init__(self, views, sdf, settings, seed=0):
+        """views: normalised; sdf: of the hull, on a grid of the box |x| <= HALF: nothing is looked for outside it."""
+        self.views, self.settings, self.seed = views.resized(settings.side), settings, seed
+        self.field = make_field(settings, seed)
+        self.rays = Rays(self.views, patches=settings.depth > 0)
+        self.occupied = volume_rendering.occupancy(sdf, HALF, CELLS, MARGIN)
+        if not self.occupied.any():
+            raise ShapeError("the hull is empty: there is no place for a field; check masks and poses")
+        self.density = np.zeros(self.occupied.shape, np.float32)
+        self.step = 0
+        self.trainer = Step(Rendering(self.field, settings), self.field.trainable_params())
+        self.graph = ops.compiled(self.trainer.construct)
+        self.buffers = None
+        self.history = []
+
+    def train_step(self):
+        """One step -> loss, PSNR of its rays in dB."""
+        settings, rng = self.settings, np.random.RandomState([self.seed, self.step])
+        if self.step % settings.refresh == 0 and self.step:
+            self.look(rng)
+        origins, directions, rgb, alpha = self.rays.draw(settings.rays, rng)
+        t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, settings.samples, rng,
+                                  settings.uniform)
+        points = (origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3)
+        self.buffers = self.field.encode(points, self.buffers)
+        background = rng.random_sample((settings.rays, 3)).astype(np.float32)
+        batch = [*self.buffers, t, delta, rgb, alpha, background]
+        if settings.directional or settings.tv > 0:
+            harmonics = np.repeat(encoding.spherical_harmonics(directions), settings.samples, axis=0)
+            batch.append(harmonics if settings.directional else np.zeros(1, np.float32))
+        if settings.tv > 0:
+            batch.append(encoding.neighbours(self.field.levels, TV_PAIRS, rng).reshape(-1))
+        loss, error = self.graph(rates_of(self.step, settings.steps, settings.lr), *map(Tensor.from_numpy, batch))
+        error, loss = float(ops.fetch(error)), float(loss.asnumpy())
+        if not np.isfinite(loss):
+            raise ShapeError(f"nerf: the loss is not finite at step {self.step}; use a smaller nerf.lr (now {settings.lr:g})")
+        self.step += 1
+        return loss, -10 * np.log10(max(error, 1e-10))
+
+    def look(self, rng):
+        """Renew the cached density at a random point of every cell that may hold something."""
+        places = np.argwhere(self.occupied)
+        points = (places + rng.random_sample(places.shape)) * (2 * HALF / CELLS) - HALF
+        found, _ = self.field.evaluate(points.astype(np.float32))
+        index = tuple(places.T)
+        self.density[index] = np.maximum(found, MEMORY * self.density[index])
+
+    def render(self, view, side, samples):
+        """A view of the field at most `side` pixels large, on white -> uint8 (h, w, 3)."""
+        views = self.views.subset([view]).resized(side)
+        rows, columns = np.divmod(np.arange(views.h * views.w), views.w)
+        sigma, rgb, t, delta, _, _ = self.march(*views.rays(np.zeros(len(rows), int), rows, columns), samples)
+        tau = sigma * delta
+        before = np.cumsum(tau, axis=1) - tau
+        shares = np.exp(-before) * (1 - np.exp(-tau))
+        colour = (shares[..., None] * rgb).sum(1) + (1 - shares.sum(1))[:, None]
+        return np.round(np.clip(colour, 0, 1) * 255).astype(np.uint8).reshape(views.h, views.w, 3)
+
+    def march(self, origins, directions, samples):
+        """The field along rays -> sigma (N, S), rgb (N, S, 3), t, delta (N, S), origins, directions; only rays that meet
+        the occupied cells cost anything."""
+        t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, samples, None,
+                                  0.5 * self.settings.uniform)
+        hit = delta[:, -1] > 0
+        sigma, rgb = np.zeros(t.shape, np.float32), np.zeros((*t.shape, 3), np.float32)
+        points = (origins[hit, None] + t[hit][..., None] * directions[hit, None]).reshape(-1, 3)
+        if len(points):
+            found = self.field.evaluate(points)
+            sigma[hit], rgb[hit] = found[0].reshape(-1, samples), found[1].reshape(-1, samples, 3)
+        return sigma, rgb, t, delta, origins, directions
+
+    def state(self):
+        """{name: array} of everything that the rest of the run depends on."""
+        cells = {"parameter": self.trainer.parameters_, "m": self.trainer.m, "v": self.trainer.v}
+        arrays = {f"{kind}.{p.name}": p.asnumpy() for kind, group in cells.items() for p in group}
+        return {**arrays, "density": self.density, "step": np.array(self.step), "history": np.array(self.history)}
+
+    def restore(self, arrays):
+        """Take over what `state` gave. Raises ShapeError if it is of other settings."""
+        try:
+            for kind, group in (("parameter", self.trainer.parameters_), ("m", self.trainer.m), ("v", self.trainer.v)):
+                for p in group:
+                    value = arrays[f"{kind}.{p.name}"]
+                    if value.shape != p.shape:
+                        raise KeyError(p.name)
+                    p.set_data(Tensor(value))
+            self.density, self.step = arrays["density"].copy(), int(arrays["step"])
+            self.history = [tuple(row) for row in arrays["history"]]
+        except KeyError as error:
+            raise ShapeError(f"nerf: the checkpoint does not fit the settings ({error}); run without --resume, or with the"
+                             " settings of the first run") from None
+
+
+def fit(trainer, folder, progress=True):
+    """Train to the end -> whether it got there; checkpoints nerf.npz and previews nerf_<step>.png go to `folder`.
+
+    Ctrl-C and SIGTERM end it after the step under way, with the state saved: an exception inside MindSpore would break it.
+    """
+    settings, stopped, psnr = trainer.settings, [], None
+    folder = Path(folder)
+    bar = tqdm(total=settings.steps, initial=trainer.step, desc="nerf", disable=not progress, unit="step")
+    with bar, signals_handled(lambda number, frame: stopped.append(number)):
+        while trainer.step < settings.steps and not stopped:
+            loss, found = trainer.train_step()
+            psnr = found if psnr is None else 0.9 * psnr + 0.1 * found
+            bar.set_postfix(psnr=f"{psnr:.2f} dB", refresh=False)
+            bar.update()
+            done, last = trainer.step, trainer.step == settings.steps or bool(stopped)
+            if done % 10 == 0 or last:
+                trainer.history.append((done, loss, psnr))
+            if last or settings.save_every and done % settings.save_every == 0:
+                save_state(folder / "nerf.npz", trainer.state())
+            if settings.preview_every and (last or done % settings.preview_every == 0):
+                save_png(folder / f"nerf_{done:05d}.png", preview(trainer))
+    return trainer.step == settings.steps
+
+
+def preview(trainer, samples=24):
+    """Views, and below each the field -> uint8 (2 h, 3 w, 3)."""
+    chosen = report.shown(len(trainer.views))
+    small = trainer.views.subset(chosen).resized(report.SIDE)
+    return report.stacked(report.on_white(small.rgb, small.mask),
+                            [trainer.render(k, report.SIDE, samples) for k in chosen])

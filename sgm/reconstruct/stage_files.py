@@ -1,0 +1,94 @@
+"""What stages leave for those that follow, and checkpoints on their way: named arrays, and what they were made with
+(numpy only)."""
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from sgm.reconstruct.posed_views import ShapeError
+
+
+def mesh_folder(views):
+    """Where the mesh of a views folder, or of a transforms.json, goes unless another place is asked for."""
+    return (views if views.is_dir() else views.parent) / "mesh"
+
+
+def save_state(path, arrays):
+    """Write arrays as an npz, whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    try:
+        np.savez(partial, **arrays)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_state(path):
+    """{name: array} of an npz. Raises ShapeError if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:      # a zip file that was cut off raises all sorts
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ShapeError(f"{path}: cannot be read ({reason}); remove it, or run without --resume") from None
+
+
+class Work:
+    """A folder with <stage>.npz, what the stage made, and <stage>.json, the settings it was made with."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def file(self, stage):
+        """Where the arrays of a stage are, or will be."""
+        return self.folder / f"{stage}.npz"
+
+    def differing(self, stage, made_with):
+        """Dotted names of what a saved stage was made with otherwise; None: nothing is saved. Raises ShapeError."""
+        note = self.folder / f"{stage}.json"
+        if not self.file(stage).is_file() or not note.is_file():
+            return None
+        try:
+            before = json.loads(note.read_text())
+        except ValueError:
+            raise ShapeError(f"{note}: is not JSON; remove {self.folder}, or run without --resume") from None
+        return _differing(before, json.loads(json.dumps(made_with)))
+
+    def note(self, stage, made_with, keep):
+        """Write down what a stage is about to be made with; unless `keep` and nothing differs, what it made before goes."""
+        if not keep or self.differing(stage, made_with):
+            self.file(stage).unlink(missing_ok=True)
+        note = self.folder / f"{stage}.json"
+        partial = note.with_name(f".{note.name}.{os.getpid()}")
+        partial.write_text(json.dumps(made_with, indent=1))
+        os.replace(partial, note)
+
+
+def _differing(before, now, prefix=""):
+    names = []
+    for key in {**before, **now}:
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += _differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(prefix + key)
+    return names
+
+
+def check_output(folder, need):
+    """Raise ShapeError unless `folder` is free or an earlier run's, and the disk has `need` bytes for it."""
+    folder = Path(folder)
+    ours = (folder / "work").is_dir() or (folder / "report.json").is_file()
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
+        raise ShapeError(f"--output {folder}: found a folder with other files in it, expected an empty one or that of an"
+                         " earlier run; give another path")
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise ShapeError(f"--output {folder}: found {free >> 20} MB free, expected {need >> 20} MB; free space, or write to"
+                         " another disk")

@@ -1,0 +1,1 @@
+"""The texture: visibility, charts, atlas, baking."""

@@ -1,0 +1,131 @@
+"""Building blocks of the procedural family: lofted shapes with painted cells, all unchanged by half a turn about z."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sgm.geometry.mesh import Mesh
+
+SIDE, END = 0, 1
+
+
+@dataclass(frozen=True)
+class Paint:
+    """Colours (side, end, top, accent) and the pattern they form: plain, bands, two_tone, stripes, checker, halves
+    or panel.  columns: cells along a long side.  Cells are counted anticlockwise, so half a turn keeps any pattern."""
+    colors: dict[str, np.ndarray]
+    pattern: str = "plain"
+    columns: int = 4
+
+    @property
+    def cells(self) -> int:
+        """Cells along one long side."""
+        return {"stripes": self.columns, "checker": self.columns, "halves": 2, "panel": 3}.get(self.pattern, 1)
+
+    @property
+    def rows(self) -> int:
+        """Cells in height."""
+        return {"bands": 3, "two_tone": 2, "checker": 2, "panel": 3}.get(self.pattern, 1)
+
+    def color(self, face: int, cell: int, row: int) -> np.ndarray:
+        """Colour of one cell: face SIDE or END, cell counted along it, row from below."""
+        accent = {"bands": row == 1, "two_tone": row == 0, "stripes": face == SIDE and cell % 2 == 1,
+                  "checker": (cell + row) % 2 == 1, "halves": face == SIDE and cell == 1,
+                  "panel": face == SIDE and cell == 1 and row == 1}.get(self.pattern, False)
+        return self.colors["accent" if accent else "side" if face == SIDE else "end"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A closed outline in [-1, 1]^2, anticlockwise: points (N, 2), and per edge its face (SIDE, END) and cell."""
+    points: np.ndarray
+    face: np.ndarray
+    cell: np.ndarray
+
+
+def section(kind: str, paint: Paint) -> Section:
+    """Outline 'box', 'ellipse' or 'squircle', cut at the paint's cells."""
+    points, face, cell = [], [], []
+    if kind == "box":
+        corners = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)], float)
+        for k in range(4):
+            count = paint.cells if k % 2 else 1       # edge 0 is the +x end, edge 1 the +y side, ...
+            for c in range(count):
+                points.append(corners[k] + (corners[(k + 1) % 4] - corners[k]) * c / count)
+                face.append(SIDE if k % 2 else END)
+                cell.append(c)
+        return Section(np.array(points), np.array(face), np.array(cell))
+    end = np.radians(42)                              # an end covers this much to either side of the x axis
+    for k in range(4):
+        count = paint.cells if k % 2 else 1
+        first, last = ((-end, end), (end, np.pi - end))[k % 2]
+        steps = count * int(np.ceil(10 / count)) if k % 2 else 8
+        for c in range(steps):
+            angle = np.pi * (k // 2) + first + (last - first) * c / steps
+            point = np.array([np.cos(angle), np.sin(angle)])
+            if kind == "squircle":
+                point /= (np.abs(point) ** 4).sum() ** 0.25
+            points.append(point)
+            face.append(SIDE if k % 2 else END)
+            cell.append(c * count // steps)
+    return Section(np.array(points), np.array(face), np.array(cell))
+
+
+def loft(outline: Section, rings: list[tuple[float, float, float]], paint: Paint) -> Mesh:
+    """The outline drawn through rings (z, scale x, scale y) from below, closed with caps in the top colour."""
+    z = np.array([r[0] for r in rings], float)
+    # Rings are added at the row borders, so that a row ends where it should.
+    cuts = z[0] + (z[-1] - z[0]) * np.arange(1, paint.rows) / paint.rows
+    every = np.unique(np.concatenate([z, cuts]).round(9))
+    sx, sy = (np.interp(every, z, [r[k] for r in rings]) for k in (1, 2))
+    n = len(outline.points)
+    grid = np.empty((len(every), n, 3))
+    grid[..., :2] = outline.points * np.stack([sx, sy], -1)[:, None]
+    grid[..., 2] = every[:, None]
+    vertices, colors = [], []
+    for j in range(len(every) - 1):
+        row = min(int((0.5 * (every[j] + every[j + 1]) - z[0]) / (z[-1] - z[0]) * paint.rows), paint.rows - 1)
+        for i in range(n):
+            k = (i + 1) % n
+            a, b, c, d = grid[j, i], grid[j, k], grid[j + 1, k], grid[j + 1, i]
+            vertices += [a, b, c, a, c, d]
+            colors += [paint.color(outline.face[i], outline.cell[i], row)] * 6
+    for j, turn in ((0, -1), (len(every) - 1, 1)):
+        centre = np.array([0, 0, every[j]])
+        for i in range(n):
+            a, b = (grid[j, i], grid[j, (i + 1) % n])[::turn]
+            vertices += [centre, a, b]
+            colors += [paint.colors["top"]] * 3
+    vertices, colors = np.array(vertices), np.array(colors, np.float32)
+    faces = np.arange(len(vertices)).reshape(-1, 3)
+    p = vertices[faces]
+    keep = np.linalg.norm(np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]), axis=1) > 1e-9
+    return Mesh(vertices, faces[keep], colors=colors)
+
+
+def box(x: float, y: float, height: float, paint: Paint, *, top=(1.0, 1.0), bottom=(1.0, 1.0)) -> Mesh:
+    """A box of half sizes x, y standing on z = 0, tapered to the factors `top` and `bottom` of them."""
+    return loft(section("box", paint), [(0, x * bottom[0], y * bottom[1]), (height, x * top[0], y * top[1])], paint)
+
+
+def rotated(mesh: Mesh, degrees: float, axis: int = 2) -> Mesh:
+    """The mesh turned about a coordinate axis (0 x, 1 y, 2 z), anticlockwise seen from the axis' positive end."""
+    a, b = (axis + 1) % 3, (axis + 2) % 3
+    matrix = np.eye(4)
+    matrix[a, a] = matrix[b, b] = np.cos(np.radians(degrees))
+    matrix[b, a] = np.sin(np.radians(degrees))
+    matrix[a, b] = -matrix[b, a]
+    return mesh.transformed(matrix)
+
+
+def shifted(mesh: Mesh, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Mesh:
+    """The mesh moved by (x, y, z)."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = x, y, z
+    return mesh.transformed(matrix)
+
+
+def with_half_turn(mesh: Mesh) -> list[Mesh]:
+    """The part and its copy half a turn about z away."""
+    return [mesh, rotated(mesh, 180)]

@@ -1,0 +1,113 @@
+"""What a decoder is fitted to: latents as the UNet predicts them, beside the true views.
+
+Where a picture does not tell what the far side looks like, predicted latents are nearly an average of what it may be. A
+decoder that was trained on encodings only, which are never averages, turns those into wrong colours.
+"""
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from sgm.config.yaml_reader import ConfigError
+from sgm.train.batches import least_white
+from sgm.train.data.clips import hash_of
+from sgm.train.data.sources import cache_store
+
+FEWEST, MOST = 2, 8     # sampling steps of a prediction, drawn for each clip: few give averages, many what is sampled
+
+
+class Predicted(NamedTuple):
+    """One clip: the views in the network's order (T,), their encodings and their predictions, both (T, z, h, w) unscaled."""
+    index: int
+    views: np.ndarray
+    encoded: np.ndarray
+    predicted: np.ndarray
+
+
+class Predictions:
+    """`Predicted` of up to recipe.predicted_clips clips of `examples` (a `sgm.train.data.examples.Examples`), each from its
+    condition view, without guidance; kept in the recipe's cache. Raises ConfigError if the UNet was never trained."""
+
+    def __init__(self, recipe, engine, examples, progress):
+        if not engine.model.diffusion_model.out[2].weight.asnumpy().any():      # zero where a training begins
+            raise ConfigError("--init: found a UNet that was never trained, expected one whose predictions the decoder shall"
+                              " be fitted to (train with task: diffusion first)")
+        self.examples, self.num_frames = examples, examples.num_frames
+        count = min(len(examples), recipe.predicted_clips)
+        store, weights = cache_store(recipe), hash_unet(engine)
+        keys = [hash_of("predicted", weights, engine.spec.sampling, recipe.seed, recipe.condition, index,
+                        examples.clips[index].digest(store.memo)) if store else None for index in range(count)]
+        shape = (self.num_frames, *examples.latent_shape)
+        if store:
+            store.make_room(keys, [shape] * count)
+        self.clips = [self._clip(recipe.seed, engine, index, store, key, shape)
+                      for index, key in enumerate(progress(keys, "predicting clips"))]
+        engine.release()
+
+    def _clip(self, seed, engine, index, store, key, shape):
+        rng = np.random.default_rng([seed, index])
+        loaded = self.examples.load(rng, index, 0.0)
+        example, (encoded, *_) = loaded
+        if store and store.has(key, shape):
+            return Predicted(index, example.views, encoded, np.array(store.read(key)))
+        condition = dict(zip(("crossattn", "concat", "vector"), self.examples.conditions(rng, [loaded], 0.0)))
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        z = engine.sample(noise, condition, None, steps=int(rng.integers(FEWEST, MOST + 1)),
+                          guidance_scales=np.ones(self.num_frames))
+        predicted = z.asnumpy() / self.examples.scale
+        if store:
+            store.write(key, predicted)
+        return Predicted(index, example.views, encoded, predicted)
+
+    def __len__(self):
+        return len(self.clips)
+
+    def frame(self, clip, place):
+        """The true view of that place, float32 (1, 3, H, W) in [-1, 1]."""
+        return self.examples.clips.frames(clip.index, [clip.views[place]])
+
+
+class DecoderBatches:
+    """Crops of single views and their latents: `recipe.predicted` of them predictions, the others encodings.
+
+    orbits: `Predictions`. Raises ConfigError for crops that cannot be.
+    """
+
+    def __init__(self, recipe, orbits, crops):
+        """crops: a `sgm.train.batches.ViewBatches` of the same clips, whose sizes and places hold here."""
+        self.recipe, self.orbits, self.crops = recipe, orbits, crops
+
+    def clips(self, number):
+        """The clips of batch `number` (from 0), one for each view."""
+        return [self.orbits.clips[clip].index for clip, _ in self._draw(number)[1]]
+
+    def _draw(self, number):
+        rng = np.random.default_rng([self.recipe.seed, number])
+        return rng, rng.integers((len(self.orbits), self.orbits.num_frames), size=(self.recipe.batch, 2))
+
+    def __call__(self, number):
+        """The arrays that `sgm.train.losses.DecoderLoss` takes."""
+        rng, draws = self._draw(number)
+        _, height, width = self.crops.latent_shape
+        factor = self.crops.size // height
+        # of whole latents: in pixels they are multiples of the factor
+        places = rng.integers(self.orbits.examples.latent_shape[1] - height + 1,
+                              size=(self.recipe.batch, self.crops.TRIES, 2))
+        predicted = rng.random(self.recipe.batch) < self.recipe.predicted
+        latents, images = [], []
+        for (k, place), corners, guessed in zip(draws, places, predicted):
+            clip = self.orbits.clips[k]
+            image, (y, x) = least_white(self.orbits.frame(clip, place), factor * corners, self.crops.size)
+            y, x = y // factor, x // factor
+            latents.append((clip.predicted if guessed else clip.encoded)[place, :, y:y + height, x:x + width])
+            images.append(image[0])
+        return np.stack(latents), np.stack(images)
+
+
+def hash_unet(engine):
+    """The hash of the UNet's weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in engine.model.parameters_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(parameter.asnumpy()))
+    return digest.hexdigest()

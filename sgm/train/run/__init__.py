@@ -1,0 +1,1 @@
+"""A run's folder: checkpoints, log, validation, plan, and the other processes."""

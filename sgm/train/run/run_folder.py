@@ -1,0 +1,139 @@
+"""The folder of a run: what is written into it and in which order, so that a kill at any moment leaves one that goes on."""
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from sgm.checkpoints.loading import file_hash
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.checkpoints.store import CheckpointError
+from sgm.common.files import atomic
+from sgm.config.yaml_reader import ConfigError, shown
+from sgm.train.run.log import draw_curve, read_metrics
+from sgm.views.images import save_png
+
+STATE, LATEST, BEST, LORA = "state.safetensors", "averaged", "best", "lora"
+
+
+class RunFolder:
+    """Files of a run in `folder`; `name` is that of the weights to sample with: averaged.safetensors, or lora.safetensors.
+
+    init: the weights a LoRA belongs to, which its folder does not hold; noted by their hash.
+    """
+
+    def __init__(self, folder, recipe, spec, init=None):
+        self.folder, self.recipe, self.spec, self.init = Path(folder), recipe, spec, init
+        self.name = LORA if recipe.trains == "lora" else LATEST
+        self.saved = 0                          # the step of the state
+
+    def begin(self, command):
+        """Make the folder and write config.yaml: the command, the recipe, the model. Raises CheckpointError, OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = {"command": list(command), "recipe": asdict(self.recipe), "model": asdict(self.spec)}
+        with atomic(self.folder / "config.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+    def draw(self):
+        """Write curve.png from metrics.csv."""
+        save_png(self.folder / "curve.png", draw_curve(read_metrics(self.folder / "metrics.csv")))
+
+    def show(self, step, sheet):
+        """Write val_<step>.png, a contact sheet of held-back clips."""
+        save_png(self.folder / f"val_{step:08d}.png", sheet)
+
+    def save(self, trainer, val_loss=None):
+        """Write the averaged weights, keep them if they are among the best or the latest, and then the state.
+
+        The state, from which a run goes on, comes last: whatever is newer is made again. Raises CheckpointError; what was
+        there before stays.
+        """
+        note = {"model": self.spec.name, "step": str(trainer.done)}
+        if self.name == LORA:
+            note.update(lora_alpha=f"{self.recipe.lora_alpha:g}", lora_rank=str(self.recipe.lora_rank))
+        latest = self.folder / f"{self.name}.safetensors"
+        save_safetensors(latest, trainer.weights(True), note)
+        if val_loss is not None and (trainer.best is None or val_loss < trainer.best):
+            trainer.best = val_loss
+            _link(latest, self.folder / f"{BEST}.safetensors")
+        if self.recipe.keep > 1:
+            _link(latest, self.folder / f"{self.name}_{trainer.done:08d}.safetensors")
+            for old in sorted(self.folder.glob(f"{self.name}_????????.safetensors"))[:-self.recipe.keep]:
+                old.unlink()
+        arrays, numbers = trainer.state()
+        numbers.update(world=trainer.world, recipe=asdict(self.recipe), model=asdict(self.spec))
+        if self.name == LORA and self.init:
+            numbers["init"] = {"path": str(Path(self.init).absolute()), "hash": file_hash(self.init)}
+        save_safetensors(self.folder / STATE, arrays, {**note, "run": json.dumps(numbers)})
+        self.saved = trainer.done
+
+    def resume(self, trainer):
+        """Continue `trainer` from the state, as `check_resumable` found it. Raises CheckpointError, ConfigError."""
+        checkpoint = open_checkpoint(self.folder / STATE)
+        numbers = numbers_of(checkpoint)
+        if numbers["world"] != trainer.world:
+            raise ConfigError(f"--resume {self.folder}: its run had {numbers['world']} processes, found {trainer.world},"
+                              " expected as many: each step is of all their batches")
+        trainer.restore(checkpoint, numbers)
+        self.saved = trainer.done
+
+
+def numbers_of(checkpoint):
+    """What a state notes beside its arrays. Raises CheckpointError."""
+    try:
+        numbers = json.loads(checkpoint.metadata["run"])
+        needed = {"step", "updates", "skipped", "bad", "best", "scale", "world", "recipe", "model"}
+        if not needed <= set(numbers):
+            raise KeyError(sorted(needed - set(numbers))[0])
+        return numbers
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its metadata has no {str(error)[:60]}, expected the state of a run of"
+                              f" this version of train.py; begin a new run with --init {LATEST}.safetensors from beside it"
+                              ) from None
+
+
+def check_resumable(folder, recipe, spec, init=None):
+    """Whether the run in `folder` can go on under `recipe` and `spec`: -> (the weights to load first, lines on changes that
+    do no harm). Those weights are the state's own, or what its LoRA belongs to: `init`, or the file noted.
+
+    Raises CheckpointError if it has no state, ConfigError naming what is not the same.
+    """
+    path = Path(folder) / STATE
+    if not path.exists():
+        raise CheckpointError(f"--resume {folder}: found no {STATE} in it, expected the folder of a run; leave out --resume"
+                              " to begin one")
+    numbers = numbers_of(open_checkpoint(path))
+    harmful, harmless = recipe.differences(numbers["recipe"])
+    # Where the weights have another decoder than the configuration, theirs counts; how it is sampled does not matter here.
+    harmful += [line for line in _differences(numbers["model"], asdict(spec))
+                if not line.startswith(("vae.decoder:", "vae.post_quant_conv:", "sampling."))]
+    noted = numbers.get("init") or {}
+    init = init or noted.get("path")
+    if noted and (not os.path.exists(init) or file_hash(init) != noted["hash"]):
+        raise ConfigError(f"--init {init}: is not there or of other content than {noted['path']}, from which the run in"
+                          f" {folder} began and which its LoRA belongs to; give that file")
+    if harmful:
+        raise ConfigError(f"--resume {folder}: its run had other settings: {'; '.join(harmful)}; give the same, or begin a"
+                          f" new run with --init {Path(folder) / LATEST}.safetensors")
+    return (init if noted else path), harmless
+
+
+def _differences(recorded, ours, prefix=""):
+    """Lines "unet.model_channels: 64, now 32" on what differs between two nested mappings, of the keys that both have."""
+    for key in recorded.keys() & ours.keys():
+        if isinstance(ours[key], dict) and isinstance(recorded[key], dict):
+            yield from _differences(recorded[key], ours[key], f"{prefix}{key}.")
+        elif ours[key] != recorded[key]:
+            yield f"{prefix}{key}: {shown(recorded[key])}, now {shown(ours[key])}"
+
+
+def _link(source, target):
+    """`target` becomes a second name of the file `source`, or a copy where the file system has no such names."""
+    with atomic(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

@@ -1,0 +1,83 @@
+"""What a training's weights generate: held-back clips, true views above generated ones, and how near they are."""
+import cv2
+import numpy as np
+
+from sgm import ops
+from sgm.views.images import WHITE
+from sgm.views.metrics import compare, on_white, psnr
+from sgm.views.preprocessing import from_network
+
+COLUMNS, SIDE, CAPTION = 8, 128, 20             # views of a clip that are shown, pixels of their side, of a line of text
+
+
+def draw_sheet(engine, examples, recipe):
+    """-> (picture (H, W, 3) uint8, {"val_psnr_fg": dB, "val_iou": 0 .. 1}: means over the clips' generated views).
+
+    examples: the held-back `Examples`; the first `sheet_clips` of them that lie on white (the first, if none does), each
+    sampled in `sheet_steps` steps with the model's own sampler and guidance. Where there is no silhouette, of videos and on
+    coloured backgrounds, the PSNR is that of whole frames, and the share is not given. A clip whose views are not finite
+    is drawn grey where they are not, and its numbers are NaN. All randomness is of the recipe's seed and the clip's place,
+    apart from that of the steps, whose losses are the same with a sheet and without.
+    """
+    on_white_first = sorted(range(len(examples)), key=lambda k: not _has_silhouette(examples.clips[k]))
+    rows, measured = [], []
+    for place, index in enumerate(on_white_first[:recipe.sheet_clips]):
+        rng = np.random.default_rng([recipe.seed, place, 2])
+        example, truth, made, finite = generate(engine, examples, rng, index, recipe.sheet_steps, recipe.encode_chunk)
+        found = measure(truth, made, example, examples.clips[example.index])
+        measured.append({name: value if finite else np.nan for name, value in found.items()})
+        rows.append(_pair(examples.clips[example.index].name, truth, made, measured[-1]))
+    names = [name for name in ("val_psnr_fg", "val_iou") if all(name in clip for clip in measured)]
+    return np.concatenate(rows), {name: float(np.mean([clip[name] for clip in measured])) for name in names}
+
+
+def generate(engine, examples, rng, index, steps, chunk):
+    """Clip `index` as the engine makes it from its condition: -> (its Example, true and generated views, each (T, H, W, 3)
+    uint8, whether the generated ones were finite)."""
+    loaded = examples.load(rng, index, 0.0)
+    example = loaded[0]
+    c = dict(zip(("crossattn", "concat", "vector"), examples.conditions(rng, [loaded], 0.0)))
+    uc = {**c, **{name: np.zeros_like(c[name]) for name in ("crossattn", "concat")}}
+    noise = rng.standard_normal((examples.num_frames, *examples.latent_shape), dtype=np.float32)
+    # One side of the guidance after the other: it then takes no more memory than a step of training.
+    frames = engine.decode(ops.fetch(engine.sample(noise, c, uc, steps, sequential=True)), chunk)
+    truth = examples.clips[example.index].frames(example.views)
+    finite = bool(np.isfinite(frames).all())
+    made = from_network(frames if finite else np.nan_to_num(frames, nan=0.0, posinf=1.0, neginf=-1.0))
+    return example, ((truth + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1), made, finite
+
+
+def measure(truth, made, example, clip):
+    """{"val_psnr_fg", and where there are silhouettes "val_iou"}: means over all views but the condition."""
+    views = [k for k, view in enumerate(example.views) if view != example.condition]
+    if not _has_silhouette(clip):
+        return {"val_psnr_fg": float(np.mean([psnr(on_white(made[k]), on_white(truth[k])) for k in views]))}
+    found = [compare(made[k], truth[k]) for k in views]
+    return {"val_psnr_fg": float(np.mean([view["psnr_fg"] for view in found])),
+            "val_iou": float(np.mean([view["iou"] for view in found]))}
+
+
+def _has_silhouette(clip):
+    return clip.angles is not None and getattr(clip, "background", WHITE) == WHITE
+
+
+def _pair(name, truth, made, measured):
+    """A clip's part of the sheet: a line of text, views of even distance as they are and as they were generated."""
+    shown = np.unique(np.linspace(0, len(truth) - 1, COLUMNS).round().astype(int))
+    rows = [np.concatenate([_sized(views[k]) for k in shown], 1) for views in (truth, made)]
+    width = max(rows[0].shape[1], COLUMNS * SIDE)           # wide enough for the text, whatever the views are
+    pad = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    text = f"{name[-60:]}: true, generated; {measured['val_psnr_fg']:.1f} dB"
+    text += f", silhouettes {measured['val_iou']:.2f}" if "val_iou" in measured else ""
+    caption = np.full((CAPTION, width, 3), 255, np.uint8)
+    cv2.putText(caption, text, (4, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
+    return np.concatenate([caption, *pad])
+
+
+def _sized(view):
+    """A view (H, W, 3) of at most SIDE pixels a side, or as many times larger as fit."""
+    height, width = view.shape[:2]
+    scale = SIDE / max(height, width)
+    if scale >= 1:
+        return np.repeat(np.repeat(view, int(scale), 0), int(scale), 1)
+    return cv2.resize(view, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,27 @@
+"""Which parameters a recipe trains, and which its files hold, told by their published names."""
+from sgm.checkpoints.lora_fusion import DOWN, UP
+from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, image_embedders
+
+# Layers over frames, what mixes them in, and the embedding of the vector condition, through which poses come in.
+TEMPORAL = ("time_stack.", "time_mixer.", "time_pos_embed.", "label_emb.")
+
+
+def is_trained(recipe, spec, name):
+    """Whether the parameter of that name is trained under this recipe, for a model of this spec."""
+    if recipe.task == "autoencoder":
+        encoder = image_embedders(spec)[1]
+        return name.startswith(FIRST_STAGE) or recipe.trains == "all" and name.startswith(encoder)
+    if recipe.task == "decoder":
+        return name.startswith(FIRST_STAGE)
+    if not name.startswith(UNET) or recipe.trains == "all":
+        return name.startswith(UNET)
+    if recipe.trains == "lora":
+        return name.endswith((DOWN, UP))
+    return any(part in name for part in TEMPORAL)
+
+
+def is_kept(recipe, spec, name):
+    """Whether a checkpoint holds it: of a LoRA only that, of an autoencoder's training all but the UNet."""
+    if recipe.trains == "lora":
+        return is_trained(recipe, spec, name)
+    return recipe.task != "autoencoder" or not name.startswith(UNET)

@@ -1,1 +1,0 @@
-"""The networks of SVD and SV3D and what samples them."""

@@ -1,0 +1,1 @@
+"""Pictures with cameras: reading, matting, preprocessing, the views folder. No MindSpore."""

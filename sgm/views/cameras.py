@@ -1,0 +1,209 @@
+"""Cameras, written down once: orbits, poses and rays (numpy only). Their file, transforms.json, is in transforms.py.
+
+World: right-handed, z up, the object inside [-0.5, 0.5]^3. Azimuth 0 is the +x axis, counter-clockwise seen from
+above; elevation is absolute (0 = horizon, 90 = zenith). A camera stands at r (cos el cos az, cos el sin az, sin el)
+and looks at the origin. Poses are OpenGL camera-to-world: x right, y up, looking along -z. Pixels have their centres
+at +0.5, x to the right, y downwards.
+
+SV3D: the input view is the LAST frame, at azimuth 0; the network is fed the polar angle 90 - elevation and the azimuth
+relative to the last frame, in radians (Stability-AI/generative-models, simple_video_sample.py).
+"""
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sgm.common.errors import InputError
+
+FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
+MAX_NUMBER = 1e9                # lengths and degrees: what is beyond is damage
+DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
+
+
+class CameraError(InputError):
+    """An orbit or a transforms.json that cannot be used; the message is one line and says what to do."""
+
+
+def focal_length(size, fov_deg=FOV_DEG):
+    """Focal length in pixels of an image `size` pixels wide that sees `fov_deg` degrees (947.92 for 576, 33.8)."""
+    return size / (2 * np.tan(np.deg2rad(fov_deg) / 2))
+
+
+def wrap_degrees(degrees):
+    """Into [0, 360); a hair below 360 is rounding and becomes 0 (also -0.0 does)."""
+    wrapped = np.mod(degrees, 360.0)
+    return np.where(360 - wrapped < 1e-9, 0.0, wrapped) + 0.0
+
+
+def angle_list(values, name):
+    """Checks and converts a list of degrees -> (T,) float64, T >= 1; `name` is what an error calls it."""
+    try:
+        if any(isinstance(value, (bool, str)) for value in values):     # numpy would take them for numbers
+            raise TypeError
+        values = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise CameraError(f"{name} is not a list of numbers; expected degrees, one per view") from None
+    if values.ndim != 1 or not len(values):
+        raise CameraError(f"{name} has shape {values.shape}; expected a list of degrees, at least one view")
+    strange = np.flatnonzero(~(np.abs(values) <= MAX_NUMBER))
+    if len(strange):
+        raise CameraError(f"{name}: view {strange[0]} has {values[strange[0]]:g}; expected degrees")
+    return values
+
+
+# Does the published models' azimuth grow counter-clockwise (1) or clockwise (-1) seen from above? Not proven without
+# their weights, hence this one constant and the flag --azimuth-sign.
+AZIMUTH_SIGN = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Orbit:
+    """T camera directions around the object, the input view last.
+
+    azimuths_deg (T,): the azimuth the network is told, relative to the last view; ascending in [0, 360), last = 0.
+        Anything else by a common offset is accepted and made relative to the last one.
+    elevations_deg (T,): absolute, within (-90, 90).
+    sign: 1 or -1: where these azimuths are in the world, `camera_azimuths_deg` = sign * azimuths_deg. The network is
+        always fed the ascending azimuths it was trained on; the sign moves the cameras, so it serves sv3d_u as well,
+        which is fed no azimuth at all.
+    Both arrays are float64 and read-only. Raises CameraError.
+    """
+    azimuths_deg: np.ndarray
+    elevations_deg: np.ndarray
+    sign: int = AZIMUTH_SIGN
+
+    def __post_init__(self):
+        azimuths = angle_list(self.azimuths_deg, "--azimuths")
+        elevations = angle_list(self.elevations_deg, "--elevations")
+        if len(azimuths) != len(elevations):
+            raise CameraError(f"--azimuths has {len(azimuths)} values and --elevations {len(elevations)}; "
+                              "give one of each per view")
+        if np.abs(elevations).max() >= 90:
+            k = int(np.abs(elevations).argmax())
+            raise CameraError(f"--elevations: view {k} has {elevations[k]:g}; every elevation must be above -90 and "
+                              "below 90 degrees (the azimuth is undefined at the poles)")
+        if self.sign not in (1, -1):
+            raise CameraError(f"--azimuth-sign is {self.sign!r}; expected 1 or -1")
+        relative = wrap_degrees(azimuths - azimuths[-1])
+        steps = np.diff(relative[:-1])
+        if (steps < 0).any():
+            k = int(np.flatnonzero(steps < 0)[0]) + 1
+            raise CameraError(f"--azimuths: view {k} ({azimuths[k]:g}) comes before view {k - 1} ({azimuths[k - 1]:g}) "
+                              "going round from the last view; sort the azimuths in ascending order, input view last")
+        relative.setflags(write=False)
+        elevations.setflags(write=False)
+        object.__setattr__(self, "azimuths_deg", relative)
+        object.__setattr__(self, "elevations_deg", elevations)
+
+    @classmethod
+    def static(cls, elevation=10.0, num_frames=21):
+        """One turn in equal steps at a constant elevation: view k at azimuth 360 (k + 1) / T mod 360."""
+        return cls(_turn(num_frames), np.full(num_frames, float(elevation)))
+
+    @classmethod
+    def sine(cls, amplitude=30.0, elevation=10.0, num_frames=21):
+        """One turn whose elevation is elevation + amplitude sin(azimuth): the paper's orbit for 3D ("sine-30")."""
+        azimuths = _turn(num_frames)
+        return cls(azimuths, elevation + amplitude * np.sin(np.deg2rad(azimuths)))
+
+    @classmethod
+    def dynamic(cls, seed=0, elevation=10.0, num_frames=21):
+        """A random orbit as in the SV3D paper, appendix B; it closes on the input view (elevation, azimuth 0).
+
+        On 4 T points (84 for 21 views): the elevation is a sum of five sinusoids, one for each integer period 1..5,
+        with amplitudes in [0.5, 10] degrees and random phases, smoothed by a circular box filter and clamped to
+        89 degrees; the azimuth steps are regular within 50 %. Every fourth point is a view. The paper gives no
+        number of sinusoids and no size of the noise: those two are ours.
+        """
+        rng = np.random.RandomState(seed)   # this stream is frozen: a seed means the same orbit with every numpy
+        count = 4 * num_frames
+        t = 2 * np.pi * np.arange(1, count + 1) / count
+        amplitudes, phases = rng.uniform(0.5, 10, 5), rng.uniform(0, 2 * np.pi, 5)
+        offset = np.sin(np.outer(t, np.arange(1, 6)) + phases) @ amplitudes
+        offset = np.mean([np.roll(offset, k) for k in range(-2, 3)], axis=0)
+        elevations = np.clip(elevation + offset - offset[-1], -89, 89)
+        elevations[-1] = elevation
+        azimuths = np.cumsum(rng.uniform(0.5, 1.5, count))
+        azimuths *= 360 / azimuths[-1]
+        return cls(azimuths[3::4], elevations[3::4])
+
+    @classmethod
+    def from_lists(cls, azimuths_deg, elevations_deg):
+        """Any orbit, e.g. from --azimuths and --elevations: equally long lists of degrees, input view last."""
+        return cls(azimuths_deg, elevations_deg)
+
+    def with_sign(self, sign):
+        """The same network input with the world azimuths counted the way of `sign` (1 or -1: --azimuth-sign)."""
+        return replace(self, sign=sign)
+
+    def __len__(self):
+        return len(self.azimuths_deg)
+
+    @property
+    def polars_rad(self):
+        """(T,) float64: rad(90 - elevation), what SV3D_p is fed."""
+        return np.deg2rad(90 - self.elevations_deg)
+
+    @property
+    def azimuths_rad(self):
+        """(T,) float64 in [0, 2 pi), the last one 0: what SV3D_p is fed."""
+        return np.deg2rad(self.azimuths_deg)
+
+    @property
+    def camera_azimuths_deg(self):
+        """(T,) float64 in [0, 360): the cameras' azimuths in the world, sign * azimuths_deg."""
+        return wrap_degrees(self.sign * self.azimuths_deg)
+
+    def poses(self, distance=DISTANCE):
+        """(T, 4, 4) float64 OpenGL camera-to-world matrices at `distance` from the origin."""
+        return camera_to_world(self.camera_azimuths_deg, self.elevations_deg, distance)
+
+
+def position(azimuth_deg, elevation_deg, distance=DISTANCE):
+    """Camera position(s) (..., 3) for azimuth and elevation in degrees (scalars or arrays that broadcast)."""
+    az, el = np.broadcast_arrays(np.deg2rad(azimuth_deg), np.deg2rad(elevation_deg))
+    unit = np.stack([np.cos(el) * np.cos(az), np.cos(el) * np.sin(az), np.sin(el)], axis=-1)
+    return np.asarray(distance, float)[..., None] * unit
+
+
+def camera_to_world(azimuth_deg, elevation_deg, distance=DISTANCE):
+    """OpenGL camera-to-world (..., 4, 4) of camera(s) looking at the origin, image up = +z. Degrees; broadcasts."""
+    az, el = np.broadcast_arrays(np.deg2rad(azimuth_deg), np.deg2rad(elevation_deg))
+    right = np.stack([-np.sin(az), np.cos(az), np.zeros_like(az)], axis=-1)
+    backward = position(azimuth_deg, elevation_deg, 1.0)   # the camera looks along its own -z, towards the origin
+    pose = np.zeros(az.shape + (4, 4))
+    pose[..., :3, 0] = right
+    pose[..., :3, 1] = np.cross(backward, right)
+    pose[..., :3, 2] = backward
+    pose[..., :3, 3] = np.asarray(distance, float)[..., None] * backward
+    pose[..., 3, 3] = 1
+    return pose
+
+
+def rays(c2w, width, height, fl, cx=None, cy=None):
+    """Rays through all pixel centres: origins and unit directions, both (..., H, W, 3), for c2w (..., 4, 4).
+
+    fl, cx, cy are in pixels; the principal point is the image centre unless given.
+    """
+    cx, cy = width / 2 if cx is None else cx, height / 2 if cy is None else cy
+    x, y = np.meshgrid((np.arange(width) + 0.5 - cx) / fl, (cy - np.arange(height) - 0.5) / fl)
+    local = np.stack([x, y, -np.ones_like(x)], axis=-1)
+    local /= np.linalg.norm(local, axis=-1, keepdims=True)
+    directions = np.einsum("...ij,hwj->...hwi", c2w[..., :3, :3], local)
+    origins = np.broadcast_to(c2w[..., None, None, :3, 3], directions.shape)
+    return origins, directions
+
+
+def project(points, c2w, fl, cx, cy):
+    """World points (..., 3) seen by ONE camera c2w (4, 4): pixels (..., 2) as (x, y), and depth (...) along its axis.
+
+    Depth is positive in front of the camera; where it is not, the pixels have no meaning.
+    """
+    local = (np.asarray(points, float) - c2w[:3, 3]) @ c2w[:3, :3]
+    depth = -local[..., 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pixels = np.stack([cx + fl * local[..., 0] / depth, cy - fl * local[..., 1] / depth], axis=-1)
+    return pixels, depth
+
+
+def _turn(num_frames):
+    return 360.0 * np.arange(1, num_frames + 1) / max(num_frames, 1) % 360

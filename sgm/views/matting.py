@@ -1,0 +1,236 @@
+"""Cutting the object out: an image's own alpha, rembg, or what its border shows (numpy, OpenCV, Pillow only).
+
+The last of these needs no network. A plain background (white, grey, a studio gradient) is modelled by a smooth surface
+and flooded from the border, so parts of the object that look like it stay opaque; anything else goes to GrabCut
+(Rother et al. 2004) seeded by the border. Either way the edge is then solved for alpha and clean colours.
+"""
+import cv2
+import numpy as np
+from PIL import Image
+
+from sgm.views.images import ImageError
+
+MATTE_SIDE = 1024     # larger images are reduced to this side first: the network sees 576 pixels
+GRABCUT_SIDE = 512
+METHODS = ("auto", "alpha", "rembg", "border")
+
+
+def matte(image, method="auto"):
+    """Cuts the object out of a PIL image -> (PIL RGBA, straight alpha; how: what was done, for the user to read).
+
+    method: "alpha" uses the image's own alpha channel; "rembg" the rembg package and its network; "border" looks at
+    the image's border, as this module says; "auto" takes the first that is possible, in this order. Images without
+    alpha are reduced to MATTE_SIDE. The same image always gives the same result.
+    Raises ImageError: unknown method, "alpha" without alpha, "rembg" that does not work, no object found.
+    """
+    if method not in METHODS:
+        raise ImageError(f"--matte is {method!r}; expected one of {', '.join(METHODS)}")
+    image = image.convert("RGBA")
+    if method == "alpha" or method == "auto" and _has_alpha(image):
+        if not _has_alpha(image):
+            raise ImageError("--matte alpha: the image has no transparent pixel; use --matte auto or cut it out first")
+        return image, "alpha: the image's own"
+    image, given = image.convert("RGB"), image.size
+    image.thumbnail((MATTE_SIDE, MATTE_SIDE), Image.LANCZOS)
+    if min(image.size) < 16:
+        raise ImageError(f"the image is {given[0]} x {given[1]} pixels; cutting an object out needs 16 x 16 of them once the"
+                         f" longer side is {MATTE_SIDE}: give a larger or less narrow image")
+    how, note = "rembg", ""
+    if method in ("auto", "rembg"):
+        rgba, note = _rembg(image)
+        if rgba is None and method == "rembg":
+            raise ImageError(f"--matte rembg: {note}; pip install rembg, or use --matte border")
+    if method == "border" or rgba is None:
+        how, rgba = _by_border(np.asarray(image))
+    how = f"{how} ({note})" if note else how
+    if (rgba[..., 3] > 127).mean() < 0.001:
+        raise ImageError(f"no object found by {how}; give a PNG whose background is transparent")
+    return Image.fromarray(rgba), how
+
+
+def alpha_from_white(frame):
+    """The silhouette of an object on a white background, e.g. a generated frame.
+
+    frame uint8 (H, W, 3) -> uint8 RGBA (H, W, 4), straight alpha: colours freed from the white, white where alpha
+    is 0. White inside the object stays opaque; only an enclosed region that equals the background to within 2.5
+    levels, has a clear edge and covers at least 0.05 % of the frame is taken for a hole (the handle of a mug).
+    """
+    ring = _ring(frame).astype(np.float32)
+    white = ring[ring.min(axis=-1) > 215]
+    if len(white) < len(ring) // 4:     # the object covers the border: there is nothing to measure
+        white = np.full((1, 3), 255, np.float32)
+    centre = np.median(white, axis=0)
+    background = np.broadcast_to(centre, frame.shape).astype(np.float32)
+    # half of the noise may be clipped at 255, so its middle says nothing
+    return _key(frame, background, float(np.percentile(np.abs(white - centre), 80)))
+
+
+def _has_alpha(image):
+    return image.getchannel("A").getextrema()[0] < 128
+
+
+def _rembg(image):
+    """-> (RGBA array or None, why not)."""
+    try:
+        import rembg
+        return np.asarray(rembg.remove(image).convert("RGBA")), ""
+    except ImportError:
+        return None, "rembg is not installed"
+    # rembg downloads its model on first use and leaves the process without an ONNX runtime: anything can come out
+    except (Exception, SystemExit) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        return None, f"rembg does not work here: {reason}"
+
+
+def _by_border(rgb):
+    """-> (how, RGBA array)."""
+    background, noise = _plain_background(rgb)
+    if background is None:
+        return "border: GrabCut", _soften(rgb, _grabcut(rgb), max(1, round(max(rgb.shape[:2]) / 256)))
+    return "border: plain background", _key(rgb, background, noise)
+
+
+def _ring(array):
+    """The outer border of an array (H, W, ...): (N, ...), a sixty-fourth of the shorter side wide."""
+    w = max(1, round(min(array.shape[:2]) / 64))
+    parts = array[:w], array[-w:], array[w:-w, :w], array[w:-w, -w:]
+    return np.concatenate([part.reshape(-1, *array.shape[2:]) for part in parts])
+
+
+def _plain_background(rgb):
+    """A smooth surface through the border, if that is what the border is -> ((H, W, 3) float32 or None, noise)."""
+    height, width = rgb.shape[:2]
+    y, x = np.meshgrid(np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32),
+                       indexing="ij")
+    basis = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+    rows, ring = _ring(basis), _ring(rgb).astype(np.float32)
+    error = np.abs(ring - np.median(ring, axis=0)).max(axis=-1)
+    for limit in (40, 20, 12):      # from the median colour towards the surface, leaving out what does not belong
+        inside = error < limit
+        if inside.mean() < 0.7:     # more than that of the border is object, or there is no one background
+            return None, 0.0
+        surface = np.linalg.lstsq(rows[inside], ring[inside], rcond=None)[0]
+        error = np.abs(ring - rows @ surface).max(axis=-1)
+    noise = 1.4826 * float(np.median(np.abs(ring - rows @ surface)[inside]))
+    return (basis @ surface, noise) if noise < 4 else (None, noise)
+
+
+def _key(rgb, background, noise):
+    """Floods the known background (H, W, 3) from the border -> RGBA. noise: its standard deviation in levels."""
+    pixels = rgb.shape[0] * rgb.shape[1]
+    calm = rgb.astype(np.float32)
+    if pixels > 256 * 256 or noise > 4:  # a small image's edges are too sharp for a blur without need
+        calm, noise = cv2.GaussianBlur(calm, (3, 3), 0), 0.375 * noise
+    difference = np.abs(calm - background).max(axis=-1)
+    limit = np.clip(4 * noise, 8, 14)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((difference < limit).astype(np.uint8), connectivity=4)
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    outside = np.zeros(count, bool)
+    outside[border] = True
+    outside[0] = False
+    for k in np.flatnonzero((stats[:, cv2.CC_STAT_AREA] >= max(9, 0.0005 * pixels)) & ~outside):
+        outside[k] = k > 0 and _is_hole(rgb, background, labels == k)
+    solid = _without_specks(~outside[labels], 0.0002 * pixels)
+    return _soften(rgb, solid, _edge_width(difference, solid), background)
+
+
+def _is_hole(rgb, background, region):
+    """Is an enclosed region background seen through the object? It equals it, and its edge is a clear step."""
+    inner = cv2.erode(region.astype(np.uint8), np.ones((5, 5))) > 0
+    inner = inner if inner.any() else region
+    around = cv2.dilate(region.astype(np.uint8), np.ones((7, 7))) > region
+    offset = np.median(rgb[inner] - background[inner], axis=0)
+    step = np.median(np.abs(rgb[around] - background[around]).max(axis=-1))
+    return np.abs(offset).max() <= 2.5 and step > 24
+
+
+def _grabcut(rgb):
+    """The object's mask (H, W) bool by GrabCut in Lab; the outermost pixels are background to begin with."""
+    scale = min(1, max(GRABCUT_SIDE / max(rgb.shape[:2]), 16 / min(rgb.shape[:2])))
+    small = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    # texture is noise to a colour model; edges are not
+    small = cv2.bilateralFilter(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), 9, 30, 7)
+    height, width = small.shape[:2]
+    edge = max(1, round(0.02 * min(height, width)))
+    for margin in (edge, max(edge, round(0.15 * min(height, width)))):
+        labels = np.full((height, width), cv2.GC_BGD, np.uint8)
+        labels[edge:-edge, edge:-edge] = cv2.GC_PR_BGD
+        labels[margin:-margin, margin:-margin] = cv2.GC_PR_FGD
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.setRNGSeed(0)
+        cv2.grabCut(small, labels, None, *models, 8, cv2.GC_INIT_WITH_MASK)
+        # the colours are known now: an object that the frame cuts off may reach the border again
+        labels[labels == cv2.GC_BGD] = cv2.GC_PR_BGD
+        cv2.grabCut(small, labels, None, *models, 1, cv2.GC_EVAL)
+        solid = (labels & 1) > 0
+        middle = solid[height // 3:-(height // 3), width // 3:-(width // 3)]
+        if _ring(solid).mean() <= middle.mean():    # if not, the two swapped roles: begin with a smaller object
+            break
+    else:
+        solid[:] = False
+    solid = _without_specks(solid, 0.02 * solid.sum()).astype(np.float32)
+    # its outline follows the background's texture: close the notches, then round it off
+    solid = cv2.morphologyEx(solid, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    solid = cv2.GaussianBlur(solid, (0, 0), 1.75)
+    return cv2.resize(solid, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+
+
+def _without_specks(solid, smallest):
+    """Drops the components of a mask below `smallest` pixels and fills its pinholes below that."""
+    for value in (True, False):
+        _, labels, stats, _ = cv2.connectedComponentsWithStats((solid == value).astype(np.uint8), connectivity=8)
+        solid = np.where((stats[:, cv2.CC_STAT_AREA] < smallest)[labels] & (labels > 0), not value, solid)
+    return solid
+
+
+def _edge_width(difference, solid):
+    """How many pixels in from the mask's edge the difference from the background stops growing: how blurred it is."""
+    inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
+    next_one = cv2.dilate(difference, np.ones((3, 3)))
+    largest = max(3, round(max(solid.shape) / 96))
+    for r in range(1, largest):
+        at = (inside > r) & (inside <= r + 1)
+        if not at.any() or (next_one[at] < 1.25 * difference[at]).mean() > 0.5:
+            return r
+    return largest
+
+
+def _soften(rgb, solid, r, background=None):
+    """Solves the pixels within r of the mask's edge for alpha and colour -> RGBA uint8.
+
+    pixel = alpha object + (1 - alpha) background: the object's colour is that of sure pixels nearby, so is the
+    background's where it is not known. Where the two are too alike to tell, alpha is the blurred mask.
+    """
+    rgb = rgb.astype(np.float32)
+    inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
+    outside = cv2.distanceTransform((~solid).astype(np.uint8), cv2.DIST_L2, 3)
+    spread = 0.0    # of the background's texture, per pixel: what it adds to a difference without meaning
+    if background is None:
+        sure = (outside > r) + 1e-4 * (outside > 0)
+        background = _nearby(rgb, sure, r)
+        spread = _nearby(np.square(rgb - background), sure, 2 * r).sum(axis=-1)
+    strength = np.square((rgb - background) / 255).sum(axis=-1)
+    # thin parts have no sure pixel; there the purest ones, farthest from the background, stand in
+    colour = _nearby(rgb, (inside > r) + 1e-3 * (inside > 0) * strength, r)
+    axis = colour - background
+    length = np.square(axis).sum(axis=-1)
+    alpha = ((rgb - background) * axis).sum(axis=-1) / np.maximum(length, 1)
+    blurred = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), 0.5 * r)
+    trust = np.clip(np.sqrt(length / (256 + 16 * spread)) - 0.5, 0, 1)
+    alpha = np.clip((trust * alpha + (1 - trust) * blurred - 0.05) / 0.9, 0, 1)
+    alpha = np.where(inside > r + 1, 1, np.where(outside > r + 1, 0, alpha))    # elsewhere the mask is right
+    alpha = np.round(255 * alpha) / 255
+    # the edge pixel's own colour where it is mostly object, that of its neighbours where it is not
+    own = (rgb - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 0.1)
+    share = np.clip(2 * alpha - 1, 0, 1)[..., None]
+    colour = np.where(alpha[..., None] > 0, share * own + (1 - share) * colour, 255)
+    rgba = np.concatenate([colour, 255 * alpha[..., None]], axis=-1)
+    return np.clip(rgba + 0.5, 0, 255).astype(np.uint8)
+
+
+def _nearby(rgb, weight, r):
+    """The weighted mean colour around each pixel (H, W, 3)."""
+    weight = weight.astype(np.float32)
+    total = cv2.GaussianBlur(weight, (0, 0), 0.8 * r)
+    mean = cv2.GaussianBlur(rgb * weight[..., None], (0, 0), 0.8 * r)
+    return np.where(total[..., None] > 1e-9, mean / np.maximum(total, 1e-9)[..., None], rgb)

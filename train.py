@@ -157,7 +157,7 @@ def main(argv=None):
         from tqdm import tqdm
 
         from sgm import ops
-        from sgm.common.cli import stopping
+        from sgm.common.cli import until_stopped
         from sgm.config.recipe import settle_precision
         from sgm.train.build import build
         from sgm.train.run.distributed import join
@@ -186,7 +186,7 @@ def main(argv=None):
             folder.begin(sys.argv)
             metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world,
                               open_board(output / "tensorboard", trainer.done))
-        with stopping() as stopped:
+        with until_stopped() as stopped:
             return 130 if fit(trainer, folder, metrics, stopped) else 0
 
 

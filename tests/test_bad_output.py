@@ -85,7 +85,7 @@ def test_a_write_that_fails_leaves_the_earlier_views(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ffmpeg", ["/nonexistent", "/bin/false"])
 def test_without_a_video_there_is_a_gif_and_a_word(ffmpeg, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", ffmpeg)
-    folder = some_views().save(tmp_path / "a", formats=("mp4",))
-    assert (folder / "views.gif").exists() and not (folder / "views.mp4").exists() and folder.is_finished(folder)
+    written = some_views().save(tmp_path / "a", formats=("mp4",))
+    assert (written / "views.gif").exists() and not (written / "views.mp4").exists() and folder.is_finished(written)
     assert "views.mp4: cannot be written" in caplog.text and "views.gif holds the frames" in caplog.text
-    assert Image.open(folder / "views.gif").size == (32, 32)
+    assert Image.open(written / "views.gif").size == (32, 32)

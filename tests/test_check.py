@@ -39,8 +39,8 @@ def test_every_operator_is_tried():
     tree = ast.parse((ROOT / "sgm" / "audit" / "operator_cases.py").read_text())
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and
             isinstance(node.value, ast.Name) and node.value.id == "ops"}
-    order = {"in_slices", "not_before"}     # of other operators
-    around = {"TARGETS", "compiled", "fetch", "on_ascend", "release", "set_device", "set_jit", "set_target", "settle",
+    order = {"in_slices", "depend"}     # of other operators
+    around = {"TARGETS", "compiled", "fetch", "on_ascend", "release", "set_device", "set_jit", "set_target", "wait",
               "target"}
     assert set(ops.__all__) - around - order <= used
 

@@ -76,7 +76,7 @@ def permute_rows(x, weight):
 
 def spread(x):
     """Each of 3 vectors on 4 rows."""
-    return ops.spread(x, 12)
+    return ops.repeat_rows(x, 12)
 
 
 def timestep_embedding(values):

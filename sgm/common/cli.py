@@ -151,7 +151,7 @@ def check_folder(path, flag):
 
 
 @contextmanager
-def stopping():
+def until_stopped():
     """Within, Ctrl-C and SIGTERM are noted in the list that this gives, and nothing else: a step then ends, and is saved.
 
     A second one ends the program as before.

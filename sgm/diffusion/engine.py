@@ -163,7 +163,7 @@ class Engine(nn.Cell):
         denoise = self.denoiser(c, uc, guidance_scales, sequential)
         steps = SAMPLERS[sampler or options.sampler](denoise, x, sigmas)
         for i, x, denoised in steps:  # noqa: B020 - the sampler holds its own x
-            ops.settle()
+            ops.wait()
             if callback:
                 callback(i, x, denoised)
         return x

@@ -99,8 +99,8 @@ class Mixer(nn.Cell):
         alpha = ms.ops.sigmoid(self.mix_factor.astype(ms.float32))
         alpha = (still + (1.0 - still) * alpha).astype(spatial.dtype)
         rows, width = spatial.shape
-        alpha = ops.not_before(alpha, spatial)
-        alpha = ops.spread(alpha.reshape(-1, 1).broadcast_to((still.shape[0], width)), rows)
+        alpha = ops.depend(alpha, spatial)
+        alpha = ops.repeat_rows(alpha.reshape(-1, 1).broadcast_to((still.shape[0], width)), rows)
         return temporal + alpha * (spatial - temporal)
 
 
@@ -199,4 +199,4 @@ class Upsample(Layer):
 
 def add_per_frame(x, vectors):
     """x (rows, C) + vectors (frames, C), each for all pixels of its frame."""
-    return x + ops.spread(ops.not_before(vectors, x), x.shape[0])
+    return x + ops.repeat_rows(ops.depend(vectors, x), x.shape[0])

@@ -69,7 +69,7 @@ class LatentEmbedder(Embedder):
         self.encoder = KlEncoder(spec)
 
     def construct(self, image):
-        # Parted within the graph: a single operator behind it would spin until the graph is done (see `ops.settle`).
+        # Parted within the graph: a single operator behind it would spin until the graph is done (see `ops.wait`).
         moments = self.encoder(image)
         return moments[:, :self.channels], moments[:, self.channels:].clip(-30.0, 20.0)
 

@@ -27,15 +27,15 @@ from sgm.ops.device import (
     set_device,
     set_jit,
     set_target,
-    settle,
     target,
+    wait,
 )
 from sgm.ops.norms import group_norm, group_norm_nchw, group_norm_of, layer_norm
-from sgm.ops.tokens import in_slices, linear, not_before, permute_rows, spread
+from sgm.ops.tokens import depend, in_slices, linear, permute_rows, repeat_rows
 
 __all__ = [
     "TARGETS", "attention", "compiled", "conv2d", "conv3x3", "fetch", "frame_index", "from_time", "geglu", "gelu",
-    "group_norm", "group_norm_nchw", "group_norm_of", "in_slices", "layer_norm", "linear", "merge_heads", "not_before",
-    "on_ascend", "permute_rows", "release", "set_device", "set_jit", "set_target", "settle", "silu", "softmax",
-    "split_heads", "spread", "target", "temporal_conv", "time_conv_nchw", "timestep_embedding", "to_time", "upsample_nchw",
+    "group_norm", "group_norm_nchw", "group_norm_of", "in_slices", "layer_norm", "linear", "merge_heads", "depend",
+    "on_ascend", "permute_rows", "release", "set_device", "set_jit", "set_target", "wait", "silu", "softmax",
+    "split_heads", "repeat_rows", "target", "temporal_conv", "time_conv_nchw", "timestep_embedding", "to_time", "upsample_nchw",
 ]

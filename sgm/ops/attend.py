@@ -8,7 +8,7 @@ from mindspore.ops.primitive import constexpr
 
 from sgm.ops.activations import softmax
 from sgm.ops.device import on_ascend
-from sgm.ops.tokens import bmm, bmm_t, equal_slices, in_turn, not_before, permute_rows
+from sgm.ops.tokens import bmm, bmm_t, depend, equal_slices, in_turn, permute_rows
 
 # Attention is cut into slices whose score matrix stays below this. A device has fewer: it computes large products better,
 # and the compiler's time grows with the slices faster than their number (svd's gradient in float32: over 25 minutes, or 3).
@@ -35,7 +35,7 @@ def _attend_rows(q, k, v):
     pieces = ()
     for i in range(0, n, rows):
         if pieces:
-            q = not_before(q, pieces[-1])
+            q = depend(q, pieces[-1])
         pieces = pieces + (_attend(q[:, i:i + rows], k, v),)
     return ops.concat(pieces, 1)
 

@@ -10,11 +10,11 @@ from sgm.ops.device import on_ascend
 from sgm.ops.tokens import (
     bias_add_nchw,
     bmm,
+    depend,
     equal_slices,
     in_turn,
     linear,
     matmul,
-    not_before,
     permute_rows,
 )
 
@@ -70,7 +70,7 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
     height_out, width_out = height * factor // stride, width * factor // stride
     rows = frames * height_out * width_out
     if not on_ascend():
-        weight = not_before(weight, x).reshape(out, channels, 9)
+        weight = depend(weight, x).reshape(out, channels, 9)
         if rows > out:
             weight = weight.transpose(0, 2, 1).reshape(out, 9 * channels)
         slices = equal_slices(frames, max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4))) if rows > out else 1
@@ -95,7 +95,7 @@ def temporal_conv(x, weight, bias, videos, frames):
     """(3, 1, 1) convolution over the frames of tokens (videos * frames * pixels, in); weight (out, in, 3, 1, 1)."""
     rows, channels = x.shape
     pixels = rows // (videos * frames)
-    weight = not_before(weight, x).reshape(weight.shape[0], channels, 3)
+    weight = depend(weight, x).reshape(weight.shape[0], channels, 3)
     video = x.reshape(videos, frames * pixels, channels)
     edge = ops.zeros((videos, pixels, channels), x.dtype)
     before, after = edge, edge

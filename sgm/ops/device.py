@@ -74,7 +74,7 @@ def release():
     ms.ms_memory_recycle()
 
 
-def settle():
+def wait():
     """Wait, asleep, until what was launched is computed (on a CPU; an NPU's host has cores to spare).
 
     MindSpore computes in threads behind the caller's back, and whoever asks for a value spins until it is there: on a
@@ -101,6 +101,6 @@ def _others_run():
 
 
 def fetch(tensor):
-    """The numpy value of `tensor`, waited for asleep (see `settle`)."""
-    settle()
+    """The numpy value of `tensor`, waited for asleep (see `wait`)."""
+    wait()
     return tensor.asnumpy()

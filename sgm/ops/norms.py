@@ -8,7 +8,7 @@ from mindspore.ops import operations as P
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
-from sgm.ops.tokens import averager, bias_add, bias_add_nchw, bmm, matmul, ones, rsqrt, spread
+from sgm.ops.tokens import averager, bias_add, bias_add_nchw, bmm, matmul, ones, repeat_rows, rsqrt
 
 
 @constexpr
@@ -49,9 +49,9 @@ def group_norm(x, weight, bias, batch, groups=32, eps=1e-5):
     mean = _batch_averager(batch, rows // batch)
     average = _group_averager(channels, groups)
     shape = (batch, rows // batch, channels)
-    x = x - spread(matmul(bmm(mean, x.reshape(shape)).reshape(batch, channels), average), rows)
+    x = x - repeat_rows(matmul(bmm(mean, x.reshape(shape)).reshape(batch, channels), average), rows)
     variance = matmul(bmm(mean, (x * x).reshape(shape)).reshape(batch, channels), average)
-    return bias_add(x * spread(rsqrt(variance + eps) * weight, rows), bias).astype(dtype)
+    return bias_add(x * repeat_rows(rsqrt(variance + eps) * weight, rows), bias).astype(dtype)
 
 
 class _GroupNormNchw(nn.Cell):

@@ -18,7 +18,7 @@ SLICE_BYTES = 128 << 20
 rsqrt = P.Rsqrt()
 
 
-def not_before(value, done):
+def depend(value, done):
     """`value`, but made no earlier than `done`.
 
     MindSpore's CPU runtime starts everything whose inputs are there: without this, slices that do not need each other
@@ -43,7 +43,7 @@ def in_turn(function, columns, first, last, done):
     By halves, not in a loop: MindSpore nests the turns of a loop, and a large image has more than it allows.
     """
     if last - first == 1:
-        head = not_before(columns[0][first], done)
+        head = depend(columns[0][first], done)
         return (function(head, *[column[first] for column in columns[1:]]),)
     middle = (first + last) // 2
     results = in_turn(function, columns, first, middle, done)
@@ -73,7 +73,7 @@ def ones(*shape):
     return Tensor(np.ones(shape, np.float32))
 
 
-def spread(vectors, rows):
+def repeat_rows(vectors, rows):
     """(groups, C) -> (rows, C), each vector for the rows of its group.
 
     A product with ones: the CPU's broadcasting kernels are slower, and each keeps 16 bytes per element for ever.

@@ -159,7 +159,7 @@ class Trainer:
     def equalise(self):
         """Give all processes the weights of the first, however they were made."""
         self._run("equalise")
-        ops.settle()
+        ops.wait()
 
     @contextmanager
     def averaged(self):
@@ -169,7 +169,7 @@ class Trainer:
             yield
         finally:
             self._run("show_weights")
-            ops.settle()
+            ops.wait()
 
     def validate(self):
         """The mean loss of the averaged weights on the held-back batches, the same ones and the same noise every time."""

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from auditing import SMALL, examined
+from gradient_memory import gradient_of_block
 from mindspore import Tensor
 
 from sgm.audit import ascend_rules, diffusion_graphs, reference_flops
 from sgm.audit.graph import trace
-from sgm.audit.memory import gradient_of_block
 from sgm.diffusion import engine as engine_module
 from sgm.diffusion.engine import Engine
 
@@ -50,7 +50,7 @@ def test_training_has_no_violations(case):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_gradients_in_half_precision_have_no_violations(dtype, again):
     """Of a block over space and time, also if its backward pass computes it again."""
-    make, arguments = gradient_of_block(SMALL, "input_blocks", 1, 0, dtype)
+    make, arguments = gradient_of_block(SMALL, "input_blocks.1", dtype)
 
     def prepared():
         gradient = make()

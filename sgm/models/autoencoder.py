@@ -5,6 +5,7 @@ Names and shapes are the published ones (`encoder.down.0.block.1.conv1.weight` .
 from mindspore import nn
 
 from sgm import ops
+from sgm.models.architecture import DOWNSAMPLE, RESIDUAL, UPSAMPLE, decoder_layers, encoder_layers
 from sgm.models.blocks import Conv, Norm
 
 
@@ -101,13 +102,15 @@ class Upsample(nn.Cell):
 
 
 class Level(nn.Cell):
-    """One resolution: residual blocks and the change to the next."""
+    """One resolution: residual blocks and the change to the next. block: their class."""
 
-    def __init__(self, blocks):
+    def __init__(self, layers, block, groups):
         super().__init__()
-        self.block = nn.CellList(blocks)
-        self.downsample = None
-        self.upsample = None
+        changes = {layer.kind: layer.width_out for layer in layers}
+        self.block = nn.CellList([block(layer.width_in, layer.width_out, groups)
+                                  for layer in layers if layer.kind == RESIDUAL])
+        self.downsample = Downsample(changes[DOWNSAMPLE]) if DOWNSAMPLE in changes else None
+        self.upsample = Upsample(changes[UPSAMPLE]) if UPSAMPLE in changes else None
 
     def construct(self, x, frames):
         for block in self.block:
@@ -132,27 +135,27 @@ class Middle(nn.Cell):
         return self.block_2(self.attn_1(self.block_1(x, frames)), frames)
 
 
+def levels(layers, part, block, groups):
+    """The `Level`s of `part` ("down" or "up"), by number."""
+    found = {}
+    for layer in layers:
+        if layer.key.startswith(part + "."):
+            found.setdefault(int(layer.key.split(".")[1]), []).append(layer)
+    return nn.CellList([Level(found[number], block, groups) for number in sorted(found)])
+
+
 class Encoder(nn.Cell):
     """spec: `sgm.config.model.VaeSpec`. (N, 3, H, W) in [-1, 1] -> moments (N, 2 z, h, w): mean, then log variance."""
 
     def __init__(self, spec):
         super().__init__()
-        self.conv_in = Conv2d(3, spec.ch)
-        now = spec.ch
-        levels = []
-        for i, multiple in enumerate(spec.ch_mult):
-            blocks = []
-            for _ in range(spec.num_res_blocks):
-                blocks.append(ResnetBlock(now, multiple * spec.ch, spec.norm_groups))
-                now = multiple * spec.ch
-            level = Level(blocks)
-            if i < len(spec.ch_mult) - 1:
-                level.downsample = Downsample(now)
-            levels.append(level)
-        self.down = nn.CellList(levels)
-        self.mid = Middle(now, ResnetBlock, spec.norm_groups)
-        self.norm_out = GroupNorm(now, spec.norm_groups)
-        self.conv_out = Conv2d(now, 2 * spec.z_channels)
+        layers, groups = encoder_layers(spec), spec.norm_groups
+        stem, head = layers[0], layers[-1]
+        self.conv_in = Conv2d(stem.width_in, stem.width_out)
+        self.down = levels(layers, "down", ResnetBlock, groups)
+        self.mid = Middle(head.width_in, ResnetBlock, groups)
+        self.norm_out = GroupNorm(head.width_in, groups)
+        self.conv_out = Conv2d(head.width_in, head.width_out)
 
     def construct(self, x):
         h = self.conv_in(x)
@@ -164,26 +167,17 @@ class Encoder(nn.Cell):
 class Decoder(nn.Cell):
     """(N, z, h, w) unscaled latents -> (N, 3, H, W). `frames` is ignored: each frame is decoded alone."""
 
-    block = ResnetBlock
+    block, last = ResnetBlock, Conv2d           # of a residual block, of the last convolution
 
     def __init__(self, spec):
         super().__init__()
-        now = spec.ch * spec.ch_mult[-1]
-        self.conv_in = Conv2d(spec.z_channels, now)
-        self.mid = Middle(now, self.block, spec.norm_groups)
-        levels = []
-        for i, multiple in reversed(list(enumerate(spec.ch_mult))):
-            blocks = []
-            for _ in range(spec.num_res_blocks + 1):
-                blocks.append(self.block(now, multiple * spec.ch, spec.norm_groups))
-                now = multiple * spec.ch
-            level = Level(blocks)
-            if i:
-                level.upsample = Upsample(now)
-            levels.insert(0, level)
-        self.up = nn.CellList(levels)
-        self.norm_out = GroupNorm(now, spec.norm_groups)
-        self.conv_out = Conv2d(now, 3)
+        layers, groups = decoder_layers(spec), spec.norm_groups
+        stem, head = layers[0], layers[-1]
+        self.conv_in = Conv2d(stem.width_in, stem.width_out)
+        self.mid = Middle(stem.width_out, self.block, groups)
+        self.up = levels(layers, "up", self.block, groups)
+        self.norm_out = GroupNorm(head.width_in, groups)
+        self.conv_out = self.last(head.width_in, head.width_out)
 
     def features(self, z, frames):
         h = self.mid(self.conv_in(z), frames)

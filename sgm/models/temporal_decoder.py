@@ -49,9 +49,9 @@ class VideoResnetBlock(ResnetBlock):
 class VideoConvOut(Conv2d):
     """The last convolution, then one over time on the pixels."""
 
-    def __init__(self, width):
-        super().__init__(width, 3)
-        self.time_mix_conv = Conv(3, 3, 3, 1, 1)
+    def __init__(self, width_in, width_out):
+        super().__init__(width_in, width_out)
+        self.time_mix_conv = Conv(width_out, width_out, 3, 1, 1)
 
     def over_time(self, x, frames):
         height, width = x.shape[2:]
@@ -62,11 +62,7 @@ class VideoConvOut(Conv2d):
 class VideoDecoder(Decoder):
     """(videos * frames, z, h, w) -> (videos * frames, 3, H, W)."""
 
-    block = VideoResnetBlock
-
-    def __init__(self, spec):
-        super().__init__(spec)
-        self.conv_out = VideoConvOut(spec.ch * spec.ch_mult[0])
+    block, last = VideoResnetBlock, VideoConvOut
 
     def construct(self, z, frames):
         return self.conv_out.over_time(self.conv_out(self.features(z, frames)), frames)

@@ -3,6 +3,7 @@ import mindspore as ms
 from mindspore import nn
 
 from sgm import ops
+from sgm.models.architecture import DOWNSAMPLE, RESIDUAL, STEM, TRANSFORMER, UPSAMPLE, unet_blocks
 from sgm.models.attention import VideoTransformer
 from sgm.models.blocks import (
     Block,
@@ -28,40 +29,26 @@ class VideoUNet(nn.Cell):
         self.out_channels = spec.out_channels
         self.time_embed = Embedding(width, embedding, embedding)
         self.label_emb = nn.CellList([Embedding(vector_width, embedding, embedding)])
-        self.input_blocks = nn.CellList([Block(Stem(spec.in_channels, width))])
 
-        def block(width_in, width_out, factor):
-            cells = [VideoResBlock(width_in, embedding, width_out, groups)]
-            if factor in spec.attention_resolutions:
-                cells.append(VideoTransformer(width_out, spec.num_head_channels, spec.context_dim, groups))
-            return cells
+        def cell(layer):
+            width_in, width_out = layer.width_in, layer.width_out
+            if layer.kind == RESIDUAL:
+                return VideoResBlock(width_in, embedding, width_out, groups)
+            if layer.kind == TRANSFORMER:
+                return VideoTransformer(width_out, spec.num_head_channels, spec.context_dim, groups)
+            if layer.kind == STEM:
+                return Stem(width_in, width_out)
+            return {DOWNSAMPLE: Downsample, UPSAMPLE: Upsample}[layer.kind](width_out)
 
-        skips, now, factor = [width], width, 1
-        last = len(spec.channel_mult) - 1
-        for level, multiple in enumerate(spec.channel_mult):
-            for _ in range(spec.num_res_blocks):
-                self.input_blocks.append(Block(*block(now, multiple * width, factor)))
-                now = multiple * width
-                skips.append(now)
-            if level < last:
-                self.input_blocks.append(Block(Downsample(now)))
-                skips.append(now)
-                factor *= 2
-        # The middle has attention whatever the resolution.
-        self.middle_block = Block(
-            VideoResBlock(now, embedding, now, groups),
-            VideoTransformer(now, spec.num_head_channels, spec.context_dim, groups),
-            VideoResBlock(now, embedding, now, groups))
-        self.output_blocks = nn.CellList()
-        for level, multiple in reversed(list(enumerate(spec.channel_mult))):
-            for i in range(spec.num_res_blocks + 1):
-                cells = block(now + skips.pop(), multiple * width, factor)
-                now = multiple * width
-                if level and i == spec.num_res_blocks:
-                    cells.append(Upsample(now))
-                    factor //= 2
-                self.output_blocks.append(Block(*cells))
-        self.out = nn.CellList([TokenGroupNorm(now, groups), nn.SiLU(), Conv(now, spec.out_channels, 3, 3)])
+        def blocks(part):
+            return [Block(*map(cell, layers)) for layers in unet_blocks(spec) if layers[0].key.startswith(part)]
+
+        self.input_blocks = nn.CellList(blocks("input_blocks"))
+        self.middle_block, = blocks("middle_block")
+        self.output_blocks = nn.CellList(blocks("output_blocks"))
+        head, = unet_blocks(spec)[-1]
+        self.out = nn.CellList(
+            [TokenGroupNorm(head.width_in, groups), nn.SiLU(), Conv(head.width_in, head.width_out, 3, 3)])
         offset = 0
         self.transformers = tuple(cell for _, cell in self.cells_and_names() if isinstance(cell, VideoTransformer))
         for transformer in self.transformers:

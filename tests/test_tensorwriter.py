@@ -16,7 +16,7 @@ from sgm.checkpoints.dtypes import cast
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.mindspore_format import write_ckpt
 from sgm.checkpoints.safetensors_format import Arrays, save_safetensors, write_safetensors
-from sgm.checkpoints.store import CheckpointError, View, stored_bytes, taken
+from sgm.checkpoints.store import CheckpointError, View, passthrough, stored_bytes
 from sgm.common.errors import InputError
 from sgm.common.files import atomic
 
@@ -186,7 +186,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 
 def test_a_view_is_made_when_it_is_read():
     store = Arrays("x", {"a": TENSORS["w"], "b": TENSORS["half"]})
-    view = View("y", "arrays", {"c": taken(store, "a"), "d": taken(store, "b", "renamed")})
-    over = View("z", "arrays", {"e": taken(view, "d", "again")})
+    view = View("y", "arrays", {"c": passthrough(store, "a"), "d": passthrough(store, "b", "renamed")})
+    over = View("z", "arrays", {"e": passthrough(view, "d", "again")})
     assert over.origin("e") == (["b"], "renamed; again") and view.origin("c") == (["a"], "")
     assert np.array_equal(over.read("e"), TENSORS["half"]) and not over.holds(over.read("e"))

@@ -7,7 +7,7 @@ from training import POSED
 
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
-from sgm.models.initialization import initial_weight, initialise
+from sgm.models.initialization import initial_weight, initialize
 
 
 def test_initial_weights():
@@ -29,7 +29,7 @@ def test_initial_weights():
 def test_a_network_starts_as_the_identity(relative_error):
     """Residual branches end in zeros, and so does the UNet: its first estimate is what the noise level alone says."""
     engine = Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED))
-    initialise(engine, 0)
+    initialize(engine, 0)
     parameters = engine.model.parameters_dict()
     zero = {name for name, parameter in parameters.items()
             if name.endswith(".weight") and not parameter.asnumpy().any()}

@@ -13,7 +13,7 @@ from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.diffusion.engine import Engine
 from sgm.models.blocks import Linear
-from sgm.models.initialization import initialise
+from sgm.models.initialization import initialize
 from sgm.train.trainer import Trainer
 
 SPEC = load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED)
@@ -80,7 +80,7 @@ class ToyEngine(nn.Cell):
 def engine_of(seed=0, make=Engine):
     """Every weight drawn, also those that start at zero: so every part has a gradient."""
     engine = make(SPEC) if make is Engine else make()
-    initialise(engine, seed)
+    initialize(engine, seed)
     for name, parameter in engine.model.parameters_dict().items():
         if not parameter.asnumpy().any():
             drawn = np.random.RandomState(zlib.crc32(f"{seed}/{name}".encode())).randn(*parameter.shape)

@@ -81,7 +81,7 @@ class TensorStore:
         raise NotImplementedError
 
 
-class Made(NamedTuple):
+class LazyTensor(NamedTuple):
     """How a tensor of a View comes about."""
     sources: tuple                              # ((TensorStore, key), ...)
     make: Optional[Callable]                    # list of their raw arrays -> the raw array; None: the source itself
@@ -90,13 +90,13 @@ class Made(NamedTuple):
     shape: tuple
 
 
-def taken(store, key, done=""):
+def passthrough(store, key, done=""):
     """The tensor of another store as it is."""
-    return Made(((store, key),), None, done, store.dtype(key), store.shape(key))
+    return LazyTensor(((store, key),), None, done, store.dtype(key), store.shape(key))
 
 
 class View(TensorStore):
-    """A TensorStore of ``{key: Made}`` over other stores."""
+    """A TensorStore of ``{key: LazyTensor}`` over other stores."""
 
     def __init__(self, path, format, rows, metadata=None):
         super().__init__(path, format, rows, metadata or {})

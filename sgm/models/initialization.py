@@ -30,7 +30,7 @@ def initial_weight(name, shape, seed):
     return np.zeros(shape, np.float32)
 
 
-def initialise(cell, seed):
+def initialize(cell, seed):
     """Fill every parameter of `cell` (whose names are the published ones)."""
     for name, parameter in cell.parameters_dict().items():
         parameter.set_data(Tensor(initial_weight(name, parameter.shape, seed)))

@@ -17,7 +17,7 @@ from sgm.diffusion.engine import Engine
 def small_cases(names):
     """The cases of the small model, with either decoder, whose names begin with one of `names`."""
     found = {case.name: case for spec in (SMALL, replace(SMALL, vae=replace(SMALL.vae, decoder="image")))
-             for case in diffusion_graphs.cases(spec)}
+             for case in diffusion_graphs.graphs(spec)}
     return [pytest.param(case, id=name, marks=pytest.mark.slow if "float32" in name else ())
             for name, case in found.items() if name.startswith(names)]
 

@@ -18,7 +18,7 @@ class CheckpointError(InputError):
 class TensorStore:
     """A read-only mapping from key to tensor; what it is over says the class. Nothing is read before `read` or `raw`.
 
-    Iteration, ``in``, ``len`` and ``keys()`` are a mapping's; `path` (a Path) and `format` (str) are for messages,
+    Iteration, ``in`` and ``len`` are a mapping's; `path` (a Path) and `format` (str) are for messages,
     `metadata` is ``{str: str}``.
     """
 
@@ -37,10 +37,6 @@ class TensorStore:
     def __contains__(self, key):
         return key in self._entries
 
-    def keys(self):
-        """The keys, in the file's order."""
-        return self._entries.keys()
-
     def shape(self, key):
         """Shape of a tensor, a tuple. Raises KeyError."""
         return self._entries[key].shape
@@ -48,10 +44,6 @@ class TensorStore:
     def dtype(self, key):
         """Element type as safetensors names it: "F32", "BF16", ... Raises KeyError."""
         return self._entries[key].dtype
-
-    def nbytes(self, key):
-        """Bytes of a tensor as it is stored. Raises KeyError."""
-        return math.prod(self.shape(key)) * np.dtype(DTYPES[self.dtype(key)]).itemsize
 
     def read(self, key):
         """The tensor as numbers: `raw`, but for BF16, which becomes float32 (a copy)."""

@@ -31,8 +31,8 @@ class _OnGrid(nn.Cell):
         super().__init__(auto_prefix=False)
         self.block, self.grid = block, grid
 
-    def construct(self, h, emb, prepared, still):
-        return self.block(h, emb, prepared, still, self.grid)[0]
+    def construct(self, h, emb, prepared, image_only):
+        return self.block(h, emb, prepared, image_only, self.grid)[0]
 
 
 class _Gradient(nn.Cell):

@@ -38,6 +38,6 @@ def test_a_network_starts_as_the_identity(relative_error):
     rng = np.random.RandomState(0)
     x, concat = (Tensor(rng.randn(3, 4, 8, 8).astype(np.float32)) for _ in range(2))
     prepared = engine.model.prepare(Tensor(rng.randn(3, 1, 32).astype(np.float32)), 3)
-    vector, still = Tensor(rng.randn(3, 24).astype(np.float32)), Tensor(np.zeros(3, np.float32))
-    estimate = engine.model(x, Tensor(np.full(3, 2, np.float32)), prepared, concat, vector, still, 3)
+    vector, image_only = Tensor(rng.randn(3, 24).astype(np.float32)), Tensor(np.zeros(3, np.float32))
+    estimate = engine.model(x, Tensor(np.full(3, 2, np.float32)), prepared, concat, vector, image_only, 3)
     assert relative_error(estimate, x.asnumpy() / 5) < 1e-6

@@ -94,7 +94,7 @@ def denoising(spec, dtype):
         f"UNet step, {dtype}", lambda: GuidedDenoiser(model(), frames),
         {"x": floats(frames, *latent), "sigma": floats(1), "prepared": floats(2 * frames, prepared, dtype=dtype),
          "concat": floats(2 * frames, *latent), "vector": floats(2 * frames, sum(spec.vector_widths.values())),
-         "still": floats(2 * frames), "scale": floats(frames, 1, 1, 1)},
+         "image_only": floats(2 * frames), "scale": floats(frames, 1, 1, 1)},
         host=("sigma", "scale"), reference_flops=reference_flops.unet(spec, *latent[1:], 2 * frames))
     yield GraphBuilder(
         f"UNet, once a run, {dtype}", lambda: Fixed(model().diffusion_model, frames, prepares=True),

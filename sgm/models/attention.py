@@ -117,11 +117,11 @@ class VideoTransformer(Layer):
         position = self.time_pos_embed(ops.timestep_embedding(frame_index, self.width).astype(token.dtype))
         return spatial, temporal, position
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
         """`prepared` holds this block's three vectors, side by side, from column `offset`."""
         a, c = self.offset, self.width
         spatial, temporal, position = prepared[:, a:a + c], prepared[:, a + c:a + 2 * c], prepared[:, a + 2 * c:a + 3 * c]
         x = self.norm(h, grid[0] * grid[1])
         x = self.transformer_blocks[0](self.proj_in(x), spatial, grid)
         mixed = self.time_stack[0](add_per_frame(x, position), temporal, grid)
-        return self.proj_out(self.time_mixer(x, mixed, still)) + h
+        return self.proj_out(self.time_mixer(x, mixed, image_only)) + h

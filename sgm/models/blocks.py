@@ -16,10 +16,10 @@ def empty(*shape):
 
 
 class Layer(nn.Cell):
-    """What a `Block` holds: called as (h, emb, prepared, still, grid), where
+    """What a `Block` holds: called as (h, emb, prepared, image_only, grid), where
 
     h (rows, C) are tokens, emb (F, E) the step's embedding already through SiLU, prepared (F, K) the context vectors of
-    all transformers, still (F,) 1 for image-only frames, grid = (videos, frames, height, width), F = videos * frames.
+    all transformers, image_only (F,) 1 for image-only frames, grid = (videos, frames, height, width), F = videos * frames.
     """
 
     def resize(self, grid):
@@ -30,10 +30,10 @@ class Layer(nn.Cell):
 class Block(nn.SequentialCell):
     """The published `input_blocks.N`, `middle_block`, `output_blocks.N`: layers one after the other."""
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
         """-> tokens and their grid."""
         for layer in self.cell_list:
-            h = layer(h, emb, prepared, still, grid)
+            h = layer(h, emb, prepared, image_only, grid)
             grid = layer.resize(grid)
         return h, grid
 
@@ -94,13 +94,13 @@ class Mixer(nn.Cell):
         super().__init__()
         self.mix_factor = empty(1)
 
-    def construct(self, spatial, temporal, still):
-        """spatial, temporal (rows, C); still (frames,) 1 for image-only frames -> (rows, C)."""
+    def construct(self, spatial, temporal, image_only):
+        """spatial, temporal (rows, C); image_only (frames,) 1 for image-only frames -> (rows, C)."""
         alpha = ms.ops.sigmoid(self.mix_factor.astype(ms.float32))
-        alpha = (still + (1.0 - still) * alpha).astype(spatial.dtype)
+        alpha = (image_only + (1.0 - image_only) * alpha).astype(spatial.dtype)
         rows, width = spatial.shape
         alpha = ops.depend(alpha, spatial)
-        alpha = ops.repeat_rows(alpha.reshape(-1, 1).broadcast_to((still.shape[0], width)), rows)
+        alpha = ops.repeat_rows(alpha.reshape(-1, 1).broadcast_to((image_only.shape[0], width)), rows)
         return temporal + alpha * (spatial - temporal)
 
 
@@ -151,9 +151,9 @@ class VideoResBlock(ResBlock):
         self.time_stack = ResBlock(width_out, embedding, width_out, groups, temporal=True)
         self.time_mixer = Mixer()
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
         h = self.residual(h, emb, grid)
-        return self.time_mixer(h, self.time_stack.residual(h, emb, grid), still)
+        return self.time_mixer(h, self.time_stack.residual(h, emb, grid), image_only)
 
 
 class Stem(Conv, Layer):
@@ -162,7 +162,7 @@ class Stem(Conv, Layer):
     def __init__(self, width_in, width_out):
         super().__init__(width_in, width_out, 3, 3)
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
         videos, frames, height, width = grid
         return ops.conv3x3(h, self.weight, self.bias, videos * frames, height, width)
 
@@ -174,7 +174,7 @@ class Downsample(Layer):
         super().__init__()
         self.op = Conv(width, width, 3, 3)
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
         videos, frames, height, width = grid
         return ops.conv3x3(h, self.op.weight, self.op.bias, videos * frames, height, width, stride=2)
 
@@ -189,7 +189,7 @@ class Upsample(Layer):
         super().__init__()
         self.conv = Conv(width, width, 3, 3)
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
         videos, frames, height, width = grid
         return ops.conv3x3(h, self.conv.weight, self.conv.bias, videos * frames, height, width, upsample=True)
 

@@ -73,8 +73,8 @@ class VideoUNet(nn.Cell):
             vectors = vectors + transformer.context_vectors(token, first, index)
         return ms.ops.concat(vectors, 1)
 
-    def evaluate(self, x, timesteps, prepared, y, still, num_video_frames):
-        """One evaluation. x (F, in, h, w), timesteps (F,), prepared (F, K) from `prepare`, y (F, vector_width), still (F,)
+    def evaluate(self, x, timesteps, prepared, y, image_only, num_video_frames):
+        """One evaluation. x (F, in, h, w), timesteps (F,), prepared (F, K) from `prepare`, y (F, vector_width), image_only (F,)
         1 for image-only frames; F = videos * num_video_frames -> (F, out, h, w) in the dtype of `prepared`."""
         count, channels, height, width = x.shape
         grid = (count // num_video_frames, num_video_frames, height, width)
@@ -84,11 +84,11 @@ class VideoUNet(nn.Cell):
         h = x.astype(dtype).transpose(0, 2, 3, 1).reshape(count * height * width, channels)
         skips = []
         for block in self.input_blocks:
-            h, grid = block(h, emb, prepared, still, grid)
+            h, grid = block(h, emb, prepared, image_only, grid)
             skips.append(h)
-        h, grid = self.middle_block(h, emb, prepared, still, grid)
+        h, grid = self.middle_block(h, emb, prepared, image_only, grid)
         for i, block in enumerate(self.output_blocks):
-            h, grid = block(ms.ops.concat((h, skips[-1 - i]), 1), emb, prepared, still, grid)
+            h, grid = block(ms.ops.concat((h, skips[-1 - i]), 1), emb, prepared, image_only, grid)
         norm, conv = self.out[0], self.out[2]
         h = ops.silu(norm(h, count))
         h = ops.conv3x3(h, conv.weight, conv.bias, count, height, width)
@@ -98,7 +98,7 @@ class VideoUNet(nn.Cell):
         """x (B*T, in, h, w), timesteps (B*T,), context (B*T, 1, D), y (B*T, vector_width),
         image_only_indicator (B, T) 1 where a frame is a still image -> (B*T, out, h, w)."""
         if image_only_indicator is None:
-            still = ms.ops.zeros((x.shape[0],), ms.float32)
+            image_only = ms.ops.zeros((x.shape[0],), ms.float32)
         else:
-            still = image_only_indicator.reshape(-1).astype(ms.float32)
-        return self.evaluate(x, timesteps, self.prepare(context, num_video_frames), y, still, num_video_frames)
+            image_only = image_only_indicator.reshape(-1).astype(ms.float32)
+        return self.evaluate(x, timesteps, self.prepare(context, num_video_frames), y, image_only, num_video_frames)

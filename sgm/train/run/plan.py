@@ -11,7 +11,7 @@ from sgm.train.trainable import is_kept, is_trained
 
 GB = 1e9
 # Values that the backward pass needs, per row and channel, found in the graphs of full-width blocks as traced for an NPU
-# (tests/gradient_memory.py; what lives where the forward pass ends), and right within 10 % for each of SV3D's attending blocks.
+# (tests/support/gradient_memory.py; what lives where the forward pass ends), and right within 10 % for each of SV3D's attending blocks.
 # A residual block in space and in time: of its input's width, and of its output's.
 RESIDUAL_IN, RESIDUAL_OUT = 4, 6
 # A transformer in space and in time, at each precision: norms and GELU compute in float32, which takes two values of bf16.

@@ -1,6 +1,6 @@
 """The operators of `sgm.ops` and what surrounds them, on small shapes: what `tools/check.py` runs on a device.
 
-The arrays that go in and what should come out are in golden/operators.npz, made by tests/golden_operators.py.
+The arrays that go in and what should come out are in golden/operators.npz, made by tests/support/golden_operators.py.
 """
 from collections.abc import Callable
 from dataclasses import dataclass

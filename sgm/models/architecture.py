@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 STEM, HEAD = "stem", "head"             # first convolution; last norm and convolution
 RESIDUAL, TRANSFORMER = "residual", "transformer"
-MIDDLE = "middle"                       # of an autoencoder: residual, attention over pixels, residual
+MIDDLE = "middle"                       # the autoencoder's residual, attention, residual
 DOWNSAMPLE, UPSAMPLE = "downsample", "upsample"
 
 
@@ -89,7 +89,8 @@ def decoder_layers(spec):
     """Return the `Layer`s of the decoder, image by image or over time, in running order."""
     last = len(spec.ch_mult) - 1
     now = spec.ch * spec.ch_mult[last]
-    layers = [Layer("conv_in", STEM, spec.z_channels, now, last), Layer("mid", MIDDLE, now, now, last)]
+    layers = [Layer("conv_in", STEM, spec.z_channels, now, last),
+              Layer("mid", MIDDLE, now, now, last)]
     for level in range(last, -1, -1):
         width = spec.ch * spec.ch_mult[level]
         for i in range(spec.num_res_blocks + 1):

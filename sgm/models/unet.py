@@ -18,7 +18,11 @@ from sgm.models.blocks import (
 
 
 class VideoUNet(nn.Cell):
-    """spec: `sgm.config.model.UNetSpec`; vector_width: columns of the vector condition (published `adm_in_channels`)."""
+    """The UNet over space and time.
+
+    spec: `sgm.config.model.UNetSpec`; vector_width: columns of the vector condition (published
+    `adm_in_channels`).
+    """
 
     def __init__(self, spec, vector_width):
         super().__init__()
@@ -41,27 +45,31 @@ class VideoUNet(nn.Cell):
             return {DOWNSAMPLE: Downsample, UPSAMPLE: Upsample}[layer.kind](width_out)
 
         def blocks(part):
-            return [Block(*map(cell, layers)) for layers in unet_blocks(spec) if layers[0].key.startswith(part)]
+            return [Block(*map(cell, layers)) for layers in unet_blocks(spec)
+                    if layers[0].key.startswith(part)]
 
         self.input_blocks = nn.CellList(blocks("input_blocks"))
         self.middle_block, = blocks("middle_block")
         self.output_blocks = nn.CellList(blocks("output_blocks"))
         head, = unet_blocks(spec)[-1]
         self.out = nn.CellList(
-            [TokenGroupNorm(head.width_in, groups), nn.SiLU(), Conv(head.width_in, head.width_out, 3, 3)])
+            [TokenGroupNorm(head.width_in, groups), nn.SiLU(),
+             Conv(head.width_in, head.width_out, 3, 3)])
         offset = 0
-        self.transformers = tuple(cell for _, cell in self.cells_and_names() if isinstance(cell, VideoTransformer))
+        self.transformers = tuple(cell for _, cell in self.cells_and_names()
+                                  if isinstance(cell, VideoTransformer))
         for transformer in self.transformers:
             transformer.offset = offset
             offset += 3 * transformer.width
 
     def prepare(self, context, num_video_frames):
-        """All that depends on the context only, packed: context (F, 1, D) -> (F, K). Once a sampling run.
+        """Return all that depends on the context (F, 1, D) only, packed as (F, K).
 
-        Raises ValueError unless the context is one token a frame.
+        Sampling computes it once a run. Raises ValueError unless the context is one token a frame.
         """
         if context.ndim != 3 or context.shape[1] != 1:
-            raise ValueError(f"context: found shape {context.shape}, expected (frames, 1, D): one token a frame")
+            raise ValueError(f"context: found shape {context.shape}, expected (frames, 1, D):"
+                             " one token a frame")
         count, _, dim = context.shape
         token = context.reshape(count, dim)
         videos = count // num_video_frames
@@ -69,13 +77,17 @@ class VideoUNet(nn.Cell):
         first = first.broadcast_to((videos, num_video_frames, dim)).reshape(count, dim)
         index = ops.frame_index(videos, num_video_frames)
         vectors = ()
-        for transformer in self.transformers:  # a tuple, not a list: gradients are lost through a list's `extend`
+        # A tuple, not a list: gradients are lost through a list's `extend`.
+        for transformer in self.transformers:
             vectors = vectors + transformer.context_vectors(token, first, index)
         return ms.ops.concat(vectors, 1)
 
     def evaluate(self, x, timesteps, prepared, y, image_only, num_video_frames):
-        """One evaluation. x (F, in, h, w), timesteps (F,), prepared (F, K) from `prepare`, y (F, vector_width), image_only (F,)
-        1 for image-only frames; F = videos * num_video_frames -> (F, out, h, w) in the dtype of `prepared`."""
+        """Evaluate the network once: returns (F, out, h, w) in the dtype of `prepared`.
+
+        x (F, in, h, w), timesteps (F,), prepared (F, K) from `prepare`, y (F, vector_width),
+        image_only (F,) is 1 for image-only frames; F = videos * num_video_frames.
+        """
         count, channels, height, width = x.shape
         grid = (count // num_video_frames, num_video_frames, height, width)
         dtype = prepared.dtype
@@ -95,10 +107,14 @@ class VideoUNet(nn.Cell):
         return h.reshape(count, height, width, self.out_channels).transpose(0, 3, 1, 2)
 
     def construct(self, x, timesteps, context, y, num_video_frames, image_only_indicator=None):
-        """x (B*T, in, h, w), timesteps (B*T,), context (B*T, 1, D), y (B*T, vector_width),
-        image_only_indicator (B, T) 1 where a frame is a still image -> (B*T, out, h, w)."""
+        """Prepare and evaluate: returns (B*T, out, h, w).
+
+        x (B*T, in, h, w), timesteps (B*T,), context (B*T, 1, D), y (B*T, vector_width),
+        image_only_indicator (B, T) is 1 where a frame is a still image.
+        """
         if image_only_indicator is None:
             image_only = ms.ops.zeros((x.shape[0],), ms.float32)
         else:
             image_only = image_only_indicator.reshape(-1).astype(ms.float32)
-        return self.evaluate(x, timesteps, self.prepare(context, num_video_frames), y, image_only, num_video_frames)
+        prepared = self.prepare(context, num_video_frames)
+        return self.evaluate(x, timesteps, prepared, y, image_only, num_video_frames)

@@ -2,7 +2,7 @@
 
 The texture has none: its least squares run on the host (sgm/reconstruct/texture/least_squares.py, numpy and numba).
 """
-from sgm.audit.diffusion_graphs import Case, floats
+from sgm.audit.diffusion_graphs import GraphBuilder, floats
 from sgm.audit.graph import Type
 from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.nerf import field, training
@@ -17,8 +17,8 @@ def integers(*shape):
     return Type("int32", shape)
 
 
-def cases(spec):
-    """The `Case`s of a `sgm.config.reconstruction.MeshSpec`: the field trained and asked, and every stage of the surface."""
+def graphs(spec):
+    """The `GraphBuilder`s of a `sgm.config.reconstruction.MeshSpec`: the field trained and asked, and every stage of the surface."""
     yield nerf_step(spec.nerf)
     yield evaluation(spec.nerf)
     for stage in range(len(spec.dmtet.sides)):
@@ -47,13 +47,13 @@ def nerf_step(settings):
         arguments["harmonics"] = floats(rays * samples, field.SH_WIDTH) if settings.directional else floats(1)
     if settings.tv > 0:
         arguments["pairs"] = integers(2 * training.TV_PAIRS)
-    return Case(f"NeRF training step, {settings.encoding}", make, arguments, tuple(arguments), True)
+    return GraphBuilder(f"NeRF training step, {settings.encoding}", make, arguments, tuple(arguments), True)
 
 
 def evaluation(settings):
     """The field at points: `Field.evaluate`'s graph."""
     arguments = _encoded(settings, field.CHUNK)
-    return Case(f"NeRF evaluation, {settings.encoding}", lambda: field.Evaluator(training.make_field(settings)), arguments,
+    return GraphBuilder(f"NeRF evaluation, {settings.encoding}", lambda: field.Evaluator(training.make_field(settings)), arguments,
                 tuple(arguments), True)
 
 
@@ -80,5 +80,5 @@ def dmtet_step(spec, stage):
         "wanted": floats(rows), "shares": floats(rows), "backdrop": floats(outlines, 3),
         **{name: integers(moving) for name in "abc"}, "directions": floats(3, moving), "eyes": floats(3, moving),
         "moves": floats(moving), "first": integers(moving), "second": integers(moving), "even": floats(moving)}
-    return Case(f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2", make, arguments,
+    return GraphBuilder(f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2", make, arguments,
                 tuple(arguments), True)

@@ -39,6 +39,11 @@ def _remove(path):
 
 
 def write_blocks(path, blocks, progress):
+    """Write the bytes-like `blocks` one after another to a new file, and sync it to the disk.
+
+    `progress(count)`, or None, gets the length of each block that is an array; headers are `bytes`.
+    Raises OSError.
+    """
     with open(path, "wb") as file:
         for block in blocks:
             file.write(block)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 from support.auditing import SMALL, examined
+from support.gradient_memory import gradient_of_block
 
 from sgm.audit import ascend_rules, diffusion_graphs, reference_flops
 from sgm.audit.graph import trace
-from sgm.audit.memory import gradient_of_block
 from sgm.diffusion import engine as engine_module
 from sgm.diffusion.engine import Engine
 
@@ -17,7 +17,7 @@ from sgm.diffusion.engine import Engine
 def small_cases(names):
     """The cases of the small model, with either decoder, whose names begin with one of `names`."""
     found = {case.name: case for spec in (SMALL, replace(SMALL, vae=replace(SMALL.vae, decoder="image")))
-             for case in diffusion_graphs.cases(spec)}
+             for case in diffusion_graphs.graphs(spec)}
     return [pytest.param(case, id=name, marks=pytest.mark.slow if "float32" in name else ())
             for name, case in found.items() if name.startswith(names)]
 
@@ -50,7 +50,7 @@ def test_training_has_no_violations(case):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_gradients_in_half_precision_have_no_violations(dtype, again):
     """Of a block over space and time, also if its backward pass computes it again."""
-    make, arguments = gradient_of_block(SMALL, "input_blocks", 1, 0, dtype)
+    make, arguments = gradient_of_block(SMALL, "input_blocks.1", dtype)
 
     def prepared():
         gradient = make()

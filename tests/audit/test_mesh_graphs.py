@@ -22,7 +22,7 @@ OTHER = replace(
     SMALL, nerf=NerfSpec(encoding="hash", hash_levels=3, hash_log2=8, hash_coarsest=4, hash_finest=24, width=8, rays=16,
                          samples=4, directional=True, depth=1.0, tv=1.0, distortion=0.0),
     dmtet=replace(SMALL.dmtet, geometry=0.0))
-CASES = {f"{name}: {case.name}": case for name, spec in (("dense", SMALL), ("hash", OTHER)) for case in mesh_graphs.cases(spec)}
+CASES = {f"{name}: {case.name}": case for name, spec in (("dense", SMALL), ("hash", OTHER)) for case in mesh_graphs.graphs(spec)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -64,7 +64,7 @@ def test_the_arguments_are_those_of_a_run(spec, cpu_afterwards, monkeypatch):
     """What the trainers give their graphs for three views of a ball."""
     known = {"edges": 5000, "faces": 7000, "outlines": 3000}
     monkeypatch.setattr(pixel_batches.Lengths, "of", lambda self, name, count: known[name])
-    nerf_case, _, dmtet_case = mesh_graphs.cases(spec)
+    nerf_case, _, dmtet_case = mesh_graphs.graphs(spec)
     ops.set_target("Ascend")
     axis = sdf_grid.vertices(16, HALF)
     sdf = np.sqrt(np.square(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"))).sum(0)).astype(np.float32) - 0.4

@@ -58,7 +58,7 @@ def test_what_does_not_fit(changes, expected, kind, target, tmp_path, capsys):
 
 def test_another_model(files, tmp_path, capsys):
     target = tmp_path / "a.ckpt"
-    assert "found 1280 columns, expected 768 for tiny_svd; looks like sv3d_p of other widths: pass its --config" in refused(
+    assert "found 1280 columns, expected 768 for tiny_svd; it looks like sv3d_p of other widths: pass its --config" in refused(
         capsys, tmp_path, files / "sv3d_p.safetensors", target, "--to", "mindspore")
     assert "found a UNet of 32 channels with a vector condition of 768, expected that of sv3d_p, " in refused(
         capsys, tmp_path, files / "svd.safetensors", target, "--to", "mindspore", config=None)

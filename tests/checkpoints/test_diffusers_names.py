@@ -19,7 +19,7 @@ from sgm.checkpoints.diffusers.names import (
     to_place,
 )
 from sgm.checkpoints.dtypes import Entry
-from sgm.checkpoints.identify import layout_of, recognise, with_decoder
+from sgm.checkpoints.identify import fingerprint_of, identify, with_decoder
 from sgm.checkpoints.mapped_file import Checkpoint
 from sgm.checkpoints.original_keys import is_unused, unused_keys, used_shapes
 from sgm.checkpoints.store import CheckpointError
@@ -140,17 +140,17 @@ def store(name, path):
     ("sv3d_u", "a.safetensors", None, "sv3d_u"), ("sv3d_p", "sv3d_u.safetensors", None, "sv3d_p"),
     ("svd", "weights.safetensors", None, "svd"), ("svd_xt", "svd_xt_1_1.safetensors", None, "svd_xt"),
     ("svd", "svd.safetensors", 25, "svd_xt"), ("svd_image_decoder", "svd_image_decoder.safetensors", None, "svd")])
-def test_released_models_are_recognised(name, path, frames, expected):
+def test_released_models_are_identified(name, path, frames, expected):
     checkpoint = store(name, path)
-    spec = recognise(layout_of(checkpoint), checkpoint.path, frames)
+    spec = identify(fingerprint_of(checkpoint), checkpoint.path, frames)
     assert spec == load_spec(expected)
-    assert with_decoder(spec, layout_of(checkpoint)).vae == spec_of(name).vae
+    assert with_decoder(spec, fingerprint_of(checkpoint)).vae == spec_of(name).vae
 
 
 def test_what_is_of_no_model_of_ours():
     checkpoint = store("svd", "x.safetensors")
-    layout = layout_of(checkpoint)
+    fingerprint = fingerprint_of(checkpoint)
     for changed, expected in ((dict(channels=64), "found a UNet of 64 channels with a vector condition of 768"),
                               (dict(channels=None), "found no UNet, expected that of sv3d_p, ")):
         with pytest.raises(CheckpointError, match=expected):
-            recognise(layout._replace(**changed), checkpoint.path)
+            identify(fingerprint._replace(**changed), checkpoint.path)

@@ -15,7 +15,7 @@ from support.goldens import build_checkpoint
 from support.paths import GOLDEN
 
 from sgm.checkpoints.dtypes import Entry
-from sgm.checkpoints.identify import Fingerprint, adapt_spec, layout_of
+from sgm.checkpoints.identify import Fingerprint, adapt_spec, fingerprint_of
 from sgm.checkpoints.loading import file_hash, load_weights
 from sgm.checkpoints.mapped_file import Checkpoint, open_checkpoint
 from sgm.checkpoints.original_keys import is_unused
@@ -317,25 +317,26 @@ def published(name, **changes):
                       {key: Entry("F32", tuple(shape), ()) for key, shape in shapes.items()}, {}, b"")
 
 
-@pytest.mark.parametrize("name, layout", list(zip(RELEASED, [
-    Fingerprint("temporal", False, True, 768, 3, 320), Fingerprint("temporal", False, True, 768, 3, 320),
-    Fingerprint("image", False, False, 256, 1, 320), Fingerprint("image", False, False, 1280, 1, 320),
-    Fingerprint("image", True, True, 768, 3, 320)])))
-def test_published_layouts(name, layout):
+@pytest.mark.parametrize("name, fingerprint", list(zip(RELEASED, [
+    Fingerprint("temporal", False, 768, 3, 320), Fingerprint("temporal", False, 768, 3, 320),
+    Fingerprint("image", False, 256, 1, 320), Fingerprint("image", False, 1280, 1, 320),
+    Fingerprint("image", True, 768, 3, 320)])))
+def test_published_fingerprints(name, fingerprint):
     checkpoint = published(name)
-    assert layout_of(checkpoint) == layout
+    assert fingerprint_of(checkpoint) == fingerprint
     config = "svd" if name == "svd_image_decoder" else name
     spec = adapt_spec(load_spec(config), checkpoint)
-    assert (spec.vae.decoder, spec.vae.post_quant_conv) == layout[:2]
+    assert (spec.vae.decoder, spec.vae.post_quant_conv) == fingerprint[:2]
     assert config != name or spec == load_spec(name)
     # the conditioner's decoder and post_quant_conv, six text remnants, and a first-stage encoder where there is one
-    assert sum(map(is_unused, checkpoint)) == 138 + 2 + 6 + {True: 106, False: 0}[layout.has_encoder] + 2 * layout[1]
+    encoder = 106 * (not name.startswith("sv3d"))
+    assert sum(map(is_unused, checkpoint)) == 138 + 2 + 6 + encoder + 2 * fingerprint.post_quant_conv
 
 
 @pytest.mark.parametrize("config, name, expected", [
-    ("sv3d_p", "sv3d_u", "found 256 columns, expected 1280 for sv3d_p; looks like sv3d_u: pass --config configs/"),
-    ("sv3d_u", "sv3d_p", "found 1280 columns, expected 256 for sv3d_u; looks like sv3d_p: pass --config configs/"),
-    ("sv3d_u", "svd_xt", "looks like svd or svd_xt: pass --config configs/svd.yaml")])
+    ("sv3d_p", "sv3d_u", "found 256 columns, expected 1280 for sv3d_p; it looks like sv3d_u: pass --config sv3d_u"),
+    ("sv3d_u", "sv3d_p", "found 1280 columns, expected 256 for sv3d_u; it looks like sv3d_p: pass --config sv3d_p"),
+    ("sv3d_u", "svd_xt", "it looks like svd or svd_xt: pass --config svd")])
 def test_another_model_is_named(config, name, expected):
     message = error_of(adapt_spec, load_spec(config), published(name))
     assert message.startswith(f"{name}.safetensors: ") and expected in message
@@ -343,10 +344,10 @@ def test_another_model_is_named(config, name, expected):
 
 def test_another_width_and_no_model_of_ours(tmp_path):
     path = saved(tmp_path, build_checkpoint("sv3d_u"))
-    assert "found 32 channels, expected 320 for sv3d_u; looks like sv3d_u of other widths" in error_of(
+    assert "found 32 channels, expected 320 for sv3d_u; it looks like sv3d_u of other widths" in error_of(
         adapt_spec, load_spec("sv3d_u"), open_checkpoint(path))
     strange = published("sv3d_u", **{"model.diffusion_model.label_emb.0.0.weight": [1280, 99]})
-    assert "found 99 columns, expected 256 for sv3d_u; is of another model" in error_of(
+    assert "found 99 columns, expected 256 for sv3d_u; it is another model" in error_of(
         adapt_spec, load_spec("sv3d_u"), strange)
     other = open_checkpoint(saved(tmp_path, {"a": BIAS}, "other.safetensors"))
     assert adapt_spec(load_spec("sv3d_u"), other) == load_spec("sv3d_u")

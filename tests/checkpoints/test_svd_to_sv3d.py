@@ -17,7 +17,7 @@ from sgm.checkpoints.loading import check_weights, file_hash, load_weights
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.original_keys import used_shapes
 from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
-from sgm.checkpoints.svd_to_sv3d import operate, start_spec
+from sgm.checkpoints.svd_to_sv3d import convert_conditioning, start_spec
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.diffusion.engine import Engine
@@ -49,7 +49,7 @@ def test_the_network_starts_as_svd(model, pynative):
     weights = {key: np.asarray(init_weight(key, shape), np.float32) for key, shape in used_shapes(SMALL).items()}
     angles = {"polars_rad": np.array([0.3, 2.0]), "azimuths_rad": np.array([0.0, 6.0])} if model == "sv3d_p" else {}
     target = start_spec(SMALL, model)
-    start = operate(Arrays("svd", weights), SMALL, target)
+    start = convert_conditioning(Arrays("svd", weights), SMALL, target)
     engine = Engine(target)
     check_weights(engine, start)
     assert engine.first_stage_model.temporal
@@ -68,23 +68,23 @@ def test_the_network_starts_as_svd(model, pynative):
 def test_roles_not_numbers(weights):
     """Between any two orders of the embedders; and back again, but for what was dropped."""
     target = start_spec(SVD, "sv3d_p")
-    there = operate(Arrays("svd", weights), SVD, target)
+    there = convert_conditioning(Arrays("svd", weights), SVD, target)
     assert target.vector_widths == {"cond_aug": 256, "polars_rad": 512, "azimuths_rad": 512}
-    back = operate(there, target, SVD)
+    back = convert_conditioning(there, target, SVD)
     assert set(back) == set(weights)
     kept = np.concatenate([np.zeros((128, 512), np.float32), weights[VECTOR_KEY][:, 512:]], 1)
     for key, array in weights.items():
         assert np.array_equal(back.raw(key), kept if key == VECTOR_KEY else array)
-    again = operate(there, target, start_spec(target, "sv3d_u"))
+    again = convert_conditioning(there, target, start_spec(target, "sv3d_u"))
     assert np.array_equal(again.raw(VECTOR_KEY), weights[VECTOR_KEY][:, 512:])
 
 
 def test_other_networks_are_refused(weights):
     target = start_spec(SVD, "sv3d_p")
     with pytest.raises(ConfigError, match="sv3d_p: unet: found other sizes than tiny_svd's"):
-        operate(Arrays("svd", weights), SVD, replace(target, unet=load_spec("svd").unet))
+        convert_conditioning(Arrays("svd", weights), SVD, replace(target, unet=load_spec("svd").unet))
     with pytest.raises(ConfigError, match="sv3d_p: cond_aug: found 128 columns, expected 256"):
-        operate(Arrays("svd", weights), SVD, replace(target, condition=replace(target.condition, scalar_dim=128)))
+        convert_conditioning(Arrays("svd", weights), SVD, replace(target, condition=replace(target.condition, scalar_dim=128)))
 
 
 def test_weights_from_a_diffusers_folder(weights, tmp_path):

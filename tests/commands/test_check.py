@@ -97,11 +97,11 @@ def test_networks_are_judged(monkeypatch, capsys):
 
 def test_a_failed_audit_is_told(monkeypatch, capsys, opencv):
     """By the command: a violation, a graph that cannot be made, and exit code 1."""
-    def cases_of(spec):
-        yield diffusion_graphs.Case("bessel", lambda: Of(P.BesselJ0()), {"x": Type("float32", (4,))}, host=("x",), fetched=True)
-        yield diffusion_graphs.Case("unmakeable", lambda: None, {})
+    def builders_of(spec):
+        yield diffusion_graphs.GraphBuilder("bessel", lambda: Of(P.BesselJ0()), {"x": Type("float32", (4,))}, host=("x",), fetched=True)
+        yield diffusion_graphs.GraphBuilder("unmakeable", lambda: None, {})
 
-    monkeypatch.setattr(diffusion_graphs, "cases", cases_of)
+    monkeypatch.setattr(diffusion_graphs, "graphs", builders_of)
     assert check.run(["--audit", "sv3d_tiny"]) == 1
     said = capsys.readouterr().out
     assert "FAILED: bessel, unsupported primitives: BesselJ0(float32[4])" in said and "FAILED: sv3d_tiny, unmakeable:" in said

@@ -73,7 +73,7 @@ class OffByOne(nn.Cell):
     def prepare(self, crossattn, num_frames):
         return crossattn
 
-    def construct(self, x, sigma, prepared, concat, vector, still, num_frames):
+    def construct(self, x, sigma, prepared, concat, vector, image_only, num_frames):
         self.noisy = x.asnumpy()
         return self.clean + 1.0
 

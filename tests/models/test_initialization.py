@@ -7,7 +7,7 @@ from support.training import POSED
 
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
-from sgm.models.initialization import initial_weight, initialise
+from sgm.models.initialization import initial_weight, initialize
 
 
 def test_initial_weights():
@@ -29,7 +29,7 @@ def test_initial_weights():
 def test_a_network_starts_as_the_identity(relative_error):
     """Residual branches end in zeros, and so does the UNet: its first estimate is what the noise level alone says."""
     engine = Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED))
-    initialise(engine, 0)
+    initialize(engine, 0)
     parameters = engine.model.parameters_dict()
     zero = {name for name, parameter in parameters.items()
             if name.endswith(".weight") and not parameter.asnumpy().any()}
@@ -38,6 +38,6 @@ def test_a_network_starts_as_the_identity(relative_error):
     rng = np.random.RandomState(0)
     x, concat = (Tensor(rng.randn(3, 4, 8, 8).astype(np.float32)) for _ in range(2))
     prepared = engine.model.prepare(Tensor(rng.randn(3, 1, 32).astype(np.float32)), 3)
-    vector, still = Tensor(rng.randn(3, 24).astype(np.float32)), Tensor(np.zeros(3, np.float32))
-    estimate = engine.model(x, Tensor(np.full(3, 2, np.float32)), prepared, concat, vector, still, 3)
+    vector, image_only = Tensor(rng.randn(3, 24).astype(np.float32)), Tensor(np.zeros(3, np.float32))
+    estimate = engine.model(x, Tensor(np.full(3, 2, np.float32)), prepared, concat, vector, image_only, 3)
     assert relative_error(estimate, x.asnumpy() / 5) < 1e-6

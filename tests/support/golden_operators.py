@@ -2,7 +2,7 @@
 """Makes sgm/audit/golden/operators.npz: what the operators of `sgm.audit.operator_cases` should give, by numpy in float64.
 
 Each entry is a closed form of its own, not the code that it judges; gradients are central differences of it.
-Run it after a change here: python tests/golden_operators.py
+Run it after a change here: python tests/support/golden_operators.py
 """
 import math
 import zlib
@@ -161,13 +161,15 @@ FORMS = {
     "heads over pixels": (heads(False), [(48, 6), (6, 2, 8, 3)]),
     "heads over time": (heads(True), [(48, 6), (16, 2, 3, 3)]),
     "permute_rows": (permute_rows, [(24, 3), (24, 3)]),
-    "spread": (lambda x: x.repeat(4, 0), [(3, 5)]),
+    "repeat_rows": (lambda x: x.repeat(4, 0), [(3, 5)]),
     "timestep_embedding": (timestep_embedding, [(6,)]),
     "frame_index": (lambda x: np.array([0, 1, 2] * 2) + x, [(6,)]),
     "preconditioning": (lambda x: preconditioning(np.exp(x)), [(6,)]),
     "guidance": (lambda u, c, scale: u + scale * (c - u), [(3, 4, 2, 2), (3, 4, 2, 2), (3, 1, 1, 1)]),
     "adamw": (adamw, [(7, 4), (5, 4)]),
 }
+# The stream that an operator's arrays are drawn from, where that is not its name: renaming one must not change them.
+STREAMS = {"repeat_rows": "spread"}
 WITHOUT_GRADIENTS = {"attention, 256 tokens", "timestep_embedding", "frame_index", "preconditioning", "guidance", "adamw"}
 
 
@@ -195,7 +197,8 @@ def compute():
     """{"name/in/0", "name/out", "name/cotangent", "name/gradient/0": float32 array}."""
     arrays = {}
     for name, (function, shapes) in FORMS.items():
-        inputs = [draw(f"{name}/{i}", shape) for i, shape in enumerate(shapes)]
+        stream = STREAMS.get(name, name)
+        inputs = [draw(f"{stream}/{i}", shape) for i, shape in enumerate(shapes)]
         if name == "preconditioning":
             inputs = [np.exp(inputs[0])]
             function = preconditioning
@@ -204,7 +207,7 @@ def compute():
         arrays.update({f"{name}/in/{i}": array for i, array in enumerate(inputs)})
         arrays[f"{name}/out"] = out.astype(np.float32)
         if name not in WITHOUT_GRADIENTS:
-            cotangent = draw(f"{name}/cotangent", out.shape)
+            cotangent = draw(f"{stream}/cotangent", out.shape)
             arrays[f"{name}/cotangent"] = cotangent
             for i, gradient in enumerate(gradients(function, exact, cotangent)):
                 arrays[f"{name}/gradient/{i}"] = gradient.astype(np.float32)

@@ -13,7 +13,7 @@ from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.diffusion.engine import Engine
 from sgm.models.blocks import Linear
-from sgm.models.initialization import initialise
+from sgm.models.initialization import initialize
 from sgm.train.trainer import Trainer
 
 SPEC = load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED)
@@ -58,7 +58,7 @@ class ToyDenoiser(nn.Cell):
     def prepare(self, crossattn, num_frames):
         return crossattn.reshape(-1, 32)
 
-    def construct(self, x, sigma, prepared, concat, vector, still, num_frames):
+    def construct(self, x, sigma, prepared, concat, vector, image_only, num_frames):
         network, rows = self.diffusion_model, x.reshape(num_frames, -1)
         hidden = ops.silu(network.first(rows.astype(prepared.dtype)) + prepared[:, :8])
         return x * 0.1 + network.time_stack[0](hidden).astype(ms.float32).reshape(x.shape)
@@ -80,7 +80,7 @@ class ToyEngine(nn.Cell):
 def engine_of(seed=0, make=Engine):
     """Every weight drawn, also those that start at zero: so every part has a gradient."""
     engine = make(SPEC) if make is Engine else make()
-    initialise(engine, seed)
+    initialize(engine, seed)
     for name, parameter in engine.model.parameters_dict().items():
         if not parameter.asnumpy().any():
             drawn = np.random.RandomState(zlib.crc32(f"{seed}/{name}".encode())).randn(*parameter.shape)

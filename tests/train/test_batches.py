@@ -9,7 +9,7 @@ from sgm.checkpoints.store import CheckpointError
 from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.diffusion.engine import Engine
-from sgm.models.initialization import initialise
+from sgm.models.initialization import initialize
 from sgm.render.procedural import TRAIN_SEEDS, render_clip
 from sgm.train.batches import DiffusionBatches, ViewBatches
 from sgm.train.data import LatentClips, PackedOrbits, shuffled
@@ -20,7 +20,7 @@ from sgm.views.cameras import Orbit
 
 def small_engine(seed):
     engine = Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED))
-    initialise(engine, seed)
+    initialize(engine, seed)
     return engine
 
 

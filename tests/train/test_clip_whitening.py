@@ -8,7 +8,7 @@ from support.training import POSED
 from sgm.common.errors import InputError
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
-from sgm.models.initialization import initialise
+from sgm.models.initialization import initialize
 from sgm.train.clip_whitening import tell_apart, whiten
 from sgm.train.data.examples import Encoders
 
@@ -27,7 +27,7 @@ def test_whitening_by_hand():
 
 def test_tokens_of_a_drawn_tower_tell_images_apart():
     engine = Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED))
-    initialise(engine, 0)
+    initialize(engine, 0)
     images = np.random.default_rng(0).uniform(-1, 1, (40, 1, 3, 4, 4)).astype(np.float32)
     images = images.repeat(8, -1).repeat(8, -2)
     clips = [SimpleNamespace(angles=None, frames=lambda views, image=image: image[views]) for image in images]

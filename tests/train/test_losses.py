@@ -47,7 +47,7 @@ class Places(nn.Cell):
         self.told = num_frames
         return Tensor(np.arange(crossattn.shape[0], dtype=np.float32)[:, None])
 
-    def construct(self, x, sigma, prepared, concat, vector, still, num_frames):
+    def construct(self, x, sigma, prepared, concat, vector, image_only, num_frames):
         self.frames = num_frames
         return x - sigma.reshape(-1, 1, 1, 1) * self.noise + prepared.reshape(-1, 1, 1, 1)
 

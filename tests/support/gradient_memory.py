@@ -10,8 +10,9 @@ from mindspore import ParameterTuple, nn
 from mindspore import ops as ms_ops
 from mindspore.nn.utils import no_init_parameters
 
-from sgm.audit.graph import VIEWS, Type, constant_of, lazily, traced, type_of
+from sgm.audit.graph import VIEWS, Type, constant_of, lazily, type_of
 from sgm.diffusion.engine import Engine
+from sgm.models.architecture import unet_layers
 
 # Nodes whose result is the memory of their first input.
 _SAME = VIEWS | {"Depend", "Load", "StopGradient"}
@@ -30,8 +31,8 @@ class _OnGrid(nn.Cell):
         super().__init__(auto_prefix=False)
         self.block, self.grid = block, grid
 
-    def construct(self, h, emb, prepared, still):
-        return self.block(h, emb, prepared, still, self.grid)[0]
+    def construct(self, h, emb, prepared, image_only):
+        return self.block(h, emb, prepared, image_only, self.grid)[0]
 
 
 class _Gradient(nn.Cell):
@@ -46,27 +47,26 @@ class _Gradient(nn.Cell):
         return self.gradient(self.cell, self.weights)(*inputs)
 
 
-def of_block(spec, part, index, level, dtype, target="Ascend"):
-    """The Memory of the gradient of a block: see `gradient_of_block`."""
-    make, arguments = gradient_of_block(spec, part, index, level, dtype)
-    return of_gradient(traced(make, arguments, target), len(arguments))
+def gradient_of_block(spec, key, dtype):
+    """Return what `sgm.audit.graph.trace` takes for the gradient of one block of the UNet.
 
-
-def gradient_of_block(spec, part, index, level, dtype):
-    """What `sgm.audit.graph.trace` takes for the gradient of `part`[index] ("input_blocks", 8) of the UNet of a ModelSpec,
-    which is of the same size inside and at its end, on level `level`, in `dtype` ("float16"): make() -> a Cell that holds
-    the Block as `cell.block`, and the Types of its arguments, the gradient of the block's output last."""
-    height, width = (side // spec.vae_factor >> level for side in (spec.height, spec.width))
+    key: the published one of an input block that starts with a residual layer ("input_blocks.8");
+    dtype: of the computation ("float16"). Returns make(), which returns a Cell that holds the Block
+    as `cell.block`, and the Types of its arguments, the gradient of the block's output last.
+    """
+    layer = next(layer for layer in unet_layers(spec.unet) if layer.key == f"{key}.0")
+    height, width = (side // spec.vae_factor >> layer.level for side in (spec.height, spec.width))
     with no_init_parameters():
         unet = Engine(spec).model.diffusion_model
-        block = getattr(unet, part)[index]
-    before, after = block[0].in_layers[0].weight.shape[0], block[0].out_layers[3].weight.shape[0]
-    rows, prepared = spec.num_frames * height * width, 3 * sum(transformer.width for transformer in unet.transformers)
-    shapes = (rows, before), (spec.num_frames, 4 * spec.unet.model_channels), (spec.num_frames, prepared)
-    arguments = [*(Type(dtype, shape) for shape in shapes), Type("float32", (spec.num_frames,)), Type(dtype, (rows, after))]
+    block = unet.input_blocks[int(key.removeprefix("input_blocks."))]
+    frames, rows = spec.num_frames, spec.num_frames * height * width
+    context = 3 * sum(transformer.width for transformer in unet.transformers)
+    shapes = ((rows, layer.width_in), (frames, 4 * spec.unet.model_channels), (frames, context))
+    arguments = [*(Type(dtype, shape) for shape in shapes), Type("float32", (frames,)),
+                 Type(dtype, (rows, layer.width_out))]
 
     def make():
-        return _Gradient(_OnGrid(lazily(block, getattr(ms, dtype)), (1, spec.num_frames, height, width)))
+        return _Gradient(_OnGrid(lazily(block, getattr(ms, dtype)), (1, frames, height, width)))
     return make, arguments
 
 

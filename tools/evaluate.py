@@ -23,7 +23,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from sgm.common.cli import (
     exit_code,
 )
 from sgm.common.errors import InputError, os_reason
+from sgm.common.files import atomic
 from sgm.geometry import metrics as mesh_metrics
 from sgm.geometry.mesh_reader import load_mesh
 from sgm.reconstruct import posed_views as shape_views
@@ -148,16 +148,12 @@ def save_bytes(path: Path, data: bytes):
     """Write a file whole or not at all."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected a file to write; give another path")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {os_reason(error)}") from None
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:

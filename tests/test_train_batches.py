@@ -10,7 +10,8 @@ from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise
-from sgm.render.procedural import TRAIN_SEEDS, render_clip
+from sgm.render.procedural import render_clip
+from sgm.render.seeds import TRAIN_SEEDS
 from sgm.train.batches import DiffusionBatches, ViewBatches
 from sgm.train.data import LatentClips, PackedOrbits, shuffled
 from sgm.train.run.run_folder import RunFolder

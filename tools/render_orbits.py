@@ -69,7 +69,13 @@ def parse(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     """Render what the flags ask for; return the exit code."""
     args = parse(argv)
-    from sgm.render.datasets import OrbitSettings, mesh_items, procedural_items, render_folders, render_packed
+    from sgm.render.datasets import (
+        OrbitSettings,
+        mesh_items,
+        procedural_items,
+        render_folders,
+        render_packed,
+    )
     common = ("size", "frames", "orbit", "elevation", "lighting", "supersample", "seed")
     settings = OrbitSettings(args.command, **{name: getattr(args, name) for name in common},
                              up=getattr(args, "up", None), fit=getattr(args, "fit", None))

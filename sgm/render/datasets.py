@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from sgm.common.cli import check_folder
-from sgm.common.errors import InputError, os_reason
+from sgm.common.errors import InputError
 from sgm.common.files import atomic
 from sgm.geometry.mesh import MeshError
 from sgm.geometry.mesh_reader import SUFFIXES, load_mesh

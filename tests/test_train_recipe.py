@@ -109,16 +109,16 @@ def test_learning_rate_that_stays():
 
 def test_loss_scale_halves_and_doubles():
     scale = LossScale("fp16", start=4.0, interval=3)
-    assert scale.follow(False) and scale.value == 2
-    assert [(scale.follow(True), scale.value) for _ in range(3)] == [(False, 2), (False, 2), (False, 4)]
-    scale.follow(True)
+    assert scale.update(False) and scale.value == 2
+    assert [(scale.update(True), scale.value) for _ in range(3)] == [(False, 2), (False, 2), (False, 4)]
+    scale.update(True)
     again = LossScale("fp16", interval=3)
     again.restore(scale.state())
-    values = [[one.follow(True) or one.value for _ in range(2)] for one in (scale, again)]
+    values = [[one.update(True) or one.value for _ in range(2)] for one in (scale, again)]
     assert values == [[4, 8], [4, 8]]
-    assert [(scale.follow(False), scale.value) for _ in range(4)] == [(True, 4), (True, 2), (True, 1), (False, 1)]
+    assert [(scale.update(False), scale.value) for _ in range(4)] == [(True, 4), (True, 2), (True, 1), (False, 1)]
     for precision in ("fp32", "bf16"):
-        assert not LossScale(precision).follow(False) and LossScale(precision).value == 1
+        assert not LossScale(precision).update(False) and LossScale(precision).value == 1
 
 
 def test_weights_of_frames():

@@ -121,7 +121,7 @@ class Recipe(DataSettings):
         return harmful, harmless
 
 
-def settle_precision(recipe, device, limit=None):
+def resolve_precision(recipe, device, limit=None):
     """The recipe with the precision that "auto" means on `device` ("CPU" or "Ascend").
 
     limit: why half precision is no good on this NPU, which saturates instead of overflowing, so that neither a scale of the

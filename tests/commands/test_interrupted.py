@@ -66,7 +66,7 @@ def test_full_disk_while_rendering(tmp_path):
         argv = [*PROCEDURAL, out, *more]
         code, said = finish(argv, limit)
         assert code == 2 and said.strip().count("render_orbits.py: --out ") == 1 and "Traceback" not in said
-        assert f"{out}" in said and "cannot be written: File too large; raise the limit of a file's size" in said
+        assert f"{out}" in said and "cannot be written (File too large); nothing was changed: raise the limit" in said
         assert not finished(out) and not leftovers(out)
         assert finish(argv)[0] == 0 and not leftovers(out)
     assert len(finished(tmp_path / "out0")) == 24
@@ -80,7 +80,7 @@ def test_full_disk_while_measuring(tmp_path):
         argv = ["tools/evaluate.py", "views", tmp_path, tmp_path, flag, tmp_path / "result"]
         with running(argv, limit) as process:
             out, said = process.communicate()
-        assert process.returncode == 2 and f"{tmp_path / 'result'}: cannot be written: File too large" in said
+        assert process.returncode == 2 and f"{tmp_path / 'result'}: cannot be written (File too large)" in said
         assert "PSNR" in out                        # the figures are printed all the same
         assert sorted(path.name for path in tmp_path.iterdir()) == ["000.png", "001.png"]
 

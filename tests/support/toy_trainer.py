@@ -24,12 +24,12 @@ class Noise:
     """Batches of noise, or not of numbers at all where `bad` says so."""
 
     def __init__(self, bad=()):
-        self.orbits, self.bad, self.num_frames = self, bad, 3
+        self.clips, self.bad, self.num_frames = self, bad, 3
 
     def __len__(self):
         return 4
 
-    def clips(self, number):
+    def clip_indices(self, number):
         return [number % 4]
 
     def __call__(self, number):

@@ -5,7 +5,6 @@ in which something was optimised saves now and then on its way.
 """
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from sgm import ops
 from sgm.common.cli import signals_handled
+from sgm.common.files import atomic
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.geometry import cleaning, mesh_writer, topology
 from sgm.ops.profiling import StageTimer
@@ -241,9 +241,8 @@ class Reconstruction:
         self.report["stages"] = self.stage.log
         self.report["settings"] = asdict(self.spec)
         self.report["interrupted"] = self.interrupted
-        partial = self.output / f".report.json.{os.getpid()}"
-        partial.write_text(json.dumps(self.report, indent=1))
-        os.replace(partial, self.output / "report.json")
+        with atomic(self.output / "report.json") as temporary:
+            temporary.write_text(json.dumps(self.report, indent=1))
         return self.report
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sgm.common.files import atomic
 from sgm.geometry.mesh import Mesh
 from sgm.geometry.textured_mesh import TexturedMesh
 from sgm.geometry.topology import describe, vertex_normals
@@ -83,13 +84,10 @@ def write_turntable(folder, frames: np.ndarray, fps: int = 20) -> list[Path]:
     if write_video(partial, frames, fps):
         files.append(partial.replace(folder / "turntable.mp4"))
     half = [Image.fromarray(cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)) for frame in frames[::2]]
-    partial = folder / ".turntable.gif"
-    try:
-        half[0].save(partial, save_all=True, append_images=half[1:], duration=round(2000 / fps), loop=0)
-        files.append(partial.replace(folder / "turntable.gif"))
-    finally:
-        partial.unlink(missing_ok=True)
-    return files
+    path = folder / "turntable.gif"
+    with atomic(path) as temporary:
+        half[0].save(temporary, "GIF", save_all=True, append_images=half[1:], duration=round(2000 / fps), loop=0)
+    return [*files, path]
 
 
 def write_contact_sheet(path, mesh: TexturedMesh, views, columns: int = 7, thumb: int = 192) -> Path:

@@ -81,7 +81,7 @@ def edge_groups(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.append(fresh, len(order))
 
 
-def neighbours(faces: np.ndarray) -> np.ndarray:
+def face_neighbors(faces: np.ndarray) -> np.ndarray:
     """(M, 3) int32: the face beyond side k (corner k to k + 1), -1 at a boundary and where more than two faces meet."""
     order, start = edge_groups(faces)
     out = np.full(3 * len(faces), -1, np.int32)
@@ -131,7 +131,7 @@ def _components(count, order, start):
 def turned_alike(faces: np.ndarray) -> np.ndarray:
     """Faces with some turned round, so that the two faces of every edge run through it in opposite directions wherever that
     is possible; the first face of a part keeps its turn.  (M, 3), same dtype."""
-    flip = _flips(np.ascontiguousarray(faces), neighbours(faces))
+    flip = _flips(np.ascontiguousarray(faces), face_neighbors(faces))
     return np.where(flip[:, None], faces[:, ::-1], faces)
 
 

@@ -114,7 +114,7 @@ def shown(count):
     return np.linspace(0, count, SHOWN, endpoint=False).astype(int)
 
 
-def on_white(rgb, mask):
+def premultiplied_on_white(rgb, mask):
     """A premultiplied picture (..., 3) with its mask (...) on white -> uint8."""
     return np.round((rgb + 1 - mask[..., None]) * 255).clip(0, 255).astype(np.uint8)
 
@@ -130,8 +130,8 @@ def of_surface(surface, field, views):
     surface: a `shading.Surface` in the box of `views`; field: a `field.Field`.
     """
     small = views.subset(shown(len(views))).resized(SIDE)
-    coloured = [on_white(*pixel_batches.picture(surface, field, small, k)) for k in range(len(small))]
+    coloured = [premultiplied_on_white(*pixel_batches.picture(surface, field, small, k)) for k in range(len(small))]
     vertices = np.asarray(surface.vertices, np.float32)
     grey = Mesh(vertices, surface.faces, vertex_normals(vertices, surface.faces).astype(np.float32),
                 np.full((len(vertices), 3), 0.8, np.float32))
-    return stacked(on_white(small.rgb, small.mask), coloured, map(composite, report.render_like(grey, small, Lighting())))
+    return stacked(premultiplied_on_white(small.rgb, small.mask), coloured, map(composite, report.render_like(grey, small, Lighting())))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from sgm.geometry.topology import face_neighbors
 from sgm.reconstruct.dmtet import marching_tets, rasterizer, tet_grid
 
 UNIT = 1024         # lengths are multiples of this
@@ -33,7 +34,7 @@ def surface_of(sdf, half, deformation=None, bound=0.0):
     else:
         places = np.stack([tet_grid.deformed(resolution, half, ends, deformation, bound) for ends in edges.T])
     vertices = marching_tets.crossings(*values, *places).astype(np.float32)
-    return Surface(edges, faces, marching_tets.neighbours(faces, len(vertices)), values, places, vertices)
+    return Surface(edges, faces, face_neighbors(faces), values, places, vertices)
 
 
 def picture(surface, field, views, view):

@@ -41,7 +41,7 @@ class Rendering(nn.Cell):
     """The loss of a batch of rays. Arguments of `construct`, N rays of S samples:
 
     indices, weights: `field.encode` of the N S sample points; t, delta (N, S): see `volume.place_samples`; harmonics
-    (N S, 16) or None; rgb (N, 3) premultiplied, alpha (N,), background (N, 3): the picture; pairs: of `neighbours`.
+    (N S, 16) or None; rgb (N, 3) premultiplied, alpha (N,), background (N, 3): the picture; pairs: of `encoding.vertex_pairs`.
     -> loss, mean squared error of the colours over background (a scalar each).
     """
 
@@ -153,7 +153,7 @@ class Trainer:
             harmonics = np.repeat(encoding.spherical_harmonics(directions), settings.samples, axis=0)
             batch.append(harmonics if settings.directional else np.zeros(1, np.float32))
         if settings.tv > 0:
-            batch.append(encoding.neighbours(self.field.levels, TV_PAIRS, rng).reshape(-1))
+            batch.append(encoding.vertex_pairs(self.field.levels, TV_PAIRS, rng).reshape(-1))
         loss, error = self.graph(rates_of(self.step, settings.steps, settings.lr), *map(Tensor.from_numpy, batch))
         error, loss = float(ops.fetch(error)), float(loss.asnumpy())
         if not np.isfinite(loss):
@@ -243,5 +243,5 @@ def preview(trainer, samples=24):
     """Views, and below each the field -> uint8 (2 h, 3 w, 3)."""
     chosen = report.shown(len(trainer.views))
     small = trainer.views.subset(chosen).resized(report.SIDE)
-    return report.stacked(report.on_white(small.rgb, small.mask),
+    return report.stacked(report.premultiplied_on_white(small.rgb, small.mask),
                             [trainer.render(k, report.SIDE, samples) for k in chosen])

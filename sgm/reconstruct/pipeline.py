@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sgm import ops
-from sgm.common.cli import signals_handled
+from sgm.common.cli import until_stopped
 from sgm.common.files import atomic
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.geometry import cleaning, mesh_writer, topology
@@ -21,6 +21,7 @@ from sgm.reconstruct import report
 from sgm.reconstruct.dmtet import pixel_batches, refinement, tet_grid
 from sgm.reconstruct.hull import flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.nerf import depth_fusion, training
+from sgm.reconstruct.optimization import optimize
 from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError, read_views
 from sgm.reconstruct.stage_files import Work, load_state, mesh_folder, save_state
 from sgm.reconstruct.texture import baking
@@ -61,8 +62,7 @@ class Reconstruction:
             self.surface()
         with self.stage("dmtet"):
             self.refine()
-        stopped = []                            # from here on what is done is written down before the end
-        with signals_handled(lambda number, frame: stopped.append(number)):
+        with until_stopped() as stopped:        # from here on what is done is written down before the end
             with self.stage("texture"):
                 self.finish(stopped)
             self.interrupted |= bool(stopped)
@@ -108,27 +108,25 @@ class Reconstruction:
         if "nerf" not in self.stages and saved is None:
             self.field = training.make_field(spec.nerf, spec.seed)
             return
-        self.trainer = training.Trainer(self.views, self.hull_fine, spec.nerf, spec.seed)
+        self.trainer = training.NerfTrainer(self.views, self.hull_fine, spec.nerf, spec.seed)
         self.field = self.trainer.field
         if saved is not None:
             self.trainer.restore(saved)
         if "nerf" in self.stages:
             self.work.note("nerf", made_with, self.resume)
-            self.interrupted = not training.fit(self.trainer, self.work.folder, self.progress)
-        history = self.trainer.history
-        self.report["nerf"] = {"steps": self.trainer.step, "encoding": spec.nerf.encoding,
-                               "psnr": round(float(history[-1][2]), 2) if history else None}
+            self.interrupted = not self.optimize(self.trainer, lambda: report.of_field(self.trainer))
+        self.report["nerf"] = {"steps": self.trainer.done, "encoding": spec.nerf.encoding, "psnr": _psnr(self.trainer)}
 
     def surface(self):
         """The signed distance that the mesh starts from."""
         spec = self.spec
         made_with = {**self.made_with, "hull": asdict(spec.hull), "depth": asdict(spec.depth),
                      "nerf": _of_result(spec.nerf) if self.trainer else None,
-                     "steps": self.trainer.step if self.trainer else 0}
+                     "steps": self.trainer.done if self.trainer else 0}
         saved = self.saved("surface", made_with)
         if saved is not None:
             self.sdf, chosen = saved["sdf"], json.loads(str(saved["chosen"]))
-        elif self.trainer is None or self.trainer.step == 0:
+        elif self.trainer is None or self.trainer.done == 0:
             outside = self.hull_open if self.base is None else flat_base.cut_below(self.hull_open, HALF, self.base)
             outside = sdf_grid.blurred(outside, spec.depth.smooth)
             self.sdf, chosen = sdf_grid.one_piece(visual_hull.closed(outside, HALF)), {"fusion": "hull", "candidates": {}}
@@ -153,32 +151,39 @@ class Reconstruction:
             self.vertices, self.faces = surface.vertices, surface.faces
             self.report["dmtet"] = {"steps": 0}
             return
-        if not runs:
-            refiner = refinement.Refiner(self.views, self.sdf, self.field, spec.dmtet, spec.seed)
+        refiner = refinement.Refiner(self.views, self.sdf, self.field, spec.dmtet, spec.seed)
+        if saved is not None:
             refiner.restore(saved)
-            surface = refiner.surface()
-            self.vertices, self.faces, done, psnr = surface.vertices, surface.faces, refiner.done, refiner.history
-            self.report["dmtet"] = {"steps": done, "psnr": round(float(psnr[-1][2]), 2) if len(psnr) else None}
-            return
-        self.work.note("dmtet", made_with, self.resume)
-        last = {}
-        with tqdm(total=sum(spec.dmtet.steps), desc="dmtet", disable=not self.progress, unit="step") as bar:
-            def tell(done, total, psnr):
-                last.update(steps=done, psnr=round(float(psnr), 2))
-                bar.set_postfix(psnr=f"{psnr:.2f} dB", refresh=False)
-                bar.update(done - bar.n)
+        if runs:
+            def picture():
+                surface = refiner.surface()     # without faces the next step says what to do
+                return report.of_surface(surface, self.field, self.views) if len(surface.faces) else None
 
-            def show(done, surface):
-                if len(surface.faces):          # else the next step says what to do
-                    save_png(self.work.folder / f"dmtet_{done:05d}.png", report.of_surface(surface, self.field, self.views))
-
-            self.vertices, self.faces, self.sdf, self.field = refinement.refine(
-                self.views, self.sdf, self.field, spec.dmtet, tell, state=saved, seed=spec.seed,
-                save=lambda arrays: save_state(self.work.file("dmtet"), arrays), preview=show)
-        self.report["dmtet"] = last or {"steps": sum(spec.dmtet.steps)}
-        self.interrupted |= bool(last) and last["steps"] < sum(spec.dmtet.steps)
+            self.work.note("dmtet", made_with, self.resume)
+            self.interrupted |= not self.optimize(refiner, picture)
+        self.sdf, surface = refiner.sdf, refiner.surface()
+        self.vertices, self.faces = surface.vertices, surface.faces
+        self.report["dmtet"] = {"steps": refiner.done, "psnr": _psnr(refiner)}
         self.field.forget_graphs()
         ops.release()
+
+    def optimize(self, trainer, picture):
+        """Run a NerfTrainer or a Refiner -> whether it got to its end. Its checkpoints and previews, which picture() makes,
+        go to the work folder."""
+        def preview():
+            found = picture()
+            if found is not None:
+                save_png(self.work.folder / f"{trainer.name}_{trainer.done:05d}.png", found)
+
+        def save(arrays):
+            save_state(self.work.file(trainer.name), arrays)
+
+        with tqdm(total=trainer.total, initial=trainer.done, desc=trainer.name, disable=not self.progress, unit="step") as bar:
+            def tell(psnr):
+                bar.set_postfix(psnr=f"{psnr:.2f} dB", refresh=False)
+                bar.update()
+
+            return optimize(trainer, save=save, preview=preview, progress=tell)
 
     def finish(self, stopped=()):
         """Clean, texture, write files and figures; without the texture stage, figures of the surface as it is.
@@ -258,6 +263,11 @@ def views_to_mesh(views, output=None, config="default", overrides=(), **options)
     run = Reconstruction(views, load_mesh_spec(config, list(overrides)), output or mesh_folder(views), **options)
     run.run()
     return run.mesh.placed(run.views.scale, run.views.centre)
+
+
+def _psnr(trainer):
+    """dB, of the last steps; None if there was none."""
+    return round(float(trainer.history[-1][2]), 2) if trainer.history else None
 
 
 def _rounded(figures):

@@ -12,7 +12,6 @@ from sgm.common.files import atomic
 from sgm.geometry.mesh import Mesh
 from sgm.geometry.textured_mesh import TexturedMesh
 from sgm.geometry.topology import describe, vertex_normals
-from sgm.reconstruct import report
 from sgm.reconstruct.dmtet import pixel_batches
 from sgm.reconstruct.texture import visibility
 from sgm.render.framing import normalized, viewing_distance
@@ -124,6 +123,13 @@ def stacked(*rows):
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
+def of_field(trainer, samples=24):
+    """Views, and below each the field of a NerfTrainer -> uint8 (2 h, SHOWN w, 3)."""
+    chosen = shown(len(trainer.views))
+    small = trainer.views.subset(chosen).resized(SIDE)
+    return stacked(premultiplied_on_white(small.rgb, small.mask), [trainer.render(k, SIDE, samples) for k in chosen])
+
+
 def of_surface(surface, field, views):
     """Views, the surface in the colours of its field, its shape alone -> uint8 (3 h, SHOWN w, 3).
 
@@ -134,4 +140,4 @@ def of_surface(surface, field, views):
     vertices = np.asarray(surface.vertices, np.float32)
     grey = Mesh(vertices, surface.faces, vertex_normals(vertices, surface.faces).astype(np.float32),
                 np.full((len(vertices), 3), 0.8, np.float32))
-    return stacked(premultiplied_on_white(small.rgb, small.mask), coloured, map(composite, report.render_like(grey, small, Lighting())))
+    return stacked(premultiplied_on_white(small.rgb, small.mask), coloured, map(composite, render_like(grey, small, Lighting())))

@@ -7,16 +7,14 @@ grid edges, colours of a field at surface points, outlines antialiased, losses, 
 The field is asked on the host's points, so its colours carry no gradient to the surface by themselves. That along the ray,
 which is all a pixel's colour depends on, is the difference to its colour a little further along.
 """
-import logging
-
 import mindspore as ms
 import numpy as np
-from mindspore import ParameterTuple, Tensor, nn
+from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from sgm import ops
-from sgm.common.cli import signals_handled
 from sgm.common.errors import InputError
+from sgm.ops import adam
 from sgm.reconstruct.dmtet import marching_tets, pixel_batches, tet_grid
 from sgm.reconstruct.dmtet.raster_gradients import (
     antialias,
@@ -32,9 +30,7 @@ from sgm.reconstruct.dmtet.raster_gradients import (
 from sgm.reconstruct.dmtet.sdf_optimizer import Adam, Descent
 from sgm.reconstruct.posed_views import HALF
 
-FIELD_BETAS, FIELD_EPS = (0.9, 0.99), 1e-15     # as the field was trained before
 ENDS = ("s_a", "s_b", "ax", "ay", "az", "bx", "by", "bz")
-log = logging.getLogger("sgm")
 
 
 class RefineError(InputError):
@@ -93,36 +89,20 @@ class Loss(nn.Cell):
         return depth - P.stop_gradient(depth), smooth
 
 
-class Step(nn.Cell):
-    """Loss, its gradient by the edges' values (and places, if the grid deforms), and Adam of the field, in one graph."""
-
-    def __init__(self, loss, parameters, deforms):
-        super().__init__(auto_prefix=False)
-        self.parameters_ = ParameterTuple(parameters)
-        self.m = self.parameters_.clone("dmtet_m", "zeros")
-        self.v = self.parameters_.clone("dmtet_v", "zeros")
-        inputs = tuple(range(len(ENDS) if deforms else 2))
-        self.gradients = ms.value_and_grad(loss, inputs, self.parameters_, has_aux=True)
-        self.adam = P.Adam()
-        self.count = len(parameters)
-
-    def construct(self, rates, *batch):
-        """rates (3,): learning rate, powers of the betas. -> loss, error, its weight, gradients of the inputs."""
-        (loss, error, weight), (of_inputs, of_field) = self.gradients(*batch)
-        lr, beta1_power, beta2_power = rates
-        done = ()
-        for k in range(self.count):
-            parameter, m, v = self.parameters_[k], self.m[k], self.v[k]
-            done = done + (self.adam(parameter, m, v, beta1_power, beta2_power, lr, *FIELD_BETAS, FIELD_EPS, of_field[k]),)
-        return P.depend(loss, done), error, weight, of_inputs
+def adam_step(field, settings):
+    """An AdamStep of the field, whose gradients are by the edges' values too, and by their places if the grid deforms."""
+    inputs = tuple(range(len(ENDS) if settings.deformation > 0 else 2))
+    return adam.AdamStep(Loss(field, settings), field.trainable_params(), "dmtet", inputs)
 
 
 class Refiner:
     """A surface, its colours and the state of their optimisation; `state` and `restore` make a run resume bit for bit.
 
+    `sgm.reconstruct.optimization.optimize` moves the surface, and trains the field along, until it renders as the views.
     views: `views.Views`, normalised. sdf (R + 1,) * 3: negative inside. field: a `field.Field`. settings: a `DMTetSpec`.
     Raises RefineError if the grid has no inside.
     """
+    name = "dmtet"
 
     def __init__(self, views, sdf, field, settings, seed=0):
         if not np.isfinite(sdf).all() or not (sdf < 0).any():
@@ -134,15 +114,14 @@ class Refiner:
         self.descent = Descent(self.sdf, HALF, settings)
         self.deformation = np.zeros((self.sdf.size, 3), np.float32) if settings.deformation > 0 else None
         self.deforming = Adam((self.sdf.size, 3))
-        self.trainer = Step(Loss(field, settings), field.trainable_params(),
-                            settings.deformation > 0)
-        self.graph = ops.compiled(self.trainer.construct)
+        self.adam = adam_step(field, settings)
+        self.graph = ops.compiled(self.adam.construct)
         self.lengths, self.shadings, self.buffers = pixel_batches.Lengths(), {}, [None, None]
         self.done, self.history = 0, []
 
     @property
     def total(self):
-        """Steps of all stages."""
+        """Steps of all stages, done or not."""
         return sum(self.settings.steps)
 
     def surface(self):
@@ -183,8 +162,7 @@ class Refiner:
         places = pixel_batches.padded(np.ascontiguousarray(surface.places.transpose(0, 2, 1)), edges).reshape(6, -1)
         corners = pixel_batches.padded(np.ascontiguousarray(surface.faces.T), faces)
         inputs = [*values, *places, *self.buffers[0], *self.buffers[1], *corners, *batch.values()]
-        powers = [FIELD_BETAS[0] ** (self.done + 1), FIELD_BETAS[1] ** (self.done + 1)]
-        rates = Tensor(np.array([settings.field_lr, *powers], np.float32))
+        rates = adam.rates(self.done, settings.field_lr)
         loss, error, weight, gradients = self.graph(rates, *[Tensor.from_numpy(np.ascontiguousarray(x)) for x in inputs])
         loss = float(ops.fetch(loss))
         if not np.isfinite(loss):
@@ -212,8 +190,7 @@ class Refiner:
 
     def state(self):
         """{name: array} of everything that the rest of the run depends on."""
-        groups = {"parameter": self.trainer.parameters_, "m": self.trainer.m, "v": self.trainer.v}
-        arrays = {f"{kind}.{p.name}": p.asnumpy() for kind, group in groups.items() for p in group}
+        arrays = self.adam.state()
         arrays.update({f"sdf.{name}": array for name, array in self.descent.state().items()})
         if self.deformation is not None:
             arrays.update({f"deformation.{name}": array for name, array in self.deforming.state().items()},
@@ -226,11 +203,7 @@ class Refiner:
         try:
             if arrays["sdf"].shape != self.sdf.shape or ("deformation" in arrays) != (self.deformation is not None):
                 raise KeyError("sdf")
-            for kind, group in (("parameter", self.trainer.parameters_), ("m", self.trainer.m), ("v", self.trainer.v)):
-                for p in group:
-                    if arrays[f"{kind}.{p.name}"].shape != p.shape:
-                        raise KeyError(p.name)
-                    p.set_data(Tensor(arrays[f"{kind}.{p.name}"]))
+            self.adam.restore(arrays)
             self.descent.restore({name[4:]: array for name, array in arrays.items() if name.startswith("sdf.")})
             if self.deformation is not None:
                 self.deforming.restore({name[12:]: a for name, a in arrays.items() if name.startswith("deformation.")})
@@ -240,35 +213,3 @@ class Refiner:
         except KeyError as error:
             raise RefineError(f"dmtet: the checkpoint does not fit the settings ({error}); run without --resume, or with the"
                               " settings of the first run") from None
-
-
-def refine(views, sdf, field, settings, progress=None, *, state=None, save=None, preview=None, seed=0):
-    """Refine a surface until it renders as the views -> vertices (N, 3) float32, faces (M, 3) int32, sdf, field.
-
-    sdf (R + 1,) * 3 float32, negative inside, over the box |x| <= HALF; field: is trained along. settings: a DMTetSpec.
-    progress(done, total, psnr) is called after every step, psnr in dB, a mean over the last ten or so. state: what `save`
-    was given, to go on from; save(arrays) is called every settings.save_every steps and at the end; preview(done, surface),
-    a shading.Surface, every settings.preview_every steps and at the end. Ctrl-C and SIGTERM end it after the step under
-    way, with what there is then. Raises RefineError.
-    """
-    refiner = Refiner(views, sdf, field, settings, seed)
-    if state is not None:
-        refiner.restore(state)
-    stopped, psnr = [], None
-    with signals_handled(lambda number, frame: stopped.append(number)):    # an exception inside MindSpore would break it
-        while refiner.done < refiner.total and not stopped:
-            loss, found = refiner.step()
-            psnr = found if psnr is None else 0.9 * psnr + 0.1 * found
-            if refiner.done % 10 == 0 or refiner.done == refiner.total:
-                refiner.history.append((refiner.done, loss, psnr))
-            if progress is not None:
-                progress(refiner.done, refiner.total, psnr)
-            last = refiner.done == refiner.total or bool(stopped)
-            if save is not None and (last or settings.save_every and refiner.done % settings.save_every == 0):
-                save(refiner.state())
-            if preview is not None and settings.preview_every and (last or refiner.done % settings.preview_every == 0):
-                preview(refiner.done, refiner.surface())
-    if stopped:
-        log.warning("dmtet: stopped after %d of %d steps; the surface is as it was then", refiner.done, refiner.total)
-    surface = refiner.surface()
-    return surface.vertices, surface.faces, refiner.sdf, field

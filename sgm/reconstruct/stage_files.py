@@ -9,6 +9,8 @@ import numpy as np
 from sgm.common.files import atomic
 from sgm.reconstruct.posed_views import ShapeError
 
+STAGES = ("nerf", "dmtet", "texture")           # those that a user can choose; the views' hull is always made
+
 
 def mesh_folder(views):
     """Where the mesh of a views folder, or of a transforms.json, goes unless another place is asked for."""

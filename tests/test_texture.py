@@ -6,19 +6,20 @@ import pytest
 import trimesh
 
 from sgm.common.errors import InputError
+from sgm.config.reconstruction import TextureSpec
 from sgm.geometry.mesh import Mesh
 from sgm.geometry.topology import areas
 from sgm.reconstruct.posed_views import PosedViews
 from sgm.reconstruct.report import UNLIT, render_like, view_metrics
 from sgm.reconstruct.texture import charts, visibility
 from sgm.reconstruct.texture.atlas import unwrap
-from sgm.reconstruct.texture.baking import TextureSettings, bake, spread, texels
+from sgm.reconstruct.texture.baking import bake, spread, texels
 from sgm.render.zbuffer import render_views
 from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world, focal_length
 from sgm.views.metrics import psnr
 
 SIZE = 96
-SMALL = TextureSettings(size=256, atlas="own")
+SMALL = TextureSpec(size=256, atlas="own", refine=4)
 
 
 def colour_of(points, fine=1):

@@ -143,9 +143,9 @@ class DepthSpec:
 
 @dataclass
 class CleanSpec:
-    """What is done to the surface before it gets a texture (clean.py)."""
+    """What is done to the surface before it gets a texture (sgm/geometry/cleaning.py)."""
     faces: int = 20_000                         # at most, if that can be had
-    floaters: float = 0.05                      # parts of less than this share of the largest one's area go
+    floaters: float = 0.05                      # parts of less than this share of the largest one's area go; above 1 all others
 
     def validate(self, section="clean."):
         """Raise ConfigError for a number out of bounds."""
@@ -154,7 +154,7 @@ class CleanSpec:
 
 @dataclass
 class TextureSpec:
-    """The texture (texture.py)."""
+    """The texture (sgm/reconstruct/texture)."""
     size: int = 1024                            # texels per side
     padding: int = 3                            # free texels around a chart
     atlas: str = "auto"                         # how the surface is unwrapped: own, xatlas, or that if it is installed

@@ -80,8 +80,5 @@ def flattened(surface, hull):
 
 def texture(vertices, faces, views, spec, stopped=()):
     """Return the TexturedMesh of a surface, cleaned, in the box of the views. stopped: see `baking.bake`."""
-    settings = cleaning.CleanSettings(faces=spec.clean.faces, floaters=spec.clean.floaters)
-    vertices, faces = cleaning.clean(vertices, faces, settings)
-    settings = baking.TextureSettings(size=spec.texture.size, padding=spec.texture.padding, atlas=spec.texture.atlas,
-                                      refine=spec.texture.refine)
-    return baking.bake(vertices, faces, views, settings, stopped=stopped)
+    vertices, faces = cleaning.clean(vertices, faces, spec.clean)
+    return baking.bake(vertices, faces, views, spec.texture, stopped)

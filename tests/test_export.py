@@ -23,7 +23,7 @@ def mesh():
     """A closed brick in the world, whose texture tells the place: red grows with x, green with y, blue with z."""
     box = trimesh.creation.box((1.0, 0.6, 0.4)).subdivide().subdivide()
     vertices = box.vertices.astype(np.float32)
-    uv, face_uv = unwrap(vertices, box.faces, 128, 2, method="own")
+    uv, face_uv = unwrap(vertices, box.faces, 128, 2)
     face, weights = texels(uv, face_uv, 128)
     inside = face >= 0
     w = np.concatenate([1 - weights.sum(-1, keepdims=True), weights], -1)[inside][..., None]

@@ -27,7 +27,7 @@ TINY = [f"--set={text}" for text in (
     "side=64", "hull.resolution=32", "nerf.resolutions=[8,20]", "nerf.steps=12", "nerf.rays=128", "nerf.samples=8",
     "nerf.save_every=4", "nerf.preview_every=6", "depth.resolution=24", "depth.side=48", "depth.samples=16",
     "dmtet.sides=[48,64]", "dmtet.steps=[4,2]", "dmtet.pixels=1024", "dmtet.save_every=2", "dmtet.preview_every=4",
-    "texture.size=128", "texture.refine=1", "texture.atlas=own")]
+    "texture.size=128", "texture.refine=1")]
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,6 @@ class DMTetSpec:
 
 ENCODINGS = ("dense", "hash")
 FUSIONS = ("auto", "max", "deep", "hull")
-ATLASES = ("auto", "own", "xatlas")
 MATTES = ("auto", "alpha", "rembg", "border")
 
 
@@ -157,12 +156,10 @@ class TextureSpec:
     """The texture (sgm/reconstruct/texture)."""
     size: int = 1024                            # texels per side
     padding: int = 3                            # free texels around a chart
-    atlas: str = "auto"                         # how the surface is unwrapped: own, xatlas, or that if it is installed
     refine: int = 12                            # iterations of the least squares; 0 = none
 
     def validate(self, section="texture."):
-        """Raise ConfigError for an unknown atlas or a number out of bounds."""
-        _require(self.atlas in ATLASES, section + "atlas", self.atlas, f"one of {', '.join(ATLASES)}")
+        """Raise ConfigError for a number out of bounds."""
         _within(self, section, {"size": (64, 8192), "padding": (0, 16), "refine": (0, 200)})
 
 

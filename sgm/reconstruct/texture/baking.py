@@ -37,7 +37,7 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, 
     sights = [visibility.look(vertices, faces, views, k) for k in range(len(views))]
     density = visibility.face_density(vertices, faces, views, sights)
     best = np.quantile(density[density > 0], 0.9) if (density > 0).any() else 1.0
-    uv, face_uv = unwrap(vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1), settings.atlas)
+    uv, face_uv = unwrap(vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1))
     face, weights = texels(uv, face_uv, settings.size)
     row, column = np.nonzero(face >= 0)
     corners, w = faces[face[row, column]], weights[row, column].astype(np.float64)

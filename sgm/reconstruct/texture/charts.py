@@ -1,8 +1,7 @@
 """A surface cut into charts, each of which is seen whole along one direction and so can be laid flat by projection.
 
 Faces take the nearest of six directions, with a price on cuts; parts of one label become charts; what would overlap itself in
-its projection is cut off.  Every step is a fixed number of sweeps over the faces, so the time is bounded (compare xatlas,
-whose time is not).
+its projection is cut off.  Every step is a fixed number of sweeps over the faces, so the time is bounded.
 """
 from __future__ import annotations
 

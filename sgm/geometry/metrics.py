@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from scipy.spatial import cKDTree
 
-from sgm.geometry.nearest import Cloud
 from sgm.geometry.topology import MERGE, areas, describe, face_normals, heights, weld
 
 SAMPLES = 10_000    # points whose distance is taken, on each surface
@@ -52,8 +52,8 @@ def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed:
     predicted, true = prepared(*prediction), prepared(*truth)
     (p, p_normal), (q, q_normal) = sample(*predicted, samples, seed), sample(*true, samples, seed + 1)
     (true_cloud, true_normal), (cloud, normal) = sample(*true, dense, seed + 2), sample(*predicted, dense, seed + 3)
-    forth, at_true = Cloud(true_cloud).query(p)
-    back, at_predicted = Cloud(cloud).query(q)
+    forth, at_true = cKDTree(true_cloud).query(p)
+    back, at_predicted = cKDTree(cloud).query(q)
     out = dict(chamfer_l1=forth.mean() + back.mean(), chamfer_l2=(forth ** 2).mean() + (back ** 2).mean(),
                pred_to_gt=forth.mean(), gt_to_pred=back.mean(), hausdorff=max(forth.max(), back.max()))
     for t in THRESHOLDS:

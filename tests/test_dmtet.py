@@ -13,6 +13,7 @@ from sgm import ops
 from sgm.config.reconstruction import DMTetSpec
 from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct.dmtet import pixel_batches, rasterizer, refinement, sdf_optimizer, tet_grid
+from sgm.reconstruct.hull import sdf_grid
 from sgm.reconstruct.nerf import encoding
 from sgm.reconstruct.nerf.field import Field
 from sgm.reconstruct.optimization import optimize
@@ -64,12 +65,12 @@ def radii(sdf):
 def test_blur():
     grid = np.zeros((11, 11, 11), np.float32)
     grid[5, 5, 4] = 2
-    out = sdf_optimizer.blurred(grid, 1.0)
+    out = sdf_grid.blurred(grid, 1.0, "constant")
     taps = np.exp(-0.5 * np.arange(-3, 4) ** 2)
     taps /= taps.sum()
     expected = 2 * taps[:, None, None] * taps[None, :, None] * taps[None, None, :]
     np.testing.assert_allclose(out[2:9, 2:9, 1:8], expected, rtol=1e-5)
-    assert out.sum() == pytest.approx(2, rel=1e-5) and sdf_optimizer.blurred(grid, 0) is grid
+    assert out.sum() == pytest.approx(2, rel=1e-5) and sdf_grid.blurred(grid, 0) is grid
 
 
 def test_adam_against_its_definition():

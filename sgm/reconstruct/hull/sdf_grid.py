@@ -5,7 +5,6 @@ negative inside.
 """
 import logging
 
-import cv2
 import numpy as np
 from numba import njit
 from scipy import ndimage
@@ -29,17 +28,12 @@ def one_piece(sdf):
     return np.where(void, -np.maximum(np.abs(sdf), smallest), sdf)
 
 
-def blurred(sdf, sigma):
-    """Gaussian blur with a standard deviation in cells, the border repeated; 0 returns the grid itself."""
+def blurred(grid, sigma, mode="nearest"):
+    """A grid under a Gaussian of `sigma` cells, cut off at three; 0 returns the grid itself. mode: what is beyond the
+    border, "nearest" repeats it, "constant" is zero."""
     if sigma <= 0:
-        return sdf
-    size = sdf.shape
-    for axis in range(3):
-        lines = np.ascontiguousarray(np.moveaxis(sdf, axis, 0).reshape(size[axis], -1))
-        lines = cv2.GaussianBlur(lines, (1, 2 * int(np.ceil(3 * sigma)) + 1), sigmaX=1e-6, sigmaY=sigma,
-                                 borderType=cv2.BORDER_REPLICATE)
-        sdf = np.moveaxis(lines.reshape(np.moveaxis(sdf, axis, 0).shape), 0, axis)
-    return np.ascontiguousarray(sdf)
+        return grid
+    return ndimage.gaussian_filter(grid, sigma, mode=mode, radius=max(1, int(np.ceil(3 * sigma))))
 
 
 def vertices(resolution, half):

@@ -8,7 +8,15 @@ from numba import njit
 
 from sgm.common.errors import InputError
 from sgm.geometry.decimation import decimate
-from sgm.geometry.topology import MERGE, areas, edge_groups, face_components, heights, turned_alike, weld
+from sgm.geometry.topology import (
+    MERGE,
+    areas,
+    edge_groups,
+    face_components,
+    heights,
+    turned_alike,
+    weld,
+)
 
 log = logging.getLogger("sgm")
 # Edges under this share of the bounding box's longest side are collapsed even within the budget: marching leaves slivers.

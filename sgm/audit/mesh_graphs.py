@@ -72,7 +72,7 @@ def dmtet_step(spec, stage):
 
     rows = coloured + outlines
     arguments = {
-        "rates": floats(3), **{name: floats(edges) for name in refinement.ENDS}, **_encoded(spec.nerf, coloured),
+        "rates": floats(3), **{name: floats(edges) for name in pixel_batches.Edges._fields}, **_encoded(spec.nerf, coloured),
         **_encoded(spec.nerf, pixel_batches.geometry_rows(settings), "further "),
         **{f"faces {k}": integers(faces) for k in range(3)},
         **{name: integers(outlines) for name in ("near", "far", "receiver", "p", "q")}, "across": floats(outlines),

@@ -16,6 +16,16 @@ from sgm import ops
 from sgm.common.errors import InputError
 from sgm.ops import adam
 from sgm.reconstruct.dmtet import marching_tets, pixel_batches, tet_grid
+from sgm.reconstruct.dmtet.pixel_batches import (
+    Batch,
+    Edges,
+    Faces,
+    Outlines,
+    Pairs,
+    Pixels,
+    Points,
+    Rays,
+)
 from sgm.reconstruct.dmtet.raster_gradients import (
     antialias,
     dot,
@@ -30,53 +40,57 @@ from sgm.reconstruct.dmtet.raster_gradients import (
 from sgm.reconstruct.dmtet.sdf_optimizer import Adam, Descent
 from sgm.reconstruct.posed_views import HALF
 
-ENDS = ("s_a", "s_b", "ax", "ay", "az", "bx", "by", "bz")
-
 
 class RefineError(InputError):
     """Views or distances from which no surface can be refined; the message is one line and says what to do."""
 
 
-class Loss(nn.Cell):
-    """The loss of one batch; see `shading.Shading.batch` for what it takes, all of fixed length.
+def grouped(arrays):
+    """Return the Batch of arrays in a row, the inverse of `Batch.arrays`."""
+    return Batch(Edges(*arrays[0:8]), Points(*arrays[8:12]), Faces(*arrays[12:15]), Outlines(*arrays[15:23]),
+                 Pixels(*arrays[23:27]), Rays(*arrays[27:33]), Pairs(*arrays[33:36]))
 
-    N coloured pixels, the first G of which move the surface; Q outlines; E edges of the grid, M faces.
-    """
+
+class Loss(nn.Cell):
+    """The loss of a `pixel_batches.Batch`."""
 
     def __init__(self, field, settings):
         super().__init__(auto_prefix=False)
         self.field, self.pixels, self.geometry = field, settings.pixels, pixel_batches.geometry_rows(settings)
         self.mask, self.smooth = settings.mask, settings.smooth
 
-    def construct(self, s_a, s_b, ax, ay, az, bx, by, bz, indices, weights, further, further_weights, f, g, h, near, far,
-                  receiver, p, q, across, functionals, outline_eyes, target, wanted, shares, backdrop, a, b, c, directions,
-                  eyes, moves, first, second, even):
-        """-> loss; squared error of the colours over wanted pixels and the weight of these, for the PSNR."""
-        vertices = marching_tets.device_crossings((s_a, s_b, ax, ay, az, bx, by, bz))
-        _, colours = self.field(indices, weights)
+    def construct(self, *arrays):
+        """Return the loss; the squared error of the colors over wanted pixels and the weight of these, for the PSNR.
+
+        arrays: `Batch.arrays`. A compiled graph takes and differentiates plain tensors, so they are grouped here again.
+        """
+        edges, points, faces, outlines, pixels, rays, pairs = grouped(arrays)
+        vertices = marching_tets.device_crossings(edges)
+        _, colors = self.field(points.indices, points.weights)
         loss = 0.0
         if self.geometry:
-            _, ahead = self.field(further, further_weights)
-            shown = colours[:self.geometry]
-            moved, loss = self.by_surface(vertices, (f, g, h), (a, b, c), eyes, directions, first, second, even)
-            slope = P.stop_gradient(ahead - shown) * (moved * moves).reshape(-1, 1)
-            colours = P.concat((shown + slope, colours[self.geometry:]), 0)
-        colours = P.concat((colours, backdrop), 0)
-        opacity = P.concat((P.ones((self.pixels, 1), ms.float32), P.zeros_like(backdrop[:, :1])), 0)
-        eye, functional = P.unstack(outline_eyes, 0), P.unstack(functionals, 0)
-        where = place(take(vertices, p), take(vertices, q), eye, (functional[0:3], functional[3:6], functional[6:9]))
-        colours = antialias(colours, near, far, receiver, across, where)
-        opacity = antialias(opacity, near, far, receiver, across, where).reshape(-1)
-        error = P.square(colours - target).sum(-1)
-        loss = loss + (shares * (error + self.mask * P.square(opacity - wanted))).sum()
-        solid = shares * P.cast(wanted > 0.5, ms.float32)
+            _, ahead = self.field(points.further_indices, points.further_weights)
+            shown = colors[:self.geometry]
+            moved, loss = self.by_surface(vertices, faces, rays, pairs)
+            slope = P.stop_gradient(ahead - shown) * (moved * rays.moves).reshape(-1, 1)
+            colors = P.concat((shown + slope, colors[self.geometry:]), 0)
+        colors = P.concat((colors, pixels.backdrop), 0)
+        opacity = P.concat((P.ones((self.pixels, 1), ms.float32), P.zeros_like(pixels.backdrop[:, :1])), 0)
+        eye, functional = P.unstack(outlines.eyes, 0), P.unstack(outlines.functionals, 0)
+        where = place(take(vertices, outlines.p), take(vertices, outlines.q), eye,
+                      (functional[0:3], functional[3:6], functional[6:9]))
+        colors = antialias(colors, outlines.near, outlines.far, outlines.receiver, outlines.across, where)
+        opacity = antialias(opacity, outlines.near, outlines.far, outlines.receiver, outlines.across, where).reshape(-1)
+        error = P.square(colors - pixels.target).sum(-1)
+        loss = loss + (pixels.shares * (error + self.mask * P.square(opacity - pixels.wanted))).sum()
+        solid = pixels.shares * P.cast(pixels.wanted > 0.5, ms.float32)
         return loss, P.stop_gradient((solid * error).sum() / 3), solid.sum()
 
-    def by_surface(self, vertices, faces, corners, eyes, directions, first, second, even):
+    def by_surface(self, vertices, faces, rays, pairs):
         """How far the first G pixels' points have moved along their rays (0 in value, not in gradient), and the bilateral
         smoothness of normals: exp(-3 |dI|) (sqrt(1 + |dn|^2) - 1) of neighbouring pixels (SV3D, section 4)."""
-        eye, direction = P.unstack(eyes, 0), P.unstack(directions, 0)
-        i, j, k = corners
+        eye, direction = P.unstack(rays.eyes, 0), P.unstack(rays.directions, 0)
+        i, j, k = rays.i, rays.j, rays.k
         a, b, c = take(vertices, i), take(vertices, j), take(vertices, k)
         depth, of_b, of_c = intersect(a, b, c, eye, direction)
         smooth = 0.0
@@ -84,14 +98,14 @@ class Loss(nn.Cell):
             normals = vertex_normals(vertices, faces, vertices[0].shape[0])
             normal = interpolate(take(normals, i), take(normals, j), take(normals, k), of_b, of_c)
             normal = unit(normal, 1e-12)
-            bend = minus(take(normal, first), take(normal, second))
-            smooth = self.smooth * (even * (P.sqrt(1 + dot(bend, bend)) - 1)).sum()
+            bend = minus(take(normal, pairs.first), take(normal, pairs.second))
+            smooth = self.smooth * (pairs.even * (P.sqrt(1 + dot(bend, bend)) - 1)).sum()
         return depth - P.stop_gradient(depth), smooth
 
 
 def adam_step(field, settings):
     """An AdamStep of the field, whose gradients are by the edges' values too, and by their places if the grid deforms."""
-    inputs = tuple(range(len(ENDS) if settings.deformation > 0 else 2))
+    inputs = tuple(range(len(Edges._fields) if settings.deformation > 0 else 2))
     return adam.AdamStep(Loss(field, settings), field.trainable_params(), "dmtet", inputs)
 
 
@@ -116,7 +130,7 @@ class Refiner:
         self.deforming = Adam((self.sdf.size, 3))
         self.adam = adam_step(field, settings)
         self.graph = ops.compiled(self.adam.construct)
-        self.lengths, self.shadings, self.buffers = pixel_batches.Lengths(), {}, [None, None]
+        self.lengths, self.batchers, self.buffers = pixel_batches.Lengths(), {}, [None, None]
         self.done, self.history = 0, []
 
     @property
@@ -148,28 +162,27 @@ class Refiner:
     def step(self):
         """One step -> loss, PSNR of the object's pixels in dB. Raises RefineError when the loss is not finite."""
         settings, (stage, step) = self.settings, self._stage()
-        if stage not in self.shadings:      # one size of pictures is kept, no more
-            self.shadings = {stage: pixel_batches.Shading(self.views.resized(settings.sides[stage]), HALF, self.resolution,
-                                                    settings)}
+        if stage not in self.batchers:      # one size of pictures is kept, no more
+            self.batchers = {stage: pixel_batches.PixelBatcher(self.views.resized(settings.sides[stage]), HALF,
+                                                               self.resolution, settings, self.lengths)}
         surface = self.surface()
         if not len(surface.faces):
             raise RefineError(f"dmtet: the surface is gone at step {self.done}; use a smaller dmtet.lr")
-        batch, *points = self.shadings[stage].batch(surface, self._chosen(stage, step), self.lengths,
-                                                    np.random.RandomState([self.seed, 1 << 20, self.done]))
-        self.buffers = [self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers)]
-        edges, faces = self.lengths.of("edges", len(surface.edges)), self.lengths.of("faces", len(surface.faces))
-        values = pixel_batches.padded(surface.values, edges, 1)
-        places = pixel_batches.padded(np.ascontiguousarray(surface.places.transpose(0, 2, 1)), edges).reshape(6, -1)
-        corners = pixel_batches.padded(np.ascontiguousarray(surface.faces.T), faces)
-        inputs = [*values, *places, *self.buffers[0], *self.buffers[1], *corners, *batch.values()]
+        batch = self.batchers[stage].batch(surface, self._chosen(stage, step), self._encoded,
+                                           np.random.RandomState([self.seed, 1 << 20, self.done]))
         rates = adam.rates(self.done, settings.field_lr)
-        loss, error, weight, gradients = self.graph(rates, *[Tensor.from_numpy(np.ascontiguousarray(x)) for x in inputs])
+        loss, error, weight, gradients = self.graph(rates, *[Tensor.from_numpy(np.ascontiguousarray(x)) for x in batch.arrays()])
         loss = float(ops.fetch(loss))
         if not np.isfinite(loss):
             raise RefineError(f"dmtet: the loss is not finite at step {self.done}; use a smaller dmtet.lr or dmtet.field_lr")
         self._follow(surface, [g.asnumpy()[:len(surface.edges)] for g in gradients], settings.lr[stage])
         self.done += 1
         return loss, -10 * np.log10(max(float(error.asnumpy()) / max(float(weight.asnumpy()), 1e-12), 1e-10))
+
+    def _encoded(self, *points):
+        """Return the field's indices and weights of several arrays of points, in the memory of the last step's."""
+        self.buffers = [self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers)]
+        return [array for buffer in self.buffers for array in buffer]
 
     def _follow(self, surface, gradients, lr):
         """Move the grid's values, and its vertices, by the gradients at the edges' ends."""

@@ -22,9 +22,8 @@ import _checkout  # noqa: F401 - first: finds this checkout's sgm
 from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loading
 from sgm.common.errors import InputError
 from sgm.config.reconstruction import load_mesh_spec
-from sgm.reconstruct.stage_files import check_output, mesh_folder
+from sgm.reconstruct.stage_files import STAGES, check_output, mesh_folder
 
-STAGES = ("nerf", "dmtet", "texture")           # sgm.reconstruct.pipeline's; known before MindSpore is loaded
 DISK = 600 << 20                                # bytes that a run of the default settings may leave
 
 
@@ -70,7 +69,8 @@ def main(argv=None):
         from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
     run = Reconstruction(args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet)
-    report = run.run()
+    run.run()
+    report = run.report
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
     peak = max(stage["peak_gb"] for stage in report["stages"].values())
     mesh = report["mesh"]

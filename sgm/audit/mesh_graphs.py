@@ -4,6 +4,7 @@ The texture has none: its least squares run on the host (sgm/reconstruct/texture
 """
 from sgm.audit.diffusion_graphs import GraphBuilder, floats
 from sgm.audit.graph import Type
+from sgm.ops.adam import AdamStep
 from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.nerf import field, training
 
@@ -34,12 +35,12 @@ def _encoded(settings, points, prefix=""):
 
 
 def nerf_step(settings):
-    """A step of the field: `nerf.Trainer.train_step`'s graph."""
+    """A step of the field: `NerfTrainer.step`'s graph."""
     rays, samples = settings.rays, settings.samples
 
     def make():
         made = training.make_field(settings)
-        return training.Step(training.Rendering(made, settings), made.trainable_params())
+        return AdamStep(training.Rendering(made, settings), made.trainable_params())
 
     arguments = {"rates": floats(3), **_encoded(settings, rays * samples), "t": floats(rays, samples),
                  "delta": floats(rays, samples), "rgb": floats(rays, 3), "alpha": floats(rays), "background": floats(rays, 3)}
@@ -58,7 +59,7 @@ def evaluation(settings):
 
 
 def dmtet_step(spec, stage):
-    """A step of DMTet: `dmtet.Refiner.step`'s graph, for a surface of usual size."""
+    """A step of DMTet: `Refiner.step`'s graph, for a surface of usual size."""
     settings, resolution = spec.dmtet, spec.depth.resolution
     lengths = pixel_batches.Lengths()
     edges = lengths.of("edges", EDGES * resolution ** 2)
@@ -67,12 +68,11 @@ def dmtet_step(spec, stage):
     coloured, moving = settings.pixels, max(pixel_batches.geometry_rows(settings), 2)
 
     def make():
-        made = training.make_field(spec.nerf)
-        return refinement.Step(refinement.Loss(made, settings), made.trainable_params(), settings.deformation > 0)
+        return refinement.adam_step(training.make_field(spec.nerf), settings)
 
     rows = coloured + outlines
     arguments = {
-        "rates": floats(3), **{name: floats(edges) for name in refinement.ENDS}, **_encoded(spec.nerf, coloured),
+        "rates": floats(3), **{name: floats(edges) for name in pixel_batches.Edges._fields}, **_encoded(spec.nerf, coloured),
         **_encoded(spec.nerf, pixel_batches.geometry_rows(settings), "further "),
         **{f"faces {k}": integers(faces) for k in range(3)},
         **{name: integers(outlines) for name in ("near", "far", "receiver", "p", "q")}, "across": floats(outlines),

@@ -156,19 +156,14 @@ def until_stopped():
 
     A second one ends the program as before.
     """
-    noted, before = [], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    noted, before = [], {number: signal.getsignal(number) for number in _DEFAULTS}
 
     def note(number, frame):
         noted.append(number)
         signal.signal(number, before[number])
 
-    for number in before:
-        signal.signal(number, note)
-    try:
+    with signals_handled(note):
         yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -51,7 +51,6 @@ class DMTetSpec:
 
 ENCODINGS = ("dense", "hash")
 FUSIONS = ("auto", "max", "deep", "hull")
-ATLASES = ("auto", "own", "xatlas")
 MATTES = ("auto", "alpha", "rembg", "border")
 
 
@@ -143,9 +142,9 @@ class DepthSpec:
 
 @dataclass
 class CleanSpec:
-    """What is done to the surface before it gets a texture (clean.py)."""
+    """What is done to the surface before it gets a texture (sgm/geometry/cleaning.py)."""
     faces: int = 20_000                         # at most, if that can be had
-    floaters: float = 0.05                      # parts of less than this share of the largest one's area go
+    floaters: float = 0.05                      # parts of less than this share of the largest one's area go; above 1 all others
 
     def validate(self, section="clean."):
         """Raise ConfigError for a number out of bounds."""
@@ -154,15 +153,13 @@ class CleanSpec:
 
 @dataclass
 class TextureSpec:
-    """The texture (texture.py)."""
+    """The texture (sgm/reconstruct/texture)."""
     size: int = 1024                            # texels per side
     padding: int = 3                            # free texels around a chart
-    atlas: str = "auto"                         # how the surface is unwrapped: own, xatlas, or that if it is installed
     refine: int = 12                            # iterations of the least squares; 0 = none
 
     def validate(self, section="texture."):
-        """Raise ConfigError for an unknown atlas or a number out of bounds."""
-        _require(self.atlas in ATLASES, section + "atlas", self.atlas, f"one of {', '.join(ATLASES)}")
+        """Raise ConfigError for a number out of bounds."""
         _within(self, section, {"size": (64, 8192), "padding": (0, 16), "refine": (0, 200)})
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from scipy import ndimage
+from scipy.spatial import cKDTree
 
-from sgm.geometry.nearest import Cloud
 from sgm.geometry.topology import MERGE, areas, describe, face_normals, heights, weld
 
 SAMPLES = 10_000    # points whose distance is taken, on each surface
@@ -52,8 +53,8 @@ def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed:
     predicted, true = prepared(*prediction), prepared(*truth)
     (p, p_normal), (q, q_normal) = sample(*predicted, samples, seed), sample(*true, samples, seed + 1)
     (true_cloud, true_normal), (cloud, normal) = sample(*true, dense, seed + 2), sample(*predicted, dense, seed + 3)
-    forth, at_true = Cloud(true_cloud).query(p)
-    back, at_predicted = Cloud(cloud).query(q)
+    forth, at_true = cKDTree(true_cloud).query(p)
+    back, at_predicted = cKDTree(cloud).query(q)
     out = dict(chamfer_l1=forth.mean() + back.mean(), chamfer_l2=(forth ** 2).mean() + (back ** 2).mean(),
                pred_to_gt=forth.mean(), gt_to_pred=back.mean(), hausdorff=max(forth.max(), back.max()))
     for t in THRESHOLDS:
@@ -138,49 +139,13 @@ def inside_by_filling(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     surface[tuple(index[((index >= 0) & (index < n)).all(1)].T)] = True
 
     def filled(radius):
-        outside = flooded(~grown(surface, radius))
-        return ~(grown(outside, radius) & ~surface if radius else outside)
+        if not radius:
+            return ndimage.binary_fill_holes(surface)
+        inside = ndimage.binary_fill_holes(ndimage.binary_dilation(surface, iterations=radius))
+        return surface | ~ndimage.binary_dilation(~inside, iterations=radius)
     largest = filled(3)
     for radius in range(3):
         found = filled(radius)
         if found.sum() >= 0.8 * largest.sum():
             return found
     return largest
-
-
-def grown(mask: np.ndarray, times: int) -> np.ndarray:
-    """A voxel mask dilated `times` times by its six neighbours."""
-    for _ in range(times):
-        wide = np.pad(mask, 1)
-        mask = (wide[1:-1, 1:-1, 1:-1] | wide[2:, 1:-1, 1:-1] | wide[:-2, 1:-1, 1:-1] | wide[1:-1, 2:, 1:-1]
-                | wide[1:-1, :-2, 1:-1] | wide[1:-1, 1:-1, 2:] | wide[1:-1, 1:-1, :-2])
-    return mask
-
-
-def flooded(free: np.ndarray) -> np.ndarray:
-    """What of the free voxels is reached from outside the box, through six neighbours."""
-    return _flooded(np.pad(free, 1, constant_values=True))[1:-1, 1:-1, 1:-1]
-
-
-@njit(cache=True)
-def _flooded(free):
-    reached = np.zeros(free.shape, np.bool_)
-    stack = np.empty((free.size, 3), np.int16)
-    stack[0] = 0
-    reached[0, 0, 0] = True
-    size = 1
-    while size:
-        size -= 1
-        i, j, k = stack[size]
-        for axis in range(3):
-            for step in (-1, 1):
-                a = i + step * (axis == 0)
-                b = j + step * (axis == 1)
-                c = k + step * (axis == 2)
-                if not (0 <= a < free.shape[0] and 0 <= b < free.shape[1] and 0 <= c < free.shape[2]):
-                    continue
-                if free[a, b, c] and not reached[a, b, c]:
-                    reached[a, b, c] = True
-                    stack[size, 0], stack[size, 1], stack[size, 2] = a, b, c
-                    size += 1
-    return reached

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 MERGE = 1e-8        # vertices that agree after rounding to this are one place; triangles of less height are no triangles
 
@@ -81,7 +83,7 @@ def edge_groups(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.append(fresh, len(order))
 
 
-def neighbours(faces: np.ndarray) -> np.ndarray:
+def face_neighbors(faces: np.ndarray) -> np.ndarray:
     """(M, 3) int32: the face beyond side k (corner k to k + 1), -1 at a boundary and where more than two faces meet."""
     order, start = edge_groups(faces)
     out = np.full(3 * len(faces), -1, np.int32)
@@ -91,47 +93,21 @@ def neighbours(faces: np.ndarray) -> np.ndarray:
     return out.reshape(-1, 3)
 
 
-def components(faces: np.ndarray) -> np.ndarray:
+def face_components(faces: np.ndarray) -> np.ndarray:
     """(M,) int32: which part every face belongs to, parts being connected through edges; numbered by first face."""
     order, start = edge_groups(faces)
-    return _components(len(faces), order, start)
-
-
-@njit(cache=True)
-def _components(count, order, start):
-    parent = np.arange(count)
-    for e in range(len(start) - 1):
-        a = order[start[e]] // 3
-        for q in range(start[e] + 1, start[e + 1]):
-            b = order[q] // 3
-            while parent[a] != a:
-                parent[a] = parent[parent[a]]
-                a = parent[a]
-            while parent[b] != b:
-                parent[b] = parent[parent[b]]
-                b = parent[b]
-            if a < b:
-                parent[b] = a
-            else:
-                parent[a] = b
-                a = b
-    label = np.full(count, -1, np.int32)
-    found = 0
-    for f in range(count):
-        root = f
-        while parent[root] != root:
-            root = parent[root]
-        if label[root] < 0:
-            label[root] = found
-            found += 1
-        label[f] = label[root]
-    return label
+    follows = np.ones(len(order), bool)
+    follows[start[:-1]] = False                 # the first half-edge of an edge follows none
+    second = np.flatnonzero(follows)
+    a, b = order[second - 1] // 3, order[second] // 3
+    graph = sparse.coo_matrix((np.ones(len(a), bool), (a, b)), (len(faces), len(faces)))
+    return connected_components(graph, directed=False)[1]
 
 
 def turned_alike(faces: np.ndarray) -> np.ndarray:
     """Faces with some turned round, so that the two faces of every edge run through it in opposite directions wherever that
     is possible; the first face of a part keeps its turn.  (M, 3), same dtype."""
-    flip = _flips(np.ascontiguousarray(faces), neighbours(faces))
+    flip = _flips(np.ascontiguousarray(faces), face_neighbors(faces))
     return np.where(flip[:, None], faces[:, ::-1], faces)
 
 
@@ -171,7 +147,7 @@ def describe(vertices: np.ndarray, faces: np.ndarray) -> dict:
         vertices, faces = weld(vertices, faces, MERGE * max(np.ptp(vertices[faces.reshape(-1)], axis=0).max(), MERGE))
     order, start = edge_groups(faces)
     counts = np.diff(start)
-    parts = int(components(faces).max()) + 1 if len(faces) else 0
+    parts = int(face_components(faces).max()) + 1 if len(faces) else 0
     closed = bool(len(faces) and (counts == 2).all())
     if closed:
         ahead = faces.reshape(-1) < np.roll(faces, -1, axis=1).reshape(-1)

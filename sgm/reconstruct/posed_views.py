@@ -64,10 +64,6 @@ class PosedViews:
         """(4,) float64: fl_x, fl_y, cx, cy."""
         return np.array([self.fl_x, self.fl_y, self.cx, self.cy])
 
-    def to_world(self, points):
-        """Points (..., 3) of the box in the world of the file."""
-        return np.asarray(points) / self.scale + self.centre
-
     def moved(self, scale, centre):
         """The same views with box' = (box - centre) * scale."""
         c2w = self.c2w.copy()
@@ -161,7 +157,7 @@ def _picture(file, mask, method):
             how, rgba = "alpha of its mask_path", np.asarray(image)
         elif image.getchannel("A").getextrema()[0] < 128:
             how, rgba = "alpha of its own", np.asarray(image)
-        elif method == "auto" and _on_white(np.asarray(image)):
+        elif method == "auto" and _has_white_border(np.asarray(image)):
             how, rgba = "white background", alpha_from_white(np.asarray(image.convert("RGB")))
         else:
             full = image.size
@@ -176,7 +172,7 @@ def _picture(file, mask, method):
     return rgba, how
 
 
-def _on_white(rgba):
+def _has_white_border(rgba):
     """Whether the border of a picture is white."""
     ring = np.concatenate([rgba[:2].reshape(-1, 4), rgba[-2:].reshape(-1, 4), rgba[:, :2].reshape(-1, 4),
                            rgba[:, -2:].reshape(-1, 4)])

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sgm.common.files import atomic
 from sgm.geometry.mesh import Mesh
 from sgm.geometry.textured_mesh import TexturedMesh
 from sgm.geometry.topology import describe, vertex_normals
-from sgm.reconstruct import report
 from sgm.reconstruct.dmtet import pixel_batches
 from sgm.reconstruct.texture import visibility
 from sgm.render.framing import normalized, viewing_distance
@@ -83,13 +83,10 @@ def write_turntable(folder, frames: np.ndarray, fps: int = 20) -> list[Path]:
     if write_video(partial, frames, fps):
         files.append(partial.replace(folder / "turntable.mp4"))
     half = [Image.fromarray(cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)) for frame in frames[::2]]
-    partial = folder / ".turntable.gif"
-    try:
-        half[0].save(partial, save_all=True, append_images=half[1:], duration=round(2000 / fps), loop=0)
-        files.append(partial.replace(folder / "turntable.gif"))
-    finally:
-        partial.unlink(missing_ok=True)
-    return files
+    path = folder / "turntable.gif"
+    with atomic(path) as temporary:
+        half[0].save(temporary, "GIF", save_all=True, append_images=half[1:], duration=round(2000 / fps), loop=0)
+    return [*files, path]
 
 
 def write_contact_sheet(path, mesh: TexturedMesh, views, columns: int = 7, thumb: int = 192) -> Path:
@@ -116,7 +113,7 @@ def shown(count):
     return np.linspace(0, count, SHOWN, endpoint=False).astype(int)
 
 
-def on_white(rgb, mask):
+def premultiplied_on_white(rgb, mask):
     """A premultiplied picture (..., 3) with its mask (...) on white -> uint8."""
     return np.round((rgb + 1 - mask[..., None]) * 255).clip(0, 255).astype(np.uint8)
 
@@ -126,14 +123,21 @@ def stacked(*rows):
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
+def of_field(trainer, samples=24):
+    """Views, and below each the field of a NerfTrainer -> uint8 (2 h, SHOWN w, 3)."""
+    chosen = shown(len(trainer.views))
+    small = trainer.views.subset(chosen).resized(SIDE)
+    return stacked(premultiplied_on_white(small.rgb, small.mask), [trainer.render(k, SIDE, samples) for k in chosen])
+
+
 def of_surface(surface, field, views):
     """Views, the surface in the colours of its field, its shape alone -> uint8 (3 h, SHOWN w, 3).
 
     surface: a `shading.Surface` in the box of `views`; field: a `field.Field`.
     """
     small = views.subset(shown(len(views))).resized(SIDE)
-    coloured = [on_white(*pixel_batches.picture(surface, field, small, k)) for k in range(len(small))]
+    coloured = [premultiplied_on_white(*pixel_batches.picture(surface, field, small, k)) for k in range(len(small))]
     vertices = np.asarray(surface.vertices, np.float32)
     grey = Mesh(vertices, surface.faces, vertex_normals(vertices, surface.faces).astype(np.float32),
                 np.full((len(vertices), 3), 0.8, np.float32))
-    return stacked(on_white(small.rgb, small.mask), coloured, map(composite, report.render_like(grey, small, Lighting())))
+    return stacked(premultiplied_on_white(small.rgb, small.mask), coloured, map(composite, render_like(grey, small, Lighting())))

@@ -1,13 +1,15 @@
 """What stages leave for those that follow, and checkpoints on their way: named arrays, and what they were made with
 (numpy only)."""
 import json
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 
+from sgm.common.files import atomic
 from sgm.reconstruct.posed_views import ShapeError
+
+STAGES = ("nerf", "dmtet", "texture")           # those that a user can choose; the views' hull is always made
 
 
 def mesh_folder(views):
@@ -16,14 +18,9 @@ def mesh_folder(views):
 
 
 def save_state(path, arrays):
-    """Write arrays as an npz, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    try:
-        np.savez(partial, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write {name: array} as an npz, whole or not at all. Raises InputError if it cannot be written."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def load_state(path):
@@ -61,10 +58,8 @@ class Work:
         """Write down what a stage is about to be made with; unless `keep` and nothing differs, what it made before goes."""
         if not keep or self.differing(stage, made_with):
             self.file(stage).unlink(missing_ok=True)
-        note = self.folder / f"{stage}.json"
-        partial = note.with_name(f".{note.name}.{os.getpid()}")
-        partial.write_text(json.dumps(made_with, indent=1))
-        os.replace(partial, note)
+        with atomic(self.folder / f"{stage}.json") as temporary:
+            temporary.write_text(json.dumps(made_with, indent=1))
 
 
 def _differing(before, now, prefix=""):

@@ -71,7 +71,7 @@ def test_the_arguments_are_those_of_a_run(spec, cpu_afterwards, monkeypatch):
     row, column = np.mgrid[:32, :32] - 15.5
     mask = np.tile(np.float32(np.hypot(row, column) < 11), (3, 1, 1))
     views = PosedViews(0.5 * mask[..., None].repeat(3, -1), mask, Orbit.dynamic(1, 10, 3).poses(2.0), 52.0, 52.0, 16.0, 16.0)
-    trainer = training.Trainer(views, sdf, spec.nerf)
+    trainer = training.NerfTrainer(views, sdf, spec.nerf)
     refiner = refinement.Refiner(views, sdf, trainer.field, spec.dmtet)
-    for case, step in ((nerf_case, (trainer, "train_step")), (dmtet_case, (refiner, "step"))):
+    for case, step in ((nerf_case, (trainer, "step")), (dmtet_case, (refiner, "step"))):
         assert types_of(step) == [(argument.dtype, argument.shape) for argument in case.arguments.values()]

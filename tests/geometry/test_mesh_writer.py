@@ -1,6 +1,7 @@
 """Mesh files read back by trimesh and by our own reader: places, axes, colours, closedness; nothing half-written."""
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def mesh():
     """A closed brick in the world, whose texture tells the place: red grows with x, green with y, blue with z."""
     box = trimesh.creation.box((1.0, 0.6, 0.4)).subdivide().subdivide()
     vertices = box.vertices.astype(np.float32)
-    uv, face_uv = unwrap(vertices, box.faces, 128, 2, method="own")
+    uv, face_uv = unwrap(vertices, box.faces, 128, 2)
     face, weights = texels(uv, face_uv, 128)
     inside = face >= 0
     w = np.concatenate([1 - weights.sum(-1, keepdims=True), weights], -1)[inside][..., None]
@@ -106,12 +107,17 @@ def test_nothing_is_left_half_written(mesh, tmp_path, monkeypatch):
     mesh_writer.save(mesh, tmp_path / "m.obj")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
-    def full(texture):
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(mesh_writer, "png", full)
-    with pytest.raises(OSError):
+    write, sizes = Path.write_bytes, []
+
+    def full(path, data):
+        sizes.append(write(path, data))
+        if len(sizes) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="No space left on device"):
         mesh_writer.save(mesh.placed(2, (1, 1, 1)), tmp_path / "m.obj")
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert len(sizes) == 3 and {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     with pytest.raises(InputError, match="kind .stl cannot be written; give one of .glb, .obj, .ply"):
         mesh_writer.save(mesh, tmp_path / "m.stl")
     (tmp_path / "folder.ply").mkdir()

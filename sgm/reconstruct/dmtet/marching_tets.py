@@ -109,31 +109,6 @@ def march(sdf):
     return _march(sdf, corner_offsets(sdf.shape[0] - 1), _CORNERS, _COUNTS, _EDGES)
 
 
-@njit(cache=True)
-def neighbours(faces, vertices):
-    """The face on the other side of each face's sides (corners 0-1, 1-2, 2-0) -> (M, 3) int32; -1 where there is none.
-
-    vertices: how many there are. Of a side that more than two faces share, faces are paired that run opposite ways.
-    """
-    count = len(faces)
-    first = np.full(vertices, -1, np.int32)         # sides that start at a vertex, as a linked list
-    later = np.empty(3 * count, np.int32)
-    for side in range(3 * count):
-        start = faces[side // 3, side % 3]
-        later[side], first[start] = first[start], side
-    out = np.full((count, 3), -1, np.int32)
-    for f in range(count):
-        for i in range(3):
-            start, end = faces[f, i], faces[f, (i + 1) % 3]
-            side = first[end]
-            while side >= 0:
-                g, j = side // 3, side % 3
-                if faces[g, (j + 1) % 3] == start and out[g, j] < 0 and out[f, i] < 0 and g != f:
-                    out[f, i], out[g, j] = g, f
-                side = later[side]
-    return out
-
-
 def crossings(s_a, s_b, a, b):
     """Points where edges cross the surface: values (E,) of opposite signs and ends a, b (E, 3) -> (E, 3), numpy."""
     return a + (b - a) * (s_a / (s_a - s_b))[:, None]

@@ -149,7 +149,7 @@ def _outline(screen, faces, around, front, ids, depth, focal):
 def outline(vertices, faces, around, ids, depth, c2w, intrinsics):
     """The silhouettes of one view, occluding contours inside the object included -> Outline.
 
-    around: `marching.neighbours` of the faces; ids, depth: of `face_ids`. From the nearer of two differing pixels the
+    around: `sgm.geometry.topology.face_neighbors`; ids, depth: of `face_ids`. From the nearer of two differing pixels the
     surface is followed from triangle to triangle towards the other one until it turns away from the camera. To ask
     only the visible triangle itself, as nvdiffrast does, misses most outlines once triangles are smaller than pixels.
     """

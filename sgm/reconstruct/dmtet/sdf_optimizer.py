@@ -9,39 +9,13 @@ base goes along with its visible rim, and nothing hidden moves when nothing arou
 import numpy as np
 from numba import njit
 
+from sgm.reconstruct.hull.sdf_grid import blurred
+
 BETAS = (0.9, 0.98)
 REACH = 2.0         # cells: the smoothing falls as exp(-(s / 2 REACH cells)^2) with the distance s to the surface
 USUAL = 0.9         # memory of the gradient's usual size
 BAND = 3.0          # cells: the hidden part that follows is this thick on both sides of the surface
 SWEEPS = 4          # of relaxation per step
-
-
-@njit(cache=True)
-def _blur_last(values, taps):
-    """Convolution along the last of two axes, zero beyond the ends."""
-    reach = len(taps) // 2
-    out = np.zeros_like(values)
-    rows, count = values.shape
-    for r in range(rows):
-        for n in range(count):
-            value = values[r, n]
-            if value != 0:
-                for k in range(max(-reach, -n), min(reach, count - 1 - n) + 1):
-                    out[r, n + k] += value * taps[k + reach]
-    return out
-
-
-def blurred(grid, sigma):
-    """A Gaussian of `sigma` cells over a grid (n, n, n) -> float32; the sum is kept but at the ends."""
-    if sigma <= 0:
-        return grid
-    reach = max(1, int(np.ceil(3 * sigma)))
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    taps = (taps / taps.sum()).astype(np.float32)
-    n = len(grid)
-    for _ in range(3):          # each pass blurs the last axis and moves it to the front
-        grid = np.ascontiguousarray(np.moveaxis(_blur_last(grid.reshape(-1, n), taps).reshape(n, n, n), 2, 0))
-    return grid
 
 
 @njit(cache=True)
@@ -127,7 +101,7 @@ class Descent:
         pulled to the other's sign.
         """
         settings = self.settings
-        gradient = blurred(gradient, settings.blur)
+        gradient = blurred(gradient, settings.blur, "constant")
         moved = gradient != 0
         self.seen |= moved
         if moved.any():

@@ -35,13 +35,6 @@ def corner_offsets(resolution):
     return (bits >> 2 & 1) * side * side + (bits >> 1 & 1) * side + (bits & 1)
 
 
-def tetrahedra(resolution):
-    """All tetrahedra as vertex numbers -> (6 R^3, 4) int64. For tests and for other programs: marching needs no list."""
-    x, y, z = np.meshgrid(*[np.arange(resolution)] * 3, indexing="ij")
-    lowest = (x * (resolution + 1) + y) * (resolution + 1) + z
-    return (lowest.reshape(-1, 1, 1) + corner_offsets(resolution)[corner_paths()]).reshape(-1, 4)
-
-
 def positions(resolution, half, vertices=None):
     """Coordinates of grid vertices in [-half, half]^3 -> (N, 3) float32; of all, or of those numbers (N,)."""
     side = resolution + 1
@@ -75,16 +68,3 @@ def sealed(sdf, half):
             side[axis] = end
             out[tuple(side)] = np.maximum(out[tuple(side)], cell / 2)
     return out
-
-
-def resampled(grid, resolution):
-    """A grid (R + 1,) * 3 interpolated trilinearly to another resolution -> float32 (resolution + 1,) * 3."""
-    for axis in range(3):
-        cells = grid.shape[axis] - 1
-        place = np.linspace(0, cells, resolution + 1)
-        low = np.minimum(place.astype(int), cells - 1)
-        shape = [1, 1, 1]
-        shape[axis] = -1
-        part = (place - low).reshape(shape)
-        grid = np.take(grid, low, axis) * (1 - part) + np.take(grid, low + 1, axis) * part
-    return grid.astype(np.float32)

@@ -36,7 +36,7 @@ def tops(sdf):
     return np.where(inside.any(2), axis[index] + share * (axis[1] - axis[0]), -HALF)
 
 
-def filled(heights):
+def water_level(heights):
     """How high water stands on a landscape (n, m) whose border drains -> (n, m): the lowest brim on the way out, or the
     ground where that is higher (priority flood; Barnes, Lehman & Mulla 2014)."""
     level = np.full(heights.shape, np.inf)
@@ -57,7 +57,7 @@ def filled(heights):
 def hollows(sdf):
     """Hollows of a surface that hold water -> masks (n, n) bool of their vertical lines, and the heights of their brims."""
     heights = tops(sdf)
-    level = filled(heights)
+    level = water_level(heights)
     count, labels = cv2.connectedComponents((level - heights > HOLLOW).astype(np.uint8), connectivity=4)
     regions = [labels == label for label in range(1, count)]
     return [(region, float(level[region].max())) for region in regions if region.sum() >= NARROW]

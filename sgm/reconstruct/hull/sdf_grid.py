@@ -5,9 +5,9 @@ negative inside.
 """
 import logging
 
-import cv2
 import numpy as np
 from numba import njit
+from scipy import ndimage
 
 from sgm.reconstruct.posed_views import ShapeError
 
@@ -19,57 +19,21 @@ def one_piece(sdf):
     inside = sdf < 0
     if not inside.any():
         raise ShapeError("the surface is empty: nothing is left inside; check masks and poses, or use depth.fusion=hull")
-    labels, sizes = components(inside)
-    inside = labels == 1 + int(np.argmax(sizes))
-    empty, _ = components(~inside)
+    labels, _ = ndimage.label(inside)           # connected by faces
+    inside = labels == 1 + int(np.argmax(np.bincount(labels.reshape(-1))[1:]))
+    empty, _ = ndimage.label(~inside)
     void = ~inside & (empty != empty[0, 0, 0])
     smallest = np.float32(1e-3)
     sdf = np.where(inside, sdf, np.maximum(sdf, smallest))
     return np.where(void, -np.maximum(np.abs(sdf), smallest), sdf)
 
 
-@njit(cache=True)
-def components(mask):
-    """Regions connected by faces of a bool grid -> labels int32 (0 outside, from 1 up), their sizes (list of int64)."""
-    labels = np.zeros(mask.shape, np.int32)
-    stack = np.empty((mask.size, 3), np.int32)
-    sizes = []
-    for i in range(mask.shape[0]):
-        for j in range(mask.shape[1]):
-            for k in range(mask.shape[2]):
-                if not mask[i, j, k] or labels[i, j, k]:
-                    continue
-                label, top, size = len(sizes) + 1, 1, 0
-                stack[0] = i, j, k
-                labels[i, j, k] = label
-                while top:
-                    top -= 1
-                    size += 1
-                    a, b, c = stack[top]
-                    for d in range(6):
-                        x = a + (d == 0) - (d == 1)
-                        y = b + (d == 2) - (d == 3)
-                        z = c + (d == 4) - (d == 5)
-                        if (0 <= x < mask.shape[0] and 0 <= y < mask.shape[1] and 0 <= z < mask.shape[2]
-                                and mask[x, y, z] and not labels[x, y, z]):
-                            labels[x, y, z] = label
-                            stack[top] = x, y, z
-                            top += 1
-                sizes.append(size)
-    return labels, np.array(sizes)
-
-
-def blurred(sdf, sigma):
-    """Gaussian blur with a standard deviation in cells, the border repeated; 0 returns the grid itself."""
+def blurred(grid, sigma, mode="nearest"):
+    """A grid under a Gaussian of `sigma` cells, cut off at three; 0 returns the grid itself. mode: what is beyond the
+    border, "nearest" repeats it, "constant" is zero."""
     if sigma <= 0:
-        return sdf
-    size = sdf.shape
-    for axis in range(3):
-        lines = np.ascontiguousarray(np.moveaxis(sdf, axis, 0).reshape(size[axis], -1))
-        lines = cv2.GaussianBlur(lines, (1, 2 * int(np.ceil(3 * sigma)) + 1), sigmaX=1e-6, sigmaY=sigma,
-                                 borderType=cv2.BORDER_REPLICATE)
-        sdf = np.moveaxis(lines.reshape(np.moveaxis(sdf, axis, 0).shape), 0, axis)
-    return np.ascontiguousarray(sdf)
+        return grid
+    return ndimage.gaussian_filter(grid, sigma, mode=mode, radius=max(1, int(np.ceil(3 * sigma))))
 
 
 def vertices(resolution, half):

@@ -100,7 +100,7 @@ def encode(points, half, levels, out=None, copies=None):
     return indices, weights
 
 
-def neighbours(levels, count, rng):
+def vertex_pairs(levels, count, rng):
     """Random neighbouring vertices of the dense levels, for total variation -> int32 (2, count) rows of the table.
 
     Levels are drawn by their number of entries, directions evenly; hashed levels have no neighbours and are left out.

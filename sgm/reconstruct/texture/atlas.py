@@ -1,7 +1,6 @@
 """Charts packed into a square texture, in bounded time: by their outlines, as blocks fall in Tetris (Levy et al. 2002)."""
 from __future__ import annotations
 
-import importlib.util
 import logging
 
 import numpy as np
@@ -10,27 +9,19 @@ from numba import njit
 from sgm.common.errors import InputError
 from sgm.reconstruct.texture import charts
 
-XATLAS_FACES = 50_000       # xatlas takes hours for large meshes
 TRIALS = 14                 # bisections of the scale
 log = logging.getLogger("sgm")
 
 
-def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int, weight: np.ndarray | None = None,
-           method: str = "auto") -> tuple[np.ndarray, np.ndarray]:
+def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int, weight: np.ndarray | None = None
+           ) -> tuple[np.ndarray, np.ndarray]:
     """Texture coordinates -> uv (K, 2) float32 in [0, 1], v up, and face_uv (M, 3) int32, rows of it.
 
     vertices (N, 3), faces (M, 3), M > 0.  size: texels per side; padding: texels left free around every chart, fewer if
     there are too many charts for it.
     weight (M,): how finely a face should be sampled, relative to the others; a chart gets its faces' mean.
-    method: 'own', 'xatlas', or 'auto' = xatlas if it is installed and the mesh small enough for it.
     No texel belongs to two charts.  Raises InputError if the charts do not fit even with next to no texels each.
     """
-    if method not in ("auto", "own", "xatlas"):
-        raise InputError(f"texture atlas: method is {method!r}; expected auto, own or xatlas")
-    if method == "xatlas" or (method == "auto" and len(faces) <= XATLAS_FACES and importlib.util.find_spec("xatlas")):
-        found = _xatlas(vertices, faces, size, padding)
-        if found is not None:
-            return found
     cut = charts.cut(vertices, faces)
     count = int(cut.label.max()) + 1
     flat = cut.corners[cut.face_corners]
@@ -179,21 +170,3 @@ def _drop(triangles, span, horizon, size, padding):
             if high[c] >= 0:
                 horizon[x + c] = y + high[c]
     return quarter, x + padding, y + padding
-
-
-def _xatlas(vertices, faces, size, padding):
-    """The atlas that the xatlas package makes, or None with a word in the log if it fails."""
-    try:
-        import xatlas
-        atlas = xatlas.Atlas()
-        atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
-        options = xatlas.PackOptions()
-        options.resolution, options.padding, options.bilinear = size, padding, True
-        atlas.generate(pack_options=options)
-        _, corners, uv = atlas[0]
-        if atlas.atlas_count != 1 or len(corners) != len(faces):
-            raise RuntimeError(f"{atlas.atlas_count} atlases for {len(corners)} of {len(faces)} faces")
-    except Exception as error:      # a foreign extension: whatever goes wrong there, our own atlas is as good
-        log.warning("xatlas: %s; using the built-in atlas", " ".join(str(error).split()) or type(error).__name__)
-        return None
-    return np.clip(uv, 0, 1).astype(np.float32), corners.astype(np.int32)

@@ -7,12 +7,12 @@ sides of a seam agree.  Colours stay sRGB-coded, as in the pictures.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numba import njit
 
+from sgm.config.reconstruction import TextureSpec
 from sgm.geometry.textured_mesh import TexturedMesh
 from sgm.geometry.topology import areas, edge_groups, vertex_normals
 from sgm.reconstruct.texture import visibility
@@ -22,37 +22,22 @@ from sgm.reconstruct.texture.least_squares import refine
 log = logging.getLogger("sgm")
 
 
-@dataclass(frozen=True)
-class TextureSettings:
-    """size: texels per side. padding: free texels around a chart. atlas: 'own', 'xatlas', or 'auto'. power: of the cosine
-    in a view's weight; higher trusts the views that look straight at the surface. refine: iterations of the least squares,
-    0 = none. anchor: weight of the first guess in it, by the mean weight of a texel."""
-    size: int = 1024
-    padding: int = 3
-    atlas: str = "auto"
-    power: float = 2.0
-    refine: int = 4
-    anchor: float = 0.3
-
-
 UNSEEN = 0.3            # texels per length of what no view sees, by those of what is seen best
 GUESS = 0.1             # the guess from beside weighs as much as a view that sees the texel at this cosine
 
 
-def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSettings | None = None,
-         progress: bool = False, stopped=()) -> TexturedMesh:
+def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, stopped=()) -> TexturedMesh:
     """Texture a mesh from `views` (sgm.reconstruct.posed_views.PosedViews) in whose box it lies -> TexturedMesh.
 
     vertices (N, 3), faces (M, 3), one vertex per place.  Deterministic; a few seconds for 21 views of 576 x 576 pixels, most
     of them for the least squares, which end with what they have once `stopped`, a list, holds something.  Raises InputError
     if the charts do not fit into the texture.
     """
-    settings = settings or TextureSettings()
     vertices, faces = np.asarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
     sights = [visibility.look(vertices, faces, views, k) for k in range(len(views))]
     density = visibility.face_density(vertices, faces, views, sights)
     best = np.quantile(density[density > 0], 0.9) if (density > 0).any() else 1.0
-    uv, face_uv = unwrap(vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1), settings.atlas)
+    uv, face_uv = unwrap(vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1))
     face, weights = texels(uv, face_uv, settings.size)
     row, column = np.nonzero(face >= 0)
     corners, w = faces[face[row, column]], weights[row, column].astype(np.float64)
@@ -63,21 +48,21 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSettin
     total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
     for k, sight in enumerate(sights):
         colour, sure = visibility.straight(views.rgb[k], views.mask[k]), visibility.solid(views.mask[k])
-        visibility.gather(points, normals, visibility.camera(views, k), colour, sure, sight.nearest, sight.farthest, settings.power,
-                    total, weight)
+        visibility.gather(points, normals, visibility.camera(views, k), colour, sure, sight.nearest, sight.farthest,
+                          visibility.POWER, total, weight)
     known = weight > 0
     # A face's texels stand for its area, whatever their number.
     share = areas(vertices, faces) / np.maximum(np.bincount(face[row, column], minlength=len(faces)), 1)
     share = share[face[row, column]]
     coverage = float(share[known].sum() / max(share.sum(), 1e-30))
-    guess = _guess(vertices, faces, corners, w[..., 0], total, weight, settings.power)
+    guess = _guess(vertices, faces, corners, w[..., 0], total, weight)
     image = np.zeros((settings.size, settings.size, 3), np.float32)
-    doubt = GUESS ** settings.power
+    doubt = GUESS ** visibility.POWER
     image[row, column] = (total + doubt * guess) / (weight + doubt)[:, None]
     inside = face >= 0
     image = spread(image, inside)
     if settings.refine:
-        image, touched = refine(image, vertices, faces, uv, face_uv, views, settings, progress, stopped)
+        image, touched = refine(image, vertices, faces, uv, face_uv, views, settings.refine, stopped)
         image = spread(image, inside | touched)
     log.info("texture: %.1f %% of the surface is seen", 100 * coverage)
     return TexturedMesh(vertices, faces, uv, face_uv, np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), coverage)
@@ -120,7 +105,7 @@ def spread(image: np.ndarray, known: np.ndarray) -> np.ndarray:
     return image.reshape(-1, 3)[source[label]]
 
 
-def _guess(vertices, faces, corners, w, total, weight, power):
+def _guess(vertices, faces, corners, w, total, weight):
     """Colours for texels that nobody saw: vertices take what is seen around them, the others come in between.
 
     corners (L, 3) vertices of the texels' faces, w (L, 3) their weights, total (L, 3), weight (L,) of what was seen.
@@ -129,7 +114,7 @@ def _guess(vertices, faces, corners, w, total, weight, power):
     count = len(vertices)
     amount = np.bincount(corners.reshape(-1), (w * weight[:, None]).reshape(-1), count)
     colour = np.stack([np.bincount(corners.reshape(-1), (w * total[:, k:k + 1]).reshape(-1), count) for k in range(3)], 1)
-    known = amount > GUESS ** power
+    known = amount > GUESS ** visibility.POWER
     colour = np.divide(colour, amount[:, None], out=np.zeros_like(colour), where=known[:, None])
     if known.any() and not known.all():
         order, start = edge_groups(faces)

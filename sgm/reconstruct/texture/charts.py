@@ -1,8 +1,7 @@
 """A surface cut into charts, each of which is seen whole along one direction and so can be laid flat by projection.
 
 Faces take the nearest of six directions, with a price on cuts; parts of one label become charts; what would overlap itself in
-its projection is cut off.  Every step is a fixed number of sweeps over the faces, so the time is bounded (compare xatlas,
-whose time is not).
+its projection is cut off.  Every step is a fixed number of sweeps over the faces, so the time is bounded.
 """
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 from numba import njit
 
-from sgm.geometry.topology import areas, face_normals, neighbours
+from sgm.geometry.topology import areas, face_neighbors, face_normals
 
 AXES = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)], float)
 CUT = 0.02          # price of a cut of unit length, times the extent: larger charts, more stretch
@@ -35,13 +34,13 @@ def cut(vertices: np.ndarray, faces: np.ndarray) -> Charts:
     """Charts of a mesh: vertices (N, 3), faces (M, 3) with one vertex per place, M > 0."""
     vertices = np.asarray(vertices, np.float64)
     faces = np.ascontiguousarray(faces, np.int32)
-    normals, area, beyond = face_normals(vertices, faces), areas(vertices, faces), neighbours(faces)
+    normals, area, beyond = face_normals(vertices, faces), areas(vertices, faces), face_neighbors(faces)
     extent = max(np.ptp(vertices[faces.reshape(-1)], axis=0).max(), 1e-30)
     sides = np.linalg.norm(vertices[np.roll(faces, -1, axis=1)] - vertices[faces], axis=2)
     label = np.argmax(normals @ AXES.T, axis=1).astype(np.int32)
     _smooth(label, normals @ AXES.T, area, beyond, sides * CUT * extent)
     label = _absorbed(label, normals, area, beyond, faces)
-    chart = _parts(label, beyond)
+    chart = _connected(label, beyond)
     axis = AXES[label]
     # Projected along its own mean normal a chart is stretched less, if all of it is seen from there.
     mean = np.stack([np.bincount(chart, area * normals[:, k]) for k in range(3)], 1)
@@ -81,13 +80,9 @@ def _smooth(label, cosine, area, beyond, price):
             break
 
 
-def _parts(label, beyond):
-    """(M,) int32: charts, parts of one label connected through sides."""
-    return _connected(label, beyond)
-
-
 @njit(cache=True)
 def _connected(label, beyond):
+    """(M,) int32: charts, parts of one label connected through sides."""
     chart = np.full(len(label), -1, np.int32)
     stack = np.empty(len(label), np.int64)
     count = 0
@@ -112,7 +107,7 @@ def _absorbed(label, normals, area, beyond, faces):
     """Small parts take the label of the neighbour they share most with, of those whose direction sees all of them."""
     cosine = normals @ AXES.T
     for _ in range(4):
-        chart = _parts(label, beyond)
+        chart = _connected(label, beyond)
         size = np.bincount(chart, area)
         small = size < SMALL * area.sum()
         worst = np.full((len(size), len(AXES)), np.inf)

@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from tqdm import tqdm
 
 from sgm.geometry.topology import face_normals, vertex_normals
 from sgm.reconstruct.texture import visibility
 
 FINE = 2            # samples per pixel and side
+ANCHOR = 0.3        # weight of the first guess, by the mean weight of a texel
 
 
 def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, face_uv: np.ndarray, views,
-           settings, progress: bool, stopped=()) -> tuple[np.ndarray, np.ndarray]:
+           steps: int, stopped=()) -> tuple[np.ndarray, np.ndarray]:
     """Refine a texture `image` (S, S, 3) float32 in [0, 1] -> the refined one, and which texels some pixel shows (S, S).
 
-    It ends with what it has when `stopped`, a list that a signal's handler fills, is not empty any more.
+    steps: of the conjugate gradients. It ends with what it has when `stopped`, a list that a signal's handler fills, is not empty any more.
     """
     size = image.shape[0]
-    spots, pixels, weights = _observations(vertices, faces, uv, face_uv, views, settings.power, size, progress, stopped)
+    spots, pixels, weights = _observations(vertices, faces, uv, face_uv, views, size, stopped)
     texture = image.reshape(-1, 3).astype(np.float64)
     if stopped or not len(weights):
         return image, np.zeros((size, size), bool)
     diagonal = np.zeros(size * size)
     _diagonal(spots, weights, size, diagonal)
     touched = diagonal > 0
-    anchor = settings.anchor * diagonal[touched].mean()
+    anchor = ANCHOR * diagonal[touched].mean()
     start = texture.copy()
     # Residual of the normal equations at the start, then conjugate gradients, each channel with its own steps.
     residual = np.zeros_like(texture)
@@ -38,7 +38,7 @@ def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.nd
     z = condition * residual
     direction, rho = z.copy(), (residual * z).sum(0)
     nothing = np.zeros_like(pixels)
-    for _ in range(settings.refine):
+    for _ in range(steps):
         if stopped:
             break
         image_of = np.zeros_like(texture)
@@ -55,18 +55,19 @@ def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.nd
     return texture.reshape(image.shape).astype(np.float32), touched.reshape(size, size)
 
 
-def _observations(vertices, faces, uv, face_uv, views, power, size, progress, stopped):
+def _observations(vertices, faces, uv, face_uv, views, size, stopped):
     """Pixels that show the surface whole -> spots (P, FINE^2, 2) float32 in texels, colours (P, 3) float32, weights (P,)."""
     flat = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)[face_uv] * size - 0.5
     smooth, plain = vertex_normals(vertices, faces), face_normals(vertices, faces)
     found = []
-    for k in tqdm(range(len(views)), "texture", disable=not progress, leave=False):
+    for k in range(len(views)):
         if found and stopped:
             break
         sight = visibility.look(vertices, faces, views, k, FINE)
         colour, sure = visibility.straight(views.rgb[k], views.mask[k]), visibility.solid(views.mask[k])
         found.append(_shown(sight.face, sight.weights, sight.depth, sight.nearest, sight.farthest,
-                            vertices, faces, flat, smooth, plain, visibility.camera(views, k), colour, sure, power))
+                            vertices, faces, flat, smooth, plain, visibility.camera(views, k), colour, sure,
+                            visibility.POWER))
     return [np.concatenate([part[i] for part in found]) for i in range(3)]
 
 

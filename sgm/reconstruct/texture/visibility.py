@@ -12,6 +12,7 @@ from sgm.render.zbuffer import NEAR, rasterise
 
 REACH = 2           # pixels around a depth step whose colours may belong to the other side of it
 EDGE = 0.02         # weight of such colours: they count only where no better ones are
+POWER = 2.0         # of the cosine in a view's weight: more trusts the views that look straight at the surface
 SLACK = 2e-3        # by the distance: how far behind the nearest surface a point still counts as on it
 
 

@@ -141,7 +141,7 @@ def rectangle(half_y, half_z, x=0.0):
 
 def found_outline(vertices, faces, c2w=FRONT, intrinsics=CENTRED, size=SIZE):
     ids, depth = rasterizer.face_ids(vertices, faces, c2w, intrinsics, size, size)
-    around = marching_tets.neighbours(faces, len(vertices))
+    around = topology.face_neighbors(faces)
     return ids, depth, rasterizer.outline(vertices, faces, around, ids, depth, c2w, intrinsics)
 
 

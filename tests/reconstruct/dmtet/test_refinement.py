@@ -13,8 +13,10 @@ from sgm import ops
 from sgm.config.reconstruction import DMTetSpec
 from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct.dmtet import pixel_batches, rasterizer, refinement, sdf_optimizer, tet_grid
+from sgm.reconstruct.hull import sdf_grid
 from sgm.reconstruct.nerf import encoding
 from sgm.reconstruct.nerf.field import Field
+from sgm.reconstruct.optimization import optimize
 from sgm.reconstruct.posed_views import HALF, PosedViews
 from sgm.views.cameras import camera_to_world, focal_length
 
@@ -63,12 +65,12 @@ def radii(sdf):
 def test_blur():
     grid = np.zeros((11, 11, 11), np.float32)
     grid[5, 5, 4] = 2
-    out = sdf_optimizer.blurred(grid, 1.0)
+    out = sdf_grid.blurred(grid, 1.0, "constant")
     taps = np.exp(-0.5 * np.arange(-3, 4) ** 2)
     taps /= taps.sum()
     expected = 2 * taps[:, None, None] * taps[None, :, None] * taps[None, None, :]
     np.testing.assert_allclose(out[2:9, 2:9, 1:8], expected, rtol=1e-5)
-    assert out.sum() == pytest.approx(2, rel=1e-5) and sdf_optimizer.blurred(grid, 0) is grid
+    assert out.sum() == pytest.approx(2, rel=1e-5) and sdf_grid.blurred(grid, 0) is grid
 
 
 def test_adam_against_its_definition():
@@ -198,54 +200,59 @@ def test_gradient_of_the_loss_by_colours_and_outlines(geometry):
 
 @pytest.fixture(scope="module")
 def run():
-    """A ball that starts too small, in six steps; the states of the run."""
-    views, states, told = pictures(ball(0.34)), [], []
+    """A ball that starts too small, in 24 steps; the states of the run and the PSNRs it was said to have."""
+    views, states, psnrs = pictures(ball(0.34)), [], []
     spec = DMTetSpec(**{**SMALL, "save_every": 3, "steps": [24]})
-    result = refinement.refine(views, ball(0.28), small_field(), spec, lambda *said: told.append(said),
-                          save=lambda arrays: states.append({k: v.copy() for k, v in arrays.items()}))
-    return views, spec, result, states, told
+    refiner = refinement.Refiner(views, ball(0.28), small_field(), spec)
+    assert optimize(refiner, progress=psnrs.append,
+                    save=lambda arrays: states.append({k: v.copy() for k, v in arrays.items()}))
+    return refiner, states, psnrs
 
 
 def test_a_ball_grows_to_its_pictures(run):
-    views, spec, (vertices, faces, sdf, field), states, told = run
-    assert vertices.dtype == np.float32 and faces.dtype == np.int32 and sdf.shape == (21, 21, 21)
-    before, after = radii(tet_grid.sealed(ball(0.28), HALF)).mean(), radii(sdf).mean()
+    refiner, states, psnrs = run
+    surface = refiner.surface()
+    assert surface.vertices.dtype == np.float32 and surface.faces.dtype == np.int32 and refiner.sdf.shape == (21, 21, 21)
+    before, after = radii(tet_grid.sealed(ball(0.28), HALF)).mean(), radii(refiner.sdf).mean()
     assert abs(after - 0.34) < 0.35 * abs(before - 0.34)
-    assert [done for done, _, _ in told] == list(range(1, 25)) and told[0][1] == 24
-    assert told[-1][2] > told[0][2] + 1.5                                   # dB, of a mean over ten steps
+    assert len(psnrs) == refiner.done == refiner.total == 24 and psnrs[-1] > psnrs[0] + 1.5    # dB, of a mean over ten steps
+    assert [row[0] for row in refiner.history] == [10, 20, 24] and refiner.history[-1][2] == psnrs[-1]
     assert len(states) == 8 and int(states[-1]["done"]) == 24
 
 
 def test_a_picture_of_it(run):
-    views, _, (*_, sdf, field), _, _ = run
-    rgb, covered = pixel_batches.picture(pixel_batches.surface_of(sdf, HALF), field, views, 2)
-    both, either = (np.count_nonzero(f(covered, views.mask[2] > 0.5)) for f in (np.logical_and, np.logical_or))
+    refiner = run[0]
+    rgb, covered = pixel_batches.picture(refiner.surface(), refiner.field, refiner.views, 2)
+    both, either = (np.count_nonzero(f(covered, refiner.views.mask[2] > 0.5)) for f in (np.logical_and, np.logical_or))
     assert both > 0.93 * either and (rgb[~covered] == 0).all()
-    true = views.rgb[2]
+    true = refiner.views.rgb[2]
     assert np.square(rgb - true)[covered].mean() < np.square(true - true[covered].mean(0))[covered].mean()
 
 
 def test_resumed_it_goes_on_bit_for_bit(run):
-    views, spec, (vertices, _, sdf, field), states, _ = run
-    table = field.table.asnumpy().copy()
+    refiner, states, _ = run
+    table = refiner.field.table.asnumpy().copy()
     ops.release()
-    other = small_field()
-    vertices_2, _, sdf_2, _ = refinement.refine(views, ball(0.28), other, spec, state=states[3])
-    assert (sdf == sdf_2).all() and (vertices == vertices_2).all() and (table == other.table.asnumpy()).all()
+    other = refinement.Refiner(refiner.views, ball(0.28), small_field(), refiner.settings)
+    other.restore(states[3])
+    assert optimize(other)
+    assert (refiner.sdf == other.sdf).all() and (refiner.surface().vertices == other.surface().vertices).all()
+    assert (table == other.field.table.asnumpy()).all()
 
 
 def test_ctrl_c_gives_what_there_is(run, caplog):
-    views, spec, *_ = run
     ops.release()
+    states, shown = [], []
+    refiner = refinement.Refiner(run[0].views, ball(0.28), small_field(), run[0].settings)
 
-    def interrupt(done, total, psnr):
-        if done == 2:
+    def interrupt(psnr):
+        if refiner.done == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    states = []
-    vertices, faces, sdf, _ = refinement.refine(views, ball(0.28), small_field(), spec, interrupt, save=states.append)
-    assert "stopped after 2 of 24" in caplog.text and int(states[-1]["done"]) == 2 and len(faces)
-    assert (states[-1]["sdf"] == sdf).all() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not optimize(refiner, progress=interrupt, save=states.append, preview=lambda: shown.append(refiner.done))
+    assert "dmtet: stopped after 2 of 24" in caplog.text and int(states[-1]["done"]) == 2 and len(refiner.surface().faces)
+    assert (states[-1]["sdf"] == refiner.sdf).all() and shown == [2] and refiner.history[-1][0] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_deformation_moves_vertices_within_its_bound():

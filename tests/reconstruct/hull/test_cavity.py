@@ -60,7 +60,7 @@ def test_water_stands_up_to_the_lowest_brim():
     land[2:5, 7] = -2               # a ditch beside it, two deep
     expected = land.copy()
     expected[2:5, 2:4], expected[2:5, 7] = 3, 0
-    np.testing.assert_array_equal(cavity.filled(land), expected)
+    np.testing.assert_array_equal(cavity.water_level(land), expected)
 
 
 def test_hollows_are_those_that_hold_water():

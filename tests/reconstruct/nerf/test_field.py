@@ -77,7 +77,7 @@ def test_encoding_against_float64(kind):
 
 def test_neighbours_differ_by_one_step_along_one_axis():
     levels = encoding.dense_levels([3, 8], 2)
-    first, second = encoding.neighbours(levels, 500, np.random.RandomState(0))
+    first, second = encoding.vertex_pairs(levels, 500, np.random.RandomState(0))
     for a, b in zip(first, second):
         level = int(a >= levels.first[1])
         r = int(levels.resolution[level])
@@ -88,7 +88,7 @@ def test_neighbours_differ_by_one_step_along_one_axis():
 
 def test_total_variation_without_a_dense_level_is_refused():
     with pytest.raises(InputError, match="nerf.tv: .* found none; set nerf.tv=0"):
-        encoding.neighbours(encoding.hash_levels(2, 2, 8, 16, 32), 4, np.random.RandomState(0))
+        encoding.vertex_pairs(encoding.hash_levels(2, 2, 8, 16, 32), 4, np.random.RandomState(0))
 
 
 def test_spherical_harmonics_are_orthonormal_and_of_the_right_degrees():

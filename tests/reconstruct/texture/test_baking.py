@@ -6,19 +6,20 @@ import pytest
 import trimesh
 
 from sgm.common.errors import InputError
+from sgm.config.reconstruction import TextureSpec
 from sgm.geometry.mesh import Mesh
 from sgm.geometry.topology import areas
 from sgm.reconstruct.posed_views import PosedViews
 from sgm.reconstruct.report import UNLIT, render_like, view_metrics
 from sgm.reconstruct.texture import charts, visibility
 from sgm.reconstruct.texture.atlas import unwrap
-from sgm.reconstruct.texture.baking import TextureSettings, bake, spread, texels
+from sgm.reconstruct.texture.baking import bake, spread, texels
 from sgm.render.zbuffer import render_views
 from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world, focal_length
 from sgm.views.metrics import psnr
 
 SIZE = 96
-SMALL = TextureSettings(size=256, atlas="own")
+SMALL = TextureSpec(size=256, refine=4)
 
 
 def colour_of(points, fine=1):
@@ -71,7 +72,7 @@ def test_charts_lie_flat_without_overlap(solid):
     ratio = np.abs(turn) / 2 / areas(solid.vertices, solid.faces)
     assert ratio.max() <= 1 + 1e-6 and ratio.min() >= charts.FACING / 2 - 1e-6
     size, padding = 128, 2
-    uv, face_uv = unwrap(solid.vertices, solid.faces, size, padding, method="own")
+    uv, face_uv = unwrap(solid.vertices, solid.faces, size, padding)
     assert uv.min() >= 0 and uv.max() <= 1
     covered = strictly_inside(uv, face_uv, size)
     assert covered.max() == 1
@@ -86,20 +87,9 @@ def test_charts_lie_flat_without_overlap(solid):
             assert not ((a >= 0) & (b >= 0) & (a != b)).any()
 
 
-def test_the_atlas_of_xatlas_covers_every_face_once():
-    pytest.importorskip("xatlas")
-    solid = trimesh.creation.torus(0.35, 0.12, 40, 24)
-    uv, face_uv = unwrap(solid.vertices, solid.faces, 128, 2, method="xatlas")
-    assert face_uv.shape == solid.faces.shape and uv.min() >= 0 and uv.max() <= 1
-    covered = strictly_inside(uv, face_uv, 128)
-    assert covered.max() == 1 and (covered > 0).mean() > 0.35
-    flat = uv[face_uv].astype(np.float64)
-    assert (np.abs(np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0])) > 0).all()
-
-
 def test_weights_give_texels(ball):
     weight = np.where(ball.triangles_center[:, 2] > 0, 1.0, 0.25)
-    uv, face_uv = unwrap(ball.vertices, ball.faces, 256, 2, weight, "own")
+    uv, face_uv = unwrap(ball.vertices, ball.faces, 256, 2, weight)
     flat = uv[face_uv].astype(np.float64)
     area = np.abs(np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]))
     top, bottom = (area[ball.face_normals[:, 2] * sign > 0.9].sum() for sign in (1, -1))
@@ -111,9 +101,7 @@ def test_too_many_charts_for_a_texture():
     loose = rng.random((3000, 3)) - 0.5
     faces = np.arange(3000).reshape(-1, 3)
     with pytest.raises(InputError, match="charts do not fit into 32 x 32"):
-        unwrap(loose, faces, 32, 2, method="own")
-    with pytest.raises(InputError, match="expected auto, own or xatlas"):
-        unwrap(loose, faces, 32, 2, method="other")
+        unwrap(loose, faces, 32, 2)
 
 
 def test_colours_come_back_in_views_not_baked_from(ball):

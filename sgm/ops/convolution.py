@@ -18,7 +18,7 @@ from sgm.ops.tokens import (
     permute_rows,
 )
 
-# A gathered im2col beats the CPU's own convolution while it fits the caches' reach (measured: equal at
+# A gathered im2col beats the CPU's own convolution while it fits the caches (measured: equal at
 # 70 MB).
 IM2COL_BYTES = 48 << 20
 # Ascend's Conv2D refuses larger inputs (documented limits of W and H).

@@ -1,4 +1,4 @@
-"""Identifies the model of a file of weights by its keys and shapes, and checks that it is complete."""
+"""Identifies the model of a file of weights by keys and shapes, and checks that it is complete."""
 import re
 from dataclasses import replace
 from typing import NamedTuple, Optional
@@ -14,12 +14,12 @@ SHOWN = 8                                       # names of each kind in an error
 
 
 class Fingerprint(NamedTuple):
-    """The keys and shapes that tell models apart; None where a checkpoint does not hold that part."""
-    decoder: Optional[str]                      # "temporal" or "image"
-    post_quant_conv: bool                       # the first stage has 1x1 convolutions (svd_image_decoder)
-    vector_width: Optional[int]                 # columns of the vector condition
-    vae_embedder: Optional[int]                 # N of the conditioner.embedders.N with the autoencoder
-    channels: Optional[int]                     # width of the UNet's first level
+    """The keys and shapes that tell models apart; None for parts that a checkpoint lacks."""
+    decoder: Optional[str]          # "temporal" or "image"
+    post_quant_conv: bool           # the first stage has 1x1 convolutions (svd_image_decoder)
+    vector_width: Optional[int]     # columns of the vector condition
+    vae_embedder: Optional[int]     # N of the conditioner.embedders.N with the autoencoder
+    channels: Optional[int]         # width of the UNet's first level
 
 
 def fingerprint_of(store):
@@ -55,7 +55,7 @@ def _size(store, key, axis):
 
 
 def adapt_spec(spec, store):
-    """Return `spec` with the decoder that a TensorStore shows, and whether that has 1x1 convolutions.
+    """Return `spec` with the decoder that a TensorStore shows, with or without 1x1 convolutions.
 
     Raises CheckpointError when the weights plainly are those of another model, naming the one they
     look like.
@@ -151,7 +151,7 @@ def check_fit(store, shapes, prefix=""):
 
 
 def misfit_message(missing, misfits, extra):
-    """Return one line on what is missing, misshapen and left over (lists of names): the first few."""
+    """Return one line with the first few of the names missing, misshapen and left over (lists)."""
     parts = []
     for names, what in ((missing, "keys missing"), (misfits, "misshapen"), (extra, "left over")):
         if names:

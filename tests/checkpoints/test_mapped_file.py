@@ -161,9 +161,9 @@ HOSTILE = {
     "size": (raw({"a": f32([4], 0, 12)}, b"\0" * 12), "a: found 12 bytes, expected 16 for F32 [4]"),
     "backwards": (raw({"a": f32([4], 16, 0)}, b"\0" * 16), "a: found -16 bytes"),
     "offsets": (raw({"a": {**f32([4], 0, 16), "data_offsets": [16]}}, b"\0" * 16), "a: found data_offsets [16]"),
-    "overlap": (raw({"a": f32([4], 0, 16), "b": f32([4], 8, 24)}, b"\0" * 24), "b: begins at byte"),
-    "same bytes": (raw({"a": f32([4], 0, 16), "b": f32([4], 0, 16)}, b"\0" * 16), "b: begins at byte"),
-    "hole": (raw({"a": f32([1], 4, 8)}, b"\0" * 8), "a: begins at byte"),
+    "overlap": (raw({"a": f32([4], 0, 16), "b": f32([4], 8, 24)}, b"\0" * 24), "b: found its start at byte"),
+    "same bytes": (raw({"a": f32([4], 0, 16), "b": f32([4], 0, 16)}, b"\0" * 16), "b: found its start at byte"),
+    "hole": (raw({"a": f32([1], 4, 8)}, b"\0" * 8), "a: found its start at byte"),
     "a name of many lines": (raw({"a\nb\x1b" + "c" * 5000: 3}), "a b?ccc"),
     "more": (raw({"a": f32([1], 0, 4)}, b"\0" * 9), "found 5 bytes after the last tensor"),
 }

@@ -109,7 +109,7 @@ def bad_weights(good, touched):
     yield "image.ckpt", encoded(object_on_white()), "found neither safetensors nor a MindSpore .ckpt"
     yield "huge_header.safetensors", safetensors(b"{}", data, 2 ** 62), "found a header of 4611686018427387904 bytes"
     yield "beyond.safetensors", changed(data_offsets=[begin + 10 ** 9, end + 10 ** 9]), f"{key}: found its end at byte"
-    yield "overlap.safetensors", changed(data_offsets=[begin - 2, end - 2]), "begins at byte"
+    yield "overlap.safetensors", changed(data_offsets=[begin - 2, end - 2]), "found its start at byte"
     yield "dimensions.safetensors", changed(shape=[1] * 40 + info["shape"]), f"{key}: found shape [1, 1"
     yield "shape.safetensors", changed(shape=[2, info["shape"][0] // 2]), f"misshapen: {key} (found (2, "
     yield "kind.safetensors", changed(dtype="I16"), f"misshapen: {key} (found I16"

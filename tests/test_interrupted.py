@@ -148,6 +148,27 @@ def test_full_disk_while_a_video_is_written(limit, status, tmp_path):
 
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
+COMMANDS = ["train.py", "simple_video_sample.py",
+            *(f"tools/{path.name}" for path in sorted((ROOT / "tools").glob("[!_]*.py")))]
+# Python imports this on start: it interrupts the process as soon as the first module after sgm.common.startup is wanted.
+INTERRUPT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("sgm.") and name not in ("sgm.common", "sgm.common.startup"):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_while_modules_load(command, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
+    result = subprocess.run([sys.executable, str(ROOT / command), "--help"], capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_ctrl_c_while_rendering(tmp_path):
     with running([*PROCEDURAL, tmp_path / "out", "--count", "200"]) as process:
         wait_until(lambda: len(finished(tmp_path / "out")) > 2, process, "no folder yet")

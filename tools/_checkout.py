@@ -1,4 +1,4 @@
-"""What every tool imports first: `sgm` is that of this checkout, installed or not."""
+"""The first import of every tool: `sgm` is that of this checkout, installed or not."""
 import importlib.util
 import sys
 from pathlib import Path

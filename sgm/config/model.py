@@ -1,6 +1,7 @@
-"""The whole configuration schema: dataclasses whose defaults are the released SVD networks.
+"""The configuration schema of a model: dataclasses whose defaults are the published SVD networks.
 
-A YAML file in `configs/` says only what differs. Unknown keys and wrong types are errors that name the key.
+A YAML file in `configs/` states only what differs. Unknown keys and wrong types are errors that
+name the key.
 """
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -21,7 +22,7 @@ MAX_NUMBER, MAX_LAYERS, MAX_STEPS, MAX_FRAMES, MAX_SIDE = 1 << 20, 1000, 10_000,
 
 @dataclass
 class UNetSpec:
-    """VideoUNet (SVD, arXiv 2311.15127 app. D): widths and where attention stands."""
+    """Settings of the VideoUNet (SVD, arXiv 2311.15127 app. D): widths, levels with attention."""
     in_channels: int = 8                        # noisy latent + latent of the condition image
     out_channels: int = 4
     model_channels: int = 320
@@ -34,7 +35,7 @@ class UNetSpec:
 
     @property
     def down_factor(self):
-        """Latent pixels per pixel of the coarsest level, along one side."""
+        """Return the latent pixels per pixel of the coarsest level, along one side."""
         return 2 ** (len(self.channel_mult) - 1)
 
     def validate(self, section="unet."):
@@ -55,7 +56,10 @@ class UNetSpec:
 
 @dataclass
 class VaeSpec:
-    """The autoencoder. `decoder`: "image" decodes each frame alone, "temporal" is SVD's deflickering decoder."""
+    """Settings of the autoencoder.
+
+    `decoder`: "image" decodes each frame alone, "temporal" is SVD's deflickering decoder.
+    """
     ch: int = 128
     ch_mult: List[int] = field(default_factory=lambda: [1, 2, 4, 4])
     num_res_blocks: int = 2
@@ -67,7 +71,7 @@ class VaeSpec:
 
     @property
     def factor(self):
-        """Pixels per latent along one side."""
+        """Return the pixels per latent along one side."""
         return 2 ** (len(self.ch_mult) - 1)
 
     def validate(self, section="vae."):
@@ -82,7 +86,7 @@ class VaeSpec:
 
 @dataclass
 class ClipSpec:
-    """OpenCLIP vision transformer; the defaults are ViT-H-14's image tower."""
+    """Settings of the OpenCLIP vision transformer; the defaults are ViT-H-14's image tower."""
     image_size: int = 224
     patch_size: int = 14
     width: int = 1280
@@ -102,7 +106,10 @@ class ClipSpec:
 
 @dataclass
 class ConditionSpec:
-    """Embedders in the order of `conditioner.embedders.N`; scalars have a width in `vector`, images have none."""
+    """Settings of the embedders, in the order of `conditioner.embedders.N`.
+
+    Scalars have a width in `vector`, images have none.
+    """
     embedders: List[str] = field(default_factory=lambda: [
         "cond_frames_without_noise", "fps_id", "motion_bucket_id", "cond_frames", "cond_aug"])
     scalar_dim: int = 256                       # sinusoid width of cond_aug, fps_id, motion_bucket_id
@@ -111,7 +118,10 @@ class ConditionSpec:
     cond_aug: float = 0.02                      # default noise level of the condition image
 
     def validate(self, section="condition."):
-        """Raise ConfigError unless the embedders are known, unique, and give context, concat and vector."""
+        """Raise ConfigError unless the embedders are known, unique and complete.
+
+        They must give crossattn, concat and vector.
+        """
         for name in self.embedders:
             require_one_of(name, section + "embedders", EMBEDDERS)
         names = set(self.embedders)
@@ -130,7 +140,11 @@ class ConditionSpec:
 
 @dataclass
 class SamplingSpec:
-    """Defaults of the sampler. Steps, sampler and guidance have flags of `simple_video_sample.py`, the others `--set`."""
+    """Defaults of the sampler.
+
+    Steps, sampler and guidance have flags of `simple_video_sample.py`; the others are changed with
+    `--set`.
+    """
     sampler: str = "euler"
     steps: int = 25
     sigma_min: float = 0.002
@@ -144,7 +158,7 @@ class SamplingSpec:
     max_scale: float = 2.5
 
     def validate(self, section="sampling."):
-        """Raise ConfigError unless sampler and guidance are known and the noise levels descend to a positive one."""
+        """Raise ConfigError for unknown names and for noise levels that do not fall."""
         require_one_of(self.sampler, section + "sampler", SAMPLERS)
         require_one_of(self.guidance, section + "guidance", GUIDANCES)
         require_positive(self, section, ["steps"], MAX_STEPS)
@@ -170,27 +184,27 @@ class ModelSpec:
 
     @property
     def is_orbit(self):
-        """Whether the frames are views of an orbit (SV3D) rather than a video (SVD)."""
+        """Return whether the frames are views of an orbit (SV3D) rather than a video (SVD)."""
         return "fps_id" not in self.condition.embedders
 
     @property
     def is_posed(self):
-        """Whether the network is told the cameras' polar angles and azimuths (SV3D_p)."""
+        """Return whether the network is conditioned on polar angles and azimuths (SV3D_p)."""
         return "polars_rad" in self.condition.embedders
 
     @property
     def vector_widths(self):
-        """{embedder: columns} of the vector condition, in order."""
+        """Return {embedder: columns} of the vector condition, in order."""
         return {name: self.condition.angle_dim if name in ANGLES else self.condition.scalar_dim
                 for name in self.condition.embedders if not name.startswith("cond_frames")}
 
     def vector_scale(self, name):
-        """What an embedder of `vector_widths` multiplies its numbers by before their sinusoids."""
+        """Return the factor on an embedder's numbers before their sinusoids."""
         return self.condition.angle_scale if name in ANGLES else 1.0
 
     @property
     def vae_factor(self):
-        """Pixels per latent along one side."""
+        """Return the pixels per latent along one side."""
         return self.vae.factor
 
     def validate(self):

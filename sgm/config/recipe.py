@@ -12,7 +12,7 @@ BACKGROUNDS = ("white", "random", "both")
 
 @dataclass
 class DataSettings:
-    """The keys of a recipe that `open_data` reads."""
+    """The settings of a recipe that `open_data` reads."""
     data: List[str] = field(default_factory=list)       # packed sets, orbit folders, Objaverse lists, videos; globs too
     val: List[str] = field(default_factory=list)    # the same, held out; else what val.txt in a folder of `data` names
     background: str = "white"       # of orbit folders: white, a random colour for each clip, or both (each orbit twice)
@@ -25,7 +25,7 @@ class DataSettings:
     encode_chunk: int = 7           # frames that the autoencoder encodes at once: lower it for want of memory
 
     def validate_data(self):
-        """Raise ConfigError naming the first of these values that cannot be."""
+        """Raise ConfigError naming the first of these values that is not allowed."""
         require_one_of(self.background, "background", BACKGROUNDS)
         require_one_of(self.condition, "condition", ("any", "last"))
         noise = self.augment
@@ -46,7 +46,10 @@ HARMLESS = ("steps", "save_every", "log_every", "keep", "val", "val_batches", "s
 
 @dataclass
 class Recipe(DataSettings):
-    """What `train.py` does; a file says only what differs. What it is trained on: `DataSettings`."""
+    """The settings of `train.py`; a file states only what differs.
+
+    The data is described by `DataSettings`.
+    """
     task: str = "diffusion"                     # "diffusion" trains the UNet, "autoencoder" the VAE,
                                                 # "decoder" the VAE's decoder on latents as the UNet predicts them
     trains: str = "all"                         # all, temporal or lora of the UNet; all or decoder of the autoencoder
@@ -86,7 +89,7 @@ class Recipe(DataSettings):
     log_every: int = 20                         # steps that one row of metrics.csv averages
 
     def validate(self):
-        """Raise ConfigError naming the first value that cannot be."""
+        """Raise ConfigError naming the first value that is not allowed."""
         self.validate_data()
         require_one_of(self.task, "task", TRAINS)
         require_one_of(self.trains, "trains", TRAINS[self.task], f" for task {self.task}")
@@ -110,9 +113,10 @@ class Recipe(DataSettings):
                 "0 with front_weight: of clips that roam it is not known which view is near the condition")
 
     def differences(self, recorded):
-        """What differs from a recipe recorded as a mapping, as (harmful, harmless): lists of "lr: 0.1, now 0.2".
+        """Return the differences from a recipe recorded as a mapping: (harmful, harmless).
 
-        Keys that the record lacks are of a later version, and are passed over.
+        Both are lists of lines like "lr: 0.1, now 0.2". Keys that the record lacks are of a later
+        version and are ignored.
         """
         harmful, harmless = [], []
         for name, value in vars(self).items():
@@ -122,10 +126,11 @@ class Recipe(DataSettings):
 
 
 def resolve_precision(recipe, device, limit=None):
-    """The recipe with the precision that "auto" means on `device` ("CPU" or "Ascend").
+    """Return the recipe with the precision that "auto" means on `device` ("CPU" or "Ascend").
 
-    limit: why half precision is no good on this NPU, which saturates instead of overflowing, so that neither a scale of the
-    loss nor a check of its value would notice. Raises ConfigError for a precision that cannot be.
+    limit: why half precision is unsuitable on this NPU, or None. An NPU that saturates instead of
+    overflowing would let neither a scale of the loss nor a check of its value notice. Raises
+    ConfigError for a precision that the device does not have.
     """
     found = recipe.precision
     if found == "auto":

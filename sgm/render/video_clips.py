@@ -1,4 +1,4 @@
-"""Renders short videos that are no orbits: procedural objects seen by a camera that slides, approaches and rolls."""
+"""Renders short videos that are no orbits: the camera slides, approaches and rolls."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ SUPERSAMPLE = 2
 def clip_poses(rng: np.random.RandomState, count: int) -> np.ndarray:
     """Return the poses of a camera in steady motion, (count, 4, 4) float64 OpenGL camera-to-world.
 
-    It starts looking at the origin and never turns about the object. Where it stands and how far it moves, sideways, up,
-    along its line of sight and about it, is uniform within `SLIDE` and `ROLL`.
+    It starts looking at the origin and never turns about the object. Where it stands and how far it
+    moves, sideways, up, along its line of sight and about it, is uniform within `SLIDE` and `ROLL`.
     """
     start = camera_to_world(rng.uniform(0, 360), rng.uniform(-5, 30), DISTANCE)
     shift, roll = rng.uniform(-1, 1, 3) * SLIDE, np.deg2rad(rng.uniform(-ROLL, ROLL))
@@ -46,9 +46,9 @@ def render_video_clip(seed: int, out: str, size: int, count: int):
 
 def render_video_clips(seeds: range, out: Path, size: int, count: int, *, workers: int = 1,
                        progress: Callable[[int, int], None] | None = None):
-    """Render one clip of each object; clips that exist are kept. progress(done, total) follows each.
+    """Render one clip of each object; clips that exist are kept.
 
-    Raises InputError if `out` cannot be written.
+    progress(done, total) follows each. Raises InputError if `out` cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
     todo = [seed for seed in seeds if not (out / f"{seed:07d}").is_dir()]

@@ -1,11 +1,13 @@
-"""A z-buffer triangle renderer with exact pinhole cameras: training and evaluation orbits are made with it.
+"""A z-buffer triangle renderer with exact pinhole cameras, for training and evaluation orbits.
 
-Rasterisation is by homogeneous edge functions (Olano and Greer, "Triangle scan conversion using 2D homogeneous
-coordinates", 1997).  For a pixel ray d = (x, y, -1) and camera-space corners v0, v1, v2, e_i = (v_j x v_k) . d is
-proportional to the barycentric weight of corner i in SPACE: interpolation is perspective-correct without a division
-per attribute, and a triangle that crosses the camera plane needs no clipping.
+Rasterization is by homogeneous edge functions (Olano and Greer, "Triangle scan conversion using 2D
+homogeneous coordinates", 1997). For a pixel ray d = (x, y, -1) and camera-space corners v0, v1, v2,
+e_i = (v_j x v_k) . d is proportional to the barycentric weight of corner i in SPACE: interpolation
+is perspective-correct without a division per attribute, and a triangle that crosses the camera
+plane needs no clipping.
 
-Colours are given sRGB-coded, shaded and averaged over the supersamples in linear light, and written sRGB-coded.
+Colors are given sRGB-coded, shaded and averaged over the supersamples in linear light, and written
+sRGB-coded.
 """
 from __future__ import annotations
 
@@ -22,9 +24,10 @@ TEXELS_PER_SAMPLE = 3  # textures are halved (box filter) while they have more t
 
 @dataclass(frozen=True)
 class Lighting:
-    """Lambert lights fixed in the world; the sum is the factor on the (linear) surface colour, clipped at 1.
+    """Lambert lights fixed in the world.
 
-    Directions point from the object to the light and are normalised here; strengths are factors.
+    Their sum is the factor on the (linear) surface color, clipped at 1. Directions point from the
+    object to the light and are normalized here; strengths are factors.
     """
     ambient: float = 0.42
     key: float = 0.46
@@ -34,7 +37,7 @@ class Lighting:
     sky: float = 0.10      # times (1 + n_z) / 2
 
     def packed(self) -> np.ndarray:
-        """(10,) float64: ambient, sky, key, its unit direction, fill, its unit direction."""
+        """Return (10,) float64: ambient, sky, key, its unit direction, fill, its unit direction."""
         key, fill = (np.asarray(d, np.float64) / np.linalg.norm(d) for d in (self.key_direction, self.fill_direction))
         return np.concatenate([[self.ambient, self.sky, self.key], key, [self.fill], fill])
 
@@ -46,7 +49,7 @@ SOFT = Lighting(ambient=0.62, key=0.26, key_direction=(0.45, -0.40, 0.80), fill=
 
 @dataclass(frozen=True)
 class Packed:
-    """A mesh in the flat arrays the kernels read; made once by `pack`, rendered from many cameras."""
+    """A mesh in the flat arrays that the kernels read, made by `pack` for many cameras."""
     vertices: np.ndarray      # (V, 3) float64, world
     faces: np.ndarray         # (F, 3) int32
     normals: np.ndarray       # (V, 3) float32, unit
@@ -88,7 +91,10 @@ def pack(mesh: Mesh, samples: int) -> Packed:
 
 @njit(cache=True, inline="always")
 def _texel(texels, first, width, height, u, v):
-    """Bilinear, repeating texture sample: linear RGB and alpha.  Image rows run down, v runs up."""
+    """Return a bilinear, repeating texture sample: linear RGB and alpha.
+
+    Image rows run down, v runs up.
+    """
     x, y = u * width - 0.5, (1.0 - v) * height - 0.5
     x0, y0 = int(np.floor(x)), int(np.floor(y))
     fx, fy = x - x0, y - y0
@@ -102,7 +108,10 @@ def _texel(texels, first, width, height, u, v):
 
 @njit(cache=True)
 def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, samples, focal, near):
-    """Nearest triangle per sample: z-depth (inf = none), face (-1 = none), weights of corners 1 and 2."""
+    """Return the nearest triangle per sample: z-depth, face, weights of corners 1 and 2.
+
+    Where nothing is seen z-depth is inf and face -1.
+    """
     depth = np.full((samples, samples), np.inf)
     face = np.full((samples, samples), -1, np.int32)
     weights = np.zeros((samples, samples, 2), np.float32)
@@ -165,7 +174,7 @@ def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, s
 
 @njit(cache=True, inline="always")
 def _facing_normal(normals, vertices, eye, i0, i1, i2, r, s, t):
-    """Interpolated unit normal, turned to the side of the surface the camera sees."""
+    """Return the interpolated unit normal, turned to the side that the camera sees."""
     x = r * normals[i0, 0] + s * normals[i1, 0] + t * normals[i2, 0]
     y = r * normals[i0, 1] + s * normals[i1, 1] + t * normals[i2, 1]
     z = r * normals[i0, 2] + s * normals[i1, 2] + t * normals[i2, 2]
@@ -184,7 +193,10 @@ def _facing_normal(normals, vertices, eye, i0, i1, i2, r, s, t):
 @njit(cache=True)
 def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, factor, texture, texels, light, eye,
            supersample, out):
-    """Fill `out` (H, W, 4) uint8 from the sample buffers: straight alpha, RGB 255 where nothing is seen."""
+    """Fill `out` (H, W, 4) uint8 from the sample buffers.
+
+    It has straight alpha, and RGB 255 where nothing is seen.
+    """
     size = out.shape[0]
     for row in range(size):
         for col in range(size):
@@ -227,7 +239,7 @@ def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, f
 
 
 def _buffers(packed: Packed, camera_to_world: np.ndarray, samples: int, fov_deg: float):
-    """z-depth, face and weights of every sample, and the eye point."""
+    """Return z-depth, face and weights of every sample, and the eye point."""
     rotation, eye = np.asarray(camera_to_world, np.float64)[:3, :3], np.asarray(camera_to_world, np.float64)[:3, 3]
     view = np.ascontiguousarray((packed.vertices - eye) @ rotation)
     focal = 0.5 * samples / np.tan(np.radians(fov_deg) / 2)
@@ -238,10 +250,11 @@ def _buffers(packed: Packed, camera_to_world: np.ndarray, samples: int, fov_deg:
 
 def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *, supersample: int = 2,
                  lighting: Lighting = STUDIO) -> np.ndarray:
-    """Render a mesh from several cameras -> (T, size, size, 4) uint8, sRGB with straight alpha.
+    """Return renders of a mesh from several cameras, (T, size, size, 4) uint8.
 
-    cameras: (T, 4, 4) OpenGL camera-to-world (x right, y up, looks along -z), world units of the mesh; the principal
-    point is the image centre and pixel centres lie at +0.5.  Where alpha is 0, RGB is 255.
+    They are sRGB with straight alpha. cameras: (T, 4, 4) OpenGL camera-to-world (x right, y up,
+    looks along -z), world units of the mesh; the principal point is the image center and pixel
+    centers lie at +0.5. Where alpha is 0, RGB is 255.
     """
     packed = pack(mesh, size * supersample)
     light = lighting.packed()
@@ -255,9 +268,10 @@ def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *, 
 
 def render_geometry(mesh: Mesh, camera_to_world: np.ndarray, size: int,
                     fov_deg: float) -> tuple[np.ndarray, np.ndarray]:
-    """One centre ray per pixel -> z-depth (size, size) float32 and world normals (size, size, 3) float32.
+    """Return z-depth (size, size) float32 and world normals (size, size, 3) float32.
 
-    Depth is along the optical axis in world units; normals are unit and face the camera; both are 0 where nothing is.
+    One ray goes through the center of each pixel. Depth is along the optical axis in world units;
+    normals are unit and face the camera; both are 0 where nothing is.
     """
     packed = pack(mesh, size)
     depth, face, weights, eye = _buffers(packed, camera_to_world, size, fov_deg)

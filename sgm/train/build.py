@@ -1,4 +1,4 @@
-"""From a recipe to the parts of its run."""
+"""Builds the parts of a run from its recipe."""
 from dataclasses import replace
 
 from sgm.train.batches import DiffusionBatches, ViewBatches, val_count
@@ -11,8 +11,12 @@ from sgm.train.trainer import Trainer
 
 
 def build(spec, recipe, init, progress, rank=0, world_size=1):
-    """-> (Trainer, a sentence on its weights). `init`: see `sgm.train.initial_weights.start`; progress(iterable, description) wraps
-    long loops; rank, world_size: see `Trainer`. Encodes the clips that are not in the cache yet. Raises InputError."""
+    """Return (Trainer, a sentence on where its weights come from).
+
+    `init`: see `sgm.train.initial_weights.start`; progress(iterable, description) wraps long loops;
+    rank, world_size: see `Trainer`. Encodes the clips that are not in the cache yet. Raises
+    InputError.
+    """
     check_fit(spec, recipe)
     if recipe.task == "autoencoder":
         (clips, _), (val, _) = read_clips(recipe, spec, cache_memo(recipe))
@@ -36,6 +40,6 @@ def build(spec, recipe, init, progress, rank=0, world_size=1):
 
 
 def decoder_batches(recipe, engine, examples, progress):
-    """DecoderBatches of these clips, predicted now."""
+    """Return DecoderBatches of these clips, which are predicted now."""
     crops = ViewBatches(recipe, examples.clips, engine.spec)    # a crop that cannot be is told before anything is predicted
     return DecoderBatches(recipe, Predictions(recipe, engine, examples, progress), crops)

@@ -1,4 +1,4 @@
-"""Where a batch's latents come from: encoded once and kept, or encoded from pixels each step."""
+"""Sources of a batch's latents: encoded once and kept, or encoded from pixels each step."""
 import hashlib
 import time
 
@@ -15,16 +15,18 @@ PATIENCE = 1800         # seconds without a new entry from another process befor
 
 
 class LatentClips(Examples):
-    """Clips encoded once into `cache` (a folder or a LatentStore), then memory-mapped; the latents are drawn from their
-    moments each time.
+    """Clips encoded once into `cache` (a folder or a LatentStore), then memory-mapped.
 
-    An entry is (V, 2 z h w + D + 1): per view the posterior's mean and log variance, the CLIP token of views that may be
-    the condition, and the clip's motion bucket. Its key hashes the images, the encoders' weights and the size, so that
-    whatever changes one of them is encoded anew and nothing else. The engine's conditioner must hold its weights.
+    The latents are drawn from their moments each time. An entry is (V, 2 z h w + D + 1): per view
+    the posterior's mean and log variance, the CLIP token of views that may be the condition, and
+    the clip's motion bucket. Its key hashes the images, the encoders' weights and the size, so a
+    change of one of them encodes that clip again and nothing else. The engine's conditioner must
+    hold its weights.
 
-    progress(iterable, description) wraps the loops over clips. A clip that cannot be read is skipped and counted; raises
-    DataError if too many are. rank, world_size: of several processes with the same arguments each encodes its share and
-    waits for the others' through the file system, without any collective.
+    progress(iterable, description) wraps the loops over clips. A clip that cannot be read is
+    skipped and counted; raises DataError if too many are. rank, world_size: of several processes
+    with the same arguments each encodes its share and waits for the others' through the file
+    system, without any collective.
     """
 
     def __init__(self, clips, engine, cache, progress, condition="last", num_frames=None, augment=(), cache_gb=50.0,
@@ -45,7 +47,7 @@ class LatentClips(Examples):
         self.clips = Clips([clip for _, clip in good], (clips.height, clips.width))
 
     def _keys(self, weights, progress):
-        """(key, clip) of every clip whose files are there."""
+        """Return (key, clip) of every clip whose files are there."""
         clips = self.clips.items
         keyed = []
         for clip in progress(clips, "looking at clips") if len(clips) > MANY and not self.store.memo.known else clips:
@@ -58,7 +60,7 @@ class LatentClips(Examples):
         return keyed
 
     def shape(self, clip):
-        """Of a clip's entry."""
+        """Return the shape of a clip's entry."""
         return clip.num_views, 2 * int(np.prod(self.latent_shape)) + self.engine.spec.clip.embed_dim + 1
 
     def _encode(self, keyed, progress, rank, world_size):
@@ -103,8 +105,11 @@ class LatentClips(Examples):
         return entry
 
     def load(self, rng, index, random_start, frames=0):
-        """An Example of clip `index` with mean and log variance (n, z, h, w) of its n views, the condition's latent
-        (z, h, w) and token (1, D)."""
+        """Return (Example, (mean, log variance, condition latent, condition token)) of a clip.
+
+        mean and log variance (n, z, h, w) are those of its n views; the condition's latent is (z,
+        h, w), its token (1, D).
+        """
         example, entry = self.pick(rng, index, random_start, frames), self.store.read(self.keys[index])
         half = int(np.prod(self.latent_shape))
         rows = np.array(entry[example.views])
@@ -117,10 +122,11 @@ class LatentClips(Examples):
 
 
 class PixelClips(Examples):
-    """Clips encoded from pixels each step: no cache. The engine's conditioner must hold its weights throughout.
+    """Clips encoded from pixels each step, without a cache.
 
-    A clip that cannot be read is told, counted, and the next one takes its place; which one follows from the data alone,
-    so that a resumed run sees the same. Raises DataError if too many are bad.
+    The engine's conditioner must hold its weights throughout. A clip that cannot be read is skipped
+    with a warning, and the next one takes its place; which one follows from the data alone, so a
+    resumed run sees the same. Raises DataError if too many are unreadable.
     """
 
     def __init__(self, clips, engine, condition="last", num_frames=None, augment=(), encode_chunk=7, skipped=None):
@@ -130,7 +136,7 @@ class PixelClips(Examples):
         self.found = len(clips) + len(self.skipped.reasons)
 
     def load(self, rng, index, random_start, frames=0):
-        """As `LatentClips.load`."""
+        """Return what `LatentClips.load` does."""
         for offset in range(len(self.clips)):
             example = self.pick(rng, (index + offset) % len(self.clips), random_start, frames)
             clip = self.clips[example.index]
@@ -152,7 +158,7 @@ class PixelClips(Examples):
 
 
 def hash_weights(engine):
-    """The hash of the image encoders' weights (CLIP and VAE)."""
+    """Return the hash of the image encoders' weights (CLIP and VAE)."""
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in engine.conditioner.parameters_dict().items():
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""How much a clip moves, as the motion bucket that SVD is told: from a table, or estimated."""
+"""The motion bucket of a clip, which SVD is conditioned on: from a table, or estimated."""
 import csv
 import math
 from pathlib import Path
@@ -14,12 +14,13 @@ TABLE = "clips.csv"     # beside the videos
 
 
 def motion_bucket(frames):
-    """The motion bucket, 0 to 255, of frames (T, 3, H, W) in [-1, 1], T >= 1.
+    """Return the motion bucket, 0 to 255, of frames (T, 3, H, W) in [-1, 1], T >= 1.
 
-    255 times the mean length of the optical flow from each frame to the next (Farneback's, on grey pictures of at most
-    `FLOW_SIDE` pixels), in units of the frame's width, divided by `FULL_MOTION`, at most 255: the usual bucket 127 is a
-    mean motion of one hundredth of the width per frame. SVD's authors say that flow was used and not how it was scaled
-    (arXiv 2311.15127, app. C), so the scale is ours; give the buckets in clips.csv to use another.
+    255 times the mean length of the optical flow from each frame to the next (Farneback's, on gray
+    pictures of at most `FLOW_SIDE` pixels), in units of the frame's width, divided by
+    `FULL_MOTION`, at most 255: the usual bucket 127 is a mean motion of one hundredth of the width
+    per frame. SVD's authors say that flow was used and not how it was scaled (arXiv 2311.15127,
+    app. C), so the scale is ours; give the buckets in clips.csv to use another.
     """
     grey = [_small_grey(frame) for frame in frames]
     if len(grey) < 2:
@@ -39,10 +40,10 @@ def _small_grey(frame):
 
 
 def read_table(folder):
-    """{file name: {"fps": float, "motion_bucket": float}} of the clips.csv in `folder`, {} if there is none.
+    """Return {file name: {"fps": float, "motion_bucket": float}} of the clips.csv in `folder`.
 
-    Its columns are file, and fps or motion_bucket or both; an empty cell means to be found out. Raises DataError naming
-    the line.
+    It is {} if there is none. Its columns are file, and fps or motion_bucket or both; an empty cell
+    means that the value is estimated. Raises DataError naming the line.
     """
     path = Path(folder) / TABLE
     if not path.is_file():

@@ -1,8 +1,10 @@
-"""Orbits as folders of images with cameras: our views folders (transforms.json) and Objaverse renders.
+"""Orbits as folders of images with cameras: our views folders and Objaverse renders.
 
-An Objaverse render is a folder with 000.png ... and cameras.npz, whose `cam_poses` (V, 3, 4) are world-to-camera (z up),
-as InstantMesh reads it (TencentARC/InstantMesh, src/data/objaverse.py), or with meta.pkl, a pickled list whose fifth entry
-is the same, as its MindSpore port does (mindspore-lab/mindone, examples/instantmesh/data/objaverse.py).
+A views folder holds transforms.json. An Objaverse render is a folder with 000.png ... and
+cameras.npz, whose `cam_poses` (V, 3, 4) are world-to-camera (z up), as InstantMesh reads it
+(TencentARC/InstantMesh, src/data/objaverse.py), or with meta.pkl, a pickled list whose fifth entry
+is the same, as its MindSpore port does (mindspore-lab/mindone,
+examples/instantmesh/data/objaverse.py).
 """
 import io
 import json
@@ -29,7 +31,8 @@ RENDER_FOLDERS = ("", "rendering_random_32views", "input")      # where renders 
 class OrbitClip:
     """Views of one object, put on a background and resized to `size` x `size` pixels.
 
-    side: the stored images' pixels (None: not known before they are read). background: three levels of 0..255.
+    side: the stored images' pixels (None: not known before they are read). background: three levels
+    of 0..255.
     """
     name: str
     files: tuple
@@ -41,9 +44,11 @@ class OrbitClip:
 
     @property
     def num_views(self):
+        """Return V, the number of stored views."""
         return len(self.files)
 
     def frames(self, views=slice(None)):
+        """Return those views as float32 (n, 3, H, W) in [-1, 1]."""
         chosen = self.files[views] if isinstance(views, slice) else [self.files[k] for k in views]
         return np.stack([self._view(file) for file in chosen])
 
@@ -61,12 +66,16 @@ class OrbitClip:
         return (composite(image, self.background).astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
 
     def digest(self, memo):
+        """Return a hash of what `frames` would return."""
         return hash_of(self.background, *(memo.content(file) for file in self.files))
 
 
 def read_orbit(folder, size):
-    """The OrbitClip of a views folder, for views of `size` pixels. Raises InputError: no or damaged transforms.json, one
-    view only, cameras that do not look at the origin, images of another size than it says."""
+    """Return the OrbitClip of a views folder, for views of `size` pixels.
+
+    Raises InputError: no or damaged transforms.json, one view only, cameras that do not look at the
+    origin, images of another size than it states.
+    """
     views = read_transforms(folder)
     if len(views.files) < 2:
         raise DataError(f"{folder}: transforms.json has a single view, expected an orbit of several")
@@ -87,7 +96,7 @@ def read_orbit(folder, size):
 
 
 def read_render(folder, size):
-    """The OrbitClip of an Objaverse render. Raises InputError as `read_orbit` does."""
+    """Return the OrbitClip of an Objaverse render. Raises InputError as `read_orbit` does."""
     folder = Path(folder)
     found = [folder / name for name in CAMERA_FILES if (folder / name).is_file()]
     if not found:
@@ -106,8 +115,10 @@ def read_render(folder, size):
 
 
 def read_ids(path):
-    """The render folders that a JSON list of ids names (or {"good_objs": [...]}); ids are folders beside the list, or in
-    one of `RENDER_FOLDERS` there. Raises DataError."""
+    """Return the render folders that a JSON list of ids, or {"good_objs": [...]}, names.
+
+    Ids are folders next to the list, or in one of `RENDER_FOLDERS` there. Raises DataError.
+    """
     path = Path(path)
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))
@@ -124,8 +135,11 @@ def read_ids(path):
 
 
 def _angles(folder, centres, backward, roll):
-    """Azimuths and elevations (V,) degrees of cameras at `centres` (V, 3), with their backward axes (V, 3) and the z of
-    their right axes (V,). Raises DataError unless they look at the origin, upright, from off the poles."""
+    """Return azimuths and elevations (V,) degrees of cameras at `centers` (V, 3).
+
+    They come with their backward axes (V, 3) and the z of their right axes (V,). Raises DataError
+    unless they look at the origin, upright, from off the poles.
+    """
     radius = np.linalg.norm(centres, axis=1)
     unit = centres / np.maximum(radius, 1e-9)[:, None]
     past = np.rad2deg(np.arccos(np.clip((unit * backward).sum(1), -1, 1)))
@@ -148,19 +162,26 @@ def _check_side(file, side):
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """A pickle can run any program; this reader admits numpy arrays and plain values."""
+    """A reader of pickles that admits numpy arrays and plain values only.
+
+    A pickle can otherwise run any program.
+    """
 
     ALLOWED = {(f"numpy{core}", name) for core in (".core.multiarray", "._core.multiarray") for name in ("_reconstruct",
                "scalar")} | {("numpy", "ndarray"), ("numpy", "dtype")}
 
     def find_class(self, module, name):
+        """Return a class that arrays need. Raises UnpicklingError for any other."""
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"holds a {module}.{name}")
         return super().find_class(module, name)
 
 
 def _camera_poses(path):
-    """World-to-camera poses (V, 3, 4) float64 of cameras.npz or meta.pkl. Raises DataError."""
+    """Return world-to-camera poses (V, 3, 4) float64 of cameras.npz or meta.pkl.
+
+    Raises DataError.
+    """
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:

@@ -1,4 +1,4 @@
-"""What a run asks of its device and of the system: precision, peak memory, a stop that lets a step end."""
+"""Joins the ranks of a distributed run, detects dead ones and aborts the others with an error."""
 import fcntl
 import os
 import socket
@@ -15,9 +15,11 @@ from sgm.train.data.latents import PATIENCE
 
 
 def join_ranks(output):
-    """Join the other processes that msrun has started -> (rank, world_size, the `RankWatchdog` that watch them, to be entered).
+    """Join the processes that msrun has started; return (rank, world_size, watchdog).
 
-    output: the folder of the run. Raises ConfigError if msrun has not, or if one of them is missing.
+    watchdog: the `RankWatchdog` of this process, a context manager to be entered. output: the
+    folder of the run. Raises ConfigError if msrun has not started it, or if one of the processes is
+    missing.
     """
     role = os.environ.get("MS_ROLE")
     if role not in ("MS_WORKER", "MS_SCHED"):       # the scheduler does not come back from `init`
@@ -42,12 +44,16 @@ POLL_SECONDS = 1.0              # seconds between looks at the others
 
 
 class RankWatchdog:
-    """Each process holds the lock of a file of its own in `folder`, which all that see the folder watch: the kernel frees
-    it however a process ends, and no computation that holds up Python delays it. A context manager.
+    """Context manager: the end of another rank of the run ends this one with a line.
 
-    Make it before the processes meet, `watch` when they have met. One that leaves it well removes its file; one that leaves
-    it by an error writes that into it for the others. Where locks are not to be had there is nothing to watch. Raises
-    OSError if the folder cannot be written.
+    Each process holds the lock of a file of its own in `folder`, and all that see the folder check
+    these locks: the kernel frees a lock however its process ends, and no computation that blocks
+    Python delays that.
+
+    Make it before the processes meet, call `watch` when they have met. A process that leaves it
+    without an error removes its file; one that leaves it by an error writes that into it for the
+    others. Where locks are not available nothing is watched. Raises OSError if the folder cannot be
+    written.
     """
 
     def __init__(self, folder):
@@ -60,7 +66,10 @@ class RankWatchdog:
         self.left = threading.Event()
 
     def watch(self):
-        """Begin to watch those that are there; files of processes of an earlier run are removed."""
+        """Start to watch the processes that are there.
+
+        Files of processes of an earlier run are removed.
+        """
         others = [path for path in self.folder.iterdir() if path != self.path and not path.name.startswith(".")]
         there = []
         for path in others:
@@ -95,7 +104,7 @@ class RankWatchdog:
 
 
 def exit_reason(path):
-    """A sentence on why the process of that file is no more, "" if it ended well; None: it is there."""
+    """Return why the process of that file ended, "" if it ended well, None if it runs."""
     try:
         with open(path, encoding="utf-8") as file:
             if not _lock(file, fcntl.LOCK_SH):
@@ -111,7 +120,7 @@ def _message(path, reason):
 
 
 def _lock(file, kind):
-    """Whether the lock was to be had, at once."""
+    """Return whether the lock was available, without waiting."""
     try:
         fcntl.lockf(file, kind | fcntl.LOCK_NB)
     except OSError:

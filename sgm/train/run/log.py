@@ -1,4 +1,4 @@
-"""metrics.csv of a run: a row for every few steps, none twice, whatever killed the run that wrote it."""
+"""Crash-safe metrics.csv: rows written by an interrupted run are not duplicated on resume."""
 import csv
 import math
 import os
@@ -16,10 +16,11 @@ FIELDS = ("step", "loss", "grad_norm", "lr", "seconds", "clips_per_second", "ski
 
 
 class Metrics:
-    """Opens `path` to go on after step `done`: later rows, and one that was cut off, are dropped.
+    """A run's metrics.csv, opened to continue after step `done`.
 
-    Rows of steps average those since the row before; `seconds` counts the run's time, interruptions left out. board: is
-    told the same numbers (`sgm.train.run.log.Board`), or None. Raises InputError when the file cannot be written.
+    Later rows, and one that was cut off, are dropped. Rows of steps average those since the row
+    before; `seconds` counts the run's time without interruptions. board: gets the same numbers
+    (`sgm.train.run.log.Board`), or None. Raises InputError when the file cannot be written.
     """
 
     def __init__(self, path, done, clips, board=None):
@@ -38,12 +39,12 @@ class Metrics:
         self.waiting.append(row)
 
     def show(self, step, sheet):
-        """Tell the board a picture (H, W, 3) uint8, if there is a board."""
+        """Give the board a picture (H, W, 3) uint8, if there is a board."""
         if self.board is not None:
             self.board.show(step, sheet)
 
     def averages(self):
-        """Loss, gradient norm and clips per second since the last row written; NaN for none."""
+        """Return loss, gradient norm and clips per second since the last row, or NaN."""
         good = [row for row in self.waiting if not row.skipped]
         speed = len(self.waiting) * self.clips / max(1e-9, time.monotonic() - self.last)
         if not good:
@@ -51,7 +52,10 @@ class Metrics:
         return sum(row.loss for row in good) / len(good), sum(row.grad_norm for row in good) / len(good), speed
 
     def write(self, step, **measured):
-        """A row of what was noted, if anything was. measured: the FIELDS that only some steps have, numbers."""
+        """Write a row of what was noted, if anything was.
+
+        measured: the FIELDS that only some steps have, numbers.
+        """
         if not self.waiting:
             return
         loss, norm, speed = self.averages()
@@ -71,7 +75,10 @@ class Metrics:
 
 
 def read_metrics(path, done=float("inf")):
-    """The rows up to step `done`, dicts of FIELDS as text, up to the first that is not whole. Raises OSError."""
+    """Return the rows up to step `done`, dicts of FIELDS as text, up to the first incomplete one.
+
+    Raises OSError.
+    """
     rows = []
     try:
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
@@ -89,8 +96,10 @@ def read_metrics(path, done=float("inf")):
 
 
 def open_board(folder, done):
-    """A Board that writes into `folder`, or None without tensorboardX. done: events after that step, which a run that
-    goes on will make again, are hidden."""
+    """Return a Board that writes into `folder`, or None without tensorboardX.
+
+    done: events after that step, which a resumed run will write again, are hidden.
+    """
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
@@ -99,28 +108,29 @@ def open_board(folder, done):
 
 
 class Board:
-    """Numbers and pictures of steps to a tensorboardX.SummaryWriter."""
+    """Writes numbers and pictures of steps to a tensorboardX.SummaryWriter."""
 
     def __init__(self, writer):
         self.writer = writer
 
     def add(self, step, values):
-        """Note {name: number}; those that are no numbers are left out. On the disk when this returns."""
+        """Write {name: number} to the disk; values that are not finite are left out."""
         for name, value in values.items():
             if math.isfinite(value):
                 self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
     def show(self, step, picture):
-        """Note a picture (H, W, 3) uint8."""
+        """Write a picture (H, W, 3) uint8."""
         self.writer.add_image("held back", picture, step, dataformats="HWC")
 
 
 def draw_curve(rows, width=720, height=360):
-    """The loss (blue, logarithmic), the held-back loss (orange) and the learning rate (grey, linear) over steps.
+    """Return a picture (H, W, 3) uint8 of losses and learning rate over steps.
 
-    rows: dicts of text as in metrics.csv, see `sgm.train.run.log.read_metrics` -> (H, W, 3) uint8. Rows without a finite
-    loss are left out.
+    The loss is blue and the held-out loss orange, both logarithmic; the learning rate is gray and
+    linear. rows: dicts of text as in metrics.csv, see `read_metrics`. Rows without a finite loss
+    are left out.
     """
     table = np.array([[float(row[name] or "nan") for name in ("step", "loss", "lr", "val_loss")] for row in rows])
     picture = np.full((height, width, 3), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""What a training's weights generate: held-back clips, true views above generated ones, and how near they are."""
+"""Contact sheets of held-out clips, true views above generated ones, and their agreement."""
 import cv2
 import numpy as np
 
@@ -11,13 +11,15 @@ COLUMNS, SIDE, CAPTION = 8, 128, 20             # views of a clip that are shown
 
 
 def draw_sheet(engine, examples, recipe):
-    """-> (picture (H, W, 3) uint8, {"val_psnr_fg": dB, "val_iou": 0 .. 1}: means over the clips' generated views).
+    """Return (picture (H, W, 3) uint8, {"val_psnr_fg": dB, "val_iou": 0 .. 1}).
 
-    examples: the held-back `Examples`; the first `sheet_clips` of them that lie on white (the first, if none does), each
-    sampled in `sheet_steps` steps with the model's own sampler and guidance. Where there is no silhouette, of videos and on
-    coloured backgrounds, the PSNR is that of whole frames, and the share is not given. A clip whose views are not finite
-    is drawn grey where they are not, and its numbers are NaN. All randomness is of the recipe's seed and the clip's place,
-    apart from that of the steps, whose losses are the same with a sheet and without.
+    The figures are means over the clips' generated views. examples: the held-out `Examples`; the
+    first `sheet_clips` of them that lie on white (the first, if none does) are used, each sampled
+    in `sheet_steps` steps with the model's own sampler and guidance. Where there is no silhouette,
+    in videos and on colored backgrounds, the PSNR is that of whole frames, and val_iou is left out.
+    A clip whose views are not finite is drawn gray where they are not, and its numbers are NaN. All
+    randomness comes from the recipe's seed and the clip's place, apart from that of the steps,
+    whose losses are the same with a sheet and without.
     """
     on_white_first = sorted(range(len(examples)), key=lambda k: not _has_silhouette(examples.clips[k]))
     rows, measured = [], []
@@ -32,8 +34,11 @@ def draw_sheet(engine, examples, recipe):
 
 
 def generate(engine, examples, rng, index, steps, chunk):
-    """Clip `index` as the engine makes it from its condition: -> (its Example, true and generated views, each (T, H, W, 3)
-    uint8, whether the generated ones were finite)."""
+    """Return clip `index` as the engine generates it from its condition.
+
+    The result is (its Example, true and generated views, each (T, H, W, 3) uint8, whether the
+    generated ones were finite).
+    """
     loaded = examples.load(rng, index, 0.0)
     example = loaded[0]
     c = dict(zip(("crossattn", "concat", "vector"), examples.conditions(rng, [loaded], 0.0)))
@@ -48,7 +53,10 @@ def generate(engine, examples, rng, index, steps, chunk):
 
 
 def measure(truth, made, example, clip):
-    """{"val_psnr_fg", and where there are silhouettes "val_iou"}: means over all views but the condition."""
+    """Return {"val_psnr_fg", and where there are silhouettes "val_iou"}.
+
+    They are means over all views but the condition.
+    """
     views = [k for k, view in enumerate(example.views) if view != example.condition]
     if not _has_silhouette(clip):
         return {"val_psnr_fg": float(np.mean([psnr(on_white(made[k]), on_white(truth[k])) for k in views]))}
@@ -62,7 +70,10 @@ def _has_silhouette(clip):
 
 
 def _pair(name, truth, made, measured):
-    """A clip's part of the sheet: a line of text, views of even distance as they are and as they were generated."""
+    """Return a clip's part of the sheet: a line of text, true views and generated views.
+
+    The views shown are evenly spaced.
+    """
     shown = np.unique(np.linspace(0, len(truth) - 1, COLUMNS).round().astype(int))
     rows = [np.concatenate([_sized(views[k]) for k in shown], 1) for views in (truth, made)]
     width = max(rows[0].shape[1], COLUMNS * SIDE)           # wide enough for the text, whatever the views are
@@ -75,7 +86,7 @@ def _pair(name, truth, made, measured):
 
 
 def _sized(view):
-    """A view (H, W, 3) of at most SIDE pixels a side, or as many times larger as fit."""
+    """Return a view (H, W, 3) of at most SIDE pixels a side, enlarged as often as fits."""
     height, width = view.shape[:2]
     scale = SIDE / max(height, width)
     if scale >= 1:

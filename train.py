@@ -9,10 +9,10 @@
 --init takes the model's own weights or those of SVD (for SV3D_p also SV3D_u's), which are then
 fitted to it. Writes into --output: config.yaml, metrics.csv, curve.png, averaged.safetensors
 (sample with it; of a LoRA lora.safetensors), state.safetensors, from which --resume continues, bit
-for bit on a CPU; if data is held back, best.safetensors and val_<step>.png, true views above
+for bit on a CPU; if data is held out, best.safetensors and val_<step>.png, true views above
 generated ones; with tensorboardX installed, tensorboard/. Of several processes that msrun has
-started, all end with a line that says why when one is gone; --resume then goes on. Exit code: 0
-done, 2 wrong input or a training that fails, 130 interrupted: Ctrl-C saves first.
+started, all end with a line that says why when one is gone; --resume then continues.
+Exit code: 0 done, 2 wrong input or a training that fails, 130 interrupted: Ctrl-C saves first.
 """
 import argparse
 import os
@@ -107,7 +107,7 @@ def fit(trainer, folder, metrics, stopped):
 
     def measure(ends, saves):
         """Return {name: number} of this step's validation; write the held-out clips' sheet."""
-        if trainer.stopped or not trainer.held_back:
+        if trainer.stopped or not trainer.held_out:
             return {}
         found = {"val_loss": trainer.validate()} if saves else {}
         every = recipe.sheet_every if recipe.task == "diffusion" else 0
@@ -135,7 +135,7 @@ def fit(trainer, folder, metrics, stopped):
             measured = {} if trainer.bad else measure(ends, saves)
             if leads and (logs or ends or measured or saves):
                 metrics.write(trainer.done, **measured)
-            if leads and saves:                 # within a row of bad steps the last good checkpoint stays
+            if leads and saves:  # within a row of bad steps the last good checkpoint stays
                 folder.save(trainer, measured.get("val_loss"))
                 folder.draw()
     return trainer.stopped
@@ -188,7 +188,7 @@ def main(argv=None):
             if args.resume:
                 print(f"{'resumed':10} at step {trainer.done}{''.join(f'; {change}' for change in changes)}")
             settings(trainer, origin, output, args.device)
-            folder.begin(sys.argv)
+            folder.start(sys.argv)
             metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world_size,
                               open_board(output / "tensorboard", trainer.done))
         with until_stopped() as stopped:

@@ -173,7 +173,7 @@ def test_ctrl_c_while_rendering(tmp_path):
     with running([*PROCEDURAL, tmp_path / "out", "--count", "200"]) as process:
         wait_until(lambda: len(finished(tmp_path / "out")) > 2, process, "no folder yet")
         code, said = stop(process, signal.SIGINT)
-    assert code == 130 and said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to go on")
+    assert code == 130 and said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to continue")
     assert "Traceback" not in said and not leftovers(tmp_path / "out")
     for folder in finished(tmp_path / "out"):
         check_whole(folder, 4)
@@ -250,7 +250,7 @@ def test_kill_9_while_packing(kills, tmp_path):
     assert finish([*PROCEDURAL, tmp_path / "whole", "--pack"])[0] == 0
     for _ in range(kills):
         with running(argv) as process:
-            wait_until((tmp_path / "out.partial" / "render.json").exists, process, "not begun")
+            wait_until((tmp_path / "out.partial" / "render.json").exists, process, "not started")
             time.sleep(moments.uniform(0, 0.5))
             if process.poll() is None:
                 stop(process, signal.SIGKILL)

@@ -209,7 +209,8 @@ def evaluate_views(args) -> int:
                                  for k, v in enumerate(views))
         save_bytes(args.csv, text.getvalue().encode())
     if args.sheet:
-        width = max(row.shape[1] for row in sheet)     # orbits of different objects may differ in length
+        # orbits of different objects may differ in length
+        width = max(row.shape[1] for row in sheet)
         sheet = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in sheet[:-1]]
         picture = io.BytesIO()
         Image.fromarray(np.concatenate(sheet)).save(picture, "PNG")

@@ -6,7 +6,8 @@
 Procedural objects are seen by a camera that slides, approaches and rolls, but stays on their same
 side. A model learns from these, as SVD from videos, before it learns orbits. A clip is a folder
 OUT/<seed> of frames 000.png ... on white, which train.py reads as a video. What is finished is
-kept: start again to continue. Exit code: 0 done, 2 wrong input, 130 interrupted.
+kept: start again to continue.
+Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse
 import os

@@ -13,8 +13,8 @@ int64; read clips.npy with numpy.load(..., mmap_mode="r").
 What is finished is kept: start again with the same options to continue. Every object has its own
 elevation and orbit, and with --lighting varied its own lights, drawn from --seed and its name
 alone, so the number of workers and the order do not matter. With --frames 84 train.py takes any 21
-of an orbit's views, each of which can be the input view. Exit code: 0 done, 1 some objects failed
-(listed in OUT/failed.txt), 2 wrong input, 130 interrupted.
+of an orbit's views, each of which can be the input view.
+Exit code: 0 done, 1 some objects failed (listed in OUT/failed.txt), 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def main(argv=None) -> int:
 
 def run(argv=None) -> int:
     """Return the exit code of `main`; errors are one line."""
-    return exit_code("render_orbits.py", main, argv, "interrupted; start again with the same options to go on")
+    return exit_code("render_orbits.py", main, argv, "interrupted; start again with the same options to continue")
 
 
 if __name__ == "__main__":

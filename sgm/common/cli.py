@@ -55,7 +55,8 @@ def exit_code(name, main, argv=None, interrupted="interrupted"):
     written and for too little memory; 130 with the line `interrupted` for Ctrl-C and SIGTERM.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):      # a file's name need not be text in the terminal's encoding
+        # a file's name need not be text in the terminal's encoding
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     _caught.clear()
     with signals_handled(_interrupt):
@@ -84,7 +85,7 @@ def end_now(name, said):
 
     Whatever the other threads do, nothing of theirs is finished or cleaned up.
     """
-    print(f"\n{name}: {one_line(said)}", file=sys.stderr, flush=True)      # there may be a progress bar
+    print(f"\n{name}: {one_line(said)}", file=sys.stderr, flush=True)  # there may be a progress bar
     os._exit(2)
 
 
@@ -197,7 +198,7 @@ def progress_bar(unit):
     bars = []
 
     def progress(done, total, failure=None):
-        if not bars:                    # what was finished before says nothing about the speed of this run
+        if not bars:  # what was finished before says nothing about the speed of this run
             from tqdm import tqdm
             bars.append(tqdm(total=total, initial=done - 1, unit=unit, smoothing=0.05))
         bars[0].update(done - bars[0].n)

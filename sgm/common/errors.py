@@ -9,7 +9,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message):
-        super().__init__(one_line(message))     # names in it may come from a file, and hold anything
+        super().__init__(one_line(message))  # names in it may come from a file, and hold anything
 
 
 def one_line(message):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sgm.common.errors import InputError, os_reason
 
-HOST = socket.gethostname().partition(".")[0][:16]      # part of temporary names: a process number means nothing elsewhere
+# part of temporary names: a process number means nothing elsewhere
+HOST = socket.gethostname().partition(".")[0][:16]
 
 
 @contextmanager

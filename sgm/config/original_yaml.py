@@ -13,7 +13,8 @@ from sgm.config.checks import require
 from sgm.config.model import ANGLES, ClipSpec, ModelSpec
 from sgm.config.yaml_reader import ConfigError, build, find_config, known_configs, load_yaml, shown
 
-# OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden` were made with.
+# OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden`
+# were made with.
 ARCHS = {
     "ViT-H-14": ClipSpec(),
     "tiny-vit": ClipSpec(patch_size=28, width=160, layers=2, embed_dim=64),
@@ -27,7 +28,8 @@ class Rule(NamedTuple):
     options: dict = {}      # parameter -> key of ModelSpec; may be given
     fixed: dict = {}        # parameter -> the one value ours has; must be given
     assumed: dict = {}      # parameter -> the one value ours has; may be given
-    free: tuple = ()        # parameters that do not change what is computed, or are read by `read_reference` itself
+    # parameters that do not change what is computed, or are read by `read_reference` itself
+    free: tuple = ()
     parts: dict = {}        # parameter -> classes it may name; must be given
     extras: dict = {}       # parameter -> classes it may name; may be given
     sets: dict = {}         # key of ModelSpec -> value that naming this class means

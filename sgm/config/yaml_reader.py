@@ -18,11 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 from sgm.common.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# The folder of configs/ and assets/: inside the package where it is installed, next to it in a checkout.
+# The folder of configs/ and assets/: inside the package where it is installed, next to it in a
+# checkout.
 DATA = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 CONFIGS = DATA / "configs"
 
-# A configuration is a page of text. These bounds stop a document that expands without end (aliases of aliases).
+# A configuration is a page of text. These bounds stop a document that expands without end (aliases
+# of aliases).
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 256 << 10, 2000, 32
 
 
@@ -76,7 +78,8 @@ def read_mapping(path):
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"found {'nothing' if node is None else 'a ' + node.id}, expected a mapping (key: value)")
         _count_expanded(node, {})
-        # OmegaConf's loader reads 1e-5 as a number, which YAML 1.1 does not, and refuses a key given twice.
+        # OmegaConf's loader reads 1e-5 as a number, which YAML 1.1 does not, and refuses a key
+        # given twice.
         return OmegaConf.to_container(OmegaConf.create(text))
 
 
@@ -114,7 +117,8 @@ def _count_expanded(node, counts, depth=1):
     counts: those already counted. Raises ConfigError for too many, for too deep a nest, and for an
     interpolation.
     """
-    if isinstance(node, yaml.ScalarNode) and "${" in node.value:  # OmegaConf would read environment variables
+    # OmegaConf would read environment variables
+    if isinstance(node, yaml.ScalarNode) and "${" in node.value:
         raise ConfigError(f"found {shown(node.value)}, expected a plain value, not an interpolation")
     if id(node) not in counts:
         if depth > MAX_DEPTH:

@@ -43,7 +43,8 @@ from sgm.views.transforms import write_transforms
 PACK_BLOCK = 16     # objects per task when packing
 _VIEW_FILES = re.compile(r"[0-9]+\.png|transforms\.json")
 
-# progress(done, total, failure): objects that are finished, of how many, and (name, reason) of one that just failed, or None
+# progress(done, total, failure): objects that are finished, of how many, and (name, reason) of one
+# that just failed, or None
 Progress = Callable[[int, int, "tuple[str, str] | None"], None]
 
 
@@ -53,13 +54,16 @@ class OrbitSettings:
     kind: str = "procedural"        # objects: "procedural" by seed, or "meshes" from files
     size: int = 576                 # pixels per side
     frames: int = 21                # views per orbit
-    orbit: str = "static"           # "static": constant elevation; "dynamic": the random orbits of SV3D's paper
+    # "static": constant elevation; "dynamic": the random orbits of SV3D's paper
+    orbit: str = "static"
     elevation: tuple[float, float] = (-5.0, 30.0)   # range of the input view's elevation, degrees
-    lighting: str = "fixed"         # "fixed": the same lights for all objects; "varied": soft lights of each object's own
+    # "fixed": the same lights for all objects; "varied": soft lights of each object's own
+    lighting: str = "fixed"
     supersample: int = 2            # samples per pixel and side
     seed: int = 0                   # draws elevations, orbits and lights
     up: str | None = None           # meshes only: up axis of the files, "auto", "y" or "z"
-    fit: str | None = None          # meshes only: "box" scales the longest side to 1, "sphere" the radius to 0.5
+    # meshes only: "box" scales the longest side to 1, "sphere" the radius to 0.5
+    fit: str | None = None
 
     def record(self) -> dict:
         """Return the settings as render.json holds them."""
@@ -67,7 +71,7 @@ class OrbitSettings:
         return values | {"elevation": [float(bound) for bound in self.elevation]}
 
 
-# --- one object -----------------------------------------------------------------------------------------------------
+# --- one object -----------------------------------------------------------------------------------
 
 def orbit_of(name: str, settings: OrbitSettings) -> Orbit:
     """Return the object's own orbit, drawn from the seed and the name.
@@ -152,7 +156,7 @@ def render_block(rows: list[int], folder: str, settings: OrbitSettings) -> int:
     return len(rows)
 
 
-# --- processes ------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 def in_processes(task: Callable, items: list, workers: int) -> Iterator:
     """Yield the results of task(item), in order, from `workers` processes.
@@ -175,11 +179,12 @@ def _start_worker():
     """Leave Ctrl-C to the parent, let SIGTERM end the worker silently and with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # An orphan would wait without end, or finish its object while the next run renders the same one. Linux's PR_SET_PDEATHSIG
+    # An orphan would wait without end, or finish its object while the next run renders the same
+    # one. Linux's PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-# --- whole sets -----------------------------------------------------------------------------------------------------
+# --- whole sets -----------------------------------------------------------------------------------
 
 def procedural_items(seeds: Iterable[int]) -> list[tuple[str, int]]:
     """Return (name, seed) of procedural objects as `render_folders` takes them."""
@@ -220,7 +225,8 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
         if not note.exists() and any(folder.iterdir()):
             raise InputError(f"--overwrite: {folder} is not empty and was not made by this tool (no render.json); "
                              "give another --out")
-        old = folder.with_name(f".{folder.name}.old")       # aside first: half deleted it would look finished
+        # aside first: half deleted it would look finished
+        old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
         shutil.rmtree(old)
@@ -319,5 +325,5 @@ def _make_arrays(folder: Path, out: Path, seeds: range, frames: int, size: int):
             if name == "seeds":
                 array[:] = seeds
             array.flush()
-            with open(new, "r+b") as file:      # else a disk that fills up later would kill the process
+            with open(new, "r+b") as file:  # else a disk that fills up later would kill the process
                 os.posix_fallocate(file.fileno(), 0, new.stat().st_size)

@@ -14,14 +14,14 @@ def normalized(mesh: Mesh, fit: str = "box") -> Mesh:
     """
     used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
     low, high = used.min(0), used.max(0)
-    centre = (low + high) / 2
-    size = (high - low).max() if fit == "box" else 2 * np.linalg.norm(used - centre, axis=1).max()
+    center = (low + high) / 2
+    size = (high - low).max() if fit == "box" else 2 * np.linalg.norm(used - center, axis=1).max()
     if fit not in ("box", "sphere"):
         raise MeshError(f"fit is {fit!r}; expected box or sphere")
     if size <= 0:
         raise MeshError("all vertices of the mesh are at one place")
     matrix = np.diag([1 / size, 1 / size, 1 / size, 1])
-    matrix[:3, 3] = -centre / size
+    matrix[:3, 3] = -center / size
     return mesh.transformed(matrix)
 
 

@@ -59,13 +59,13 @@ def section(kind: str, paint: Paint) -> Section:
     if kind == "box":
         corners = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)], float)
         for k in range(4):
-            count = paint.cells if k % 2 else 1       # edge 0 is the +x end, edge 1 the +y side, ...
+            count = paint.cells if k % 2 else 1  # edge 0 is the +x end, edge 1 the +y side, ...
             for c in range(count):
                 points.append(corners[k] + (corners[(k + 1) % 4] - corners[k]) * c / count)
                 face.append(SIDE if k % 2 else END)
                 cell.append(c)
         return Section(np.array(points), np.array(face), np.array(cell))
-    end = np.radians(42)                              # an end covers this much to either side of the x axis
+    end = np.radians(42)  # an end covers this much to either side of the x axis
     for k in range(4):
         count = paint.cells if k % 2 else 1
         first, last = ((-end, end), (end, np.pi - end))[k % 2]
@@ -104,10 +104,10 @@ def loft(outline: Section, rings: list[tuple[float, float, float]], paint: Paint
             vertices += [a, b, c, a, c, d]
             colors += [paint.color(outline.face[i], outline.cell[i], row)] * 6
     for j, turn in ((0, -1), (len(every) - 1, 1)):
-        centre = np.array([0, 0, every[j]])
+        center = np.array([0, 0, every[j]])
         for i in range(n):
             a, b = (grid[j, i], grid[j, (i + 1) % n])[::turn]
-            vertices += [centre, a, b]
+            vertices += [center, a, b]
             colors += [paint.colors["top"]] * 3
     vertices, colors = np.array(vertices), np.array(colors, np.float32)
     faces = np.arange(len(vertices)).reshape(-1, 3)

@@ -16,8 +16,9 @@ from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit
 
 RADIUS = 0.5
 
-# sRGB-coded, saturated, none near the white of the background.  Grouped by lightness: neighbours of one object come
-# from different groups, so that sides and ends differ in lightness as well as in hue.
+# sRGB-coded, saturated, none near the white of the background. Grouped by lightness: neighbors of
+# one object come from different groups, so that sides and ends differ in lightness as well as in
+# hue.
 DARK = np.array([(0.13, 0.20, 0.55), (0.45, 0.10, 0.38), (0.10, 0.34, 0.22), (0.42, 0.20, 0.12), (0.17, 0.17, 0.22)])
 MIDDLE = np.array([(0.86, 0.16, 0.16), (0.12, 0.45, 0.85), (0.18, 0.58, 0.26), (0.58, 0.24, 0.72), (0.90, 0.25, 0.52)])
 LIGHT = np.array([(0.98, 0.80, 0.16), (0.98, 0.58, 0.16), (0.36, 0.80, 0.88), (0.62, 0.84, 0.24), (0.98, 0.62, 0.68)])
@@ -30,7 +31,8 @@ def make_object(seed: int) -> Mesh:
     long axis stands 20-70 degrees, either way, from the line of sight of the input camera (azimuth
     0).
     """
-    rng = np.random.RandomState(seed)     # numpy promises this stream for ever; the newer Generator's may change
+    # numpy guarantees this stream; the newer Generator's may change
+    rng = np.random.RandomState(seed)
     colors = _palette(rng)
     kind = rng.choice(len(_KINDS), p=_SHARES)
     mesh = merge(_KINDS[kind](rng, colors))
@@ -81,14 +83,14 @@ def _fitted(mesh: Mesh) -> Mesh:
     """
     p = mesh.vertices.astype(np.float64)
     low, high = p[:, 2].min(), p[:, 2].max()
-    for _ in range(60):     # the farthest distance is a convex function of the centre
+    for _ in range(60):     # the farthest distance is a convex function of the center
         a, b = low + (high - low) / 3, high - (high - low) / 3
         far = [((p - (0, 0, z)) ** 2).sum(1).max() for z in (a, b)]
         low, high = (low, b) if far[0] < far[1] else (a, high)
-    centre = (low + high) / 2
-    scale = RADIUS / np.sqrt(((p - (0, 0, centre)) ** 2).sum(1).max())
+    center = (low + high) / 2
+    scale = RADIUS / np.sqrt(((p - (0, 0, center)) ** 2).sum(1).max())
     matrix = np.diag([scale, scale, scale, 1.0])
-    matrix[2, 3] = -centre * scale
+    matrix[2, 3] = -center * scale
     return mesh.transformed(matrix)
 
 
@@ -142,7 +144,7 @@ def _vehicle(rng, colors):
     tyre = Paint({**colors, "side": DARK[4], "top": colors["accent"], "end": DARK[4]}, "plain")
     wheel = loft(section("ellipse", tyre), [(0, radius, radius), (0.16, radius, radius)], tyre)
     for x in (-0.6, 0.6):
-        # the disc's axis is y; its cap in the accent colour looks outwards
+        # the disc's axis is y; its cap in the accent color looks outwards
         standing = rotated(wheel, -90, axis=0)
         parts += with_half_turn(shifted(standing, x=x, y=width - 0.04, z=radius))
     return parts
@@ -183,7 +185,8 @@ def _plane(rng, colors):
     wing_paint = Paint({k: colors["accent"] for k in colors}, "plain")
     span, chord = rng.uniform(0.5, 0.8), rng.uniform(0.22, 0.34)
     wing = box(chord, span / 2, 0.12, wing_paint)
-    swirl = rng.choice((0.0, 0.0, 0.3, -0.3))     # one wing forward, the other back: half a turn keeps it
+    # one wing forward, the other back: half a turn keeps it
+    swirl = rng.choice((0.0, 0.0, 0.3, -0.3))
     parts = [body, *with_half_turn(shifted(wing, x=swirl, y=width * 0.7 + span / 2, z=height * 0.4))]
     fin = box(0.2, 0.07, rng.uniform(0.45, 0.7), Paint({k: colors["top"] for k in colors}, "plain"), top=(0.6, 1))
     return parts + with_half_turn(shifted(fin, x=0.72, z=height * 0.6))

@@ -13,7 +13,8 @@ from sgm.render.procedural import make_object, on_white
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world
 
-SLIDE = (0.25, 0.2, 0.5)    # largest move of the camera to a side, up or down, and along its line of sight; world units
+# largest move of the camera to a side, up or down, and along its line of sight; world units
+SLIDE = (0.25, 0.2, 0.5)
 ROLL = 25.0                 # largest turn of the camera about that line, degrees
 SUPERSAMPLE = 2
 

@@ -19,7 +19,8 @@ from numba import njit
 from sgm.geometry.mesh import Mesh, linear_from_srgb
 
 NEAR = 1e-3          # nearest visible z-depth, world units
-TEXELS_PER_SAMPLE = 3  # textures are halved (box filter) while they have more texels per side than this times samples
+# textures are halved (box filter) while they have more texels per side than this times samples
+TEXELS_PER_SAMPLE = 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Packed:
     uv: np.ndarray            # (V, 2) float32, v up
     face_material: np.ndarray  # (F,) int32
     factor: np.ndarray        # (M, 4) float32, linear RGB and alpha
-    texture: np.ndarray       # (M, 3) int64: first texel in `texels`, width, height; width 0 = no texture
+    # (M, 3) int64: first texel in `texels`, width, height; width 0 = no texture
+    texture: np.ndarray
     cutoff: np.ndarray        # (M,) float32: samples of less alpha are holes; 0 = opaque
     texels: np.ndarray        # (N, 4) float32, linear RGB and alpha
 
@@ -107,7 +109,7 @@ def _texel(texels, first, width, height, u, v):
 
 
 @njit(cache=True)
-def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, samples, focal, near):
+def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, samples, focal, near):
     """Return the nearest triangle per sample: z-depth, face, weights of corners 1 and 2.
 
     Where nothing is seen z-depth is inf and face -1.
@@ -115,7 +117,7 @@ def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, s
     depth = np.full((samples, samples), np.inf)
     face = np.full((samples, samples), -1, np.int32)
     weights = np.zeros((samples, samples, 2), np.float32)
-    centre = samples / 2.0
+    center = samples / 2.0
     for f in range(faces.shape[0]):
         i0, i1, i2 = faces[f, 0], faces[f, 1], faces[f, 2]
         ax, ay, az = view[i0, 0], view[i0, 1], view[i0, 2]
@@ -124,14 +126,16 @@ def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, s
         if az > -near and bz > -near and cz > -near:
             continue
         x_low, x_high, y_low, y_high = 0, samples - 1, 0, samples - 1
-        if az < -near and bz < -near and cz < -near:   # else it crosses the near plane: the whole image is searched
+        # else it crosses the near plane: the whole image is searched
+        if az < -near and bz < -near and cz < -near:
             pa, pb, pc = -ax / az, -bx / bz, -cx / cz
             qa, qb, qc = ay / az, by / bz, cy / cz
-            x_low = max(0, int(np.floor(focal * min(pa, pb, pc) + centre - 0.5)))
-            x_high = min(samples - 1, int(np.ceil(focal * max(pa, pb, pc) + centre - 0.5)))
-            y_low = max(0, int(np.floor(focal * min(qa, qb, qc) + centre - 0.5)))
-            y_high = min(samples - 1, int(np.ceil(focal * max(qa, qb, qc) + centre - 0.5)))
-        # Shared edges give exactly opposite products in both triangles, and the test is inclusive: no cracks.
+            x_low = max(0, int(np.floor(focal * min(pa, pb, pc) + center - 0.5)))
+            x_high = min(samples - 1, int(np.ceil(focal * max(pa, pb, pc) + center - 0.5)))
+            y_low = max(0, int(np.floor(focal * min(qa, qb, qc) + center - 0.5)))
+            y_high = min(samples - 1, int(np.ceil(focal * max(qa, qb, qc) + center - 0.5)))
+        # Shared edges give exactly opposite products in both triangles, and the test is inclusive:
+        # no cracks.
         ux, uy, uz = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
         vx, vy, vz = cy * az - cz * ay, cz * ax - cx * az, cx * ay - cy * ax
         wx, wy, wz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
@@ -143,9 +147,9 @@ def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, s
             ux, uy, uz, vx, vy, vz, wx, wy, wz = -ux, -uy, -uz, -vx, -vy, -vz, -wx, -wy, -wz
         material = face_material[f]
         for row in range(y_low, y_high + 1):
-            y = (centre - row - 0.5) / focal
+            y = (center - row - 0.5) / focal
             for col in range(x_low, x_high + 1):
-                x = (col + 0.5 - centre) / focal
+                x = (col + 0.5 - center) / focal
                 e0 = ux * x + uy * y - uz
                 e1 = vx * x + vy * y - vz
                 e2 = wx * x + wy * y - wz
@@ -178,7 +182,8 @@ def _facing_normal(normals, vertices, eye, i0, i1, i2, r, s, t):
     x = r * normals[i0, 0] + s * normals[i1, 0] + t * normals[i2, 0]
     y = r * normals[i0, 1] + s * normals[i1, 1] + t * normals[i2, 1]
     z = r * normals[i0, 2] + s * normals[i1, 2] + t * normals[i2, 2]
-    # Which side is seen is the flat triangle's business: an interpolated normal may lean past the horizon.
+    # Which side is seen is the flat triangle's business: an interpolated normal may lean past the
+    # horizon.
     px, py, pz = vertices[i1, 0] - vertices[i0, 0], vertices[i1, 1] - vertices[i0, 1], vertices[i1, 2] - vertices[i0, 2]
     qx, qy, qz = vertices[i2, 0] - vertices[i0, 0], vertices[i2, 1] - vertices[i0, 1], vertices[i2, 2] - vertices[i0, 2]
     gx, gy, gz = py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx
@@ -243,7 +248,7 @@ def _buffers(packed: Packed, camera_to_world: np.ndarray, samples: int, fov_deg:
     rotation, eye = np.asarray(camera_to_world, np.float64)[:3, :3], np.asarray(camera_to_world, np.float64)[:3, 3]
     view = np.ascontiguousarray((packed.vertices - eye) @ rotation)
     focal = 0.5 * samples / np.tan(np.radians(fov_deg) / 2)
-    buffers = rasterise(view, packed.faces, packed.uv, packed.face_material, packed.factor, packed.texture,
+    buffers = rasterize(view, packed.faces, packed.uv, packed.face_material, packed.factor, packed.texture,
                          packed.cutoff, packed.texels, samples, focal, NEAR)
     return *buffers, np.ascontiguousarray(eye)
 

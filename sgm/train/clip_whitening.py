@@ -13,8 +13,8 @@ from mindspore import Tensor
 from sgm.common.errors import InputError
 from sgm.train.data.examples import Encoders
 
-IMAGES = 512            # of that many the tokens' mean and axes are taken
-FLOOR = 0.002           # of the whole variance: an axis of less is not stretched to the same length as the others
+IMAGES = 512            # largest number of images whose tokens give the mean and axes
+FLOOR = 0.002           # share of the whole variance below which an axis is stretched less
 
 
 def whiten(tokens, floor=FLOOR):
@@ -40,7 +40,7 @@ def whiten_image_tokens(engine, clips):
     """
     views = []
     for k in np.unique(np.linspace(0, len(clips) - 1, min(IMAGES, len(clips))).astype(int)):
-        with suppress(InputError):      # a clip that cannot be read is told of and counted where it is trained on
+        with suppress(InputError):      # training reports and counts unreadable clips
             views.append(clips[k].frames([0 if clips[k].angles is None else clips[k].num_views - 1]))
     if not views:
         return

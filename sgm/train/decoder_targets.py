@@ -14,7 +14,8 @@ from sgm.train.batches import least_white
 from sgm.train.data.clips import hash_of
 from sgm.train.data.sources import cache_store
 
-FEWEST, MOST = 2, 8     # sampling steps of a prediction, drawn for each clip: few give averages, many what is sampled
+# Sampling steps of a prediction, drawn for each clip: few give averages, many what is sampled.
+MIN_STEPS, MAX_STEPS = 2, 8
 
 
 class Predicted(NamedTuple):
@@ -36,9 +37,10 @@ class Predictions:
     """
 
     def __init__(self, recipe, engine, examples, progress):
-        if not engine.model.diffusion_model.out[2].weight.asnumpy().any():      # zero where a training begins
-            raise ConfigError("--init: found a UNet that was never trained, expected one whose predictions the decoder shall"
-                              " be fitted to (train with task: diffusion first)")
+        # zero at the start of a training
+        if not engine.model.diffusion_model.out[2].weight.asnumpy().any():
+            raise ConfigError("--init: found a UNet that was never trained, expected one to whose predictions the decoder is"
+                              " fitted (train with task: diffusion first)")
         self.examples, self.num_frames = examples, examples.num_frames
         count = min(len(examples), recipe.predicted_clips)
         store, weights = cache_store(recipe), hash_unet(engine)
@@ -59,7 +61,7 @@ class Predictions:
             return Predicted(index, example.views, encoded, np.array(store.read(key)))
         condition = dict(zip(("crossattn", "concat", "vector"), self.examples.conditions(rng, [loaded], 0.0)))
         noise = rng.standard_normal(shape, dtype=np.float32)
-        z = engine.sample(noise, condition, None, steps=int(rng.integers(FEWEST, MOST + 1)),
+        z = engine.sample(noise, condition, None, steps=int(rng.integers(MIN_STEPS, MAX_STEPS + 1)),
                           guidance_scales=np.ones(self.num_frames))
         predicted = z.asnumpy() / self.examples.scale
         if store:
@@ -101,7 +103,7 @@ class DecoderBatches:
         rng, draws = self._draw(number)
         _, height, width = self.crops.latent_shape
         factor = self.crops.size // height
-        # of whole latents: in pixels they are multiples of the factor
+        # places in latents: in pixels they are multiples of the factor
         places = rng.integers(self.clips.examples.latent_shape[1] - height + 1,
                               size=(self.recipe.batch, self.crops.TRIES, 2))
         predicted = rng.random(self.recipe.batch) < self.recipe.predicted

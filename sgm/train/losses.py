@@ -22,7 +22,8 @@ class Stratified:
 
     def standard_normal(self, count):
         """Return (count,) float64 numbers, which depend on each other."""
-        offsets = (self.rng.integers(2 ** 32, size=count) + 0.5) / 2 ** 32      # never 0 or 1, where the inverse is infinite
+        # never 0 or 1, where the inverse is infinite
+        offsets = (self.rng.integers(2 ** 32, size=count) + 0.5) / 2 ** 32
         return np.array([NormalDist().inv_cdf(k) for k in (self.rng.permutation(count) + offsets) / count])
 
 

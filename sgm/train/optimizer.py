@@ -96,7 +96,8 @@ class TrainStep(nn.Cell):
         self.m = self.master.clone("adam_m", "zeros")
         self.v = self.master.clone("adam_v", "zeros")
         self.average = self.master.clone("average", "same")
-        self.sums = self.master.clone("gradient", "zeros")      # between steps they are free, or zero if they accumulate
+        # between steps they are free, or zero if they accumulate
+        self.sums = self.master.clone("gradient", "zeros")
         self.betas, self.eps, self.weight_decay, self.clip_norm = betas, eps, weight_decay, clip_norm
         self.several = accumulate > 1
         self.reduce, self.first = (P.AllReduce(), P.Broadcast(0)) if world_size > 1 else (None, None)
@@ -106,7 +107,8 @@ class TrainStep(nn.Cell):
     def rates(self, step, lr, average_decay):
         """Return the step's scalars in one tensor; `step` counts from 1."""
         beta1, beta2 = self.betas
-        # The kernel adds eps to sqrt(v); torch adds it to the bias-corrected root. The factor makes them one.
+        # The kernel adds eps to sqrt(v); torch adds it to the bias-corrected root. The factor makes
+        # them one.
         eps = self.eps * np.sqrt(1 - beta2 ** step)
         values = [lr, beta1 ** step, beta2 ** step, eps, beta1, beta2, 1 - lr * self.weight_decay, 1 - average_decay]
         return Tensor(np.array(values, np.float32))

@@ -2,7 +2,8 @@
 from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, image_embedders
 
-# Layers over frames, what mixes them in, and the embedding of the vector condition, through which poses come in.
+# Layers over frames, what mixes them in, and the embedding of the vector condition, through which
+# poses come in.
 TEMPORAL = ("time_stack.", "time_mixer.", "time_pos_embed.", "label_emb.")
 
 

@@ -27,7 +27,7 @@ from sgm.train.trainable import is_kept, is_trained
 
 log = logging.getLogger("sgm")
 HALVES = {"fp16": ms.float16, "bf16": ms.bfloat16}
-MOMENTS = ("m", "v", "average")                 # a state has <moment>/<published key> for what is trained
+MOMENTS = ("m", "v", "average")  # a state has <moment>/<published key> for what is trained
 
 
 class TrainingError(InputError):
@@ -39,19 +39,19 @@ class Row(NamedTuple):
     loss: float
     grad_norm: float
     lr: float
-    skipped: bool                               # a loss or gradient was not finite: the weights stayed as they were
+    skipped: bool  # a loss or gradient was not finite: the weights stayed as they were
 
 
 class Trainer:
     """Makes steps of `recipe` (a Recipe) on the networks of `engine`: `advance()`.
 
     batches(number) returns the arrays of batch `number`, batches.clip_indices(number) its clips
-    (see `sgm.train.batches`); held_back: the same for validation, or None. rank, world_size:
+    (see `sgm.train.batches`); held_out: the same for validation, or None. rank, world_size:
     data-parallel position; gradients are summed over ranks.
     """
 
-    def __init__(self, engine, recipe, batches, held_back=None, rank=0, world_size=1):
-        self.engine, self.recipe, self.batches, self.held_back = engine, recipe, batches, held_back
+    def __init__(self, engine, recipe, batches, held_out=None, rank=0, world_size=1):
+        self.engine, self.recipe, self.batches, self.held_out = engine, recipe, batches, held_out
         self.rank, self.world_size = rank, world_size
         self.objective = self._objective()
         parameters = self._kept(lambda name: is_trained(recipe, engine.spec, name))
@@ -59,15 +59,15 @@ class Trainer:
                               weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm,
                               accumulate=recipe.accumulate, half=recipe.precision in HALVES, world_size=world_size)
         self.kept = self._kept(lambda name: is_kept(recipe, engine.spec, name))
-        self.exact = {}                         # float32 values of frozen weights that compute in half precision
+        self.exact = {}  # float32 values of frozen weights that compute in half precision
         if recipe.precision in HALVES:
             self._halve(HALVES[recipe.precision], set(parameters))
         self.scale = LossScale(recipe.precision)
-        self.done = 0                           # steps, with those that were skipped
-        self.updates = 0                        # of the weights
-        self.bad = 0                            # steps in a row that were not finite, overflows of float16 aside
-        self.skipped = 0                        # steps in all
-        self.best = None                        # the lowest held-back loss so far
+        self.done = 0                           # steps, including skipped ones
+        self.updates = 0                        # updates of the weights
+        self.bad = 0    # steps in a row that were not finite, except overflows of float16
+        self.skipped = 0                        # skipped steps in all
+        self.best = None                        # the lowest held-out loss so far
         self.stopped = False
         self._graphs = {}
 
@@ -96,7 +96,7 @@ class Trainer:
             if name not in trained and name in self.kept:
                 self.exact[name] = parameter.asnumpy()
             parameter.set_dtype(dtype)
-        self.engine.dtype = dtype               # in which it samples
+        self.engine.dtype = dtype               # the precision in which it samples
 
     def _run(self, name, *inputs):
         """Run a part of the step as a compiled graph."""
@@ -116,10 +116,10 @@ class Trainer:
                 raise
             reason = next((line for line in str(error).splitlines() if line and line[0] != "-"), "no reason given")
             raise TrainingError(f"step {self.done + 1}: the processes could not add up their gradients ({reason}); one of"
-                                " them is gone or hangs, see its log (worker_<rank>.log of msrun); mend that, and go on from"
+                                " them is gone or hangs, see its log (worker_<rank>.log of msrun); fix that, and continue from"
                                 " the last checkpoint with --resume") from None
 
-    # --- steps ------------------------------------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------------------
 
     def advance(self, stopped=()):
         """Make one step; return its Row.
@@ -180,10 +180,11 @@ class Trainer:
 
         The batches and their noise are the same every time.
         """
-        # Every process takes all of them: then none waits for another, and all know which checkpoint is the best.
+        # Every process evaluates all of them: then none waits for another, and all know which
+        # checkpoint is the best.
         with self.averaged():
-            losses = [float(ops.fetch(self._run("construct", *map(Tensor, self.held_back(k)))))
-                      for k in range(val_count(self.recipe, self.held_back.clips))]
+            losses = [float(ops.fetch(self._run("construct", *map(Tensor, self.held_out(k)))))
+                      for k in range(val_count(self.recipe, self.held_out.clips))]
         return float(np.mean(losses))
 
     def draw(self):
@@ -194,15 +195,15 @@ class Trainer:
         """
         with self.averaged():
             try:
-                return draw_sheet(self.engine, self.held_back.clips, self.recipe)
+                return draw_sheet(self.engine, self.held_out.clips, self.recipe)
             except (MemoryError, RuntimeError) as error:
                 if not of_memory(error):
                     raise
-        log.warning("step %d: not enough memory for a sheet of held-back clips; sheet_every=0 leaves them out, a lower"
+        log.warning("step %d: not enough memory for a sheet of held-out clips; sheet_every=0 leaves them out, a lower"
                     " encode_chunk decodes fewer frames at once", self.done)
         return None, {}
 
-    # --- what is kept -----------------------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------
 
     def weights(self, averaged):
         """Return {published key: float32 array} of what is kept.
@@ -246,7 +247,7 @@ class Trainer:
             if master is not weight:
                 master.set_data(Tensor(np.array(checkpoint.read(weight.name))))
         self._graphs.clear()
-        self.engine.release()       # a step that was compiled would go on with its own weights
+        self.engine.release()       # a compiled step would continue with its own weights
         self.done, self.updates, self.skipped = (int(numbers[name]) for name in ("step", "updates", "skipped"))
         self.bad, self.best = int(numbers["bad"]), numbers["best"]
         self.scale.restore(numbers["scale"])

@@ -22,7 +22,7 @@ from pathlib import Path
 from sgm.common.errors import InputError, one_line
 
 log = logging.getLogger("sgm")
-MAX_SKIPPED_SHARE = 0.05                 # of the clips; more, and it is not the odd damaged file that is wrong
+MAX_SKIPPED_SHARE = 0.05    # more than this is not a few damaged files, but a mistake
 
 
 class DataError(InputError):
@@ -79,7 +79,7 @@ class SkippedClips:
         """
         if len(self.reasons) > MAX_SKIPPED_SHARE * total:
             listed = "; ".join(f"{name}: {reason}" if name not in reason else reason for name, reason in self.reasons.items())
-            raise DataError(f"data: {len(self.reasons)} of {total} clips cannot be used, more than {MAX_SKIPPED_SHARE:.0%}; mend or remove"
+            raise DataError(f"data: {len(self.reasons)} of {total} clips cannot be used, more than {MAX_SKIPPED_SHARE:.0%}; repair or remove"
                             f" them: {listed}")
 
 

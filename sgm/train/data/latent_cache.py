@@ -71,7 +71,7 @@ class LatentStore:
             return np.load(self.path(key), mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"cache_folder {self.folder}: entry {key} cannot be read any more ({error}); another run with a"
-                            " lower cache_gb may have removed it: go on with --resume, or give each run its own") from None
+                            " lower cache_gb may have removed it: continue with --resume, or give each run its own") from None
 
     def make_room(self, keys, shapes):
         """Remove the entries used longest ago until those of `keys` fit the bound.
@@ -93,7 +93,7 @@ class LatentStore:
                 missing += size
         others = []
         for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
-            if path.name.startswith("."):       # of a run that was killed
+            if path.name.startswith("."):       # left by a killed run
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink(missing_ok=True)
             elif path not in sizes and path.suffix == ".npy":

@@ -10,8 +10,8 @@ from sgm.train.data.examples import Encoders, Examples
 from sgm.train.data.latent_cache import LatentStore
 from sgm.train.data.motion import motion_bucket
 
-MANY = 64               # clips to look at that are worth a progress bar
-PATIENCE = 1800         # seconds without a new entry from another process before waiting for it ends
+MANY = 64               # number of clips from which a progress bar is shown
+PATIENCE = 1800  # seconds without a new entry from another process before waiting for it ends
 
 
 class LatentClips(Examples):
@@ -65,8 +65,9 @@ class LatentClips(Examples):
 
     def _encode(self, keyed, progress, rank, world_size):
         self.store.make_room([key for key, _ in keyed], [self.shape(clip) for _, clip in keyed])
-        # Shares go by the place in the whole list: what is missing differs with the moment at which a process looks.
-        mine = list({key: (key, clip) for key, clip in self._missing(keyed[rank::world_size])}.values())     # copies once
+        # Shares go by the place in the whole list: what is missing differs with the moment at which
+        # a process looks. copies once
+        mine = list({key: (key, clip) for key, clip in self._missing(keyed[rank::world_size])}.values())
         for key, clip in progress(mine, "encoding clips") if mine else ():
             try:
                 frames = clip.frames()
@@ -88,8 +89,8 @@ class LatentClips(Examples):
             if len(left) < len(others):
                 since = time.monotonic()
             elif time.monotonic() - since > PATIENCE:
-                raise DataError(f"cache_folder {self.store.folder}: {len(left)} clips of other processes did not come"
-                                f" in {PATIENCE} seconds; all processes must see the same folder. Start again to go on")
+                raise DataError(f"cache_folder {self.store.folder}: {len(left)} clips of other processes did not appear"
+                                f" in {PATIENCE} seconds; all processes must see the same folder. Start again to continue")
             others = left
             time.sleep(0.5 if left else 0)
 
@@ -147,12 +148,13 @@ class PixelClips(Examples):
                 else:
                     seen = clip.frames(example.views)
                 break
-            except InputError as error:     # not remembered: a resumed run has to draw the same numbers
+            # not remembered: a resumed run has to draw the same numbers
+            except InputError as error:
                 self.skipped.add(clip.name, error)
                 self.skipped.check(self.found)
         mean, log_variance = self.encoders.moments(seen)
         at = int(np.flatnonzero(example.views == example.condition)[0])
-        if clip.angles is None:             # the motion is that from frame to frame, whichever are seen
+        if clip.angles is None:  # the motion is that from frame to frame, whichever are seen
             example.values["motion_bucket_id"] = motion_bucket(whole) if clip.motion is None else clip.motion
         return example, (mean, log_variance, mean[at], self.encoders.tokens(seen[at:at + 1])[0])
 

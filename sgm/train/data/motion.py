@@ -10,7 +10,7 @@ from sgm.train.data.clips import DataError
 
 FLOW_SIDE = 128         # pixels of the longer side of the pictures that flow is computed on
 FULL_MOTION = 0.02      # of the frame's width per frame: what bucket 255 stands for
-TABLE = "clips.csv"     # beside the videos
+TABLE = "clips.csv"     # in the folder of the videos
 
 
 def motion_bucket(frames):
@@ -22,21 +22,21 @@ def motion_bucket(frames):
     per frame. SVD's authors say that flow was used and not how it was scaled (arXiv 2311.15127,
     app. C), so the scale is ours; give the buckets in clips.csv to use another.
     """
-    grey = [_small_grey(frame) for frame in frames]
-    if len(grey) < 2:
+    gray = [_small_gray(frame) for frame in frames]
+    if len(gray) < 2:
         return 0.0
     speeds = []
-    for before, after in zip(grey[:-1], grey[1:]):
+    for before, after in zip(gray[:-1], gray[1:]):
         flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-        speeds.append(np.linalg.norm(flow, axis=-1).mean() / grey[0].shape[1])
+        speeds.append(np.linalg.norm(flow, axis=-1).mean() / gray[0].shape[1])
     return float(min(255.0, 255 * np.mean(speeds) / FULL_MOTION))
 
 
-def _small_grey(frame):
+def _small_gray(frame):
     levels = ((frame.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-    grey = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY)
-    scale = FLOW_SIDE / max(grey.shape)
-    return grey if scale >= 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    gray = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY)
+    scale = FLOW_SIDE / max(gray.shape)
+    return gray if scale >= 1 else cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def read_table(folder):

@@ -22,9 +22,11 @@ from sgm.views.cameras import AZIMUTH_SIGN, wrap_degrees
 from sgm.views.images import WHITE, composite, load_image, read_image
 from sgm.views.transforms import read_transforms
 
-AIM = 3.0           # degrees by which a camera may look past the origin or be rolled, and labels differ from poses
+# degrees by which a camera may look past the origin or be rolled, and labels differ from poses
+AIM = 3.0
 CAMERA_FILES = ("cameras.npz", "meta.pkl")
-RENDER_FOLDERS = ("", "rendering_random_32views", "input")      # where renders lie beside a list of their ids
+# where renders lie, next to a list of their ids
+RENDER_FOLDERS = ("", "rendering_random_32views", "input")
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,13 @@ class OrbitClip:
         if image.width != image.height or image.width != (self.side or image.width) or image.width < self.size:
             raise DataError(f"{file}: found {image.width} x {image.height} pixels, expected "
                             + (f"{self.side} x {self.side}, as transforms.json says" if self.side
-                               else f"a square of at least {self.size}") + "; render it anew")
+                               else f"a square of at least {self.size}") + "; render it again")
         if self.background != WHITE and image.getchannel("A").getextrema()[0] == 255:
             raise DataError(f"{file}: is opaque, so that its background cannot be changed; save it with alpha, or set "
                             "background=white")
         if image.width != self.size:
-            image = image.resize((self.size, self.size), Image.LANCZOS)     # Pillow weights the colours by alpha
+            # Pillow weights the colors by alpha
+            image = image.resize((self.size, self.size), Image.LANCZOS)
         return (composite(image, self.background).astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
 
     def digest(self, memo):
@@ -81,7 +84,7 @@ def read_orbit(folder, size):
         raise DataError(f"{folder}: transforms.json has a single view, expected an orbit of several")
     if views.width != views.height or views.width < size:
         raise DataError(f"{folder}: transforms.json says {views.width} x {views.height} pixels, expected a square of at"
-                        f" least {size}, the model's size; render it anew")
+                        f" least {size}, the model's size; render it again")
     azimuths, elevations = _angles(folder, views.poses[:, :3, 3], views.poses[:, :3, 2], views.poses[:, 2, 0])
     for name, said, seen in (("azimuth_deg", views.azimuths_deg, azimuths),
                              ("elevation_deg", views.elevations_deg, elevations)):
@@ -89,7 +92,7 @@ def read_orbit(folder, size):
         if off.max() > AIM:
             k = int(off.argmax())
             raise DataError(f"{folder}: frames[{k}] says {name} {said[k]:.1f}, its transform_matrix {seen[k]:.1f}; one of"
-                            " them is wrong, render it anew")
+                            " them is wrong, render it again")
     _check_side(views.files[0], views.width)
     return OrbitClip(str(folder), tuple(views.files), (AZIMUTH_SIGN * views.azimuths_deg, views.elevations_deg), size,
                      views.width)
@@ -107,10 +110,11 @@ def read_render(folder, size):
         raise DataError(f"{folder}: found {len(files)} views (000.png ...) and {len(poses)} poses in {found[0].name};"
                         " expected as many, and at least 2")
     rotation = poses[:, :, :3]
-    centres = -np.einsum("vji,vj->vi", rotation, poses[:, :, 3])
-    # Row 2 is the camera's axis: forwards in OpenCV's convention, backwards in Blender's. Both are met with.
-    axis = rotation[:, 2] * (np.sign(np.einsum("vi,vi->v", rotation[:, 2], centres).mean()) or 1)
-    azimuths, elevations = _angles(folder, centres, axis, rotation[:, 0, 2])
+    centers = -np.einsum("vji,vj->vi", rotation, poses[:, :, 3])
+    # Row 2 is the camera's axis: forwards in OpenCV's convention, backwards in Blender's. Both are
+    # met with.
+    axis = rotation[:, 2] * (np.sign(np.einsum("vi,vi->v", rotation[:, 2], centers).mean()) or 1)
+    azimuths, elevations = _angles(folder, centers, axis, rotation[:, 0, 2])
     return OrbitClip(str(folder), tuple(files), (AZIMUTH_SIGN * azimuths, elevations), size)
 
 
@@ -130,18 +134,18 @@ def read_ids(path):
     for name in RENDER_FOLDERS:
         if (path.parent / name / ids[0]).is_dir():
             return [path.parent / name / each for each in ids]
-    raise DataError(f"data: {path}: its first id is {ids[0]}, and there is no folder of that name beside it or in "
+    raise DataError(f"data: {path}: its first id is {ids[0]}, and there is no folder of that name next to it or in "
                     f"{' or '.join(RENDER_FOLDERS[1:])}")
 
 
-def _angles(folder, centres, backward, roll):
+def _angles(folder, centers, backward, roll):
     """Return azimuths and elevations (V,) degrees of cameras at `centers` (V, 3).
 
     They come with their backward axes (V, 3) and the z of their right axes (V,). Raises DataError
     unless they look at the origin, upright, from off the poles.
     """
-    radius = np.linalg.norm(centres, axis=1)
-    unit = centres / np.maximum(radius, 1e-9)[:, None]
+    radius = np.linalg.norm(centers, axis=1)
+    unit = centers / np.maximum(radius, 1e-9)[:, None]
     past = np.rad2deg(np.arccos(np.clip((unit * backward).sum(1), -1, 1)))
     rolled = np.rad2deg(np.arcsin(np.clip(np.abs(roll), 0, 1)))
     elevations = np.rad2deg(np.arcsin(np.clip(unit[:, 2], -1, 1)))
@@ -155,10 +159,11 @@ def _angles(folder, centres, backward, roll):
 
 
 def _check_side(file, side):
-    found = read_image(file, lambda image: image.size)      # its header only; the rest is checked when it is read
+    # its header only; the rest is checked when it is read
+    found = read_image(file, lambda image: image.size)
     if found != (side, side):
         raise DataError(f"{file}: found {found[0]} x {found[1]} pixels, expected {side} x {side}, as transforms.json says; "
-                        "render it anew")
+                        "render it again")
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -197,5 +202,5 @@ def _camera_poses(path):
                         " V x 3 x 4")
     poses = poses[:, :3]
     if np.abs(np.einsum("vij,vkj->vik", poses[..., :3], poses[..., :3]) - np.eye(3)).max() > 1e-3:
-        raise DataError(f"{path}: cam_poses has a matrix that is no rotation; expected world-to-camera matrices of 3 x 4")
+        raise DataError(f"{path}: cam_poses has a matrix that is not a rotation; expected world-to-camera matrices of 3 x 4")
     return poses

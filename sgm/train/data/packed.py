@@ -9,7 +9,7 @@ import numpy as np
 from sgm.train.data.clips import Clips, DataError
 from sgm.views.cameras import Orbit
 
-REMEDY = "make it anew with tools/render_orbits.py procedural --pack"
+REMEDY = "make it again with tools/render_orbits.py procedural --pack"
 
 
 @dataclass(frozen=True)

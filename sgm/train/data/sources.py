@@ -43,7 +43,7 @@ def open_data(settings, engine, progress, rank=0, world_size=1):
     `batch(rng, indices, drop, random_start)`, `len()` and `num_frames` (see `Examples`). Raises
     InputError: nothing is found, too much of it is unreadable, or it does not fit the model.
     """
-    store = cache_store(settings)           # one for both: making room for the one must not remove the other
+    store = cache_store(settings)  # one for both: making room for the one must not remove the other
     found = read_clips(settings, engine.spec, store.memo if store else Memo(), progress)
     return tuple(clips and _examples(clips, skipped, store, settings, engine, progress, rank, world_size)
                  for clips, skipped in found)
@@ -63,7 +63,8 @@ def cache_folder(settings):
     if settings.cache_folder:
         return Path(settings.cache_folder)
     first = settings.data[0] if settings.data else "."
-    plain = first[:min((first.index(c) for c in "*?[" if c in first), default=len(first))]     # before its pattern
+    # before its pattern
+    plain = first[:min((first.index(c) for c in "*?[" if c in first), default=len(first))]
     return Path(plain).absolute().parent / "cache"
 
 
@@ -205,7 +206,7 @@ def _read(found, settings, spec, least, memo, progress):
     if spec.is_orbit and not spec.is_posed:
         moving = [clip.name for clip in items if np.ptp(clip.angles[1]) > LEVEL]
         if moving:
-            log.warning("%d of %d orbits are not level (%s), and %s is not told elevations: it learns from static orbits",
+            log.warning("%d of %d orbits are not level (%s), and %s is not conditioned on elevations: it learns from static orbits",
                         len(moving), len(items), one_line(moving[0]), spec.name)
     return (Clips(items, size) if items else None), skipped
 
@@ -229,6 +230,6 @@ def _packed(folders, settings, spec, least):
 
 def _on_backgrounds(clip, background):
     """Return the clip on white, on a color drawn from its name, or once on each."""
-    colour = np.random.RandomState(zlib.crc32(Path(clip.name).name.encode("utf-8", "surrogateescape"))).randint(0, 256, 3)
-    coloured = replace(clip, background=tuple(int(level) for level in colour))
-    return {"white": [clip], "random": [coloured], "both": [clip, coloured]}[background]
+    color = np.random.RandomState(zlib.crc32(Path(clip.name).name.encode("utf-8", "surrogateescape"))).randint(0, 256, 3)
+    colored = replace(clip, background=tuple(int(level) for level in color))
+    return {"white": [clip], "random": [colored], "both": [clip, colored]}[background]

@@ -28,8 +28,8 @@ def join_ranks(output):
     watchdog = None
     if role == "MS_WORKER":
         watchdog = RankWatchdog(Path(output) / ".processes")
-        # How long a CPU's collective waits for the others, who may be saving; 30 s by default. The scheduler's is another
-        # process, where it is how long it goes without a heartbeat.
+        # How long a CPU's collective waits for the others, who may be saving; 30 s by default. The
+        # scheduler's is another process, where it is how long it goes without a heartbeat.
         os.environ["MS_NODE_TIMEOUT"] = str(PATIENCE)
     try:
         communication.init()
@@ -40,7 +40,7 @@ def join_ranks(output):
     return communication.get_rank(), communication.get_group_size(), watchdog
 
 
-POLL_SECONDS = 1.0              # seconds between looks at the others
+POLL_SECONDS = 1.0      # seconds between checks of the other ranks
 
 
 class RankWatchdog:
@@ -61,7 +61,7 @@ class RankWatchdog:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{socket.gethostname()}-{os.getpid()}"
         with atomic(self.path) as temporary:        # it appears with its lock
-            self.file = open(temporary, "w", encoding="utf-8")      # until this process ends  # noqa: SIM115
+            self.file = open(temporary, "w", encoding="utf-8")  # until this process ends  # noqa: SIM115
             self.locked = _lock(self.file, fcntl.LOCK_EX)
         self.left = threading.Event()
 
@@ -85,9 +85,9 @@ class RankWatchdog:
             for path in there:
                 message = exit_reason(path)
                 if message and not self.left.is_set():
-                    self._leave(message)           # so that all tell of the first that ended
-                    end_now("train.py", f"{message}; the others cannot go on without it and end too. Look at its log"
-                            " (worker_<rank>.log of msrun), mend that, and go on from the last checkpoint with --resume")
+                    self._leave(message)           # so that all name the first that ended
+                    end_now("train.py", f"{message}; the others cannot continue without it and end too. Look at its log"
+                            " (worker_<rank>.log of msrun), fix that, and continue from the last checkpoint with --resume")
 
     def __enter__(self):
         return self

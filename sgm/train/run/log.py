@@ -11,7 +11,8 @@ import numpy as np
 from sgm.common.errors import InputError, os_reason
 from sgm.common.files import atomic
 
-MEASURED = ("val_loss", "val_psnr_fg", "val_iou")       # on held-back clips; dB and share of their foreground
+# on held-out clips; dB, and share of the foreground
+MEASURED = ("val_loss", "val_psnr_fg", "val_iou")
 FIELDS = ("step", "loss", "grad_norm", "lr", "seconds", "clips_per_second", "skipped", *MEASURED)
 
 
@@ -30,7 +31,7 @@ class Metrics:
             table = csv.DictWriter(file, FIELDS)
             table.writeheader()
             table.writerows(kept)
-        self.began = time.monotonic() - (float(kept[-1]["seconds"] or 0) if kept else 0)
+        self.started = time.monotonic() - (float(kept[-1]["seconds"] or 0) if kept else 0)
         self.last = time.monotonic()
         self.waiting = []
 
@@ -60,7 +61,7 @@ class Metrics:
             return
         loss, norm, speed = self.averages()
         skipped, lr = sum(row.skipped for row in self.waiting), self.waiting[-1].lr
-        values = [step, f"{loss:.6f}", f"{norm:.4f}", f"{lr:.3e}", f"{time.monotonic() - self.began:.1f}",
+        values = [step, f"{loss:.6f}", f"{norm:.4f}", f"{lr:.3e}", f"{time.monotonic() - self.started:.1f}",
                   f"{speed:.3f}", skipped, *(f"{measured[name]:.6f}" if name in measured else "" for name in MEASURED)]
         try:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
@@ -122,7 +123,7 @@ class Board:
 
     def show(self, step, picture):
         """Write a picture (H, W, 3) uint8."""
-        self.writer.add_image("held back", picture, step, dataformats="HWC")
+        self.writer.add_image("held out", picture, step, dataformats="HWC")
 
 
 def draw_curve(rows, width=720, height=360):
@@ -137,17 +138,17 @@ def draw_curve(rows, width=720, height=360):
     table = table[np.isfinite(table[:, 1])] if len(table) else table
     if len(table) < 2:
         return picture
-    steps, losses, rates, held_back = table.T
-    seen = np.isfinite(held_back)
+    steps, losses, rates, held_out = table.T
+    seen = np.isfinite(held_out)
     left, right, top, bottom = 60, width - 20, 20, height - 40
-    levels, held_back = (np.log10(np.maximum(values, 1e-12)) for values in (losses, held_back))
-    everything = np.concatenate([levels, held_back[seen]])
+    levels, held_out = (np.log10(np.maximum(values, 1e-12)) for values in (losses, held_out))
+    everything = np.concatenate([levels, held_out[seen]])
     low, high = np.floor(everything.min() * 10) / 10, np.ceil(everything.max() * 10) / 10 + 1e-9
     across = left + (steps - steps[0]) / (steps[-1] - steps[0]) * (right - left)
 
-    def line(values, colour, across=across):
+    def line(values, color, across=across):
         points = np.stack([across, bottom - values * (bottom - top)], 1).round().astype(np.int32)
-        cv2.polylines(picture, [points], False, colour, 1, cv2.LINE_AA)
+        cv2.polylines(picture, [points], False, color, 1, cv2.LINE_AA)
 
     for level in np.arange(low, high, max(0.1, round((high - low) / 5, 1))):
         y = int(bottom - (level - low) / (high - low) * (bottom - top))
@@ -156,8 +157,8 @@ def draw_curve(rows, width=720, height=360):
     line(rates / rates.max(), (190, 190, 190))
     line((levels - low) / (high - low), (31, 119, 180))
     if seen.any():
-        line((held_back[seen] - low) / (high - low), (255, 127, 14), across[seen])
-    held = ", held-back loss (orange)" * bool(seen.any())
-    cv2.putText(picture, f"loss (blue){held} and learning rate (grey) over steps {steps[0]:.0f} to {steps[-1]:.0f}",
+        line((held_out[seen] - low) / (high - low), (255, 127, 14), across[seen])
+    held = ", held-out loss (orange)" * bool(seen.any())
+    cv2.putText(picture, f"loss (blue){held} and learning rate (gray) over steps {steps[0]:.0f} to {steps[-1]:.0f}",
                 (left, height - 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
     return picture

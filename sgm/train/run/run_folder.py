@@ -31,7 +31,7 @@ class RunFolder:
         self.name = LORA if recipe.trains == "lora" else LATEST
         self.saved = 0                          # the step of the state
 
-    def begin(self, command):
+    def start(self, command):
         """Make the folder and write config.yaml: the command, the recipe, the model.
 
         Raises CheckpointError, OSError.
@@ -98,7 +98,7 @@ def numbers_of(checkpoint):
         return numbers
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint.path}: its metadata has no {str(error)[:60]}, expected the state of a run of"
-                              f" this version of train.py; begin a new run with --init {LATEST}.safetensors from beside it"
+                              f" this version of train.py; start a new run with --init {LATEST}.safetensors from the same folder"
                               ) from None
 
 
@@ -112,19 +112,20 @@ def check_resumable(folder, recipe, spec, init=None):
     path = Path(folder) / STATE
     if not path.exists():
         raise CheckpointError(f"--resume {folder}: found no {STATE} in it, expected the folder of a run; leave out --resume"
-                              " to begin one")
+                              " to start one")
     numbers = numbers_of(open_checkpoint(path))
     harmful, harmless = recipe.differences(numbers["recipe"])
-    # Where the weights have another decoder than the configuration, theirs counts; how it is sampled does not matter here.
+    # Where the weights have another decoder than the configuration, theirs counts; how it is
+    # sampled does not matter here.
     harmful += [line for line in _differences(numbers["model"], asdict(spec))
                 if not line.startswith(("vae.decoder:", "vae.post_quant_conv:", "sampling."))]
     noted = numbers.get("init") or {}
     init = init or noted.get("path")
     if noted and (not os.path.exists(init) or file_hash(init) != noted["hash"]):
         raise ConfigError(f"--init {init}: is not there or of other content than {noted['path']}, from which the run in"
-                          f" {folder} began and which its LoRA belongs to; give that file")
+                          f" {folder} started from and to which its LoRA belongs; give that file")
     if harmful:
-        raise ConfigError(f"--resume {folder}: its run had other settings: {'; '.join(harmful)}; give the same, or begin a"
+        raise ConfigError(f"--resume {folder}: its run had other settings: {'; '.join(harmful)}; give the same, or start a"
                           f" new run with --init {Path(folder) / LATEST}.safetensors")
     return (init if noted else path), harmless
 

@@ -7,7 +7,8 @@ from sgm.views.images import WHITE
 from sgm.views.metrics import compare, on_white, psnr
 from sgm.views.preprocessing import from_network
 
-COLUMNS, SIDE, CAPTION = 8, 128, 20             # views of a clip that are shown, pixels of their side, of a line of text
+# views of a clip that are shown, pixels of their side, of a line of text
+COLUMNS, SIDE, CAPTION = 8, 128, 20
 
 
 def draw_sheet(engine, examples, recipe):
@@ -44,7 +45,8 @@ def generate(engine, examples, rng, index, steps, chunk):
     c = dict(zip(("crossattn", "concat", "vector"), examples.conditions(rng, [loaded], 0.0)))
     uc = {**c, **{name: np.zeros_like(c[name]) for name in ("crossattn", "concat")}}
     noise = rng.standard_normal((examples.num_frames, *examples.latent_shape), dtype=np.float32)
-    # One side of the guidance after the other: it then takes no more memory than a step of training.
+    # One side of the guidance after the other: it then takes no more memory than a step of
+    # training.
     frames = engine.decode(ops.fetch(engine.sample(noise, c, uc, steps, sequential=True)), chunk)
     truth = examples.clips[example.index].frames(example.views)
     finite = bool(np.isfinite(frames).all())
@@ -76,7 +78,7 @@ def _pair(name, truth, made, measured):
     """
     shown = np.unique(np.linspace(0, len(truth) - 1, COLUMNS).round().astype(int))
     rows = [np.concatenate([_sized(views[k]) for k in shown], 1) for views in (truth, made)]
-    width = max(rows[0].shape[1], COLUMNS * SIDE)           # wide enough for the text, whatever the views are
+    width = max(rows[0].shape[1], COLUMNS * SIDE)           # wide enough for the text
     pad = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     text = f"{name[-60:]}: true, generated; {measured['val_psnr_fg']:.1f} dB"
     text += f", silhouettes {measured['val_iou']:.2f}" if "val_iou" in measured else ""

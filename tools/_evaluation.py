@@ -26,12 +26,18 @@ PREDICTION, REPEATED, MEAN = "prediction", "input repeated", "mean of true orbit
 
 
 def view_files(folder: Path) -> list[Path]:
-    """Return 000.png, 001.png, ... of a views folder, in order; other pictures in it are ignored."""
+    """Return 000.png, 001.png, ... of a views folder, in order.
+
+    Other pictures in it are ignored.
+    """
     return sorted(p for p in folder.glob("*.png") if p.stem.isdigit())
 
 
 def views_folders(path: Path) -> dict[str, Path]:
-    """Return {'': path} of a views folder, {name: folder} of a folder of them. Raises InputError."""
+    """Return {'': path} of a views folder, {name: folder} of a folder of them.
+
+    Raises InputError.
+    """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give a views folder (000.png ...) or a folder of them")
     if view_files(path):
@@ -58,7 +64,11 @@ def matched(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
 
 
 def read_views(folder: Path, like: np.ndarray | None = None) -> np.ndarray:
-    """Return the views, uint8 (T, H, W, 3 or 4), resized (Lanczos) to the size of `like`, whose number they must have."""
+    """Return the views, uint8 (T, H, W, 3 or 4).
+
+    They are resized (Lanczos) to the size of `like`, whose number they must have. Raises
+    InputError.
+    """
     files = view_files(folder)
     if like is not None and len(files) != len(like):
         raise InputError(f"{folder}: has {len(files)} views, the truth has {len(like)}; give orbits of the same "
@@ -79,7 +89,7 @@ def read_views(folder: Path, like: np.ndarray | None = None) -> np.ndarray:
 
 
 def azimuths(folder: Path) -> np.ndarray | None:
-    """Return the views' azimuths in degrees, or None if the folder's transforms.json does not hold them."""
+    """Return the views' azimuths in degrees, or None if transforms.json does not hold them."""
     if not (folder / "transforms.json").exists():
         return None
     file, data = read_json(folder)
@@ -101,7 +111,10 @@ def check_cameras(predicted: Path, true: Path):
 
 
 def evaluate_object(predicted: Path, true: Path, wrong: dict[str, Path]):
-    """Return the views (prediction, truth) and per method the metrics of every view. wrong: {method: views folder}."""
+    """Return the views (prediction, truth) and per method the metrics of every view.
+
+    wrong: {method: views folder}.
+    """
     check_cameras(predicted, true)
     truth = read_views(true)
     prediction = read_views(predicted, truth)
@@ -111,7 +124,10 @@ def evaluate_object(predicted: Path, true: Path, wrong: dict[str, Path]):
 
 
 def thumbs(views: np.ndarray) -> np.ndarray:
-    """Return one row of thumbnails (THUMB, T * THUMB, 3) uint8 of views (T, H, W, C), the input view first."""
+    """Return one row of thumbnails (THUMB, T * THUMB, 3) uint8, the input view first.
+
+    views: (T, H, W, C).
+    """
     order = [len(views) - 1, *range(len(views) - 1)]
     images = [np.round(metrics.on_white(views[k]) * 255).astype(np.uint8) for k in order]
     shrink = cv2.INTER_AREA if views.shape[1] > THUMB else cv2.INTER_NEAREST
@@ -131,7 +147,10 @@ def save_bytes(path: Path, data: bytes):
 
 
 def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
-    """Return the printed table: every object's prediction, the means of every method, and what they say."""
+    """Return the printed table: every object's prediction, the means of every method.
+
+    Two lines below say how they compare.
+    """
     line = "{:24s} {:>8s} {:>8s} {:>7s} {:>7s}".format
     rows = [line("", "PSNR", "PSNR_fg", "SSIM", "IoU")]
 
@@ -156,7 +175,10 @@ def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
 
 
 def wrong_folders(folder: Path, truth: Path, pairs) -> dict[str, Path]:
-    """Return {name: views folder} of the views in `folder`, conditioned on wrong poses, for every name of `pairs`."""
+    """Return {name: views folder} of views conditioned on wrong poses.
+
+    The names are those of `pairs`. Raises InputError.
+    """
     found = {name: path for name, path, _ in matched(folder, truth)}
     if len(pairs) == 1 and len(found) == 1:
         return {pairs[0][0]: next(iter(found.values()))}
@@ -187,7 +209,8 @@ def evaluate_views(args) -> int:
                                  for k, v in enumerate(views))
         save_bytes(args.csv, text.getvalue().encode())
     if args.sheet:
-        width = max(row.shape[1] for row in sheet)     # orbits of different objects may differ in length
+        # orbits of different objects may differ in length
+        width = max(row.shape[1] for row in sheet)
         sheet = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in sheet[:-1]]
         picture = io.BytesIO()
         Image.fromarray(np.concatenate(sheet)).save(picture, "PNG")
@@ -215,7 +238,10 @@ def evaluate_mesh(args) -> int:
 
 
 def seen_from(prediction: Path, up: str, folder: Path) -> dict[str, float]:
-    """Return the mean figures of a mesh drawn from the cameras of a views folder, the input view not counted."""
+    """Return the mean figures of a mesh drawn from the cameras of a views folder.
+
+    The input view is not counted.
+    """
     true = posed_views.read_views(folder)
     true = true.subset(np.arange(len(true) - 1))
     renders = report.render_like(load_mesh(prediction, up), true)

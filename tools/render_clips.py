@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Render short videos that are no orbits: procedural objects before a camera that slides, approaches and rolls, but stays
-on their same side. A small image-to-video model learns from these, as SVD from videos, before it learns orbits.
+"""Render short videos that are no orbits, for a small image-to-video model.
 
   render_clips.py --count 2000 --out data/videos64 --size 64
 
-A clip is a folder OUT/<seed> of frames 000.png ... on white, which train.py reads as a video. What is finished is kept:
-start again to continue. Exit code: 0 done, 2 wrong input, 130 interrupted.
+Procedural objects are seen by a camera that slides, approaches and rolls, but stays on their same
+side. A model learns from these, as SVD from videos, before it learns orbits. A clip is a folder
+OUT/<seed> of frames 000.png ... on white, which train.py reads as a video. What is finished is
+kept: start again to continue.
+Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse
 import os

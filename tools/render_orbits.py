@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Render orbits with exact cameras: procedural objects or mesh files -> views folders, or one packed array.
+"""Render orbits with exact cameras: views folders, or one packed array.
 
-  render_orbits.py procedural --count 2000 --out data/objects --size 64           # folders data/objects/0000000 ...
-  render_orbits.py procedural --count 2000 --out data/objects64 --size 64 --pack  # arrays data/objects64/*.npy
+  render_orbits.py procedural --count 2000 --out data/objects --size 64
+  render_orbits.py procedural --count 2000 --out data/objects64 --size 64 --pack
   render_orbits.py meshes models/*.glb more/ --out data/models --size 576
 
-A views folder has 000.png ... (RGBA, straight alpha; the input view is last, at azimuth 0) and transforms.json. A
-packed set has clips.npy (N, T, H, W, 3) uint8 on white, azimuths.npy and elevations.npy (N, T) float32 degrees, and
-seeds.npy (N,) int64; read clips.npy with numpy.load(..., mmap_mode="r").
+Objects are procedural, by seed, or mesh files. A views folder has 000.png ... (RGBA, straight
+alpha; the input view is last, at azimuth 0) and transforms.json. A packed set has clips.npy (N, T,
+H, W, 3) uint8 on white, azimuths.npy and elevations.npy (N, T) float32 degrees, and seeds.npy (N,)
+int64; read clips.npy with numpy.load(..., mmap_mode="r").
 
-What is finished is kept: start again with the same options to continue. Every object has its own elevation and orbit,
-and with --lighting varied its own lights, drawn from --seed and its name alone, so the number of workers and the order
-do not matter. With --frames 84 train.py takes any 21 of an orbit's views, each of which can be the input view.
+What is finished is kept: start again with the same options to continue. Every object has its own
+elevation and orbit, and with --lighting varied its own lights, drawn from --seed and its name
+alone, so the number of workers and the order do not matter. With --frames 84 train.py takes any 21
+of an orbit's views, each of which can be the input view.
 Exit code: 0 done, 1 some objects failed (listed in OUT/failed.txt), 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
@@ -100,7 +102,7 @@ def main(argv=None) -> int:
 
 def run(argv=None) -> int:
     """Return the exit code of `main`; errors are one line."""
-    return exit_code("render_orbits.py", main, argv, "interrupted; start again with the same options to go on")
+    return exit_code("render_orbits.py", main, argv, "interrupted; start again with the same options to continue")
 
 
 if __name__ == "__main__":

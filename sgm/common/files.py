@@ -8,16 +8,18 @@ from pathlib import Path
 
 from sgm.common.errors import InputError, os_reason
 
-HOST = socket.gethostname().partition(".")[0][:16]      # part of temporary names: a process number means nothing elsewhere
+# part of temporary names: a process number means nothing elsewhere
+HOST = socket.gethostname().partition(".")[0][:16]
 
 
 @contextmanager
 def atomic(path, size=None, name=None):
-    """Context manager: gives a temporary path for a file or folder, which becomes `path` when the block ends well.
+    """Context manager: gives a temporary path, which becomes `path` when the block ends well.
 
-    It lies in the same folder, is removed when the block fails, and replaces those that killed processes of this host
-    left there. size: the bytes needed, for the message about a full disk. name: what messages call `path`, by default
-    itself. Raises InputError for an OSError; what was at `path` before is then untouched.
+    It is for a file or a folder, lies in the same folder, is removed when the block fails, and
+    replaces those that killed processes of this host left there. size: the bytes needed, for the
+    message about a full disk. name: what messages call `path`, by default itself. Raises InputError
+    for an OSError; what was at `path` before is then untouched.
     """
     path = Path(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(HOST)}.*.tmp"):

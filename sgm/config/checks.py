@@ -1,9 +1,9 @@
-"""Checks of settings, shared by every schema: each raises a one-line ConfigError that names the key."""
+"""Checks of settings, shared by every schema; each raises a one-line ConfigError."""
 from sgm.config.yaml_reader import ConfigError, shown
 
 
 def require(good, key, found, expected):
-    """Raise ConfigError naming `key`, the value that was found and the one that was expected, unless `good`."""
+    """Raise ConfigError naming `key`, what was found and what was expected, unless `good`."""
     if not good:
         raise ConfigError(f"{key}: found {shown(found)}, expected {expected}")
 
@@ -16,8 +16,8 @@ def require_one_of(value, key, choices, note=""):
 def require_within(settings, section, bounds):
     """Raise ConfigError unless every field named in `bounds` lies in its range, ends included.
 
-    settings: a dataclass, whose dotted prefix is `section` ("" or "nerf."). bounds: {field: (low, high)}. A field may be
-    a number or a list of numbers, which must not be empty.
+    settings: a dataclass, whose dotted prefix is `section` ("" or "nerf."). bounds: {field: (low,
+    high)}. A field may be a number or a list of numbers, which must not be empty.
     """
     for name, (low, high) in bounds.items():
         numbers, kind = _numbers(settings, name)
@@ -26,7 +26,10 @@ def require_within(settings, section, bounds):
 
 
 def require_positive(settings, section, names, most):
-    """Raise ConfigError unless the named fields (numbers or lists of numbers) are above 0 and at most `most`."""
+    """Raise ConfigError unless the named fields are above 0 and at most `most`.
+
+    They are numbers or lists of numbers.
+    """
     for name in names:
         numbers, kind = _numbers(settings, name, "positive ")
         require(numbers and all(0 < number <= most for number in numbers), section + name, getattr(settings, name),
@@ -34,6 +37,6 @@ def require_positive(settings, section, names, most):
 
 
 def _numbers(settings, name, adjective=""):
-    """The numbers of a field as a list, and what an error calls them."""
+    """Return the numbers of a field as a list, and what an error calls them."""
     value = getattr(settings, name)
     return (value, f"{adjective}numbers") if isinstance(value, list) else ([value], f"a {adjective}number")

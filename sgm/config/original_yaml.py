@@ -1,8 +1,9 @@
-"""Reads the reference implementation's own YAML files (`target:` class paths with `params:`) into a ModelSpec.
+"""Reads the original's own YAML files (`target:` class paths with `params:`) into a ModelSpec.
 
-One table says, for each class that a released model names, where its parameters go. Nothing is instantiated: a class
-path is only ever looked up here, and one that is not here is an error. A parameter that would change the network in
-a way ours has no setting for must have the value of the released models.
+One table says, for each class that a published model names, where its parameters go. Nothing is
+instantiated: a class path is only looked up here, and one that is not here is an error. A parameter
+that would change the network in a way for which ours has no setting must have the value of the
+published models.
 """
 import difflib
 from pathlib import Path
@@ -12,7 +13,8 @@ from sgm.config.checks import require
 from sgm.config.model import ANGLES, ClipSpec, ModelSpec
 from sgm.config.yaml_reader import ConfigError, build, find_config, known_configs, load_yaml, shown
 
-# OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden` were made with.
+# OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden`
+# were made with.
 ARCHS = {
     "ViT-H-14": ClipSpec(),
     "tiny-vit": ClipSpec(patch_size=28, width=160, layers=2, embed_dim=64),
@@ -21,12 +23,13 @@ ARCHS = {
 
 
 class Rule(NamedTuple):
-    """How the parameters of one reference class are read."""
+    """How the parameters of one of the original's classes are read."""
     fields: dict = {}       # parameter -> key of ModelSpec; must be given
     options: dict = {}      # parameter -> key of ModelSpec; may be given
     fixed: dict = {}        # parameter -> the one value ours has; must be given
     assumed: dict = {}      # parameter -> the one value ours has; may be given
-    free: tuple = ()        # parameters that do not change what is computed, or are read by `read_reference` itself
+    # parameters that do not change what is computed, or are read by `read_reference` itself
+    free: tuple = ()
     parts: dict = {}        # parameter -> classes it may name; must be given
     extras: dict = {}       # parameter -> classes it may name; may be given
     sets: dict = {}         # key of ModelSpec -> value that naming this class means
@@ -122,11 +125,12 @@ EMBEDDER_CLASSES = {
 
 
 def read_reference(mapping, path):
-    """The ModelSpec that a configuration in the reference's form describes.
+    """Return the ModelSpec that a configuration in the original's form describes.
 
-    `mapping`: the document, with a top-level ``model``; `path` names it in errors and gives the spec its name. What
-    the reference leaves to its script (frames, size, steps, noise on the condition image) is that of the released
-    model which the file's name, its `ckpt_path` or else its embedders point to. Raises ConfigError.
+    `mapping`: the document, with a top-level ``model``; `path` names it in errors and gives the
+    spec its name. What the original leaves to its script (frames, size, steps, noise on the
+    condition image) is that of the published model to which the file's name, its `ckpt_path` or
+    else its embedders point. Raises ConfigError.
     """
     reader = _Reader(path)
     model = mapping["model"]
@@ -159,10 +163,12 @@ class _Reader:
         require(good, f"{self.path}: {where}", found, expected)
 
     def put(self, key, value, where):
+        """Note a value under a key of ModelSpec. Raises ConfigError if it has another one."""
         known = self.values.setdefault(key, value)
         self.require(known == value, f"{where}: {key}", value, f"{shown(known)} as in the other parts of this file")
 
     def choose(self, name, table, where):
+        """Return the entry of `table` under `name`. Raises ConfigError if there is none."""
         self.require(isinstance(name, str) and name in table, where, name, f"one of {', '.join(table)}")
         return table[name]
 
@@ -204,7 +210,10 @@ class _Reader:
             self.put(key, value, where)
 
     def embedders(self, models, where):
-        """Read the list of embedders; their order is that of the vector condition and of the published keys."""
+        """Read the list of embedders.
+
+        Their order is that of the vector condition and of the published keys.
+        """
         self.require(isinstance(models, list) and all(isinstance(model, dict) for model in models),
                      f"{where}.emb_models", models, "a list of embedders")
         names = []
@@ -221,7 +230,10 @@ class _Reader:
 
 
 def _published(embedders, path, checkpoint):
-    """Return the published model that a file describes, by the longest name that its own or its checkpoint's starts with."""
+    """Return the published model that a file is a form of, or else the one with its embedders.
+
+    It is found by the longest name with which the file's name or its checkpoint's starts.
+    """
     by_embedders = "sv3d_p" if "polars_rad" in embedders else "svd" if "fps_id" in embedders else "sv3d_u"
     stems = [Path(str(candidate or "")).stem for candidate in (path, checkpoint)]
     names = [name for stem in stems for name in sorted(known_configs("sampling"), key=len, reverse=True)

@@ -1,8 +1,8 @@
-"""Reads YAML files and `key=value` overrides into a dataclass: the one reader of every configuration.
+"""Reads YAML files and `key=value` overrides into a dataclass, for every configuration.
 
-A schema is a dataclass whose defaults are complete; a file states what differs. OmegaConf does the typing. On top of it this
-module bounds what a file may hold and names the nearest key. Every error is one line that names the file or flag, the key,
-what was found and what was expected.
+A schema is a dataclass whose defaults are complete; a file states what differs. OmegaConf does the
+typing. On top of it this module bounds what a file may hold and names the nearest key. Every error
+is one line that names the file or flag, the key, what was found and what was expected.
 """
 import difflib
 import reprlib
@@ -18,16 +18,21 @@ from omegaconf.errors import OmegaConfBaseException
 from sgm.common.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# The folder of configs/ and assets/: inside the package where it is installed, next to it in a checkout.
+# The folder of configs/ and assets/: inside the package where it is installed, next to it in a
+# checkout.
 DATA = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 CONFIGS = DATA / "configs"
 
-# A configuration is a page of text. These bounds stop a document that expands without end (aliases of aliases).
+# A configuration is a page of text. These bounds stop a document that expands without end (aliases
+# of aliases).
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 256 << 10, 2000, 32
 
 
 class ConfigError(InputError):
-    """A configuration that cannot be used; the message names file, key, what was found and what was expected."""
+    """A configuration that cannot be used.
+
+    The message names file, key, what was found and what was expected.
+    """
 
 
 def known_configs(kind):
@@ -38,7 +43,8 @@ def known_configs(kind):
 def find_config(name, kind):
     """Return the path of a configuration in ``configs/<kind>/`` or elsewhere.
 
-    `name` is a known name, a path, or a path that does not exist whose stem is a known name. Raises ConfigError.
+    `name` is a known name, a path, or a path that does not exist whose stem is a known name. Raises
+    ConfigError.
     """
     path, known = Path(name), known_configs(kind)
     if str(name) in known:
@@ -72,7 +78,8 @@ def read_mapping(path):
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"found {'nothing' if node is None else 'a ' + node.id}, expected a mapping (key: value)")
         _count_expanded(node, {})
-        # OmegaConf's loader reads 1e-5 as a number, which YAML 1.1 does not, and refuses a key given twice.
+        # OmegaConf's loader reads 1e-5 as a number, which YAML 1.1 does not, and refuses a key
+        # given twice.
         return OmegaConf.to_container(OmegaConf.create(text))
 
 
@@ -88,7 +95,10 @@ def _read_override(override):
 
 @contextmanager
 def _yaml_errors(source):
-    """Context manager: turns every error of reading YAML into a ConfigError of one line that starts with `source`."""
+    """Context manager: turns every error of reading YAML into a one-line ConfigError.
+
+    The line starts with `source`.
+    """
     try:
         yield
     except ConfigError as error:
@@ -102,11 +112,13 @@ def _yaml_errors(source):
 
 
 def _count_expanded(node, counts, depth=1):
-    """Return the number of nodes at and below `node` with every alias written out; `counts` holds those already counted.
+    """Return the number of nodes at and below `node` with every alias written out.
 
-    Raises ConfigError for too many, for too deep a nest, and for an interpolation.
+    counts: those already counted. Raises ConfigError for too many, for too deep a nest, and for an
+    interpolation.
     """
-    if isinstance(node, yaml.ScalarNode) and "${" in node.value:  # OmegaConf would read environment variables
+    # OmegaConf would read environment variables
+    if isinstance(node, yaml.ScalarNode) and "${" in node.value:
         raise ConfigError(f"found {shown(node.value)}, expected a plain value, not an interpolation")
     if id(node) not in counts:
         if depth > MAX_DEPTH:
@@ -122,17 +134,19 @@ def _count_expanded(node, counts, depth=1):
 
 
 def load_yaml(schema, path, overrides=()):
-    """Return an instance of the dataclass `schema`: its defaults, then the YAML file, then ``key=value`` overrides.
+    """Return an instance of the dataclass `schema`: defaults, then file, then overrides.
 
-    The schema's own ``validate()``, if it has one, is called on the result. Raises ConfigError naming file and key.
+    path: a YAML file; overrides: ``key=value``. The schema's own ``validate()``, if it has one, is
+    called on the result. Raises ConfigError naming file and key.
     """
     return build(schema, read_mapping(path), path, overrides)
 
 
 def build(base, mapping, path, overrides=()):
-    """Return `base` (a dataclass or an instance of one) updated by `mapping`, then by `overrides`, and validated.
+    """Return `base` updated by `mapping`, then by `overrides`, and validated.
 
-    `path` is named in errors. See `load_yaml`.
+    base: a dataclass or an instance of one. mapping: nested, or with dotted keys. path: named in
+    errors. See `load_yaml`.
     """
     config = OmegaConf.structured(base)
     known = _dotted_types(OmegaConf.get_type(config))
@@ -150,7 +164,10 @@ def build(base, mapping, path, overrides=()):
 
 
 def _update(config, known, mapping, source, prefix=""):
-    """Set every leaf of `mapping` in the structured `config`; `source` (file or flag) starts every error."""
+    """Set every leaf of `mapping` in the structured `config`.
+
+    source: the file or flag that starts every error.
+    """
     for name, value in mapping.items():
         key = f"{prefix}{name}"
         section = [other[len(key) + 1:] for other in known if other.startswith(key + ".")]
@@ -170,7 +187,11 @@ def _update(config, known, mapping, source, prefix=""):
 
 
 def _refuse_what_omegaconf_takes(value, kind):
-    """Raise ValueError for a number as a bool, a container in a list, and "???", its mark of a value still to come."""
+    """Raise ValueError for wrong values that OmegaConf accepts.
+
+    They are a number as a bool, a container in a list, and "???", its mark of a value still to
+    come.
+    """
     items = value if isinstance(value, list) else [value]
     if (kind is bool and not isinstance(value, bool) or "???" in items
             or isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value)):
@@ -186,7 +207,7 @@ def _dotted_types(schema, prefix=""):
 
 
 def _nearest(key, known):
-    """Return the hint at the known key nearest in spelling: of the same section first, then in another section."""
+    """Return a hint at the known key nearest in spelling, first of all in the same section."""
     section, _, leaf = key.rpartition(".")
     by_leaf = {name.rpartition(".")[2]: name for name in known}
     by_leaf.update({name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section})

@@ -1,11 +1,12 @@
 """Renders sets of orbits with exact cameras: a folder of views per object, or one packed array.
 
-Objects are rendered in several processes. What is finished is kept, so a call with the same settings continues a set, and
-one with other settings is refused. Every object has its own elevation and orbit, and with varied lighting its own lights.
-All are drawn from the seed and the object's name alone, so the number of processes and the order do not matter.
+Objects are rendered in several processes. What is finished is kept, so a call with the same
+settings continues a set, and one with other settings is refused. Every object has its own elevation
+and orbit, and with varied lighting its own lights. All are drawn from the seed and the object's
+name alone, so the number of processes and the order do not matter.
 
-A packed set has clips.npy (N, T, H, W, 3) uint8 on white, azimuths.npy and elevations.npy (N, T) float32 degrees, and
-seeds.npy (N,) int64.
+A packed set has clips.npy (N, T, H, W, 3) uint8 on white, azimuths.npy and elevations.npy (N, T)
+float32 degrees, and seeds.npy (N,) int64.
 """
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ from sgm.views.transforms import write_transforms
 PACK_BLOCK = 16     # objects per task when packing
 _VIEW_FILES = re.compile(r"[0-9]+\.png|transforms\.json")
 
-# progress(done, total, failure): objects that are finished, of how many, and (name, reason) of one that just failed, or None
+# progress(done, total, failure): objects that are finished, of how many, and (name, reason) of one
+# that just failed, or None
 Progress = Callable[[int, int, "tuple[str, str] | None"], None]
 
 
@@ -52,13 +54,16 @@ class OrbitSettings:
     kind: str = "procedural"        # objects: "procedural" by seed, or "meshes" from files
     size: int = 576                 # pixels per side
     frames: int = 21                # views per orbit
-    orbit: str = "static"           # "static": constant elevation; "dynamic": the random orbits of SV3D's paper
+    # "static": constant elevation; "dynamic": the random orbits of SV3D's paper
+    orbit: str = "static"
     elevation: tuple[float, float] = (-5.0, 30.0)   # range of the input view's elevation, degrees
-    lighting: str = "fixed"         # "fixed": the same lights for all objects; "varied": soft lights of each object's own
+    # "fixed": the same lights for all objects; "varied": soft lights of each object's own
+    lighting: str = "fixed"
     supersample: int = 2            # samples per pixel and side
     seed: int = 0                   # draws elevations, orbits and lights
     up: str | None = None           # meshes only: up axis of the files, "auto", "y" or "z"
-    fit: str | None = None          # meshes only: "box" scales the longest side to 1, "sphere" the radius to 0.5
+    # meshes only: "box" scales the longest side to 1, "sphere" the radius to 0.5
+    fit: str | None = None
 
     def record(self) -> dict:
         """Return the settings as render.json holds them."""
@@ -66,10 +71,13 @@ class OrbitSettings:
         return values | {"elevation": [float(bound) for bound in self.elevation]}
 
 
-# --- one object -----------------------------------------------------------------------------------------------------
+# --- one object -----------------------------------------------------------------------------------
 
 def orbit_of(name: str, settings: OrbitSettings) -> Orbit:
-    """Return the object's own orbit: its elevation is uniform in the range; drawn from the seed and the name."""
+    """Return the object's own orbit, drawn from the seed and the name.
+
+    Its elevation is uniform in the range.
+    """
     rng = np.random.RandomState(zlib.crc32(f"{settings.seed}/{name}".encode()))
     elevation = round(float(rng.uniform(*settings.elevation)), 3)
     if settings.orbit == "static":
@@ -78,10 +86,11 @@ def orbit_of(name: str, settings: OrbitSettings) -> Orbit:
 
 
 def lighting_of(name: str, settings: OrbitSettings, usual: Lighting) -> Lighting:
-    """Return the object's lights: the usual ones, or varied ones that stay soft, from any side and of other strengths.
+    """Return the object's lights: the usual ones, or varied ones, which stay soft.
 
-    The key light stands 20 to 75 degrees high at any azimuth, the fill light lower and 100 to 260 degrees further round.
-    Strengths are the usual ones times 0.75 to 1.25 (key), 0.5 to 2 (fill, sky), 0.85 to 1.1 (ambient).
+    The key light stands 20 to 75 degrees high at any azimuth, the fill light lower and 100 to 260
+    degrees further round. Strengths are the usual ones times 0.75 to 1.25 (key), 0.5 to 2 (fill,
+    sky), 0.85 to 1.1 (ambient).
     """
     if settings.lighting == "fixed":
         return usual
@@ -94,7 +103,10 @@ def lighting_of(name: str, settings: OrbitSettings, usual: Lighting) -> Lighting
 
 
 def render_folder(item: tuple[str, int | str], out: str, settings: OrbitSettings) -> tuple[str, str | None]:
-    """Render one object (name, seed or path of a mesh file) into out/name; return its name and why it failed, or None."""
+    """Render one object into out/name; return its name and why it failed, or None.
+
+    item: (name, seed or path of a mesh file).
+    """
     name, source = item
     final = Path(out, name)
     try:
@@ -144,12 +156,12 @@ def render_block(rows: list[int], folder: str, settings: OrbitSettings) -> int:
     return len(rows)
 
 
-# --- processes ------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 def in_processes(task: Callable, items: list, workers: int) -> Iterator:
-    """Yield the results of task(item), in order, from `workers` processes; Ctrl-C lets running items end.
+    """Yield the results of task(item), in order, from `workers` processes.
 
-    Raises InputError if the system kills a worker.
+    Ctrl-C lets running items end. Raises InputError if the system kills a worker.
     """
     if workers == 1 or len(items) < 2:
         yield from map(task, items)
@@ -164,14 +176,15 @@ def in_processes(task: Callable, items: list, workers: int) -> Iterator:
 
 
 def _start_worker():
-    """Leave Ctrl-C to the parent, let SIGTERM end the worker without a word, and let it die with the parent."""
+    """Leave Ctrl-C to the parent, let SIGTERM end the worker silently and with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # An orphan would wait without end, or finish its object while the next run renders the same one. Linux's PR_SET_PDEATHSIG
+    # An orphan would wait without end, or finish its object while the next run renders the same
+    # one. Linux's PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-# --- whole sets -----------------------------------------------------------------------------------------------------
+# --- whole sets -----------------------------------------------------------------------------------
 
 def procedural_items(seeds: Iterable[int]) -> list[tuple[str, int]]:
     """Return (name, seed) of procedural objects as `render_folders` takes them."""
@@ -179,10 +192,11 @@ def procedural_items(seeds: Iterable[int]) -> list[tuple[str, int]]:
 
 
 def mesh_items(paths: list[str]) -> list[tuple[str, str]]:
-    """Return the sorted (name, path) of mesh files and of those in folders, searched with their sub-folders.
+    """Return the sorted (name, path) of mesh files and of those in folders.
 
-    The name is the file's without its suffix; files that share one get their folder's in front, or the whole path.
-    Raises InputError if a path does not exist or no file is found.
+    Folders are searched with their sub-folders. The name is the file's without its suffix; files
+    that share one get their folder's in front, or the whole path. Raises InputError if a path does
+    not exist or no file is found.
     """
     files = set()
     for path in map(Path, paths):
@@ -200,9 +214,10 @@ def mesh_items(paths: list[str]) -> list[tuple[str, str]]:
 
 
 def claim(folder: Path, record: dict, overwrite: bool = False):
-    """Make the folder and note what is rendered into it; raise InputError rather than mix two kinds in one.
+    """Make the folder and note what is rendered into it, or check the note that is there.
 
-    overwrite: delete what an earlier run left there, if it was this program's.
+    overwrite: delete what an earlier run left there, if it was this program's. Raises InputError
+    rather than mix two kinds in one folder.
     """
     check_folder(folder, "--out")
     note = folder / "render.json"
@@ -210,7 +225,8 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
         if not note.exists() and any(folder.iterdir()):
             raise InputError(f"--overwrite: {folder} is not empty and was not made by this tool (no render.json); "
                              "give another --out")
-        old = folder.with_name(f".{folder.name}.old")       # aside first: half deleted it would look finished
+        # aside first: half deleted it would look finished
+        old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
         shutil.rmtree(old)
@@ -232,10 +248,11 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
 
 def render_folders(items: list[tuple[str, int | str]], out: Path, settings: OrbitSettings, *, workers: int = 1,
                    overwrite: bool = False, progress: Progress | None = None) -> dict[str, str]:
-    """Render a views folder out/name for every item (`procedural_items`, `mesh_items`); finished ones are kept.
+    """Render a views folder out/name for every item; finished ones are kept.
 
-    Returns {name: reason} of the objects that failed, which out/failed.txt lists too. Raises InputError if `out` holds
-    orbits of other settings or cannot be written.
+    items: see `procedural_items`, `mesh_items`. Returns {name: reason} of the objects that failed,
+    which out/failed.txt lists too. Raises InputError if `out` holds orbits of other settings or
+    cannot be written.
     """
     claim(out, settings.record(), overwrite)
     todo = [item for item in items if not (out / item[0] / "transforms.json").exists()]
@@ -258,10 +275,10 @@ def render_folders(items: list[tuple[str, int | str]], out: Path, settings: Orbi
 
 def render_packed(seeds: range, out: Path, settings: OrbitSettings, *, workers: int = 1, overwrite: bool = False,
                   progress: Progress | None = None) -> bool:
-    """Render the orbits of procedural objects into one packed set; return whether there was anything to do.
+    """Render the orbits of procedural objects into one packed set.
 
-    An unfinished set lies in out.partial and is continued. Raises InputError as `render_folders` does, and if the disk
-    has not enough space.
+    Returns whether there was anything to do. An unfinished set lies in out.partial and is
+    continued. Raises InputError as `render_folders` does, and if the disk has not enough space.
     """
     record = settings.record() | {"first_seed": seeds.start, "count": len(seeds)}
     work = out.with_name(out.name + ".partial")
@@ -308,5 +325,5 @@ def _make_arrays(folder: Path, out: Path, seeds: range, frames: int, size: int):
             if name == "seeds":
                 array[:] = seeds
             array.flush()
-            with open(new, "r+b") as file:      # else a disk that fills up later would kill the process
+            with open(new, "r+b") as file:  # else a disk that fills up later would kill the process
                 os.posix_fallocate(file.fileno(), 0, new.stat().st_size)

@@ -1,4 +1,4 @@
-"""Renders short videos that are no orbits: procedural objects seen by a camera that slides, approaches and rolls."""
+"""Renders short videos that are no orbits: the camera slides, approaches and rolls."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from sgm.render.procedural import make_object, on_white
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world
 
-SLIDE = (0.25, 0.2, 0.5)    # largest move of the camera to a side, up or down, and along its line of sight; world units
+# largest move of the camera to a side, up or down, and along its line of sight; world units
+SLIDE = (0.25, 0.2, 0.5)
 ROLL = 25.0                 # largest turn of the camera about that line, degrees
 SUPERSAMPLE = 2
 
@@ -21,8 +22,8 @@ SUPERSAMPLE = 2
 def clip_poses(rng: np.random.RandomState, count: int) -> np.ndarray:
     """Return the poses of a camera in steady motion, (count, 4, 4) float64 OpenGL camera-to-world.
 
-    It starts looking at the origin and never turns about the object. Where it stands and how far it moves, sideways, up,
-    along its line of sight and about it, is uniform within `SLIDE` and `ROLL`.
+    It starts looking at the origin and never turns about the object. Where it stands and how far it
+    moves, sideways, up, along its line of sight and about it, is uniform within `SLIDE` and `ROLL`.
     """
     start = camera_to_world(rng.uniform(0, 360), rng.uniform(-5, 30), DISTANCE)
     shift, roll = rng.uniform(-1, 1, 3) * SLIDE, np.deg2rad(rng.uniform(-ROLL, ROLL))
@@ -46,9 +47,9 @@ def render_video_clip(seed: int, out: str, size: int, count: int):
 
 def render_video_clips(seeds: range, out: Path, size: int, count: int, *, workers: int = 1,
                        progress: Callable[[int, int], None] | None = None):
-    """Render one clip of each object; clips that exist are kept. progress(done, total) follows each.
+    """Render one clip of each object; clips that exist are kept.
 
-    Raises InputError if `out` cannot be written.
+    progress(done, total) follows each. Raises InputError if `out` cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
     todo = [seed for seed in seeds if not (out / f"{seed:07d}").is_dir()]

@@ -113,11 +113,32 @@ def test_full_disk_while_a_video_is_written(limit, status, tmp_path):
 
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
+COMMANDS = ["train.py", "simple_video_sample.py",
+            *(f"tools/{path.name}" for path in sorted((ROOT / "tools").glob("[!_]*.py")))]
+# Python imports this on start: it interrupts the process as soon as the first module after sgm.common.startup is wanted.
+INTERRUPT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("sgm.") and name not in ("sgm.common", "sgm.common.startup"):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_while_modules_load(command, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
+    result = subprocess.run([sys.executable, str(ROOT / command), "--help"], capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_ctrl_c_while_rendering(tmp_path):
     with running([*PROCEDURAL, tmp_path / "out", "--count", "200"]) as process:
         wait_until(lambda: len(finished(tmp_path / "out")) > 2, process, "no folder yet")
         code, said = stop(process, signal.SIGINT)
-    assert code == 130 and said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to go on")
+    assert code == 130 and said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to continue")
     assert "Traceback" not in said and not leftovers(tmp_path / "out")
     for folder in finished(tmp_path / "out"):
         check_whole(folder, 4)
@@ -194,7 +215,7 @@ def test_kill_9_while_packing(kills, tmp_path):
     assert finish([*PROCEDURAL, tmp_path / "whole", "--pack"])[0] == 0
     for _ in range(kills):
         with running(argv) as process:
-            wait_until((tmp_path / "out.partial" / "render.json").exists, process, "not begun")
+            wait_until((tmp_path / "out.partial" / "render.json").exists, process, "not started")
             time.sleep(moments.uniform(0, 0.5))
             if process.poll() is None:
                 stop(process, signal.SIGKILL)

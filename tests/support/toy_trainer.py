@@ -88,6 +88,6 @@ def engine_of(seed=0, make=Engine):
     return engine
 
 
-def trainer_of(seed=0, bad=(), held_back=None, make=ToyEngine, **changes):
+def trainer_of(seed=0, bad=(), held_out=None, make=ToyEngine, **changes):
     options = {"seed": 5, "steps": 8, "lr": 1e-2, "warmup": 0, "average_decay": 0.5, **changes}
-    return Trainer(engine_of(seed, make), Recipe(**options), Noise(bad), held_back)
+    return Trainer(engine_of(seed, make), Recipe(**options), Noise(bad), held_out)

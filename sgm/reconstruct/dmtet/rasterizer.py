@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from sgm.render.zbuffer import NEAR, rasterise
+from sgm.render.zbuffer import NEAR, rasterize
 
 JUMP = 3.0          # widths of a pixel: two neighbouring pixels whose depths differ by less show one surface
 WALK = 64           # triangles crossed between two pixel centres before an outline is given up
@@ -59,7 +59,7 @@ def face_ids(vertices, faces, c2w, intrinsics, width, height):
     sheared[:, 0] = (fl_x * view[:, 0] - (cx - samples / 2) * view[:, 2]) / fl_x
     sheared[:, 1] = (fl_y * view[:, 1] - (samples / 2 - cy) * view[:, 2]) / fl_x
     uv, factor, texture, cutoff, texel = _PLAIN
-    depth, ids, _ = rasterise(sheared, faces[front], uv, np.zeros(len(front), np.int32), factor, texture, cutoff, texel,
+    depth, ids, _ = rasterize(sheared, faces[front], uv, np.zeros(len(front), np.int32), factor, texture, cutoff, texel,
                                samples, float(fl_x), NEAR)
     ids, depth = ids[:height, :width], depth[:height, :width]
     return np.where(ids >= 0, np.append(front, -1)[ids], -1).astype(np.int32), depth

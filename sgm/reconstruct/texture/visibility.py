@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from sgm.geometry.topology import vertex_normals
-from sgm.render.zbuffer import NEAR, rasterise
+from sgm.render.zbuffer import NEAR, rasterize
 
 REACH = 2           # pixels around a depth step whose colours may belong to the other side of it
 EDGE = 0.02         # weight of such colours: they count only where no better ones are
@@ -38,7 +38,7 @@ def look(vertices: np.ndarray, faces: np.ndarray, views, k: int, fine: int = 1) 
                       (views.fl_y * fine * local[:, 1] + (views.cy * fine - size / 2) * local[:, 2]) / size,
                       local[:, 2]], 1)
     none, zero = np.zeros((len(vertices), 2), np.float32), np.zeros(len(faces), np.int32)
-    depth, face, weights = rasterise(local, faces, none, zero, np.ones((1, 4), np.float32), np.zeros((1, 3), np.int64),
+    depth, face, weights = rasterize(local, faces, none, zero, np.ones((1, 4), np.float32), np.zeros((1, 3), np.int64),
                                      np.zeros(1, np.float32), np.zeros((1, 4), np.float32), size, float(size), NEAR)
     crop = np.s_[:views.h * fine, :views.w * fine]
     depth, face, weights = depth[crop].astype(np.float32), face[crop], weights[crop]

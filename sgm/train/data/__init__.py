@@ -1,6 +1,7 @@
-"""Training data: packed sets, orbit folders, Objaverse renders and videos, encoded once or each step.
+"""Training data: packed sets, orbits, Objaverse renders and videos, encoded once or each step.
 
-`open_data` is the door; `read_clips` gives what it reads before it is encoded, as the autoencoder's training wants it.
+`open_data` is the entry point; `read_clips` returns the clips before they are encoded, as the
+autoencoder's training takes them.
 """
 from sgm.config.recipe import DataSettings
 from sgm.train.data.clips import Clips, DataError, Memo

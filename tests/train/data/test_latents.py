@@ -346,7 +346,7 @@ def test_two_processes_share_the_work(tmp_path):
 
 def test_a_process_whose_other_never_comes(orbits, tmp_path, monkeypatch):
     monkeypatch.setattr("sgm.train.data.latents.PATIENCE", 0.2)
-    with pytest.raises(DataError, match="1 clips of other processes did not come in"):
+    with pytest.raises(DataError, match="1 clips of other processes did not appear in"):
         latents(orbits, tmp_path / "cache", rank=0, world_size=2)
 
 

@@ -20,9 +20,9 @@ class DMTetSpec:
     views: List[int] = field(default_factory=lambda: [2, 1])        # views per step
     steps: List[int] = field(default_factory=lambda: [150, 50])
     lr: List[float] = field(default_factory=lambda: [1e-3, 3e-4])   # of the distances, box units
-    field_lr: float = 5e-3                      # of the colour field
-    pixels: int = 32768                         # coloured per step: all at outlines, and of the others blocks at random
-    geometry: float = 0.5                       # share of these whose colour and normal move the surface; 0 = outlines only
+    field_lr: float = 5e-3                      # of the color field
+    pixels: int = 32768                         # colored per step: all at outlines, and of the others blocks at random
+    geometry: float = 0.5                       # share of these whose color and normal move the surface; 0 = outlines only
     mask: float = 1.0                           # weights of the losses; the photometric one has 1
     smooth: float = 0.02                        # bilateral smoothness of normals
     laplacian: float = 1.0                      # of the distances near the surface, in units of the data's own gradient
@@ -91,7 +91,7 @@ class NerfSpec:
     hash_coarsest: int = 16                     # cells per side of the first and the last level
     hash_finest: int = 1024
     width: int = 32                             # of the two hidden layers
-    directional: bool = False                   # colour depends on the viewing direction (spherical harmonics)
+    directional: bool = False                   # color depends on the viewing direction (spherical harmonics)
     side: int = 384                             # pixels of the longer side that it is trained on
     steps: int = 400
     rays: int = 4096                            # per step, a multiple of 4
@@ -190,6 +190,9 @@ class MeshSpec:
 
 
 def load_mesh_spec(name="default", overrides=()):
-    """The settings of configs/mesh/<name>.yaml, or of a YAML file, with ``key=value`` overrides. Raises ConfigError."""
+    """Return the settings of configs/mesh/<name>.yaml, or of a YAML file, with overrides.
+
+    overrides: ["key=value", ...]. Raises ConfigError.
+    """
     path = find_config(name, "mesh")
     return build(MeshSpec, read_mapping(path), path, overrides)

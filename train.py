@@ -84,8 +84,8 @@ def plan(spec, recipe, output):
 def settings(trainer, origin, output, device):
     """Print the key settings of a run."""
     from sgm.train.run.plan import describe
-    lines = {**dict(describe(trainer.engine.spec, trainer.recipe, len(trainer.batches.orbits),
-                            trainer.world)), "weights": origin,
+    lines = {**dict(describe(trainer.engine.spec, trainer.recipe, len(trainer.batches.clips),
+                            trainer.world_size)), "weights": origin,
              "output": f"{output}, on {device}"}
     for name, text in lines.items():
         print(f"{name:10} {text}")
@@ -158,33 +158,33 @@ def main(argv=None):
 
         from sgm import ops
         from sgm.common.cli import until_stopped
-        from sgm.config.recipe import settle_precision
+        from sgm.config.recipe import resolve_precision
         from sgm.train.build import build
-        from sgm.train.run.distributed import join
+        from sgm.train.run.distributed import join_ranks
         from sgm.train.run.log import Metrics, open_board
         from sgm.train.run.run_folder import STATE, RunFolder, check_resumable
-    recipe = settle_precision(recipe, args.device, limit_of_chip(args.device))
+    recipe = resolve_precision(recipe, args.device, limit_of_chip(args.device))
     init, changes = args.init, []
     if args.resume:
         init, changes = check_resumable(output, recipe, spec, args.init)
     elif (output / STATE).exists():
         raise ConfigError(f"--output {output}: holds a run already; add --resume, or give another folder")
     ops.set_device(args.device, int(os.environ.get("DEVICE_ID", 0)) if args.distributed else args.device_id)
-    rank, world, fellows = join(output) if args.distributed else (0, 1, nullcontext())
-    with fellows:
-        trainer, origin = build(spec, recipe, init, lambda items, text: tqdm(items, text, disable=rank > 0), rank, world)
+    rank, world_size, watchdog = join_ranks(output) if args.distributed else (0, 1, nullcontext())
+    with watchdog:
+        trainer, origin = build(spec, recipe, init, lambda items, text: tqdm(items, text, disable=rank > 0), rank, world_size)
         folder = RunFolder(output, recipe, trainer.engine.spec, init)
         if args.resume:
             folder.resume(trainer)
-        if world > 1:
-            trainer.equalise()
+        if world_size > 1:
+            trainer.broadcast_weights()
         metrics = None
         if rank == 0:
             if args.resume:
                 print(f"{'resumed':10} at step {trainer.done}{''.join(f'; {change}' for change in changes)}")
             settings(trainer, origin, output, args.device)
             folder.begin(sys.argv)
-            metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world,
+            metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world_size,
                               open_board(output / "tensorboard", trainer.done))
         with until_stopped() as stopped:
             return 130 if fit(trainer, folder, metrics, stopped) else 0

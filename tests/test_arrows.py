@@ -2,11 +2,10 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SGM = sorted((ROOT / "sgm").rglob("*.py"))
 COMMANDS = [ROOT / "train.py", ROOT / "simple_video_sample.py", *sorted((ROOT / "tools").glob("*.py"))]
 

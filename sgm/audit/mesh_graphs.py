@@ -2,7 +2,7 @@
 
 The texture has none: its least squares run on the host (sgm/reconstruct/texture/least_squares.py, numpy and numba).
 """
-from sgm.audit.diffusion_graphs import Case, floats
+from sgm.audit.diffusion_graphs import GraphBuilder, floats
 from sgm.audit.graph import Type
 from sgm.ops.adam import AdamStep
 from sgm.reconstruct.dmtet import pixel_batches, refinement
@@ -19,9 +19,8 @@ def integers(*shape):
     return Type("int32", shape)
 
 
-def cases(spec):
-    """Yield the `Case`s of a `MeshSpec`: the field trained and evaluated, and all stages of DMTet.
-    """
+def graphs(spec):
+    """Yield the `GraphBuilder`s of a `MeshSpec`: the field, and every stage of DMTet."""
     yield nerf_step(spec.nerf)
     yield evaluation(spec.nerf)
     for stage in range(len(spec.dmtet.sides)):
@@ -37,7 +36,7 @@ def _encoded(settings, points, prefix=""):
 
 
 def nerf_step(settings):
-    """Return the Case of a training step of the field: the graph of `NerfTrainer.step`."""
+    """Return the GraphBuilder of a training step of the field: the graph of `NerfTrainer.step`."""
     rays, samples = settings.rays, settings.samples
 
     def make():
@@ -50,18 +49,18 @@ def nerf_step(settings):
         arguments["harmonics"] = floats(rays * samples, field.SH_WIDTH) if settings.directional else floats(1)
     if settings.tv > 0:
         arguments["pairs"] = integers(2 * training.TV_PAIRS)
-    return Case(f"NeRF training step, {settings.encoding}", make, arguments, tuple(arguments), True)
+    return GraphBuilder(f"NeRF training step, {settings.encoding}", make, arguments, tuple(arguments), True)
 
 
 def evaluation(settings):
-    """Return the Case of the field at points: the graph of `Field.evaluate`."""
+    """Return the GraphBuilder of the field at points: the graph of `Field.evaluate`."""
     arguments = _encoded(settings, field.CHUNK)
-    return Case(f"NeRF evaluation, {settings.encoding}", lambda: field.Evaluator(training.make_field(settings)), arguments,
+    return GraphBuilder(f"NeRF evaluation, {settings.encoding}", lambda: field.Evaluator(training.make_field(settings)), arguments,
                 tuple(arguments), True)
 
 
 def dmtet_step(spec, stage):
-    """Return the Case of a DMTet step: the graph of `Refiner.step`, for a surface of usual size."""
+    """Return the GraphBuilder of a DMTet step: the graph of `Refiner.step`, for a surface of usual size."""
     settings, resolution = spec.dmtet, spec.depth.resolution
     lengths = pixel_batches.Lengths()
     edges = lengths.of("edges", EDGES * resolution ** 2)
@@ -82,5 +81,5 @@ def dmtet_step(spec, stage):
         "wanted": floats(rows), "shares": floats(rows), "backdrop": floats(outlines, 3),
         **{name: integers(moving) for name in "abc"}, "directions": floats(3, moving), "eyes": floats(3, moving),
         "moves": floats(moving), "first": integers(moving), "second": integers(moving), "even": floats(moving)}
-    return Case(f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2", make, arguments,
+    return GraphBuilder(f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2", make, arguments,
                 tuple(arguments), True)

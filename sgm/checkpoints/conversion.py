@@ -12,9 +12,15 @@ from typing import Optional
 
 import numpy as np
 
-from sgm.checkpoints.diffusers.reader import lent, open_folder
+from sgm.checkpoints.diffusers.reader import fill_from_base, open_folder
 from sgm.checkpoints.diffusers.writer import to_parts, write_folder
-from sgm.checkpoints.identify import adapt_spec, layout_of, misfit_message, misfits_of, recognise
+from sgm.checkpoints.identify import (
+    adapt_spec,
+    fingerprint_of,
+    identify,
+    misfit_message,
+    misfits_of,
+)
 from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.mindspore_format import write_ckpt
@@ -24,12 +30,12 @@ from sgm.checkpoints.store import (
     CheckpointError,
     TensorStore,
     View,
+    passthrough,
     slices,
     stored_bytes,
     stored_dtype,
-    taken,
 )
-from sgm.checkpoints.svd_to_sv3d import operate, start_spec
+from sgm.checkpoints.svd_to_sv3d import convert_conditioning, start_spec
 from sgm.common.files import atomic
 from sgm.config.model import ModelSpec
 from sgm.config.model_files import load_spec
@@ -106,7 +112,7 @@ def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype
         store = fuse(store, lora)
     if surgery:
         spec = start_spec(old, surgery)
-        store = operate(store, old, spec)
+        store = convert_conditioning(store, old, spec)
     made = Plan(target, kind, store, spec, old, DTYPES[dtype] if dtype else None)
     free = shutil.disk_usage(target.absolute().parent).free
     if made.size > free:
@@ -127,10 +133,10 @@ def _open(source, source_kind, spec, base):
         raise CheckpointError(f"{source}: found a {store.format} file, expected {expected} for --from {source_kind}; leave"
                               " out --from")
     if spec is None:
-        spec = recognise(layout_of(store), source)
-    rows = {key: taken(store, key) for key in store}
+        spec = identify(fingerprint_of(store), source)
+    rows = {key: passthrough(store, key) for key in store}
     if base is not None:
-        rows.update(lent(base, rows, spec))
+        rows.update(fill_from_base(base, rows, spec))
     view = View(source, store.format, rows, store.metadata)
     spec = adapt_spec(spec, view)
     missing, misshapen, extra, _ = misfits_of(view, used_shapes(spec))

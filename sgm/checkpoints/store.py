@@ -18,7 +18,7 @@ class CheckpointError(InputError):
 class TensorStore:
     """A read-only mapping from key to tensor; what it is over says the class. Nothing is read before `read` or `raw`.
 
-    Iteration, ``in``, ``len`` and ``keys()`` are a mapping's; `path` (a Path) and `format` (str) are for messages,
+    Iteration, ``in`` and ``len`` are a mapping's; `path` (a Path) and `format` (str) are for messages,
     `metadata` is ``{str: str}``.
     """
 
@@ -37,10 +37,6 @@ class TensorStore:
     def __contains__(self, key):
         return key in self._entries
 
-    def keys(self):
-        """The keys, in the file's order."""
-        return self._entries.keys()
-
     def shape(self, key):
         """Shape of a tensor, a tuple. Raises KeyError."""
         return self._entries[key].shape
@@ -48,10 +44,6 @@ class TensorStore:
     def dtype(self, key):
         """Element type as safetensors names it: "F32", "BF16", ... Raises KeyError."""
         return self._entries[key].dtype
-
-    def nbytes(self, key):
-        """Bytes of a tensor as it is stored. Raises KeyError."""
-        return math.prod(self.shape(key)) * np.dtype(DTYPES[self.dtype(key)]).itemsize
 
     def read(self, key):
         """The tensor as numbers: `raw`, but for BF16, which becomes float32 (a copy)."""
@@ -81,7 +73,7 @@ class TensorStore:
         raise NotImplementedError
 
 
-class Made(NamedTuple):
+class LazyTensor(NamedTuple):
     """How a tensor of a View comes about."""
     sources: tuple                              # ((TensorStore, key), ...)
     make: Optional[Callable]                    # list of their raw arrays -> the raw array; None: the source itself
@@ -90,13 +82,13 @@ class Made(NamedTuple):
     shape: tuple
 
 
-def taken(store, key, done=""):
+def passthrough(store, key, done=""):
     """The tensor of another store as it is."""
-    return Made(((store, key),), None, done, store.dtype(key), store.shape(key))
+    return LazyTensor(((store, key),), None, done, store.dtype(key), store.shape(key))
 
 
 class View(TensorStore):
-    """A TensorStore of ``{key: Made}`` over other stores."""
+    """A TensorStore of ``{key: LazyTensor}`` over other stores."""
 
     def __init__(self, path, format, rows, metadata=None):
         super().__init__(path, format, rows, metadata or {})

@@ -10,7 +10,7 @@ import numpy as np
 
 from sgm.checkpoints.identify import VECTOR_KEY
 from sgm.checkpoints.original_keys import FIRST_STAGE, image_embedders
-from sgm.checkpoints.store import Made, View, taken
+from sgm.checkpoints.store import LazyTensor, View, passthrough
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError
 
@@ -24,7 +24,7 @@ def start_spec(source, model):
                    condition=replace(target.condition, scalar_dim=scalar, angle_dim=angle))
 
 
-def operate(store, source, target):
+def convert_conditioning(store, source, target):
     """A TensorStore of the model `source` (published names) -> View of the same weights for the model `target`.
 
     Both are ModelSpecs. Raises ConfigError unless they differ in their conditions only.
@@ -39,7 +39,7 @@ def operate(store, source, target):
         done = f"renumbered from {old[:-1]}" if old != new else ""
         if key.startswith(FIRST_STAGE + "decoder."):
             done = f"{source.vae.decoder} decoder kept"
-        rows[new + key.removeprefix(old)] = taken(store, key, done)
+        rows[new + key.removeprefix(old)] = passthrough(store, key, done)
     begins, columns, done = _columns(source), [], []
     for name, width in target.vector_widths.items():
         begin = begins.get(name)
@@ -49,7 +49,7 @@ def operate(store, source, target):
         columns.append((begin, width))
         done.append(f"{name} columns {'zero' if begin is None else 'kept'}")
     done += [f"{name} columns dropped" for name in begins if name not in target.vector_widths]
-    rows[VECTOR_KEY] = Made(((store, VECTOR_KEY),), partial(_rearranged, columns=columns), ", ".join(done),
+    rows[VECTOR_KEY] = LazyTensor(((store, VECTOR_KEY),), partial(_rearranged, columns=columns), ", ".join(done),
                             store.dtype(VECTOR_KEY), (store.shape(VECTOR_KEY)[0], sum(target.vector_widths.values())))
     return View(store.path, store.format, rows, store.metadata)
 

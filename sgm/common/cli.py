@@ -164,3 +164,26 @@ def until_stopped():
 
     with signals_handled(note):
         yield noted
+
+
+@contextmanager
+def progress_bar(unit):
+    """Context manager: gives progress(done, total, failure=None), which draws a bar on stderr from its first call on.
+
+    failure: (name, reason) of what just failed, printed as a line of its own.
+    """
+    bars = []
+
+    def progress(done, total, failure=None):
+        if not bars:                    # what was finished before says nothing about the speed of this run
+            from tqdm import tqdm
+            bars.append(tqdm(total=total, initial=done - 1, unit=unit, smoothing=0.05))
+        bars[0].update(done - bars[0].n)
+        if failure:
+            bars[0].write(one_line(f"failed: {failure[0]}: {failure[1]}"), file=sys.stderr)
+
+    try:
+        yield progress
+    finally:
+        for bar in bars:
+            bar.close()

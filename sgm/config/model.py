@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import List
 
-from sgm.config.yaml_reader import ConfigError, shown
+from sgm.config.checks import require, require_one_of, require_positive, require_within
 
 EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucket_id", "cond_aug", "polars_rad",
              "azimuths_rad")
@@ -17,24 +17,6 @@ GUIDANCES = ("linear", "triangle", "trapezoid", "constant")
 GROUPS = 32                                     # of every group norm of the published models
 # Beyond these a configuration is a slip of the pen that would end in want of memory. Published models stay far below.
 MAX_NUMBER, MAX_LAYERS, MAX_STEPS, MAX_FRAMES, MAX_SIDE = 1 << 20, 1000, 10_000, 1000, 8192
-
-
-def _require(good, key, found, expected):
-    if not good:
-        raise ConfigError(f"{key}: found {shown(found)}, expected {expected}")
-
-
-def _positive(spec, section, *names, most=MAX_NUMBER):
-    """The named fields (numbers, or lists of numbers) of a section are positive and at most `most`."""
-    for name in names:
-        value = getattr(spec, name)
-        numbers = value if isinstance(value, list) else [value]
-        _require(numbers and all(0 < n <= most for n in numbers), section + name, value,
-                 f"{'positive numbers' if isinstance(value, list) else 'a positive number'} up to {most}")
-
-
-def _one_of(value, key, choices):
-    _require(value in choices, key, value, f"one of {', '.join(choices)}")
 
 
 @dataclass
@@ -57,16 +39,16 @@ class UNetSpec:
 
     def validate(self, section="unet."):
         """Raise ConfigError unless the widths fit the group norms and the heads."""
-        _positive(self, section, *(f.name for f in fields(self) if f.name != "attention_resolutions"))
-        _positive(self, section, "num_res_blocks", most=MAX_LAYERS)
+        require_positive(self, section, [f.name for f in fields(self) if f.name != "attention_resolutions"], MAX_NUMBER)
+        require_positive(self, section, ["num_res_blocks"], MAX_LAYERS)
         factors = [2 ** level for level in range(len(self.channel_mult))]
-        _require(set(self.attention_resolutions) <= set(factors), section + "attention_resolutions",
+        require(set(self.attention_resolutions) <= set(factors), section + "attention_resolutions",
                  self.attention_resolutions, f"some of {factors}, the levels' down-sampling factors")
         for factor, mult in zip(factors, self.channel_mult):
             width = self.model_channels * mult
             heads = factor in self.attention_resolutions or factor == factors[-1]  # the middle always attends
             unit = math.lcm(self.norm_groups, self.num_head_channels) if heads else self.norm_groups
-            _require(width % unit == 0, section + "model_channels", self.model_channels,
+            require(width % unit == 0, section + "model_channels", self.model_channels,
                      f"{width} channels ({self.model_channels} * {mult}) to be a multiple of {unit}"
                      f" ({self.norm_groups} groups{f', heads of {self.num_head_channels}' if heads else ''})")
 
@@ -90,12 +72,12 @@ class VaeSpec:
 
     def validate(self, section="vae."):
         """Raise ConfigError unless the widths fit the group norms and the decoder is known."""
-        _positive(self, section, "ch", "ch_mult", "z_channels", "norm_groups", "scale_factor")
-        _positive(self, section, "num_res_blocks", most=MAX_LAYERS)
+        require_positive(self, section, ["ch", "ch_mult", "z_channels", "norm_groups", "scale_factor"], MAX_NUMBER)
+        require_positive(self, section, ["num_res_blocks"], MAX_LAYERS)
         unit = math.lcm(GROUPS, self.norm_groups)
-        _require(all(self.ch * mult % unit == 0 for mult in self.ch_mult), section + "ch", self.ch,
+        require(all(self.ch * mult % unit == 0 for mult in self.ch_mult), section + "ch", self.ch,
                  f"every level's channels to be a multiple of {unit}, for groups of equal size")
-        _one_of(self.decoder, section + "decoder", DECODERS)
+        require_one_of(self.decoder, section + "decoder", DECODERS)
 
 
 @dataclass
@@ -110,11 +92,11 @@ class ClipSpec:
 
     def validate(self, section="clip."):
         """Raise ConfigError unless patches tile the image and heads the width."""
-        _positive(self, section, *(f.name for f in fields(self)))
-        _positive(self, section, "layers", most=MAX_LAYERS)
-        _require(self.image_size % self.patch_size == 0, section + "patch_size", self.patch_size,
+        require_positive(self, section, [f.name for f in fields(self)], MAX_NUMBER)
+        require_positive(self, section, ["layers"], MAX_LAYERS)
+        require(self.image_size % self.patch_size == 0, section + "patch_size", self.patch_size,
                  f"a divisor of {section}image_size {self.image_size}")
-        _require(self.width % self.head_width == 0, section + "head_width", self.head_width,
+        require(self.width % self.head_width == 0, section + "head_width", self.head_width,
                  f"a divisor of {section}width {self.width}")
 
 
@@ -131,19 +113,19 @@ class ConditionSpec:
     def validate(self, section="condition."):
         """Raise ConfigError unless the embedders are known, unique, and give context, concat and vector."""
         for name in self.embedders:
-            _one_of(name, section + "embedders", EMBEDDERS)
+            require_one_of(name, section + "embedders", EMBEDDERS)
         names = set(self.embedders)
-        _require(len(names) == len(self.embedders), section + "embedders", self.embedders, "each embedder once")
-        _require({"cond_frames_without_noise", "cond_frames", "cond_aug"} <= names, section + "embedders",
+        require(len(names) == len(self.embedders), section + "embedders", self.embedders, "each embedder once")
+        require({"cond_frames_without_noise", "cond_frames", "cond_aug"} <= names, section + "embedders",
                  self.embedders, "cond_frames_without_noise, cond_frames and cond_aug among them")
-        _require(("polars_rad" in names) == ("azimuths_rad" in names), section + "embedders", self.embedders,
+        require(("polars_rad" in names) == ("azimuths_rad" in names), section + "embedders", self.embedders,
                  "polars_rad and azimuths_rad both, or neither")
         for name in ("scalar_dim", "angle_dim"):
             value = getattr(self, name)
-            _require(0 < value <= MAX_NUMBER and value % 2 == 0, section + name, value,
+            require(0 < value <= MAX_NUMBER and value % 2 == 0, section + name, value,
                      f"a positive even number up to {MAX_NUMBER} (cosines and sines)")
-        _positive(self, section, "angle_scale")
-        _require(0 <= self.cond_aug <= MAX_NUMBER, section + "cond_aug", self.cond_aug, f"a number from 0 to {MAX_NUMBER}")
+        require_positive(self, section, ["angle_scale"], MAX_NUMBER)
+        require_within(self, section, {"cond_aug": (0, MAX_NUMBER)})
 
 
 @dataclass
@@ -163,16 +145,14 @@ class SamplingSpec:
 
     def validate(self, section="sampling."):
         """Raise ConfigError unless sampler and guidance are known and the noise levels descend to a positive one."""
-        _one_of(self.sampler, section + "sampler", SAMPLERS)
-        _one_of(self.guidance, section + "guidance", GUIDANCES)
-        _positive(self, section, "steps", most=MAX_STEPS)
-        _positive(self, section, "sigma_min", "sigma_max", "rho")
-        _require(self.sigma_min < self.sigma_max, section + "sigma_min", self.sigma_min,
+        require_one_of(self.sampler, section + "sampler", SAMPLERS)
+        require_one_of(self.guidance, section + "guidance", GUIDANCES)
+        require_positive(self, section, ["steps"], MAX_STEPS)
+        require_positive(self, section, ["sigma_min", "sigma_max", "rho"], MAX_NUMBER)
+        require(self.sigma_min < self.sigma_max, section + "sigma_min", self.sigma_min,
                  f"less than {section}sigma_max {self.sigma_max}")
-        _require(0 <= self.start_noise <= 1, section + "start_noise", self.start_noise, "a number from 0 to 1")
-        for name in ("min_scale", "max_scale"):
-            _require(abs(getattr(self, name)) <= MAX_NUMBER, section + name, getattr(self, name),
-                     f"a number from -{MAX_NUMBER} to {MAX_NUMBER}")
+        require_within(self, section, {"start_noise": (0, 1), "min_scale": (-MAX_NUMBER, MAX_NUMBER),
+                                       "max_scale": (-MAX_NUMBER, MAX_NUMBER)})
 
 
 @dataclass
@@ -219,16 +199,16 @@ class ModelSpec:
             part = getattr(self, section.name)
             if is_dataclass(part):
                 part.validate()
-        _positive(self, "", "num_frames", most=MAX_FRAMES)
+        require_positive(self, "", ["num_frames"], MAX_FRAMES)
         unit = self.vae_factor * self.unet.down_factor
         for name in ("height", "width"):
             pixels = getattr(self, name)
-            _require(0 < pixels <= MAX_SIDE and pixels % unit == 0, name, pixels,
+            require(0 < pixels <= MAX_SIDE and pixels % unit == 0, name, pixels,
                      f"a positive multiple of {unit} up to {MAX_SIDE} (the autoencoder's {self.vae_factor} x the UNet's"
                      f" {self.unet.down_factor})")
         z = self.vae.z_channels
-        _require(self.unet.in_channels == 2 * z, "unet.in_channels", self.unet.in_channels,
+        require(self.unet.in_channels == 2 * z, "unet.in_channels", self.unet.in_channels,
                  f"{2 * z}: noisy and condition latent of vae.z_channels {z} each")
-        _require(self.unet.out_channels == z, "unet.out_channels", self.unet.out_channels, f"vae.z_channels {z}")
-        _require(self.clip.embed_dim == self.unet.context_dim, "clip.embed_dim", self.clip.embed_dim,
+        require(self.unet.out_channels == z, "unet.out_channels", self.unet.out_channels, f"vae.z_channels {z}")
+        require(self.clip.embed_dim == self.unet.context_dim, "clip.embed_dim", self.clip.embed_dim,
                  f"unet.context_dim {self.unet.context_dim}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import List
 
 from sgm.common.cli import MAX_SEED
+from sgm.config.checks import require, require_one_of, require_positive, require_within
 from sgm.config.yaml_reader import ConfigError, shown
 
 BACKGROUNDS = ("white", "random", "both")
@@ -25,21 +26,19 @@ class DataSettings:
 
     def validate_data(self):
         """Raise ConfigError naming the first of these values that cannot be."""
-        for name, choices in (("background", BACKGROUNDS), ("condition", ("any", "last"))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}: found {getattr(self, name)!r}, expected {' or '.join(choices)}")
-        if self.augment and (len(self.augment) != 2 or not all(map(math.isfinite, self.augment)) or self.augment[1] < 0):
-            raise ConfigError(f"augment: found {self.augment}, expected [mean, std] of ln sigma as in [-3, 0.5], or []")
-        for name, low, high in (("stride", 1, 1000), ("cache_gb", 1e-3, 1e6), ("encode_chunk", 1, 1000)):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name}: found {getattr(self, name)}, expected {low:g} to {high:g}")
+        require_one_of(self.background, "background", BACKGROUNDS)
+        require_one_of(self.condition, "condition", ("any", "last"))
+        noise = self.augment
+        require(not noise or len(noise) == 2 and all(map(math.isfinite, noise)) and noise[1] >= 0, "augment", noise,
+                "[mean, std] of ln sigma as in [-3, 0.5], or []")
+        require_within(self, "", {"stride": (1, 1000), "cache_gb": (1e-3, 1e6), "encode_chunk": (1, 1000)})
 
 
 # What may be trained, by task; `sgm.train.trainable` says which parameters that is.
 TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder"), "decoder": ("all",)}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the device has it, else fp32
 SCHEDULES = ("cosine", "constant")
-_MOST = 1 << 31                                 # of any number of steps, clips or pixels: more is a slip of the pen
+MAX_COUNT = 1 << 31                             # upper bound of any number of steps, clips or pixels: catches typos
 # What a resumed run may change: none of it changes what a step computes. (With a cosine, `steps` bends the rates to come.)
 HARMLESS = ("steps", "save_every", "log_every", "keep", "val", "val_batches", "sheet_every", "sheet_clips",
             "sheet_steps", "bad_steps", "recompute", "cache_folder", "cache_gb")
@@ -89,31 +88,26 @@ class Recipe(DataSettings):
     def validate(self):
         """Raise ConfigError naming the first value that cannot be."""
         self.validate_data()
-        _one_of(self, "task", tuple(TRAINS))
-        _one_of(self, "trains", TRAINS[self.task], f" for {self.task}")
-        _one_of(self, "precision", PRECISIONS)
-        _one_of(self, "schedule", SCHEDULES)
-        for name in ("steps", "batch", "accumulate", "bad_steps", "val_batches", "save_every", "keep", "log_every",
-                     "lora_rank", "sheet_clips", "sheet_steps", "predicted_clips"):
-            _within(self, name, 1, _MOST)
-        for name in ("warmup", "crop", "frames", "sheet_every"):
-            _within(self, name, 0, _MOST)
-        _within(self, "seed", 0, MAX_SEED)
-        for name in ("weight_decay", "clip_norm", "kl_weight", "p_std"):
-            _within(self, name, 0, 1e6)
-        for name in ("roam", "lr_final", "front_weight", "predicted"):
-            _within(self, name, 0, 1)
-        _within(self, "p_mean", -100, 100)
-        for name in ("lr", "lora_alpha"):
-            _require(0 < getattr(self, name) <= 1e6, name, getattr(self, name), "a number above 0, at most 1e6")
+        require_one_of(self.task, "task", TRAINS)
+        require_one_of(self.trains, "trains", TRAINS[self.task], f" for task {self.task}")
+        require_one_of(self.precision, "precision", PRECISIONS)
+        require_one_of(self.schedule, "schedule", SCHEDULES)
+        counts = ("steps", "batch", "accumulate", "bad_steps", "val_batches", "save_every", "keep", "log_every", "lora_rank",
+                  "sheet_clips", "sheet_steps", "predicted_clips")
+        require_within(self, "", {
+            **dict.fromkeys(counts, (1, MAX_COUNT)),
+            **dict.fromkeys(("warmup", "crop", "frames", "sheet_every"), (0, MAX_COUNT)), "seed": (0, MAX_SEED),
+            **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "p_std"), (0, 1e6)),
+            **dict.fromkeys(("roam", "lr_final", "front_weight", "predicted"), (0, 1)), "p_mean": (-100, 100)})
+        require_positive(self, "", ["lr", "lora_alpha"], 1e6)
         for name in ("drop_condition", "average_decay"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), f"0 <= {name} < 1")
-        _require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "betas", self.betas,
-                 "two numbers from 0 to below 1")
-        _require(self.task == "diffusion" or self.precision in ("auto", "fp32"), "precision", self.precision,
-                 "fp32 for the autoencoder, whose values half precision does not hold")
-        _require(self.front_weight == 1 or not self.roam, "roam", self.roam,
-                 "0 with front_weight: of clips that roam it is not known which view is near the condition")
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), f"0 <= {name} < 1")
+        require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "betas", self.betas,
+                "two numbers from 0 to below 1")
+        require(self.task == "diffusion" or self.precision in ("auto", "fp32"), "precision", self.precision,
+                "fp32 for the autoencoder, whose values half precision does not hold")
+        require(self.front_weight == 1 or not self.roam, "roam", self.roam,
+                "0 with front_weight: of clips that roam it is not known which view is near the condition")
 
     def differences(self, recorded):
         """What differs from a recipe recorded as a mapping, as (harmful, harmless): lists of "lr: 0.1, now 0.2".
@@ -127,21 +121,7 @@ class Recipe(DataSettings):
         return harmful, harmless
 
 
-def _require(good, name, found, expected):
-    if not good:
-        raise ConfigError(f"{name}: found {shown(found)}, expected {expected}")
-
-
-def _one_of(recipe, name, choices, why=""):
-    _require(getattr(recipe, name) in choices, name, getattr(recipe, name), " or ".join(choices) + why)
-
-
-def _within(recipe, name, low, high):
-    value = getattr(recipe, name)
-    _require(low <= value <= high, name, value, f"{low} to {high:g}")
-
-
-def settle_precision(recipe, device, limit=None):
+def resolve_precision(recipe, device, limit=None):
     """The recipe with the precision that "auto" means on `device` ("CPU" or "Ascend").
 
     limit: why half precision is no good on this NPU, which saturates instead of overflowing, so that neither a scale of the

@@ -22,7 +22,7 @@ from sgm.diffusion.guards import (
     of_memory,
     require_finite,
 )
-from sgm.models.initialization import initialise
+from sgm.models.initialization import initialize
 from sgm.ops.profiling import StageTimer
 from sgm.views import images, preprocessing
 from sgm.views.cameras import Orbit
@@ -47,7 +47,7 @@ def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=No
     spec = load_spec(model, overrides)
     if ckpt is None:
         engine = Engine(spec, dtype=DTYPES[dtype])
-        initialise(engine, seed=0)
+        initialize(engine, seed=0)
         return engine
     if Path(ckpt).is_dir():
         weights, spec = open_folder(ckpt, spec)

@@ -14,8 +14,6 @@ from sgm.render.primitives import Paint, box, loft, rotated, section, shifted, w
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit
 
-TRAIN_SEEDS = range(0, 100_000)
-HELD_BACK_SEEDS = range(1_000_000, 1_000_016)   # never trained on: what the small model's figures are measured on
 RADIUS = 0.5
 
 # sRGB-coded, saturated, none near the white of the background.  Grouped by lightness: neighbours of one object come

@@ -7,27 +7,27 @@ from sgm.train.data import shuffled
 from sgm.train.losses import Stratified, lognormal_sigmas
 
 
-def val_count(recipe, orbits):
+def val_count(recipe, clips):
     """How many batches of held-back clips are looked at: all, or the recipe's `val_batches`."""
-    return min(recipe.val_batches, -(-len(orbits) // recipe.batch))
+    return min(recipe.val_batches, -(-len(clips) // recipe.batch))
 
 
 class DiffusionBatches:
-    """Batches of the diffusion loss from latent orbits. together: how many of them, one after the other, share strata of
+    """Batches of the diffusion loss from encoded clips. together: how many of them, one after the other, share strata of
     noise levels (those that make one step); default the recipe's `accumulate`."""
 
-    def __init__(self, recipe, orbits, together=None):
-        self.recipe, self.orbits, self.together = recipe, orbits, together or recipe.accumulate
+    def __init__(self, recipe, clips, together=None):
+        self.recipe, self.clips, self.together = recipe, clips, together or recipe.accumulate
 
-    def clips(self, number):
+    def clip_indices(self, number):
         """The clips of batch `number` (from 0)."""
-        return shuffled(self.recipe.seed, len(self.orbits), number, self.recipe.batch)
+        return shuffled(self.recipe.seed, len(self.clips), number, self.recipe.batch)
 
     def __call__(self, number):
         """The arrays that `sgm.train.losses.DiffusionLoss` takes."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, number])
-        x0, *conditions = self.orbits.batch(rng, self.clips(number), recipe.drop_condition, recipe.roam, recipe.frames)
+        x0, *conditions = self.clips.batch(rng, self.clip_indices(number), recipe.drop_condition, recipe.roam, recipe.frames)
         noise = rng.standard_normal(x0.shape, dtype=np.float32)
         return x0, noise, self.sigmas(number, len(x0) // recipe.batch), *conditions
 
@@ -47,28 +47,28 @@ class ViewBatches:
 
     TRIES = 3       # places a crop may lie at; the one that shows most of the object is taken
 
-    def __init__(self, recipe, orbits, spec):
-        self.recipe, self.orbits = recipe, orbits
-        self.size = recipe.crop or orbits.size
-        if self.size > orbits.size or self.size % spec.vae_factor:
+    def __init__(self, recipe, clips, spec):
+        self.recipe, self.clips = recipe, clips
+        self.size = recipe.crop or clips.size
+        if self.size > clips.size or self.size % spec.vae_factor:
             raise ConfigError(f"crop: found {self.size}, expected a multiple of {spec.vae_factor} (pixels per latent) up to"
-                              f" {orbits.size}, the views' size; or 0 for whole views")
+                              f" {clips.size}, the views' size; or 0 for whole views")
         side = self.size // spec.vae_factor
         self.latent_shape = (spec.vae.z_channels, side, side)
 
-    def clips(self, number):
+    def clip_indices(self, number):
         """The clips of batch `number` (from 0), one for each view."""
         return [int(clip) for clip, _ in self._draw(number)[1]]
 
     def _draw(self, number):
         rng = np.random.default_rng([self.recipe.seed, number])
-        return rng, rng.integers((len(self.orbits), self.orbits.num_frames), size=(self.recipe.batch, 2))
+        return rng, rng.integers((len(self.clips), self.clips.num_frames), size=(self.recipe.batch, 2))
 
     def __call__(self, number):
         """The arrays that `sgm.train.losses.AutoencoderLoss` takes."""
         rng, draws = self._draw(number)
-        corners = rng.integers(self.orbits.size - self.size + 1, size=(self.recipe.batch, self.TRIES, 2))
-        images = np.concatenate([least_white(self.orbits.frames(clip, [view]), places, self.size)[0]
+        corners = rng.integers(self.clips.size - self.size + 1, size=(self.recipe.batch, self.TRIES, 2))
+        images = np.concatenate([least_white(self.clips.frames(clip, [view]), places, self.size)[0]
                                  for (clip, view), places in zip(draws, corners)])
         return images, rng.standard_normal((self.recipe.batch,) + self.latent_shape, dtype=np.float32)
 

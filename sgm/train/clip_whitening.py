@@ -28,7 +28,7 @@ def whiten(tokens, floor=FLOOR):
     return mean, axes / np.sqrt(variance + floor * variance.sum())
 
 
-def tell_apart(engine, clips):
+def whiten_image_tokens(engine, clips):
     """Set the last layer of the engine's image tower so that its tokens of `clips` (a `Clips`; the condition views of up to
     IMAGES of them) are whitened: `ln_post.bias` takes their mean away, `proj` turns and stretches what is left."""
     views = []

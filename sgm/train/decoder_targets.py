@@ -40,7 +40,7 @@ class Predictions:
         shape = (self.num_frames, *examples.latent_shape)
         if store:
             store.make_room(keys, [shape] * count)
-        self.clips = [self._clip(recipe.seed, engine, index, store, key, shape)
+        self.items = [self._clip(recipe.seed, engine, index, store, key, shape)
                       for index, key in enumerate(progress(keys, "predicting clips"))]
         engine.release()
 
@@ -60,7 +60,7 @@ class Predictions:
         return Predicted(index, example.views, encoded, predicted)
 
     def __len__(self):
-        return len(self.clips)
+        return len(self.items)
 
     def frame(self, clip, place):
         """The true view of that place, float32 (1, 3, H, W) in [-1, 1]."""
@@ -70,20 +70,20 @@ class Predictions:
 class DecoderBatches:
     """Crops of single views and their latents: `recipe.predicted` of them predictions, the others encodings.
 
-    orbits: `Predictions`. Raises ConfigError for crops that cannot be.
+    clips: `Predictions`. Raises ConfigError for crops that cannot be.
     """
 
-    def __init__(self, recipe, orbits, crops):
+    def __init__(self, recipe, clips, crops):
         """crops: a `sgm.train.batches.ViewBatches` of the same clips, whose sizes and places hold here."""
-        self.recipe, self.orbits, self.crops = recipe, orbits, crops
+        self.recipe, self.clips, self.crops = recipe, clips, crops
 
-    def clips(self, number):
+    def clip_indices(self, number):
         """The clips of batch `number` (from 0), one for each view."""
-        return [self.orbits.clips[clip].index for clip, _ in self._draw(number)[1]]
+        return [self.clips.items[clip].index for clip, _ in self._draw(number)[1]]
 
     def _draw(self, number):
         rng = np.random.default_rng([self.recipe.seed, number])
-        return rng, rng.integers((len(self.orbits), self.orbits.num_frames), size=(self.recipe.batch, 2))
+        return rng, rng.integers((len(self.clips), self.clips.num_frames), size=(self.recipe.batch, 2))
 
     def __call__(self, number):
         """The arrays that `sgm.train.losses.DecoderLoss` takes."""
@@ -91,13 +91,13 @@ class DecoderBatches:
         _, height, width = self.crops.latent_shape
         factor = self.crops.size // height
         # of whole latents: in pixels they are multiples of the factor
-        places = rng.integers(self.orbits.examples.latent_shape[1] - height + 1,
+        places = rng.integers(self.clips.examples.latent_shape[1] - height + 1,
                               size=(self.recipe.batch, self.crops.TRIES, 2))
         predicted = rng.random(self.recipe.batch) < self.recipe.predicted
         latents, images = [], []
         for (k, place), corners, guessed in zip(draws, places, predicted):
-            clip = self.orbits.clips[k]
-            image, (y, x) = least_white(self.orbits.frame(clip, place), factor * corners, self.crops.size)
+            clip = self.clips.items[k]
+            image, (y, x) = least_white(self.clips.frame(clip, place), factor * corners, self.crops.size)
             y, x = y // factor, x // factor
             latents.append((clip.predicted if guessed else clip.encoded)[place, :, y:y + height, x:x + width])
             images.append(image[0])

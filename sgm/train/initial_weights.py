@@ -3,14 +3,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from sgm.checkpoints.diffusers.reader import open_folder
-from sgm.checkpoints.identify import adapt_spec, layout_of
+from sgm.checkpoints.identify import adapt_spec, fingerprint_of
 from sgm.checkpoints.loading import load_weights
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError
-from sgm.checkpoints.svd_to_sv3d import operate
+from sgm.checkpoints.svd_to_sv3d import convert_conditioning
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
-from sgm.models.initialization import initialise
+from sgm.models.initialization import initialize
 
 ORIGINS = ("svd", "sv3d_u")     # models from whose weights an orbit model may start, by surgery
 
@@ -23,7 +23,7 @@ def start(spec, init, seed):
     """
     if init is None:
         engine = Engine(spec)
-        initialise(engine, seed)
+        initialize(engine, seed)
         return engine, "random"
     store, spec, done = open_weights(init, spec)
     engine = Engine(spec)
@@ -34,7 +34,7 @@ def start(spec, init, seed):
         if part in parts:
             load_weights(getattr(engine, part), store, prefix=part + ".")
         else:
-            initialise(getattr(engine, part), seed)
+            initialize(getattr(engine, part), seed)
     random = [part for part in engine.PARTS if part not in parts]
     return engine, f"{init}{done}{f'; random: {chr(44).join(random)}' if random else ''}"
 
@@ -50,12 +50,12 @@ def open_weights(path, spec):
         store, source = _open_folder(path, models)
     else:
         store = open_checkpoint(path)
-        source = _model_of(layout_of(store), models)
+        source = _model_of(fingerprint_of(store), models)
         source = adapt_spec(source, store)
     if source.condition.embedders == spec.condition.embedders:
         return store, source, ""
     target = replace(spec, vae=source.vae)
-    return operate(store, source, target), target, f", of {source.name}, fitted to {spec.name}"
+    return convert_conditioning(store, source, target), target, f", of {source.name}, fitted to {spec.name}"
 
 
 def origins(spec):

@@ -73,12 +73,12 @@ class DiffusionLoss(nn.Cell):
         """The loss of each frame: (F,)."""
         count = x0.shape[0]
         level = sigma.reshape(count, 1, 1, 1)
-        still = ms_ops.zeros((count,), ms.float32)
+        image_only = ms_ops.zeros((count,), ms.float32)
         prepared = self.denoiser.prepare(crossattn.astype(self.dtype), self.num_frames)
         if rows is not None:
             prepared = ms_ops.gather(prepared, rows, 0)
         frames = count * self.num_frames // crossattn.shape[0]      # of each clip
-        denoised = self.denoiser(x0 + level * noise, sigma, prepared, concat, vector, still, frames)
+        denoised = self.denoiser(x0 + level * noise, sigma, prepared, concat, vector, image_only, frames)
         error = (denoised - x0).reshape(count, -1)
         return (error * error).mean(1) * (1.0 + 1.0 / (sigma * sigma))
 

@@ -78,12 +78,12 @@ class TrainStep(nn.Cell):
     MindSpore's own AdamWeightDecay has no bias correction; its fused Adam kernel has, and takes the decay beforehand.
     `objective(*batch)` -> loss, a float32 scalar. weights: float32 Parameters; `average` is their exponential moving
     average. accumulate: batches whose mean gradient makes a step. half: the caller lowers the weights' precision after
-    this; `master` then holds them in float32, and the weights follow it. world: devices that each have their own batches,
+    this; `master` then holds them in float32, and the weights follow it. world_size: devices that each have their own batches,
     and whose gradients are added.
     """
 
     def __init__(self, objective, weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, clip_norm=0.0, accumulate=1,
-                 half=False, world=1):
+                 half=False, world_size=1):
         super().__init__(auto_prefix=False)
         self.objective = objective
         self.weights = ParameterTuple(weights)
@@ -95,7 +95,7 @@ class TrainStep(nn.Cell):
         self.sums = self.master.clone("gradient", "zeros")      # between steps they are free, or zero if they accumulate
         self.betas, self.eps, self.weight_decay, self.clip_norm = betas, eps, weight_decay, clip_norm
         self.several = accumulate > 1
-        self.reduce, self.first = (P.AllReduce(), P.Broadcast(0)) if world > 1 else (None, None)
+        self.reduce, self.first = (P.AllReduce(), P.Broadcast(0)) if world_size > 1 else (None, None)
         self.gradients = ms_ops.value_and_grad(_Scaled(objective), None, self.weights, has_aux=True)
         self.map = ms_ops.HyperMap()
 
@@ -113,15 +113,15 @@ class TrainStep(nn.Cell):
         done = self.map(_add if self.several else _put, self.sums, gradients)
         return ms_ops.depend(loss, done)
 
-    def norm(self, notes):
-        """The global norm of `sums`, and `notes`: both added up over all devices, whose `sums` are then the same."""
+    def all_reduce_norm(self, scalars):
+        """The global norm of `sums`, and `scalars`: both added up over all devices, whose `sums` are then the same."""
         if self.reduce is not None:
             # not a loop: the compiler nests its turns, and gives up at a thousand
             done = self.map(ms_ops.partial(_exchange, self.reduce), self.sums)
-            notes = ms_ops.depend(self.reduce(notes), done)
-        return ms_ops.sqrt(ms_ops.addn(self.map(_square_sum, self.sums))), notes
+            scalars = ms_ops.depend(self.reduce(scalars), done)
+        return ms_ops.sqrt(ms_ops.addn(self.map(_square_sum, self.sums))), scalars
 
-    def equalise(self):
+    def broadcast_weights(self):
         """Give all devices the weights and averages of the first one."""
         first = self.first
         done = self.map(ms_ops.partial(_follow, first), self.master) + self.map(ms_ops.partial(_follow, first), self.average)
@@ -160,7 +160,7 @@ class TrainStep(nn.Cell):
     def construct(self, rates, *batch):
         """A whole step of one batch in one graph -> loss and gradient norm before clipping."""
         one = ms_ops.ones((), ms.float32)
-        norm, loss = self.norm(self.accumulate(one, *batch))
+        norm, loss = self.all_reduce_norm(self.accumulate(one, *batch))
         clip = one
         if self.clip_norm > 0:
             clip = ms_ops.minimum(clip, self.clip_norm / (norm + 1e-6))

@@ -31,7 +31,7 @@ class LossScale:
         self.value = start if self.dynamic else 1.0
         self.interval, self.good = interval, 0
 
-    def follow(self, finite):
+    def update(self, finite):
         """Note whether a step's gradients were finite; -> whether a smaller scale may mend them if they were not."""
         if not self.dynamic:
             return False
@@ -40,9 +40,9 @@ class LossScale:
             if self.good >= self.interval:
                 self.value, self.good = min(2 * self.value, self.LARGEST), 0
             return False
-        mendable = self.value > 1
+        retry = self.value > 1
         self.value, self.good = max(1.0, self.value / 2), 0
-        return mendable
+        return retry
 
     def state(self):
         """What a resumed run needs, a dict."""

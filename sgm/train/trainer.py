@@ -46,18 +46,18 @@ class Trainer:
     """`advance()` makes a step of `recipe` (a Recipe) on the networks of `engine`.
 
     batches(number) -> the arrays of batch `number`, clips(number) -> its clips (`sgm.train.batches`); held_back: the same
-    for validation, or None. rank, world: which of so many processes this is; together they make a step of all their
+    for validation, or None. rank, world_size: which of so many processes this is; together they make a step of all their
     batches.
     """
 
-    def __init__(self, engine, recipe, batches, held_back=None, rank=0, world=1):
+    def __init__(self, engine, recipe, batches, held_back=None, rank=0, world_size=1):
         self.engine, self.recipe, self.batches, self.held_back = engine, recipe, batches, held_back
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
         self.objective = self._objective()
         parameters = self._kept(lambda name: is_trained(recipe, engine.spec, name))
         self.step = TrainStep(self.objective, list(parameters.values()), tuple(recipe.betas),
                               weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm,
-                              accumulate=recipe.accumulate, half=recipe.precision in HALVES, world=world)
+                              accumulate=recipe.accumulate, half=recipe.precision in HALVES, world_size=world_size)
         self.kept = self._kept(lambda name: is_kept(recipe, engine.spec, name))
         self.exact = {}                         # float32 values of frozen weights that compute in half precision
         if recipe.precision in HALVES:
@@ -84,7 +84,7 @@ class Trainer:
             for _, cell in engine.model.cells_and_names():
                 if isinstance(cell, Block):
                     cell.recompute()
-        num_frames = self.batches.orbits.num_frames
+        num_frames = self.batches.clips.num_frames
         weights = frame_weights(num_frames, recipe.front_weight) if recipe.front_weight < 1 else None
         return DiffusionLoss(engine.model, num_frames, HALVES.get(recipe.precision, ms.float32), weights)
 
@@ -104,12 +104,12 @@ class Trainer:
             self._graphs[name] = ops.compiled(getattr(self.objective if name == "construct" else self.step, name))
         return self._graphs[name](*inputs)
 
-    def _together(self, name, *inputs):
+    def _collective(self, name, *inputs):
         """The values of a part of the step in which all processes take part. Raises TrainingError."""
         try:
             return [ops.fetch(value) for value in self._run(name, *inputs)]
         except RuntimeError as error:
-            if self.world == 1:
+            if self.world_size == 1:
                 raise
             reason = next((line for line in str(error).splitlines() if line and line[0] != "-"), "no reason given")
             raise TrainingError(f"step {self.done + 1}: the processes could not add up their gradients ({reason}); one of"
@@ -126,17 +126,17 @@ class Trainer:
         """
         recipe = self.recipe
         lr = learning_rate(recipe, self.done)
-        first = self.done * recipe.accumulate * self.world
-        numbers = range(first + self.rank, first + recipe.accumulate * self.world, self.world)
+        first = self.done * recipe.accumulate * self.world_size
+        numbers = range(first + self.rank, first + recipe.accumulate * self.world_size, self.world_size)
         scale, losses = Tensor(np.float32(self.scale.value)), []
         for number in numbers:
             loss = self._run("accumulate", scale, *map(Tensor, self.batches(number)))
             losses.append(float(ops.fetch(loss)))
-        share = np.float32(1 / (self.scale.value * recipe.accumulate * self.world))
-        notes = Tensor(np.array([np.mean(losses), bool(stopped)], np.float32))
-        norm, notes = self._together("norm", notes)
-        norm, loss = float(norm * share), float(notes[0] / self.world)
-        self.stopped = bool(notes[1] or self.world == 1 and stopped)
+        share = np.float32(1 / (self.scale.value * recipe.accumulate * self.world_size))
+        scalars = Tensor(np.array([np.mean(losses), bool(stopped)], np.float32))
+        norm, scalars = self._collective("all_reduce_norm", scalars)
+        norm, loss = float(norm * share), float(scalars[0] / self.world_size)
+        self.stopped = bool(scalars[1] or self.world_size == 1 and stopped)
         good = math.isfinite(loss) and math.isfinite(norm)
         if good:
             rates = self.step.rates(self.updates + 1, lr, average_decay(recipe, self.done))
@@ -146,19 +146,19 @@ class Trainer:
             self._run("clear")
         self.done += 1
         self.skipped += not good
-        mendable = self.scale.follow(good)
-        self.bad = 0 if good else self.bad + (not mendable)
+        retry = self.scale.update(good)
+        self.bad = 0 if good else self.bad + (not retry)
         if self.bad >= recipe.bad_steps:
-            clips = sorted({clip for number in numbers for clip in self.batches.clips(number)})
+            clips = sorted({clip for number in numbers for clip in self.batches.clip_indices(number)})
             raise TrainingError(
                 f"step {self.done}: found the loss {loss:g} and a gradient of norm {norm:g}, {self.bad} steps in a row that"
                 f" are not finite (this one on clips {', '.join(map(str, clips[:20]))}), expected finite numbers; nothing of"
                 " them was saved: lower lr, raise warmup, take precision fp32, or look at those clips")
         return Row(loss, norm, lr, not good)
 
-    def equalise(self):
+    def broadcast_weights(self):
         """Give all processes the weights of the first, however they were made."""
-        self._run("equalise")
+        self._run("broadcast_weights")
         ops.wait()
 
     @contextmanager
@@ -176,7 +176,7 @@ class Trainer:
         # Every process takes all of them: then none waits for another, and all know which checkpoint is the best.
         with self.averaged():
             losses = [float(ops.fetch(self._run("construct", *map(Tensor, self.held_back(k)))))
-                      for k in range(val_count(self.recipe, self.held_back.orbits))]
+                      for k in range(val_count(self.recipe, self.held_back.clips))]
         return float(np.mean(losses))
 
     def draw(self):
@@ -184,7 +184,7 @@ class Trainer:
         for want of memory: a training shall not end for its pictures."""
         with self.averaged():
             try:
-                return draw_sheet(self.engine, self.held_back.orbits, self.recipe)
+                return draw_sheet(self.engine, self.held_back.clips, self.recipe)
             except (MemoryError, RuntimeError) as error:
                 if not of_memory(error):
                     raise

@@ -11,15 +11,15 @@ from sgm.checkpoints.diffusers.config_files import BEYOND_SHAPES, config_files
 from sgm.checkpoints.diffusers.names import PARTS, STEMS, from_places, inverse, places, shape_at
 from sgm.checkpoints.identify import (
     Fingerprint,
-    layout_of,
+    fingerprint_of,
+    identify,
     misfit_message,
     misfits_of,
-    recognise,
     with_decoder,
 )
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.original_keys import unused_keys, used_shapes
-from sgm.checkpoints.store import CheckpointError, Made, View, taken
+from sgm.checkpoints.store import CheckpointError, LazyTensor, View, passthrough
 
 MAX_JSON = 8 << 20
 # A buffer that old versions of transformers wrote.
@@ -35,8 +35,8 @@ def open_folder(path, spec=None, base=None):
     """
     path = Path(path)
     parts, configs = _open_parts(path)
-    layout = _layout(parts, base)
-    spec = with_decoder(spec or recognise(layout, path, configs.get("unet", {}).get("num_frames")), layout)
+    fingerprint = _fingerprint(parts, base)
+    spec = with_decoder(spec or identify(fingerprint, path, configs.get("unet", {}).get("num_frames")), fingerprint)
     _compare_configs(path, spec, configs)
     rows, missing, misfits, used, shapes = {}, [], [], set(), used_shapes(spec)
     for key, shape in shapes.items():
@@ -47,11 +47,11 @@ def open_folder(path, spec=None, base=None):
         elif not absent:
             sources = tuple((parts[place.part][place.name], place.name) for place in found)
             misfits += _misfits(sources, found, shape)
-            rows[key] = Made(sources, partial(from_places, found=found) if found[0].how else None,
+            rows[key] = LazyTensor(sources, partial(from_places, found=found) if found[0].how else None,
                              inverse(found), sources[0][0].dtype(found[0].name), tuple(shape))
             used.update((place.part, place.name) for place in found)
     if base is not None:
-        rows.update(lent(base, rows, spec))
+        rows.update(fill_from_base(base, rows, spec))
     view = View(path, "diffusers", rows)
     misfits += misfits_of(view, {key: shapes[key] for key in rows if key in shapes})[1]
     extra = [f"{part}: {name}" for part in parts for name in parts[part]
@@ -62,9 +62,9 @@ def open_folder(path, spec=None, base=None):
     return view, spec
 
 
-def lent(base, keys, spec):
-    """{key: Made} of the published keys of a model, used or not, that `base` has and `keys` lack."""
-    return {key: taken(base, key, f"from {base.path.name}") for key in [*used_shapes(spec), *unused_keys(spec)]
+def fill_from_base(base, keys, spec):
+    """{key: LazyTensor} of the published keys of a model, used or not, that `base` has and `keys` lack."""
+    return {key: passthrough(base, key, f"from {base.path.name}") for key in [*used_shapes(spec), *unused_keys(spec)]
             if key in base and key not in keys}
 
 
@@ -140,20 +140,20 @@ def _read_json(path):
     return contents
 
 
-def _layout(parts, base):
-    """The Layout of the parts, of `base` for parts that are not there."""
+def _fingerprint(parts, base):
+    """The Fingerprint of the parts, of `base` for parts that are not there."""
     def size(name, axis):
         shape = parts["unet"][name].shape(name) if name in parts.get("unet", ()) else ()
         return shape[axis] if len(shape) > axis else None
 
-    layout = Fingerprint(None, False, False, None, None, None) if base is None else layout_of(base)
+    fingerprint = Fingerprint(None, False, None, None, None) if base is None else fingerprint_of(base)
     if "vae" in parts:
         temporal = any(".temporal_res_block." in name for name in parts["vae"])
-        layout = layout._replace(decoder="temporal" if temporal else "image",
+        fingerprint = fingerprint._replace(decoder="temporal" if temporal else "image",
                                  post_quant_conv="post_quant_conv.weight" in parts["vae"])
     if "unet" in parts:
-        layout = layout._replace(vector_width=size("add_embedding.linear_1.weight", 1), channels=size("conv_in.weight", 0))
-    return layout
+        fingerprint = fingerprint._replace(vector_width=size("add_embedding.linear_1.weight", 1), channels=size("conv_in.weight", 0))
+    return fingerprint
 
 
 def _compare_configs(path, spec, configs):

@@ -6,7 +6,7 @@ from sgm.checkpoints.diffusers.config_files import config_files
 from sgm.checkpoints.diffusers.names import PARTS, STEMS, places, shape_at, to_place
 from sgm.checkpoints.original_keys import is_unused, used_shapes
 from sgm.checkpoints.safetensors_format import write_safetensors
-from sgm.checkpoints.store import Made, View, stored_bytes, taken
+from sgm.checkpoints.store import LazyTensor, View, passthrough, stored_bytes
 
 MAX_SHARD = 10 * 10 ** 9                        # bytes of a file: diffusers' own limit; no published part reaches it
 
@@ -17,7 +17,7 @@ def to_parts(store, spec):
     for key, shape in used_shapes(spec).items():
         for place in () if is_unused(key) else places(key, spec):
             make = partial(_at_place, place=place) if place.how else None
-            rows[place.part][place.name] = Made(((store, key),), make, place.how, store.dtype(key),
+            rows[place.part][place.name] = LazyTensor(((store, key),), make, place.how, store.dtype(key),
                                                 shape_at(place, shape))
     return {part: View(store.path, store.format, found, {"format": "pt"}) for part, found in rows.items()}
 
@@ -39,7 +39,7 @@ def write_folder(path, parts, spec, dtype=None, progress=None):
         names = [f"{STEMS[part]}.safetensors"] if len(shards) == 1 else [
             f"{STEMS[part]}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
         for name, keys in zip(names, shards):
-            shard = View(view.path, view.format, {key: taken(view, key) for key in keys}, view.metadata)
+            shard = View(view.path, view.format, {key: passthrough(view, key) for key in keys}, view.metadata)
             write_safetensors(path / part / name, shard, dtype, progress)
         if len(shards) > 1:
             _write_json(path / part / f"{STEMS[part]}.safetensors.index.json", {

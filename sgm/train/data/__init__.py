@@ -4,10 +4,10 @@
 """
 from sgm.config.recipe import DataSettings
 from sgm.train.data.clips import Clips, DataError, Memo
-from sgm.train.data.examples import shuffled, walk
+from sgm.train.data.examples import shuffled, view_order
 from sgm.train.data.latents import LatentClips, PixelClips
 from sgm.train.data.packed import PackedOrbits
 from sgm.train.data.sources import cache_memo, open_data, read_clips
 
 __all__ = ["Clips", "DataError", "DataSettings", "LatentClips", "Memo", "PackedOrbits", "PixelClips",
-           "cache_memo", "open_data", "read_clips", "shuffled", "walk"]
+           "cache_memo", "open_data", "read_clips", "shuffled", "view_order"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from sgm.common.errors import InputError, one_line
 
 log = logging.getLogger("sgm")
-MOST_BAD = 0.05                 # of the clips; more, and it is not the odd damaged file that is wrong
+MAX_SKIPPED_SHARE = 0.05                 # of the clips; more, and it is not the odd damaged file that is wrong
 
 
 class DataError(InputError):
@@ -55,23 +55,23 @@ class Clips:
         return self.items[index].frames(views)
 
 
-class Tally:
+class SkippedClips:
     """Counts clips that cannot be used: each is told in one line, too many stop the run with a list."""
 
     def __init__(self):
-        self.bad = {}
+        self.reasons = {}
 
-    def skip(self, name, reason):
+    def add(self, name, reason):
         """Leave a clip out; told once."""
-        if name not in self.bad:
-            self.bad[name] = one_line(str(reason))
-            log.warning("skipped %s: %s", one_line(name), self.bad[name])
+        if name not in self.reasons:
+            self.reasons[name] = one_line(str(reason))
+            log.warning("skipped %s: %s", one_line(name), self.reasons[name])
 
     def check(self, total):
-        """Raise DataError if more than `MOST_BAD` of `total` clips (good and bad) were skipped."""
-        if len(self.bad) > MOST_BAD * total:
-            listed = "; ".join(f"{name}: {reason}" if name not in reason else reason for name, reason in self.bad.items())
-            raise DataError(f"data: {len(self.bad)} of {total} clips cannot be used, more than {MOST_BAD:.0%}; mend or remove"
+        """Raise DataError if more than `MAX_SKIPPED_SHARE` of `total` clips (good and bad) were skipped."""
+        if len(self.reasons) > MAX_SKIPPED_SHARE * total:
+            listed = "; ".join(f"{name}: {reason}" if name not in reason else reason for name, reason in self.reasons.items())
+            raise DataError(f"data: {len(self.reasons)} of {total} clips cannot be used, more than {MAX_SKIPPED_SHARE:.0%}; mend or remove"
                             f" them: {listed}")
 
 

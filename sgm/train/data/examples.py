@@ -3,8 +3,6 @@ import numpy as np
 
 from sgm.views.cameras import wrap_degrees
 
-CONDITIONS = ("any", "last", "first")
-
 
 def shuffled(seed, count, step, batch):
     """The `batch` indices below `count` that step `step` (from 0) sees: an order anew each epoch, known from the step."""
@@ -14,12 +12,12 @@ def shuffled(seed, count, step, batch):
     return [int(orders[p // count][p % count]) for p in positions]
 
 
-def walk(rng, num_frames, roams):
+def view_order(rng, num_frames, random_start):
     """The order of a clip's views. One that roams starts at any of them and runs either way round.
 
     On regular orbits the frame's number alone tells the azimuth, and a network then learns to read the number.
     """
-    if not roams:
+    if not random_start:
         return np.arange(num_frames)
     return (rng.integers(num_frames) + rng.choice((-1, 1)) * np.arange(num_frames)) % num_frames
 
@@ -75,10 +73,10 @@ class Examples:
     def __len__(self):
         return len(self.clips)
 
-    def batch(self, rng, indices, drop, roam=0.0, frames=0):
+    def batch(self, rng, indices, drop, random_start=0.0, frames=0):
         """x0 (F, z, h, w) sampled and scaled, crossattn (F, 1, D), concat (F, z, h, w), vector (F, V); F = clips * T.
 
-        With probability `drop` a clip loses its token and its latent together, as guidance needs. With probability `roam`
+        With probability `drop` a clip loses its token and its latent together, as guidance needs. With probability `random_start`
         the views of an orbit start anywhere and run either way; else they end on the condition view, or begin with it. All
         randomness is `rng`'s. frames: how many views of each clip are seen, the condition view and others drawn anew each
         time; 0 for all. With it F = clips * frames, crossattn is of whole clips, (clips * T, 1, D), and there is a fifth
@@ -86,7 +84,7 @@ class Examples:
         """
         count = frames or self.num_frames
         noise = rng.standard_normal((len(indices), count, *self.latent_shape), dtype=np.float32)
-        loaded = [self.load(rng, index, roam, frames) for index in indices]
+        loaded = [self.load(rng, index, random_start, frames) for index in indices]
         mean, log_variance = (np.stack([part[k] for _, part in loaded]) for k in (0, 1))
         x0 = ((mean + np.exp(0.5 * log_variance) * noise) * self.scale).reshape(-1, *self.latent_shape)
         conditions = self.conditions(rng, loaded, drop)
@@ -110,7 +108,7 @@ class Examples:
                                  for (example, _), level in zip(loaded, levels)])
         return crossattn, concat, vector
 
-    def pick(self, rng, index, roam, frames=0):
+    def pick(self, rng, index, random_start, frames=0):
         """An Example of clip `index`: its views drawn, ordered, and what the network is told of them (motion excepted)."""
         clip = self.clips[index]
         if clip.angles is None:
@@ -119,7 +117,7 @@ class Examples:
         azimuths, elevations = clip.angles
         condition = rng.integers(clip.num_views) if self.condition == "any" else clip.num_views - 1
         views = choose_views(rng, azimuths, self.num_frames, condition)
-        views = views[walk(rng, self.num_frames, rng.random() < roam)]
+        views = views[view_order(rng, self.num_frames, rng.random() < random_start)]
         places = np.arange(self.num_frames)
         if frames:
             places = choose_places(rng, self.num_frames, frames, int(np.flatnonzero(views == condition)[0]))

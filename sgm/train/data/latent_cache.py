@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sgm.common.errors import InputError, os_reason
+from sgm.common.files import atomic
 from sgm.train.data.clips import DataError, Memo
 
 
@@ -54,18 +55,14 @@ class LatentStore:
         self._write(self.path(key, ".txt"), lambda file: file.write(reason.encode("utf-8", "replace")))
 
     def _write(self, path, fill):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(exist_ok=True)
-            with open(temporary, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())     # else a power cut after the rename may leave it empty
-            os.replace(temporary, path)
         except OSError as error:
             raise InputError(f"cache_folder {self.folder}: cannot be written: {os_reason(error)}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic(path, name=f"cache_folder {self.folder}") as temporary, open(temporary, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())     # else a power cut after the rename may leave it empty
 
     def read(self, key):
         """An entry, memory-mapped. Raises DataError if it is gone."""

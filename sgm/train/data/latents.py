@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from sgm.common.errors import InputError
-from sgm.train.data.clips import Clips, DataError, Tally, hash_of
+from sgm.train.data.clips import Clips, DataError, SkippedClips, hash_of
 from sgm.train.data.examples import Encoders, Examples
 from sgm.train.data.latent_cache import LatentStore
 from sgm.train.data.motion import motion_bucket
@@ -23,24 +23,24 @@ class LatentClips(Examples):
     whatever changes one of them is encoded anew and nothing else. The engine's conditioner must hold its weights.
 
     progress(iterable, description) wraps the loops over clips. A clip that cannot be read is skipped and counted; raises
-    DataError if too many are. rank, world: of several processes with the same arguments each encodes its share and
+    DataError if too many are. rank, world_size: of several processes with the same arguments each encodes its share and
     waits for the others' through the file system, without any collective.
     """
 
     def __init__(self, clips, engine, cache, progress, condition="last", num_frames=None, augment=(), cache_gb=50.0,
-                 encode_chunk=7, rank=0, world=1, tally=None):
+                 encode_chunk=7, rank=0, world_size=1, skipped=None):
         super().__init__(clips, engine, condition, num_frames, augment)
         self.store = cache if isinstance(cache, LatentStore) else LatentStore(cache, cache_gb)
-        self.tally = tally or Tally()
+        self.skipped = skipped or SkippedClips()
         self.encoders = Encoders(engine, min(encode_chunk, clips.num_frames))
-        found = len(clips) + len(self.tally.bad)
+        found = len(clips) + len(self.skipped.reasons)
         keyed = self._keys(hash_weights(engine), progress)
-        self._encode(keyed, progress, rank, world)
+        self._encode(keyed, progress, rank, world_size)
         for key, clip in keyed:
             if (reason := self.store.reason(key)) is not None:
-                self.tally.skip(clip.name, reason)
-        self.tally.check(found)
-        good = [(key, clip) for key, clip in keyed if clip.name not in self.tally.bad]
+                self.skipped.add(clip.name, reason)
+        self.skipped.check(found)
+        good = [(key, clip) for key, clip in keyed if clip.name not in self.skipped.reasons]
         self.keys = [key for key, _ in good]
         self.clips = Clips([clip for _, clip in good], (clips.height, clips.width))
 
@@ -52,7 +52,7 @@ class LatentClips(Examples):
             try:
                 digest = clip.digest(self.store.memo)
             except OSError as error:
-                self.tally.skip(clip.name, f"{error.filename}: {error.strerror}")
+                self.skipped.add(clip.name, f"{error.filename}: {error.strerror}")
                 continue
             keyed.append((hash_of(weights, digest, self.clips.height, self.clips.width, self.condition), clip))
         return keyed
@@ -61,10 +61,10 @@ class LatentClips(Examples):
         """Of a clip's entry."""
         return clip.num_views, 2 * int(np.prod(self.latent_shape)) + self.engine.spec.clip.embed_dim + 1
 
-    def _encode(self, keyed, progress, rank, world):
+    def _encode(self, keyed, progress, rank, world_size):
         self.store.make_room([key for key, _ in keyed], [self.shape(clip) for _, clip in keyed])
         # Shares go by the place in the whole list: what is missing differs with the moment at which a process looks.
-        mine = list({key: (key, clip) for key, clip in self._missing(keyed[rank::world])}.values())     # copies once
+        mine = list({key: (key, clip) for key, clip in self._missing(keyed[rank::world_size])}.values())     # copies once
         for key, clip in progress(mine, "encoding clips") if mine else ():
             try:
                 frames = clip.frames()
@@ -72,7 +72,7 @@ class LatentClips(Examples):
                 self.store.write_reason(key, str(error))
             else:
                 self.store.write(key, self._entry(clip, frames))
-        self._await([pair for k in range(world) if k != rank for pair in keyed[k::world]])
+        self._await([pair for k in range(world_size) if k != rank for pair in keyed[k::world_size]])
 
     def _missing(self, keyed):
         return [(key, clip) for key, clip in keyed
@@ -102,10 +102,10 @@ class LatentClips(Examples):
             entry[:, -1] = motion_bucket(frames)
         return entry
 
-    def load(self, rng, index, roam, frames=0):
+    def load(self, rng, index, random_start, frames=0):
         """An Example of clip `index` with mean and log variance (n, z, h, w) of its n views, the condition's latent
         (z, h, w) and token (1, D)."""
-        example, entry = self.pick(rng, index, roam, frames), self.store.read(self.keys[index])
+        example, entry = self.pick(rng, index, random_start, frames), self.store.read(self.keys[index])
         half = int(np.prod(self.latent_shape))
         rows = np.array(entry[example.views])
         mean, log_variance = (rows[:, k * half:(k + 1) * half].reshape(-1, *self.latent_shape) for k in (0, 1))
@@ -123,16 +123,16 @@ class PixelClips(Examples):
     so that a resumed run sees the same. Raises DataError if too many are bad.
     """
 
-    def __init__(self, clips, engine, condition="last", num_frames=None, augment=(), encode_chunk=7, tally=None):
+    def __init__(self, clips, engine, condition="last", num_frames=None, augment=(), encode_chunk=7, skipped=None):
         super().__init__(clips, engine, condition, num_frames, augment)
         self.encoders = Encoders(engine, min(encode_chunk, self.num_frames))
-        self.tally = tally or Tally()
-        self.found = len(clips) + len(self.tally.bad)
+        self.skipped = skipped or SkippedClips()
+        self.found = len(clips) + len(self.skipped.reasons)
 
-    def load(self, rng, index, roam, frames=0):
+    def load(self, rng, index, random_start, frames=0):
         """As `LatentClips.load`."""
         for offset in range(len(self.clips)):
-            example = self.pick(rng, (index + offset) % len(self.clips), roam, frames)
+            example = self.pick(rng, (index + offset) % len(self.clips), random_start, frames)
             clip = self.clips[example.index]
             try:
                 if clip.angles is None:
@@ -142,8 +142,8 @@ class PixelClips(Examples):
                     seen = clip.frames(example.views)
                 break
             except InputError as error:     # not remembered: a resumed run has to draw the same numbers
-                self.tally.skip(clip.name, error)
-                self.tally.check(self.found)
+                self.skipped.add(clip.name, error)
+                self.skipped.check(self.found)
         mean, log_variance = self.encoders.moments(seen)
         at = int(np.flatnonzero(example.views == example.condition)[0])
         if clip.angles is None:             # the motion is that from frame to frame, whichever are seen

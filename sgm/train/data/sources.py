@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from sgm.common.errors import InputError, one_line
-from sgm.train.data.clips import Clips, DataError, Memo, Tally, log
+from sgm.train.data.clips import Clips, DataError, Memo, SkippedClips, log
 from sgm.train.data.latent_cache import LatentStore
 from sgm.train.data.latents import MANY, LatentClips, PixelClips
 from sgm.train.data.orbits import CAMERA_FILES, read_ids, read_orbit, read_render
@@ -33,27 +33,27 @@ SPLITS = ("train", "val")
 LEVEL = 5.0             # degrees by which the elevation of a static orbit may change
 
 
-def open_data(settings, engine, progress, rank=0, world=1):
+def open_data(settings, engine, progress, rank=0, world_size=1):
     """(training examples, validation examples or None) of a recipe.
 
     settings: has the fields of `DataSettings`. progress(iterable, description) wraps long loops. The conditioner of
-    `engine` must hold its weights, for good if settings.cache is false or settings.augment is not empty. rank, world: see
-    `LatentClips`. Both results have `batch(rng, indices, drop, roam)`, `len()` and `num_frames` (see `Examples`).
+    `engine` must hold its weights, for good if settings.cache is false or settings.augment is not empty. rank, world_size: see
+    `LatentClips`. Both results have `batch(rng, indices, drop, random_start)`, `len()` and `num_frames` (see `Examples`).
     Raises InputError: nothing is found, too much of it is bad, or it does not fit the model.
     """
     store = cache_store(settings)           # one for both: making room for the one must not remove the other
     found = read_clips(settings, engine.spec, store.memo if store else Memo(), progress)
-    return tuple(clips and _examples(clips, tally, store, settings, engine, progress, rank, world)
-                 for clips, tally in found)
+    return tuple(clips and _examples(clips, skipped, store, settings, engine, progress, rank, world_size)
+                 for clips, skipped in found)
 
 
-def _examples(clips, tally, store, settings, engine, progress, rank, world):
+def _examples(clips, skipped, store, settings, engine, progress, rank, world_size):
     spec = engine.spec
     condition = settings.condition if spec.is_orbit else "first"
     if store is None:
-        return PixelClips(clips, engine, condition, spec.num_frames, settings.augment, settings.encode_chunk, tally)
+        return PixelClips(clips, engine, condition, spec.num_frames, settings.augment, settings.encode_chunk, skipped)
     return LatentClips(clips, engine, store, progress, condition, spec.num_frames, settings.augment,
-                       encode_chunk=settings.encode_chunk, rank=rank, world=world, tally=tally)
+                       encode_chunk=settings.encode_chunk, rank=rank, world_size=world_size, skipped=skipped)
 
 
 def cache_folder(settings):
@@ -76,7 +76,7 @@ def cache_memo(settings):
 
 
 def read_clips(settings, spec, memo, progress=None):
-    """((training Clips, Tally), (validation Clips or None, Tally)) of a recipe, for the model `spec`.
+    """((training Clips, SkippedClips), (validation Clips or None, SkippedClips)) of a recipe, for the model `spec`.
 
     Nothing is decoded yet but the frames of videos, which are counted. Clips have at least the model's number of views; if
     settings.task is "autoencoder", which sees single views, any number. progress(iterable, description) wraps the loop
@@ -169,8 +169,8 @@ def _walk(place, is_orbit, depth):
 
 
 def _read(found, settings, spec, least, memo, progress):
-    """(Clips or None, Tally) of (kind, path) pairs: orbits of at least, videos of exactly `least` frames."""
-    items, tally, kinds = [], Tally(), {kind for kind, _ in found}
+    """(Clips or None, SkippedClips) of (kind, path) pairs: orbits of at least, videos of exactly `least` frames."""
+    items, skipped, kinds = [], SkippedClips(), {kind for kind, _ in found}
     size = (spec.height, spec.width)
     if "packed" in kinds:
         items += _packed([path for kind, path in found if kind == "packed"], settings, spec, least)
@@ -185,14 +185,14 @@ def _read(found, settings, spec, least, memo, progress):
                     raise DataError(f"{path}: has {clip.num_views} views, expected at least the model's {least}")
                 items += _on_backgrounds(clip, settings.background)
         except InputError as error:
-            tally.skip(str(path), error)
-    tally.check(len(items) + len(tally.bad))
+            skipped.add(str(path), error)
+    skipped.check(len(items) + len(skipped.reasons))
     if spec.is_orbit and not spec.is_posed:
         moving = [clip.name for clip in items if np.ptp(clip.angles[1]) > LEVEL]
         if moving:
             log.warning("%d of %d orbits are not level (%s), and %s is not told elevations: it learns from static orbits",
                         len(moving), len(items), one_line(moving[0]), spec.name)
-    return (Clips(items, size) if items else None), tally
+    return (Clips(items, size) if items else None), skipped
 
 
 def _packed(folders, settings, spec, least):

@@ -14,8 +14,8 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.train.data.latents import PATIENCE
 
 
-def join(output):
-    """Join the other processes that msrun has started -> (rank, world, the `Fellows` that watch them, to be entered).
+def join_ranks(output):
+    """Join the other processes that msrun has started -> (rank, world_size, the `RankWatchdog` that watch them, to be entered).
 
     output: the folder of the run. Raises ConfigError if msrun has not, or if one of them is missing.
     """
@@ -23,9 +23,9 @@ def join(output):
     if role not in ("MS_WORKER", "MS_SCHED"):       # the scheduler does not come back from `init`
         raise ConfigError("--distributed: found no other processes, expected to be started by MindSpore's launcher: msrun"
                           " --worker_num=8 --local_worker_num=8 train.py ... --distributed")
-    fellows = None
+    watchdog = None
     if role == "MS_WORKER":
-        fellows = Fellows(Path(output) / ".processes")
+        watchdog = RankWatchdog(Path(output) / ".processes")
         # How long a CPU's collective waits for the others, who may be saving; 30 s by default. The scheduler's is another
         # process, where it is how long it goes without a heartbeat.
         os.environ["MS_NODE_TIMEOUT"] = str(PATIENCE)
@@ -34,14 +34,14 @@ def join(output):
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"--distributed: a process did not come or is gone ({str(error).splitlines()[0]}); see the logs of"
                           " msrun, worker_<rank>.log") from None
-    fellows.watch()
-    return communication.get_rank(), communication.get_group_size(), fellows
+    watchdog.watch()
+    return communication.get_rank(), communication.get_group_size(), watchdog
 
 
-LOOK = 1.0              # seconds between looks at the others
+POLL_SECONDS = 1.0              # seconds between looks at the others
 
 
-class Fellows:
+class RankWatchdog:
     """Each process holds the lock of a file of its own in `folder`, which all that see the folder watch: the kernel frees
     it however a process ends, and no computation that holds up Python delays it. A context manager.
 
@@ -64,7 +64,7 @@ class Fellows:
         others = [path for path in self.folder.iterdir() if path != self.path and not path.name.startswith(".")]
         there = []
         for path in others:
-            if ended(path) is None:
+            if exit_reason(path) is None:
                 there.append(path)
             else:
                 path.unlink(missing_ok=True)
@@ -72,12 +72,12 @@ class Fellows:
             threading.Thread(target=self._watch, args=(there,), daemon=True).start()
 
     def _watch(self, there):
-        while not self.left.wait(LOOK):
+        while not self.left.wait(POLL_SECONDS):
             for path in there:
-                news = ended(path)
-                if news and not self.left.is_set():
-                    self._leave(news)           # so that all tell of the first that ended
-                    end_now("train.py", f"{news}; the others cannot go on without it and end too. Look at its log"
+                message = exit_reason(path)
+                if message and not self.left.is_set():
+                    self._leave(message)           # so that all tell of the first that ended
+                    end_now("train.py", f"{message}; the others cannot go on without it and end too. Look at its log"
                             " (worker_<rank>.log of msrun), mend that, and go on from the last checkpoint with --resume")
 
     def __enter__(self):
@@ -87,26 +87,26 @@ class Fellows:
         self.left.set()
         if kind is None:
             self.path.unlink(missing_ok=True)
-        self._leave(_news(self.path, str(error) or kind.__name__) if kind else "")
+        self._leave(_message(self.path, str(error) or kind.__name__) if kind else "")
 
-    def _leave(self, news):
-        self.file.write(one_line(news))
+    def _leave(self, message):
+        self.file.write(one_line(message))
         self.file.close()
 
 
-def ended(path):
+def exit_reason(path):
     """A sentence on why the process of that file is no more, "" if it ended well; None: it is there."""
     try:
         with open(path, encoding="utf-8") as file:
             if not _lock(file, fcntl.LOCK_SH):
                 return None
             # without a word it may have removed its file since that was opened
-            return file.read() or (_news(path, "it was killed, or crashed") if path.exists() else "")
+            return file.read() or (_message(path, "it was killed, or crashed") if path.exists() else "")
     except FileNotFoundError:
         return ""
 
 
-def _news(path, reason):
+def _message(path, reason):
     return f"process {path.name} of this run has ended: {reason}"
 
 

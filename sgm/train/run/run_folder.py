@@ -64,7 +64,7 @@ class RunFolder:
             for old in sorted(self.folder.glob(f"{self.name}_????????.safetensors"))[:-self.recipe.keep]:
                 old.unlink()
         arrays, numbers = trainer.state()
-        numbers.update(world=trainer.world, recipe=asdict(self.recipe), model=asdict(self.spec))
+        numbers.update(world=trainer.world_size, recipe=asdict(self.recipe), model=asdict(self.spec))
         if self.name == LORA and self.init:
             numbers["init"] = {"path": str(Path(self.init).absolute()), "hash": file_hash(self.init)}
         save_safetensors(self.folder / STATE, arrays, {**note, "run": json.dumps(numbers)})
@@ -74,8 +74,8 @@ class RunFolder:
         """Continue `trainer` from the state, as `check_resumable` found it. Raises CheckpointError, ConfigError."""
         checkpoint = open_checkpoint(self.folder / STATE)
         numbers = numbers_of(checkpoint)
-        if numbers["world"] != trainer.world:
-            raise ConfigError(f"--resume {self.folder}: its run had {numbers['world']} processes, found {trainer.world},"
+        if numbers["world"] != trainer.world_size:
+            raise ConfigError(f"--resume {self.folder}: its run had {numbers['world']} processes, found {trainer.world_size},"
                               " expected as many: each step is of all their batches")
         trainer.restore(checkpoint, numbers)
         self.saved = trainer.done

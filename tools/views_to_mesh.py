@@ -28,7 +28,7 @@ DISK = 600 << 20                                # bytes that a run of the defaul
 
 
 def stage_list(text):
-    """The argparse type of --stages."""
+    """Return the stages named in `text`, in their own order: the argparse type of --stages."""
     names = [name.strip() for name in text.split(",")]
     if not names or any(name not in STAGES for name in names):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected some of {','.join(STAGES)}")
@@ -36,6 +36,7 @@ def stage_list(text):
 
 
 def parse(argv):
+    """Return the parsed arguments."""
     parser = Arguments(prog="views_to_mesh.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("views", type=Path, help="folder with a transforms.json, or the json file")
@@ -55,6 +56,7 @@ def parse(argv):
 
 
 def main(argv=None):
+    """Run the command. Return its exit code."""
     args = parse(argv)
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
     overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]

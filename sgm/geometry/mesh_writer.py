@@ -1,8 +1,9 @@
-"""Mesh files: binary glTF, Wavefront OBJ and PLY, each written beside its place and renamed.
+"""Writer of mesh files: binary glTF, Wavefront OBJ and PLY, each whole or not at all.
 
-GLB is glTF 2.0 (Khronos): y up, facing +z, so (x, y, z) of our z-up world is written (y, z, x); one vertex per texture
-coordinate, normals, the PNG inside.  OBJ and PLY stay in the input views' own world.  OBJ keeps vertices whole at seams and
-has its .mtl and .png beside it; PLY has whole vertices with colours, for programs that want a closed mesh and no texture.
+GLB is glTF 2.0 (Khronos): y up, facing +z, so (x, y, z) of our z-up world is written (y, z, x); one
+vertex per texture coordinate, normals, the PNG inside. OBJ and PLY stay in the input views' own
+world. OBJ keeps vertices whole at seams and has its .mtl and .png next to it; PLY has whole
+vertices with colors, for programs that need a closed mesh and no texture.
 """
 from __future__ import annotations
 
@@ -24,10 +25,11 @@ VERTICES, INDICES = 34962, 34963                # glTF buffer targets
 
 
 def save(mesh, path) -> list[Path]:
-    """Write `mesh`, whose vertices are in the input's world, as its suffix says -> the files written.
+    """Write `mesh`, whose vertices are in the input's world, in the format of the suffix.
 
-    mesh.obj brings mesh.mtl and mesh.png.  Files appear whole or not at all, the one that names the others last.
-    Raises InputError for another suffix, a path that is a folder, or one that cannot be written.
+    Return the files written: mesh.obj brings mesh.mtl and mesh.png. Files appear whole or not at
+    all, the one that names the others last. Raises InputError for another suffix, a path that is a
+    folder, or one that cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -44,7 +46,7 @@ def save(mesh, path) -> list[Path]:
 
 
 def png(texture: np.ndarray) -> bytes:
-    """A uint8 picture (H, W, 3) as the bytes of a PNG file."""
+    """Return a uint8 picture (H, W, 3) as the bytes of a PNG file."""
     out = io.BytesIO()
     Image.fromarray(texture).save(out, "PNG")
     return out.getvalue()

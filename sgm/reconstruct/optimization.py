@@ -1,4 +1,5 @@
-"""The loop that NeRF and DMTet share: step after step, with checkpoints and previews, until done or stopped."""
+"""The loop that NeRF and DMTet share: steps with checkpoints and previews, until done or stopped.
+"""
 import logging
 
 from sgm.common.cli import until_stopped
@@ -8,16 +9,18 @@ log = logging.getLogger("sgm")
 
 
 def optimize(trainer, *, save=None, preview=None, progress=None):
-    """Make the steps that a trainer has left. Return whether it got to its end.
+    """Run the steps that a trainer has left. Return whether it got to its end.
 
-    trainer: a NerfTrainer or a Refiner, or anything with a `name`; `done` and `total`, counts of steps; `step()`, which
-        returns the loss and the PSNR in dB; `state()`, {name: array}; `history`, a list that rows of (done, loss, psnr) are
-        added to; and `settings` with save_every and preview_every, 0 = only at the end and never.
-    save(arrays): is called with the state every settings.save_every steps and at the end.
-    preview(): is called every settings.preview_every steps and at the end.
-    progress(psnr): is called after every step; psnr is a mean over the last ten or so.
+    trainer: a `NerfTrainer` or `Refiner`, or anything with a `name`; `done` and `total`, numbers of
+    steps; `step()`, which returns the loss and the PSNR in dB; `state()`, {name: array}; `history`,
+    a list that rows (done, loss, psnr) are added to; and `settings` with save_every and
+    preview_every (0 = only at the end, and never).
+    save(arrays) is called with the state every settings.save_every steps and at the end.
+    preview() is called every settings.preview_every steps and at the end.
+    progress(psnr) is called after every step; psnr is a mean over the last ten or so.
 
-    Ctrl-C and SIGTERM end the loop after the step under way, with what there is then; a second one ends the program at once.
+    Ctrl-C and SIGTERM end the loop after the current step, and its state is saved; a second one
+    ends the program at once.
     """
     settings, psnr = trainer.settings, None
     with until_stopped() as stopped:            # an exception inside MindSpore would break it

@@ -1,7 +1,7 @@
-"""From a views folder to mesh files: the sequence of stages, what they save, and how a run goes on after it ended.
+"""The pipeline from a views folder to mesh files: stages, what they save, and resuming.
 
-Every stage leaves one file in `<output>/work`, written whole or not at all, with the settings it was made with; a stage
-in which something was optimized saves now and then on its way.
+Every stage leaves one file in `<output>/work`, written whole or not at all, with the settings it
+was made with; a stage that optimizes something also saves checkpoints on its way.
 """
 import hashlib
 import json
@@ -31,11 +31,12 @@ PICTURES = ("contact.png", "turntable.mp4", "turntable.gif")
 
 
 class Reconstruction:
-    """A run of the stages in one output folder: what is used again, what is saved, and the report.
+    """A run of the stages in one output folder: what is reused, what is saved, and the report.
 
-    source: a views folder or transforms.json. spec: a `MeshSpec`. output: a folder, made if need be. stages: of STAGES,
-    those to run; what the others made in `output` before is used, and without that they are left out. resume: go on from what is
-    saved of the stages to run. azimuth_sign: -1 counts the cameras' azimuths the other way. Raises ShapeError and the like.
+    source: a views folder or transforms.json. spec: a `MeshSpec`. output: a folder, created if
+    necessary. stages: which of STAGES to run; results of the others are taken from `output`, and
+    without those they are left out. resume: continue from what is saved of the stages to run.
+    azimuth_sign: -1 counts the cameras' azimuths the other way. Raises ShapeError and the like.
     """
 
     def __init__(self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True):
@@ -48,22 +49,23 @@ class Reconstruction:
         self.report, self.interrupted = {}, False
 
     def run(self):
-        """Run the stages. Return the TexturedMesh in the views' own world; None without the texture stage.
+        """Run the stages. Return the TexturedMesh in the views' own world.
 
-        `report` is then what report.json holds. Ctrl-C during an optimization, that of the texture too, ends it, skips those
-        that would follow, and makes files of what there is; in the last stage it also leaves out figures and pictures not
-        yet made. `interrupted` then says so.
+        Without the texture stage that is None. `report` then holds what report.json does. Ctrl-C
+        during an optimization, that of the texture too, ends it, skips those that would follow, and
+        makes files of what there is; in the last stage it also leaves out figures and pictures that
+        are not made yet. `interrupted` then says so.
         """
         with self.timer("views"):
             views, held_out = steps.read(self.source, self.spec, self.azimuth_sign, self.progress)
             self.report["views"] = {"source": self.source, "count": len(views), "held_back": len(held_out), "width": views.w,
-                                    "height": views.h, "scale": views.scale, "centre": views.centre.tolist()}
+                                    "height": views.h, "scale": views.scale, "centre": views.center.tolist()}
             digest = hashlib.sha256(views.c2w.tobytes() + views.rgb.tobytes() + views.mask.tobytes())
             origin = {"views": digest.hexdigest()[:16], "seed": self.spec.seed}
         self.work.folder.mkdir(parents=True, exist_ok=True)
         with self.timer("hull"):
             hull = steps.carve(views, self.spec)
-            self.report["hull"] = {"base": hull.base, "outvoted": hull.outvoted, "coverage": round(hull.coverage, 4)}
+            self.report["hull"] = {"base": hull.base, "outvoted": hull.allowed_outliers, "coverage": round(hull.coverage, 4)}
         with self.timer("nerf"):
             field, trainer = self.field(views, hull, origin)
         with self.timer("surface"):
@@ -81,7 +83,10 @@ class Reconstruction:
         return mesh
 
     def field(self, views, hull, origin):
-        """Return the Field and its NerfTrainer: trained, or from an earlier run; without either, untrained and None."""
+        """Return the Field and its NerfTrainer: trained now, or restored from an earlier run.
+
+        Without either, the Field is untrained and the trainer None.
+        """
         spec = self.spec
         made_with = {**origin, "hull": asdict(spec.hull), "nerf": _of_result(spec.nerf)}
         saved = self.saved("nerf", made_with)
@@ -112,7 +117,7 @@ class Reconstruction:
         return sdf
 
     def surface(self, views, sdf, field, origin):
-        """Return the `Surface` of a signed distance: refined by DMTet, or from an earlier run, or as it is."""
+        """Return the Surface of a signed distance: refined, from an earlier run, or as it is."""
         spec = self.spec
         made_with = {**origin, "surface": hashlib.sha256(sdf.tobytes()).hexdigest()[:16], "dmtet": _of_result(spec.dmtet)}
         saved = self.saved("dmtet", made_with)
@@ -136,7 +141,10 @@ class Reconstruction:
         return refiner.surface()
 
     def optimize(self, trainer, picture):
-        """Run a NerfTrainer or a Refiner; its checkpoints and previews, which picture() makes, go to the work folder."""
+        """Run a NerfTrainer or a Refiner, with checkpoints and previews in the work folder.
+
+        picture() makes a preview, or returns None.
+        """
         def preview():
             found = picture()
             if found is not None:
@@ -155,15 +163,15 @@ class Reconstruction:
     def mesh(self, surface, views, held_out, hull, stopped):
         """Clean, texture, write files and figures. Return the TexturedMesh in the views' own world.
 
-        Without the texture stage: figures of the surface as it is, and None. stopped: the list of `until_stopped`; the files
-        of the mesh are written nevertheless.
+        Without the texture stage: report the surface as it is, and return None. stopped: the list
+        of `until_stopped`; the files of the mesh are written even if it holds something.
         """
         vertices, faces = steps.flattened(surface, hull)
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(vertices, faces)
             return None
         mesh = steps.texture(vertices, faces, views, self.spec, stopped)
-        placed = mesh.placed(views.scale, views.centre)
+        placed = mesh.placed(views.scale, views.center)
         for kind in FORMATS:
             mesh_writer.save(placed, self.output / f"mesh.{kind}")
         self.report["mesh"] = report.facts(placed)
@@ -180,7 +188,7 @@ class Reconstruction:
         return placed
 
     def saved(self, stage, made_with):
-        """Return {name: array} that `stage` saved, or None: nothing is there, or it is to be made again.
+        """Return {name: array} that `stage` saved, or None if there is nothing to reuse.
 
         Raises ShapeError if it was made with other settings or views.
         """
@@ -205,14 +213,15 @@ class Reconstruction:
 
 
 def views_to_mesh(views, output=None, config="default", overrides=(), **options):
-    """Make a mesh of views with cameras, as tools/views_to_mesh.py does it. Return the TexturedMesh in the views' own
-    world, z up.
+    """Make a mesh of views with cameras, as tools/views_to_mesh.py does it.
 
-    views: a views folder, or the path of a transforms.json. output: the folder to write; None = `mesh` within the views
-    folder. config: default, fast, fine or a YAML file; overrides: ["nerf.steps=300", ...]. options: of Reconstruction; with
-    `stages` that leave out "texture" there is no mesh yet and None is returned: `output` then holds what they made.
-    The device is that of sgm.ops.set_device, a CPU if nobody called it. Raises ShapeError, CameraError, ImageError,
-    ConfigError (all sgm.common.errors.InputError).
+    Return the TexturedMesh in the views' own world, z up. views: a views folder, or the path of a
+    transforms.json. output: the folder to write; None = `mesh` within the views folder. config:
+    default, fast, fine or a YAML file; overrides: ["nerf.steps=300", ...]. options: those of
+    `Reconstruction`; with `stages` that leave out "texture" there is no mesh yet and None is
+    returned: `output` holds what they made.
+    The device is that of sgm.ops.set_device, a CPU if nobody called it. Raises ShapeError,
+    CameraError, ImageError, ConfigError (all sgm.common.errors.InputError).
     """
     views = Path(views)
     spec = load_mesh_spec(config, list(overrides))

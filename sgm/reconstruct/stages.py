@@ -1,7 +1,8 @@
-"""The stages from views to a mesh as functions: each takes what it needs and returns what it made.
+"""The stages from views to a mesh as functions: each takes what it needs and returns its result.
 
-views -> hull -> (field) -> distance -> surface -> mesh. The field is trained by `NerfTrainer` and the surface refined by
-`Refiner`, both run by `optimization.optimize`; `pipeline.Reconstruction` puts the stages in sequence and keeps what they made.
+views, hull, field, distance, surface, mesh: the field is trained by `NerfTrainer` and the surface
+refined by `Refiner`, both run by `optimization.optimize`. `pipeline.Reconstruction` puts the stages
+in sequence and keeps their results.
 """
 from typing import NamedTuple
 
@@ -16,20 +17,25 @@ from sgm.reconstruct.texture import baking
 
 
 class Hull(NamedTuple):
-    """The visual hull of views. closed (R + 1,) * 3: its signed distance at hull.resolution, cut by the box and at its base;
-    open: that at depth.resolution, not cut. base: height of the flat underside, or None. outvoted: how many views may
-    contradict a place. coverage: share of the masks that the hull covers."""
+    """The visual hull of views.
+
+    closed (R + 1,) * 3: its signed distance at hull.resolution, cut by the box and at its base;
+    open: the one at depth.resolution, not cut. base: height of the flat underside, or None.
+    allowed_outliers: number of views allowed to contradict a voxel. coverage: share of the masks
+    that the hull covers.
+    """
     closed: np.ndarray
     open: np.ndarray
     base: float | None
-    outvoted: int
+    allowed_outliers: int
     coverage: float
 
 
 def read(source, spec, azimuth_sign=1, progress=False):
-    """Return the views of a folder or transforms.json in the box |x| <= HALF, and those of them that are held out.
+    """Return the views of a folder or transforms.json, in the box |x| <= HALF, and held-out ones.
 
-    spec: a MeshSpec. azimuth_sign: -1 counts the cameras' azimuths the other way. Raises ShapeError and the like.
+    spec: a `MeshSpec`. azimuth_sign: -1 counts the cameras' azimuths the other way. Raises
+    ShapeError and the like.
     """
     views = read_views(source, spec.side, spec.views, spec.matte, progress)
     if azimuth_sign == -1:
@@ -46,18 +52,19 @@ def read(source, spec, azimuth_sign=1, progress=False):
 
 def carve(views, spec):
     """Return the Hull of views."""
-    outvoted = scene_box.outvoted(views)
-    closed = visual_hull.closed(visual_hull.hull_sdf(views, spec.hull.resolution, HALF, outvoted), HALF)
+    allowed_outliers = scene_box.allowed_outliers(views)
+    closed = visual_hull.closed(visual_hull.hull_sdf(views, spec.hull.resolution, HALF, allowed_outliers), HALF)
     base = flat_base.base_height(closed, HALF, views) if spec.hull.base else None
     return Hull(closed if base is None else flat_base.cut_below(closed, HALF, base),
-                visual_hull.hull_sdf(views, spec.depth.resolution, HALF, outvoted), base, outvoted,
+                visual_hull.hull_sdf(views, spec.depth.resolution, HALF, allowed_outliers), base, allowed_outliers,
                 scene_box.coverage(closed, views.resized(144)))
 
 
 def distance(trainer, hull, spec, progress=False):
-    """Return the signed distance (depth.resolution + 1,) * 3 that the mesh starts from, and a dict of how it was found.
+    """Return the signed distance that the mesh starts from, and a dict of how it was found.
 
-    trainer: a NerfTrainer whose depths are fused with the hull; with None, or before its first step, it is the hull alone.
+    It is a grid of (depth.resolution + 1)^3. trainer: a `NerfTrainer` whose depths are fused with
+    the hull; with None, or before its first step, the distance is that of the hull alone.
     """
     if trainer is not None and trainer.done:
         return depth_fusion.surface(trainer, hull.open, hull.base, spec.depth, progress)
@@ -72,13 +79,17 @@ def surface(sdf):
 
 
 def flattened(surface, hull):
-    """Return vertices (N, 3) and faces (M, 3) of a surface; its hidden underside is flat where the hull has a base."""
+    """Return vertices (N, 3) and faces (M, 3) of a surface, flat below where the hull has a base.
+    """
     if hull.base is None:
         return surface.vertices, surface.faces
     return flat_base.flattened(surface.vertices, surface.faces, hull.base, hull.open, HALF), surface.faces
 
 
 def texture(vertices, faces, views, spec, stopped=()):
-    """Return the TexturedMesh of a surface, cleaned, in the box of the views. stopped: see `baking.bake`."""
+    """Return the TexturedMesh of a surface, cleaned, in the box of the views.
+
+    stopped: see `baking.bake`.
+    """
     vertices, faces = cleaning.clean(vertices, faces, spec.clean)
     return baking.bake(vertices, faces, views, spec.texture, stopped)

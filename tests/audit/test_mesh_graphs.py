@@ -34,7 +34,7 @@ def test_graphs_of_the_mesh_have_no_violations(name):
 
 def test_what_crosses_by_hand():
     """A step of the field: 64 points, 2 levels of 8 corners, index and weight of 4 bytes; per ray 4 distances, 4 lengths,
-    9 colours and alphas but 7 of them; three rates; two results. 14 products of matrices."""
+    9 colors and alphas but 7 of them; three rates; two results. 14 products of matrices."""
     row = examined(CASES["dense: NeRF training step, dense"])
     assert row["host_bytes"] == 64 * 2 * 8 * 8 + 4 * 16 * (4 + 4 + 3 + 1 + 3) + 4 * 3 + 4 * 2
     points, rays = 64, 16

@@ -210,7 +210,7 @@ def test_from_views_to_files_killed_and_resumed(folder, tmp_path):
     assert names >= {"mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", "contact.png", "report.json", "work"}
     assert {path.name for path in (whole / "work").glob("*.png")} == {
         f"{name}.png" for name in ("nerf_00006", "nerf_00012", "dmtet_00004", "dmtet_00006")}
-    assert Image.open(whole / "work" / "dmtet_00006.png").size == (3 * SIDE, 3 * SIDE)      # views, colours, shape
+    assert Image.open(whole / "work" / "dmtet_00006.png").size == (3 * SIDE, 3 * SIDE)      # views, colors, shape
 
     process = subprocess.Popen(command(folder, parts, "--set=hold_out=5"))
     while process.poll() is None and not (parts / "work" / "nerf.npz").exists():

@@ -18,9 +18,9 @@ def joined(*parts):
     return np.concatenate([p.vertices for p in parts]), np.concatenate([p.faces + k for p, k in zip(parts, first)])
 
 
-def ball(radius, centre=(0, 0, 0), subdivisions=3):
+def ball(radius, center=(0, 0, 0), subdivisions=3):
     solid = trimesh.creation.icosphere(subdivisions, radius)
-    solid.vertices += centre
+    solid.vertices += center
     return solid
 
 

@@ -112,10 +112,10 @@ def test_command_with_the_up_axis(meshes, tmp_path, capsys, monkeypatch):
 def test_command_with_views_that_were_held_back(tmp_path, capsys, monkeypatch):
     """The views are of the mesh itself, except the last, which is not counted; a smaller mesh has smaller outlines."""
     monkeypatch.setattr(metrics, "compare", partial(metrics.compare, samples=500, dense=5000))
-    colours = np.random.RandomState(0).randint(0, 255, (8, 3))
+    colors = np.random.RandomState(0).randint(0, 255, (8, 3))
     for name, size in (("box.ply", 1.0), ("small.ply", 0.8)):
         box = trimesh.creation.box(size * np.array((0.6, 0.5, 0.4)))
-        box.visual.vertex_colors = colours
+        box.visual.vertex_colors = colors
         box.export(tmp_path / name)
     orbit, folder = Orbit.static(20, 5), tmp_path / "views"
     views = render_views(load_mesh(tmp_path / "box.ply"), orbit.poses(2.0), 64, FOV_DEG, lighting=report.UNLIT)

@@ -1,4 +1,4 @@
-"""Mesh files read back by trimesh and by our own reader: places, axes, colours, closedness; nothing half-written."""
+"""Mesh files read back by trimesh and by our own reader: places, axes, colors, closedness; nothing half-written."""
 import json
 import struct
 from pathlib import Path
@@ -45,8 +45,8 @@ def test_glb_is_y_up_and_faces_z(mesh, tmp_path):
     np.testing.assert_allclose(as_set(read.vertices), as_set(mesh.vertices[:, [1, 2, 0]]), atol=1e-6)
     np.testing.assert_allclose(read.extents, (0.6, 0.4, 1.0), atol=1e-6)
     assert np.asarray(read.visual.material.baseColorTexture).shape[:2] == (128, 128)
-    colours = trimesh.visual.color.uv_to_color(read.visual.uv, read.visual.material.baseColorTexture)[:, :3]
-    np.testing.assert_allclose(colours / 255, read.vertices[:, [2, 0, 1]] / (1, 0.6, 0.4) + 0.5, atol=0.06)
+    colors = trimesh.visual.color.uv_to_color(read.visual.uv, read.visual.material.baseColorTexture)[:, :3]
+    np.testing.assert_allclose(colors / 255, read.vertices[:, [2, 0, 1]] / (1, 0.6, 0.4) + 0.5, atol=0.06)
     assert np.einsum("ij,ij->i", read.vertex_normals, read.vertices).min() > 0
     welded = trimesh.Trimesh(read.vertices, read.faces)
     assert welded.is_watertight and welded.volume == pytest.approx(0.24, rel=1e-5)
@@ -75,17 +75,17 @@ def test_glb_keeps_the_rules_of_gltf(mesh, tmp_path):
 
 
 def test_obj_and_ply_stay_in_the_input_world(mesh, tmp_path):
-    centre, scale = np.array([100.0, -3, 7]), 0.25
-    world = mesh.placed(scale, centre)
+    center, scale = np.array([100.0, -3, 7]), 0.25
+    world = mesh.placed(scale, center)
     assert {p.name for p in mesh_writer.save(world, tmp_path / "m.obj")} == {"m.obj", "m.mtl", "m.png"}
     mesh_writer.save(world, tmp_path / "m.ply")
     obj = trimesh.load(tmp_path / "m.obj", force="mesh", process=False)
     ply = trimesh.load(tmp_path / "m.ply", process=False)
     for read in (obj, ply):
-        np.testing.assert_allclose(as_set(read.vertices), as_set(mesh.vertices / scale + centre), atol=2e-5)
+        np.testing.assert_allclose(as_set(read.vertices), as_set(mesh.vertices / scale + center), atol=2e-5)
     assert ply.is_watertight and len(ply.vertices) == len(mesh.vertices)        # whole at seams
     assert ply.volume == pytest.approx(0.24 / scale ** 3, rel=1e-4)
-    # a corner's colour is the mean over three sides of the brick; all sides have it
+    # a corner's color is the mean over three sides of the brick; all sides have it
     wanted = mesh.vertices / (1, 0.6, 0.4) + 0.5
     np.testing.assert_allclose(ply.visual.vertex_colors[:, :3] / 255, wanted, atol=0.06)
     text = (tmp_path / "m.obj").read_text()
@@ -96,7 +96,7 @@ def test_obj_and_ply_stay_in_the_input_world(mesh, tmp_path):
 def test_all_kinds_look_alike_in_our_own_reader(mesh, tmp_path):
     cameras = Orbit.static(25.0, 3).poses(2.5)
     wanted = render_views(mesh.drawable(), cameras, 96, 33.8, lighting=UNLIT)
-    for name, limit in (("a.glb", 0.5), ("a.obj", 0.5), ("a.ply", 6)):            # ply: colours at vertices only
+    for name, limit in (("a.glb", 0.5), ("a.obj", 0.5), ("a.ply", 6)):            # ply: colors at vertices only
         mesh_writer.save(mesh, tmp_path / name)
         seen = render_views(load_mesh(tmp_path / name), cameras, 96, 33.8, lighting=UNLIT)
         assert (seen[..., 3] != wanted[..., 3]).mean() < 1e-3
@@ -130,7 +130,7 @@ def test_turntable(mesh, tmp_path):
     assert frames.shape == (8, 48, 96, 3) and frames.dtype == np.uint8
     both = [frames[..., :48, :], frames[..., 48:, :]]
     assert all((side != 255).any(-1).mean() > 0.05 for side in both)
-    assert (both[0].max(-1) != both[0].min(-1)).any() and (both[1].max(-1) == both[1].min(-1)).all()   # colours, and clay
+    assert (both[0].max(-1) != both[0].min(-1)).any() and (both[1].max(-1) == both[1].min(-1)).all()   # colors, and clay
     files = write_turntable(tmp_path, frames)
     assert {f.name for f in files} == {"turntable.mp4", "turntable.gif"} == {p.name for p in tmp_path.iterdir()}
     told = facts(mesh)

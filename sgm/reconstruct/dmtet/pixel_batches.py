@@ -17,7 +17,7 @@ AHEAD = 0.5         # cells: how far along the ray, this way or that, the color 
 
 
 class Edges(NamedTuple):
-    """Edges of the grid that the surface crosses: the values at their ends a and b, and where these are, (E,) float32."""
+    """Edges of the grid that the surface crosses: values and places of their ends a, b, (E,)."""
     s_a: np.ndarray
     s_b: np.ndarray
     ax: np.ndarray
@@ -29,8 +29,10 @@ class Edges(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Where the field is evaluated, as `Field.encode` gives it: at the N colored points, and further along the rays of the
-    first G of them."""
+    """Where the field is evaluated, as `Field.encode` returns it.
+
+    These are the N colored points, and points further along the rays of the first G of them.
+    """
     indices: np.ndarray
     weights: np.ndarray
     further_indices: np.ndarray
@@ -45,8 +47,11 @@ class Faces(NamedTuple):
 
 
 class Outlines(NamedTuple):
-    """Pairs of pixels between which a silhouette passes, see `rasterizer.Outline`: rows of the pixels near, far and receiver
-    and vertices p, q of the edge (Q,) int32; across (Q,), functionals (9, Q) and the cameras' places eyes (3, Q) float32."""
+    """Pairs of pixels between which a silhouette passes, see `rasterizer.Outline`.
+
+    Rows of the pixels near, far and receiver and vertices p, q of the edge are (Q,) int32; across
+    (Q,), functionals (9, Q) and eyes (3, Q), the cameras' places, are float32.
+    """
     near: np.ndarray
     far: np.ndarray
     receiver: np.ndarray
@@ -58,8 +63,11 @@ class Outlines(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """What the rows should look like, the N colored pixels and then the background pixels that outlines blend with: target
-    (N + Q, 3) colors, wanted (N + Q,) alpha, shares (N + Q,) of the loss; backdrop (Q, 3) is the colors of the latter."""
+    """Goals of the rows: the N colored pixels, then the background pixels that outlines blend with.
+
+    target (N + Q, 3): colors; wanted (N + Q,): alpha; shares (N + Q,): weights in the loss;
+    backdrop (Q, 3): the colors of the background pixels.
+    """
     target: np.ndarray
     wanted: np.ndarray
     shares: np.ndarray
@@ -67,8 +75,11 @@ class Pixels(NamedTuple):
 
 
 class Rays(NamedTuple):
-    """The rays of the first G pixels: vertices i, j, k of the triangle that each meets (G,) int32, directions and eyes (3, G),
-    moves (G,): how often a pixel counts, by the distance to the further point."""
+    """The rays of the first G pixels.
+
+    Each meets the triangle of vertices i, j, k (G,) int32. directions, eyes (3, G); moves (G,): how
+    often a pixel counts, divided by the distance to its further point.
+    """
     i: np.ndarray
     j: np.ndarray
     k: np.ndarray
@@ -78,15 +89,17 @@ class Rays(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Neighboring pixels whose normals are compared: rows first and second (G,) int32; even (G,): weights, less where the
-    picture has an edge."""
+    """Neighboring pixels whose normals are compared: rows first and second (G,) int32.
+
+    even (G,): weights, smaller where the picture has an edge.
+    """
     first: np.ndarray
     second: np.ndarray
     even: np.ndarray
 
 
 class Batch(NamedTuple):
-    """What `refinement.Loss` takes."""
+    """All arguments of `refinement.Loss`."""
     edges: Edges
     points: Points
     faces: Faces
@@ -104,8 +117,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """The mesh of a grid: edges (E, 2) of the grid, faces (M, 3), around (M, 3) their neighbours, values (2, E) at the
-    edges' ends, places (2, E, 3) of these, vertices (E, 3)."""
+    """The mesh of a grid.
+
+    edges (E, 2) of the grid, faces (M, 3), around (M, 3) the faces' neighbors, values (2, E) at the
+    edges' ends, places (2, E, 3) of these, vertices (E, 3).
+    """
     edges: np.ndarray
     faces: np.ndarray
     around: np.ndarray
@@ -115,7 +131,10 @@ class Surface:
 
 
 def surface_of(sdf, half, deformation=None, bound=0.0):
-    """The Surface of a sealed grid, its vertices moved by `tetgrid.deformed` if there is a deformation ((R + 1)^3, 3)."""
+    """Return the Surface of a sealed grid.
+
+    Its vertices are moved by `tet_grid.deformed` if there is a deformation ((R + 1)^3, 3).
+    """
     resolution = sdf.shape[0] - 1
     edges, faces = marching_tets.march(sdf)
     values = sdf.reshape(-1)[edges.T]
@@ -128,9 +147,10 @@ def surface_of(sdf, half, deformation=None, bound=0.0):
 
 
 def picture(surface, field, views, view):
-    """View number `view` of a surface in the colours of a field -> rgb (h, w, 3) float32 premultiplied, covered (h, w) bool.
+    """Return view number `view` of a surface in the colors of a field.
 
-    Not antialiased: one ray through the middle of each pixel.
+    rgb (h, w, 3) float32 premultiplied, covered (h, w) bool. Not antialiased: one ray through the
+    middle of each pixel.
     """
     c2w = views.c2w[view]
     ids, depth = rasterizer.face_ids(surface.vertices, surface.faces, c2w, views.intrinsics, views.w, views.h)
@@ -143,36 +163,39 @@ def picture(surface, field, views, view):
 
 
 class Lengths:
-    """The static lengths of a device graph: each is fixed with room to spare when first asked for, and grows if need be
-    (the graph is then compiled again)."""
+    """The static lengths of a device graph.
+
+    Each is fixed with some room to spare when first needed, and grows if necessary (the graph is
+    then compiled again).
+    """
 
     def __init__(self):
         self.fixed = {}
 
     def of(self, name, count):
-        """A length of at least `count`."""
+        """Return a length of at least `count`."""
         if count > self.fixed.get(name, 0):
             self.fixed[name] = -(-int(max(count, 1) * SPARE) // UNIT) * UNIT
         return self.fixed[name]
 
 
 def geometry_rows(settings):
-    """How many of the coloured pixels move the surface by colour and normal."""
+    """Return how many of the colored pixels move the surface by color and normal."""
     return int(settings.geometry * settings.pixels) // 2 * 2
 
 
 def padded(array, length, fill=0):
-    """The array with its last axis filled up to a length, contiguous."""
+    """Return the array with its last axis filled up to a length, contiguous."""
     out = np.full((*array.shape[:-1], length), fill, array.dtype)
     out[..., :array.shape[-1]] = array
     return out
 
 
 class PixelBatcher:
-    """Batches for `refinement.Loss` of views of one size.
+    """Makes batches for `refinement.Loss` of views of one size.
 
-    resolution: cells per side of the grid over [-half, half]^3. settings: a `DMTetSpec`. lengths: a `Lengths`, which all
-    sizes of views share.
+    resolution: cells per side of the grid over [-half, half]^3. settings: a `DMTetSpec`. lengths: a
+    `Lengths`, which all sizes of views share.
     """
 
     def __init__(self, views, half, resolution, settings, lengths):
@@ -185,8 +208,8 @@ class PixelBatcher:
     def batch(self, surface, chosen, encode, rng):
         """Return the Batch of the views `chosen` of a surface.
 
-        encode(points, further): returns what `Field.encode` makes of the points (N, 3) that are colored, and of points (G, 3)
-        a little before or behind the first G of these, four arrays.
+        encode(points, further) returns four arrays: what `Field.encode` makes of the points (N, 3)
+        that are colored, and of points (G, 3) a little before or behind the first G of these.
         """
         views, settings, count = self.views, self.settings, len(chosen)
         h, w = views.h, views.w
@@ -253,7 +276,7 @@ class PixelBatcher:
                         padded(np.ascontiguousarray(eyes[view].T), length))
 
     def _pixels(self, chosen, pixels, weight, behind, background, length):
-        """Return the Pixels: those colored, with their weights, and those behind outlines, of which there are `length`."""
+        """Return the Pixels: the colored ones with their weights, and up to `length` others."""
         views, n = self.views, self.settings.pixels
         area = views.h * views.w
         shown = np.concatenate([pixels, behind])
@@ -269,9 +292,10 @@ class PixelBatcher:
         return Pixels(target, wanted, shares / max(mask.sum(), 1), backdrop)
 
     def _chosen_pixels(self, ids, near, far, rng):
-        """Which covered pixels are coloured -> numbers, weights, how many are not at outlines (these come first).
+        """Choose the covered pixels that are colored.
 
-        Blocks of 2 x 2 pixels are drawn at random, so that neighbours are there to compare, and in random order.
+        Return their numbers, their weights, and how many are not at outlines (these come first).
+        Blocks of 2 x 2 pixels are drawn in random order, so that neighbors can be compared.
         """
         views, n = self.views, self.settings.pixels
         h, w = views.h, views.w
@@ -288,7 +312,7 @@ class PixelBatcher:
         return np.concatenate([covered[order], fixed]), weight, len(order)
 
     def _pairs(self, pixels, ids, depth, row_of, g, rng, flat):
-        """Return the Pairs of the first g rows that lie next to each other on one surface."""
+        """Return the Pairs of the first g rows that are neighbors on one surface."""
         views, count = self.views, len(pixels)
         h, w = views.h, views.w
         pairs = []
@@ -308,7 +332,10 @@ class PixelBatcher:
         return Pairs(*padded(pairs.astype(np.int32), length), padded(even.astype(np.float32), length))
 
     def _rays(self, surface, pixels, ids, direction, eyes, others, g, ahead):
-        """Return the Rays of the first g rows; the first `others` of them are not at outlines and move the surface."""
+        """Return the Rays of the first g rows.
+
+        The first `others` of them are not at outlines and move the surface.
+        """
         length, moving = max(g, 2), min(others, len(pixels))
         moves = np.zeros(length, np.float32)
         moves[:moving] = others / max(moving, 1)

@@ -1,11 +1,13 @@
-"""Deep marching tetrahedra: a surface moved by the pictures it should give.
+"""Deep marching tetrahedra: a surface is moved until it renders as the views.
 
-Shen et al., "Deep Marching Tetrahedra", NeurIPS 2021, and nvdiffrec (Munkberg et al., CVPR 2022), with the topology and
-visibility of every step found on the host and the rest in one compiled graph of static shape: vertices from the values at
-grid edges, colours of a field at surface points, outlines antialiased, losses, the field's update.
+Shen et al., "Deep Marching Tetrahedra", NeurIPS 2021, and nvdiffrec (Munkberg et al., CVPR 2022),
+with the topology and visibility of every step found on the host and the rest in one compiled graph
+of static shape: vertices from the values at grid edges, colors of a field at surface points,
+outlines antialiased, losses, the field's update.
 
-The field is asked on the host's points, so its colours carry no gradient to the surface by themselves. That along the ray,
-which is all a pixel's colour depends on, is the difference to its colour a little further along.
+The field is evaluated at the host's points, so its colors carry no gradient to the surface by
+themselves. The gradient along the ray, which is all that a pixel's color depends on, is the
+difference to the color a little further along.
 """
 import mindspore as ms
 import numpy as np
@@ -37,12 +39,12 @@ from sgm.reconstruct.dmtet.raster_gradients import (
     unit,
     vertex_normals,
 )
-from sgm.reconstruct.dmtet.sdf_optimizer import Adam, Descent
+from sgm.reconstruct.dmtet.sdf_optimizer import Adam, SdfOptimizer
 from sgm.reconstruct.posed_views import HALF
 
 
 class RefineError(InputError):
-    """Views or distances from which no surface can be refined; the message is one line and says what to do."""
+    """Views or distances from which no surface can be refined; one line says what to do."""
 
 
 def grouped(arrays):
@@ -60,9 +62,10 @@ class Loss(nn.Cell):
         self.mask, self.smooth = settings.mask, settings.smooth
 
     def construct(self, *arrays):
-        """Return the loss; the squared error of the colors over wanted pixels and the weight of these, for the PSNR.
+        """Return the loss, and the squared error of the colors and its weight, for the PSNR.
 
-        arrays: `Batch.arrays`. A compiled graph takes and differentiates plain tensors, so they are grouped here again.
+        The error is over wanted pixels. arrays: `Batch.arrays`; a compiled graph takes and
+        differentiates plain tensors, so they are grouped here again.
         """
         edges, points, faces, outlines, pixels, rays, pairs = grouped(arrays)
         vertices = marching_tets.device_crossings(edges)
@@ -87,8 +90,12 @@ class Loss(nn.Cell):
         return loss, P.stop_gradient((solid * error).sum() / 3), solid.sum()
 
     def by_surface(self, vertices, faces, rays, pairs):
-        """How far the first G pixels' points have moved along their rays (0 in value, not in gradient), and the bilateral
-        smoothness of normals: exp(-3 |dI|) (sqrt(1 + |dn|^2) - 1) of neighbouring pixels (SV3D, section 4)."""
+        """Return how far points have moved along their rays, and the loss of bent surfaces.
+
+        The first, of the first G pixels, is 0 in value, not in gradient. The second is the
+        bilateral smoothness of normals: exp(-3 |dI|) (sqrt(1 + |dn|^2) - 1) of neighboring pixels
+        (SV3D, section 4).
+        """
         eye, direction = P.unstack(rays.eyes, 0), P.unstack(rays.directions, 0)
         i, j, k = rays.i, rays.j, rays.k
         a, b, c = take(vertices, i), take(vertices, j), take(vertices, k)
@@ -104,17 +111,21 @@ class Loss(nn.Cell):
 
 
 def adam_step(field, settings):
-    """An AdamStep of the field, whose gradients are by the edges' values too, and by their places if the grid deforms."""
+    """Return an AdamStep of the field that also gives gradients by the edges' values.
+
+    If the grid deforms, it gives those by their places too.
+    """
     inputs = tuple(range(len(Edges._fields) if settings.deformation > 0 else 2))
     return adam.AdamStep(Loss(field, settings), field.trainable_params(), "dmtet", inputs)
 
 
 class Refiner:
-    """A surface, its colours and the state of their optimisation; `state` and `restore` make a run resume bit for bit.
+    """A surface, its colors and the state of their optimization.
 
-    `sgm.reconstruct.optimization.optimize` moves the surface, and trains the field along, until it renders as the views.
-    views: `views.Views`, normalised. sdf (R + 1,) * 3: negative inside. field: a `field.Field`. settings: a `DMTetSpec`.
-    Raises RefineError if the grid has no inside.
+    `sgm.reconstruct.optimization.optimize` moves the surface, and trains the field along, until it
+    renders as the views. `state` and `restore` make a run resume bit for bit.
+    views: `PosedViews`, normalized. sdf (R + 1,) * 3: negative inside. field: a `Field`. settings:
+    a `DMTetSpec`. Raises RefineError if the grid has no inside.
     """
     name = "dmtet"
 
@@ -125,9 +136,9 @@ class Refiner:
         self.views, self.field, self.settings, self.seed = views, field, settings, seed
         self.resolution = sdf.shape[0] - 1
         self.sdf = tet_grid.sealed(sdf, HALF)
-        self.descent = Descent(self.sdf, HALF, settings)
+        self.optimizer = SdfOptimizer(self.sdf, HALF, settings)
         self.deformation = np.zeros((self.sdf.size, 3), np.float32) if settings.deformation > 0 else None
-        self.deforming = Adam((self.sdf.size, 3))
+        self.deformation_adam = Adam((self.sdf.size, 3))
         self.adam = adam_step(field, settings)
         self.graph = ops.compiled(self.adam.construct)
         self.lengths, self.batchers, self.buffers = pixel_batches.Lengths(), {}, [None, None]
@@ -135,15 +146,15 @@ class Refiner:
 
     @property
     def total(self):
-        """Steps of all stages, done or not."""
+        """Return the number of steps of all stages, done or not."""
         return sum(self.settings.steps)
 
     def surface(self):
-        """The present `shading.Surface`."""
+        """Return the present `pixel_batches.Surface`."""
         return pixel_batches.surface_of(self.sdf, HALF, self.deformation, self.settings.deformation)
 
     def _stage(self):
-        """Stage of the next step, and how many steps it has had."""
+        """Return the stage of the next step, and how many steps it has had."""
         before = self.done
         for stage, steps in enumerate(self.settings.steps):
             if before < steps:
@@ -152,7 +163,7 @@ class Refiner:
         return stage, before
 
     def _chosen(self, stage, step):
-        """The views of a step: all of them once, in random order, before one comes again."""
+        """Return the views of a step: each once, in random order, before one comes again."""
         count, total = min(self.settings.views[stage], len(self.views)), len(self.views)
         turns = range(step * count // total, ((step + 1) * count - 1) // total + 1)
         order = np.concatenate([np.random.RandomState([self.seed, stage, turn]).permutation(total) for turn in turns])
@@ -160,7 +171,10 @@ class Refiner:
         return np.unique(order[start:start + count])
 
     def step(self):
-        """One step -> loss, PSNR of the object's pixels in dB. Raises RefineError when the loss is not finite."""
+        """Make one step. Return its loss and the PSNR of the object's pixels in dB.
+
+        Raises RefineError when the loss is not finite.
+        """
         settings, (stage, step) = self.settings, self._stage()
         if stage not in self.batchers:      # one size of pictures is kept, no more
             self.batchers = {stage: pixel_batches.PixelBatcher(self.views.resized(settings.sides[stage]), HALF,
@@ -180,7 +194,7 @@ class Refiner:
         return loss, -10 * np.log10(max(float(error.asnumpy()) / max(float(weight.asnumpy()), 1e-12), 1e-10))
 
     def _encoded(self, *points):
-        """Return the field's indices and weights of several arrays of points, in the memory of the last step's."""
+        """Return the field's indices and weights at points, in the memory of the last step's."""
         self.buffers = [self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers)]
         return [array for buffer in self.buffers for array in buffer]
 
@@ -190,36 +204,36 @@ class Refiner:
         summed = [np.bincount(ends[:, i], gradients[i], size) for i in (0, 1)]
         crossed = np.zeros(size, bool)
         crossed[ends] = True
-        self.sdf = tet_grid.sealed(self.descent.step(self.sdf, (summed[0] + summed[1]).astype(np.float32)
+        self.sdf = tet_grid.sealed(self.optimizer.step(self.sdf, (summed[0] + summed[1]).astype(np.float32)
                                                     .reshape(self.sdf.shape), crossed.reshape(self.sdf.shape), lr), HALF)
         if self.deformation is not None:
             a, b = ([np.bincount(ends[:, i], g, size) for g in gradients[2 + 3 * i:5 + 3 * i]] for i in (0, 1))
             moved = np.stack(a, axis=-1) + np.stack(b, axis=-1)
             cell = self.settings.deformation * 2 * HALF / self.resolution
             gradient = (moved * cell * (1 - np.tanh(self.deformation) ** 2)).astype(np.float32)
-            usual = np.sqrt(np.square(gradient[crossed]).mean())
-            self.deformation -= self.deforming.update(gradient, self.settings.deformation_lr * lr / self.settings.lr[0],
-                                                      self.settings.damping * usual + 1e-30)
+            rms = np.sqrt(np.square(gradient[crossed]).mean())
+            self.deformation -= self.deformation_adam.update(gradient, self.settings.deformation_lr * lr / self.settings.lr[0],
+                                                      self.settings.damping * rms + 1e-30)
 
     def state(self):
-        """{name: array} of everything that the rest of the run depends on."""
+        """Return {name: array} of everything that the rest of the run depends on."""
         arrays = self.adam.state()
-        arrays.update({f"sdf.{name}": array for name, array in self.descent.state().items()})
+        arrays.update({f"sdf.{name}": array for name, array in self.optimizer.state().items()})
         if self.deformation is not None:
-            arrays.update({f"deformation.{name}": array for name, array in self.deforming.state().items()},
+            arrays.update({f"deformation.{name}": array for name, array in self.deformation_adam.state().items()},
                           deformation=self.deformation)
         return {**arrays, "sdf": self.sdf, "done": np.array(self.done), "history": np.array(self.history),
                 "seed": np.array(self.seed)}
 
     def restore(self, arrays):
-        """Take over what `state` gave. Raises RefineError if it is of other settings."""
+        """Take over what `state` returned. Raises RefineError if it is of other settings."""
         try:
             if arrays["sdf"].shape != self.sdf.shape or ("deformation" in arrays) != (self.deformation is not None):
                 raise KeyError("sdf")
             self.adam.restore(arrays)
-            self.descent.restore({name[4:]: array for name, array in arrays.items() if name.startswith("sdf.")})
+            self.optimizer.restore({name[4:]: array for name, array in arrays.items() if name.startswith("sdf.")})
             if self.deformation is not None:
-                self.deforming.restore({name[12:]: a for name, a in arrays.items() if name.startswith("deformation.")})
+                self.deformation_adam.restore({name[12:]: a for name, a in arrays.items() if name.startswith("deformation.")})
                 self.deformation = arrays["deformation"].copy()
             self.sdf, self.done, self.seed = arrays["sdf"].copy(), int(arrays["done"]), int(arrays["seed"])
             self.history = [tuple(row) for row in arrays["history"]]

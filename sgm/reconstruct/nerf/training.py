@@ -1,4 +1,4 @@
-"""A radiance field fitted to views: one compiled step of static shape, sampled on the host within the hull."""
+"""NeRF training: one compiled step of static shape, on rays sampled on the host within the hull."""
 import cv2
 import mindspore as ms
 import numpy as np
@@ -13,12 +13,12 @@ from sgm.reconstruct.posed_views import HALF, ShapeError
 
 CELLS = 64              # per side of the grid of where the object may be
 MARGIN = 0.02           # around the hull, box units
-TV_PAIRS = 16384        # neighbours looked at per step
+TV_PAIRS = 16384        # neighbors looked at per step
 MEMORY = 0.7            # of the cached density that a look leaves, where it finds less
 
 
 def make_levels(settings):
-    """The `encoding.Levels` that a NerfSpec asks for."""
+    """Return the `encoding.Levels` of a `NerfSpec`."""
     if settings.encoding == "dense":
         return encoding.dense_levels(settings.resolutions, settings.features)
     return encoding.hash_levels(settings.hash_levels, settings.hash_features, settings.hash_log2, settings.hash_coarsest,
@@ -26,17 +26,12 @@ def make_levels(settings):
 
 
 def make_field(settings, seed=0):
-    """An untrained Field as a NerfSpec asks for it."""
+    """Return an untrained Field of a `NerfSpec`."""
     return Field(make_levels(settings), HALF, settings.width, settings.directional, seed)
 
 
 class Rendering(nn.Cell):
-    """The loss of a batch of rays. Arguments of `construct`, N rays of S samples:
-
-    indices, weights: `field.encode` of the N S sample points; t, delta (N, S): see `volume.place_samples`; harmonics
-    (N S, 16) or None; rgb (N, 3) premultiplied, alpha (N,), background (N, 3): the picture; pairs: of `encoding.vertex_pairs`.
-    -> loss, mean squared error of the colours over background (a scalar each).
-    """
+    """The loss of a batch of N rays of S samples."""
 
     def __init__(self, field, settings):
         super().__init__(auto_prefix=False)
@@ -44,13 +39,19 @@ class Rendering(nn.Cell):
         self.composite = volume_rendering.Composite(settings.samples)
 
     def construct(self, indices, weights, t, delta, rgb, alpha, background, harmonics=None, pairs=None):
-        raw, colours = self.field(indices, weights, harmonics)
+        """Return the loss and the mean squared error of the colors over background, a scalar each.
+
+        indices, weights: `field.encode` of the N S sample points; t, delta (N, S): see
+        `volume_rendering.place_samples`; rgb (N, 3) premultiplied, alpha (N,), background (N, 3):
+        the picture; harmonics (N S, 16) or None; pairs: of `encoding.vertex_pairs`.
+        """
+        raw, colors = self.field(indices, weights, harmonics)
         shares = self.composite(self.field.sigma(raw).reshape(t.shape), delta)
         opacity = shares.sum(-1)
         see_through = (1 - opacity).reshape(-1, 1)
-        colour = volume_rendering.accumulate(shares, colours) + see_through * background
+        color = volume_rendering.accumulate(shares, colors) + see_through * background
         target = rgb + (1 - alpha).reshape(-1, 1) * background
-        loss = volume_rendering.photometric(colour, target) + self.settings.mask * volume_rendering.squared(opacity - alpha).mean()
+        loss = volume_rendering.photometric(color, target) + self.settings.mask * volume_rendering.squared(opacity - alpha).mean()
         if self.settings.distortion > 0:
             loss = loss + self.settings.distortion * volume_rendering.distortion(self.composite, shares, t, delta)
         if self.settings.depth > 0:
@@ -58,7 +59,7 @@ class Rendering(nn.Cell):
             loss = loss + self.settings.depth * volume_rendering.depth_smoothness((shares * t).sum(-1), inside)
         if self.settings.tv > 0:
             loss = loss + self.settings.tv * volume_rendering.total_variation(self.field.table, pairs, TV_PAIRS)
-        return loss, volume_rendering.squared(P.stop_gradient(colour) - target).mean()
+        return loss, volume_rendering.squared(P.stop_gradient(color) - target).mean()
 
 
 class Rays:
@@ -71,7 +72,7 @@ class Rays:
         self.pixels = np.argwhere(near).astype(np.int32)
 
     def draw(self, count, rng):
-        """-> origins, directions (N, 3), rgb (N, 3), alpha (N,), all float32."""
+        """Return origins, directions (N, 3), rgb (N, 3), alpha (N,), all float32."""
         if not self.patches:
             view, row, column = self.pixels[rng.randint(len(self.pixels), size=count)].T
         else:
@@ -84,14 +85,16 @@ class Rays:
 
 
 class NerfTrainer:
-    """A field, where its density is, and the training state; `state` and `restore` make a run resume bit for bit.
+    """A field, where its density is, and the training state.
 
-    `sgm.reconstruct.optimization.optimize` trains it.
+    `sgm.reconstruct.optimization.optimize` trains it. `state` and `restore` make a run resume bit
+    for bit.
+    views: normalized. sdf: that of the hull, on a grid of the box |x| <= HALF: there is nothing
+    outside it. settings: a `NerfSpec`. Raises ShapeError if the hull is empty.
     """
     name = "nerf"
 
     def __init__(self, views, sdf, settings, seed=0):
-        """views: normalised; sdf: of the hull, on a grid of the box |x| <= HALF: nothing is looked for outside it."""
         self.views, self.settings, self.seed = views.resized(settings.side), settings, seed
         self.field = make_field(settings, seed)
         self.rays = Rays(self.views, patches=settings.depth > 0)
@@ -107,14 +110,14 @@ class NerfTrainer:
 
     @property
     def total(self):
-        """All steps, done or not."""
+        """Return the number of all steps, done or not."""
         return self.settings.steps
 
     def step(self):
-        """One step -> loss, PSNR of its rays in dB."""
+        """Make one step. Return its loss and the PSNR of its rays in dB."""
         settings, rng = self.settings, np.random.RandomState([self.seed, self.done])
         if self.done % settings.refresh == 0 and self.done:
-            self.look(rng)
+            self.refresh_density(rng)
         origins, directions, rgb, alpha = self.rays.draw(settings.rays, rng)
         t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, settings.samples, rng,
                                   settings.uniform)
@@ -135,7 +138,7 @@ class NerfTrainer:
         self.done += 1
         return loss, -10 * np.log10(max(error, 1e-10))
 
-    def look(self, rng):
+    def refresh_density(self, rng):
         """Renew the cached density at a random point of every cell that may hold something."""
         places = np.argwhere(self.occupied)
         points = (places + rng.random_sample(places.shape)) * (2 * HALF / CELLS) - HALF
@@ -144,19 +147,22 @@ class NerfTrainer:
         self.density[index] = np.maximum(found, MEMORY * self.density[index])
 
     def render(self, view, side, samples):
-        """A view of the field at most `side` pixels large, on white -> uint8 (h, w, 3)."""
+        """Return a view of the field at most `side` pixels large, on white, uint8 (h, w, 3)."""
         views = self.views.subset([view]).resized(side)
         rows, columns = np.divmod(np.arange(views.h * views.w), views.w)
         sigma, rgb, t, delta, _, _ = self.march(*views.rays(np.zeros(len(rows), int), rows, columns), samples)
         tau = sigma * delta
         before = np.cumsum(tau, axis=1) - tau
         shares = np.exp(-before) * (1 - np.exp(-tau))
-        colour = (shares[..., None] * rgb).sum(1) + (1 - shares.sum(1))[:, None]
-        return np.round(np.clip(colour, 0, 1) * 255).astype(np.uint8).reshape(views.h, views.w, 3)
+        color = (shares[..., None] * rgb).sum(1) + (1 - shares.sum(1))[:, None]
+        return np.round(np.clip(color, 0, 1) * 255).astype(np.uint8).reshape(views.h, views.w, 3)
 
     def march(self, origins, directions, samples):
-        """The field along rays -> sigma (N, S), rgb (N, S, 3), t, delta (N, S), origins, directions; only rays that meet
-        the occupied cells cost anything."""
+        """Evaluate the field along rays.
+
+        Return sigma (N, S), rgb (N, S, 3), t, delta (N, S), origins, directions. Only rays that
+        meet the occupied cells cost anything.
+        """
         t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, samples, None,
                                   0.5 * self.settings.uniform)
         hit = delta[:, -1] > 0
@@ -168,11 +174,11 @@ class NerfTrainer:
         return sigma, rgb, t, delta, origins, directions
 
     def state(self):
-        """{name: array} of everything that the rest of the run depends on."""
+        """Return {name: array} of everything that the rest of the run depends on."""
         return {**self.adam.state(), "density": self.density, "step": np.array(self.done), "history": np.array(self.history)}
 
     def restore(self, arrays):
-        """Take over what `state` gave. Raises ShapeError if it is of other settings."""
+        """Take over what `state` returned. Raises ShapeError if it is of other settings."""
         try:
             self.adam.restore(arrays)
             self.density, self.done = arrays["density"].copy(), int(arrays["step"])

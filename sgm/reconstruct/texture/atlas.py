@@ -1,4 +1,7 @@
-"""Charts packed into a square texture, in bounded time: by their outlines, as blocks fall in Tetris (Levy et al. 2002)."""
+"""Texture atlas: charts packed into a square by their outlines, in bounded time.
+
+They fall into place like blocks in Tetris (Levy et al. 2002).
+"""
 from __future__ import annotations
 
 import logging
@@ -15,12 +18,14 @@ log = logging.getLogger("sgm")
 
 def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int, weight: np.ndarray | None = None
            ) -> tuple[np.ndarray, np.ndarray]:
-    """Texture coordinates -> uv (K, 2) float32 in [0, 1], v up, and face_uv (M, 3) int32, rows of it.
+    """Return texture coordinates uv (K, 2) float32, and their rows face_uv (M, 3) int32.
 
-    vertices (N, 3), faces (M, 3), M > 0.  size: texels per side; padding: texels left free around every chart, fewer if
-    there are too many charts for it.
-    weight (M,): how finely a face should be sampled, relative to the others; a chart gets its faces' mean.
-    No texel belongs to two charts.  Raises InputError if the charts do not fit even with next to no texels each.
+    uv is in [0, 1], v up. vertices (N, 3), faces (M, 3), M > 0. size: texels per side; padding:
+    texels left free around every chart, fewer if there are too many charts for it.
+    weight (M,): how finely a face should be sampled, relative to the others; a chart gets its
+    faces' mean.
+    No texel belongs to two charts. Raises InputError if the charts do not fit even with next to no
+    texels each.
     """
     cut = charts.cut(vertices, faces)
     count = int(cut.label.max()) + 1
@@ -48,9 +53,9 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int, wei
 
 
 def _largest(corners, face_corners, order, start, size, padding, area):
-    """Pack at the largest scale that bisection finds -> ((shift, quarter turns), scale), or None if none fits.
+    """Pack at the largest scale that bisection finds.
 
-    area: of all charts at scale 1.
+    Return ((shift, quarter turns), scale), or None if none fits. area: of all charts at scale 1.
     """
     low, high, best = 0.0, np.sqrt(size * size / area), None    # at `high` they would fill the square without gaps
     for trial in range(TRIALS):
@@ -66,7 +71,10 @@ def _largest(corners, face_corners, order, start, size, padding, area):
 
 
 def _turned(corners, owner, turn):
-    """Corners (K, 2), each chart at its own origin, after `turn` quarter turns of its rectangle; rows run down."""
+    """Return corners (K, 2) after `turn` quarter turns of each chart's rectangle; rows run down.
+
+    Each chart lies at its own origin.
+    """
     top = np.zeros((len(turn), 2))
     np.maximum.at(top, owner, corners)
     x, y, (width, height) = corners[:, 0], corners[:, 1], top[owner].T
@@ -77,7 +85,10 @@ def _turned(corners, owner, turn):
 
 
 def _pack(corners, face_corners, order, start, size, padding):
-    """-> (shift (C, 2), quarter turns (C,)) of every chart in texels, or None if they do not fit."""
+    """Return (shift (C, 2), quarter turns (C,)) of every chart in texels, or None.
+
+    None means that they do not fit.
+    """
     count = len(start) - 1
     outlines, spans = [], np.zeros((count, 2))
     for c in range(count):
@@ -100,9 +111,10 @@ def _pack(corners, face_corners, order, start, size, padding):
 
 @njit(cache=True)
 def _profile(triangles, span, quarter, padding, low, high):
-    """Lowest and highest row that a turned chart covers in every column, with the padding -> its columns.
+    """Write the lowest and highest row that a turned chart covers in every column.
 
-    The chart's own corner lies `padding` texels into its rectangle.
+    Return the number of columns. The padding is included: the chart's own corner lies `padding`
+    texels into its rectangle.
     """
     width = span[0] if quarter % 2 == 0 else span[1]
     columns = int(np.ceil(width)) + 2 * padding + 1
@@ -142,7 +154,10 @@ def _profile(triangles, span, quarter, padding, low, high):
 
 @njit(cache=True)
 def _drop(triangles, span, horizon, size, padding):
-    """Let one chart fall where it ends lowest -> (quarter turn or -1, x, y of its corner); raises the horizon."""
+    """Let one chart fall where it ends lowest, and raise the horizon.
+
+    Return (quarter turn or -1, x, y of its corner).
+    """
     low, high = np.empty(size + 1, np.int64), np.empty(size + 1, np.int64)
     best = (-1, 0, 0)
     least_end, least_waste = np.int64(1 << 40), np.int64(1 << 40)

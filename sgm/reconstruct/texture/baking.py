@@ -1,8 +1,9 @@
-"""A texture baked from views with known cameras: where each texel is seen, what the views say together, what nobody saw.
+"""Texture baking from views with known cameras.
 
-First every texel takes the mean of the views that see it, weighted by the angle.  Then the whole texture is solved for: the
-linear least squares of what it shows in every pixel of every view, so that the blur of sampling twice is undone and both
-sides of a seam agree.  Colours stay sRGB-coded, as in the pictures.
+First every texel takes the mean of the views that see it, weighted by the angle. Then the whole
+texture is solved for: the linear least squares of what it shows in every pixel of every view, so
+that the blur of sampling twice is undone and both sides of a seam agree. Colors stay sRGB-coded, as
+in the pictures.
 """
 from __future__ import annotations
 
@@ -27,14 +28,14 @@ GUESS = 0.1             # the guess from beside weighs as much as a view that se
 
 
 def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, stopped=()) -> TexturedMesh:
-    """Texture a mesh from `views` (sgm.reconstruct.posed_views.PosedViews) in whose box it lies -> TexturedMesh.
+    """Return the TexturedMesh of a mesh and `views` (PosedViews) in whose box it lies.
 
-    vertices (N, 3), faces (M, 3), one vertex per place.  Deterministic; a few seconds for 21 views of 576 x 576 pixels, most
-    of them for the least squares, which end with what they have once `stopped`, a list, holds something.  Raises InputError
-    if the charts do not fit into the texture.
+    vertices (N, 3), faces (M, 3), one vertex per place. Deterministic; a few seconds for 21 views
+    of 576 x 576 pixels, most of them for the least squares, which end with what they have once
+    `stopped`, a list, holds something. Raises InputError if the charts do not fit into the texture.
     """
     vertices, faces = np.asarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
-    sights = [visibility.look(vertices, faces, views, k) for k in range(len(views))]
+    sights = [visibility.render_visibility(vertices, faces, views, k) for k in range(len(views))]
     density = visibility.face_density(vertices, faces, views, sights)
     best = np.quantile(density[density > 0], 0.9) if (density > 0).any() else 1.0
     uv, face_uv = unwrap(vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1))
@@ -47,8 +48,8 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, 
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
     for k, sight in enumerate(sights):
-        colour, sure = visibility.straight(views.rgb[k], views.mask[k]), visibility.solid(views.mask[k])
-        visibility.gather(points, normals, visibility.camera(views, k), colour, sure, sight.nearest, sight.farthest,
+        color, sure = visibility.unpremultiply(views.rgb[k], views.mask[k]), visibility.pixel_confidence(views.mask[k])
+        visibility.gather(points, normals, visibility.camera(views, k), color, sure, sight.nearest, sight.farthest,
                           visibility.POWER, total, weight)
     known = weight > 0
     # A face's texels stand for its area, whatever their number.
@@ -69,8 +70,11 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, 
 
 
 def texels(uv: np.ndarray, face_uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The face that covers the middle of each texel (size, size) int32, -1 = none, and the weights of its corners 1 and 2
-    (size, size, 2) float32; row 0 is at v = 1."""
+    """Return the face that covers the middle of each texel, and where in it.
+
+    face (size, size) int32, -1 = none; weights of its corners 1 and 2 (size, size, 2) float32; row
+    0 is at v = 1.
+    """
     flat = np.stack([uv[:, 0], 1 - uv[:, 1]], 1).astype(np.float64) * size
     return _texels(flat[face_uv], size)
 
@@ -106,30 +110,33 @@ def spread(image: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _guess(vertices, faces, corners, w, total, weight):
-    """Colours for texels that nobody saw: vertices take what is seen around them, the others come in between.
+    """Return colors (L, 3) float64 for texels that nobody saw.
 
-    corners (L, 3) vertices of the texels' faces, w (L, 3) their weights, total (L, 3), weight (L,) of what was seen.
-    -> (L, 3) float64
+    Vertices take what is seen around them, the others an interpolation. corners (L, 3) vertices of
+    the texels' faces, w (L, 3) their weights, total (L, 3), weight (L,) of what was seen.
     """
     count = len(vertices)
     amount = np.bincount(corners.reshape(-1), (w * weight[:, None]).reshape(-1), count)
-    colour = np.stack([np.bincount(corners.reshape(-1), (w * total[:, k:k + 1]).reshape(-1), count) for k in range(3)], 1)
+    color = np.stack([np.bincount(corners.reshape(-1), (w * total[:, k:k + 1]).reshape(-1), count) for k in range(3)], 1)
     known = amount > GUESS ** visibility.POWER
-    colour = np.divide(colour, amount[:, None], out=np.zeros_like(colour), where=known[:, None])
+    color = np.divide(color, amount[:, None], out=np.zeros_like(color), where=known[:, None])
     if known.any() and not known.all():
         order, start = edge_groups(faces)
         first = order[start[:-1]]
         ends = np.stack([faces[first // 3, first % 3], faces[first // 3, (first + 1) % 3]], 1)
         length = np.linalg.norm(vertices[ends[:, 0]] - vertices[ends[:, 1]], axis=1)
-        _harmonic(ends, 1 / np.maximum(length, 1e-9).astype(np.float64), known, colour)
+        _harmonic(ends, 1 / np.maximum(length, 1e-9).astype(np.float64), known, color)
     elif not known.any():
-        colour[:] = 0.5
-    return (colour[corners] * w[..., None]).sum(1)
+        color[:] = 0.5
+    return (color[corners] * w[..., None]).sum(1)
 
 
 @njit(cache=True)
-def _harmonic(ends, stiffness, known, colour):
-    """Unknown vertices as the weighted mean of their neighbours: first in waves from the known ones, then relaxed."""
+def _harmonic(ends, stiffness, known, color):
+    """Make unknown vertices the weighted mean of their neighbors.
+
+    First in waves from the known ones, then by relaxation.
+    """
     count = len(known)
     reached = known.copy()
     for sweep in range(count + 200):
@@ -138,12 +145,12 @@ def _harmonic(ends, stiffness, known, colour):
             for way in range(2):
                 a, b = ends[e, way], ends[e, 1 - way]
                 if reached[b] and not known[a]:
-                    total[a] += stiffness[e] * colour[b]
+                    total[a] += stiffness[e] * color[b]
                     weight[a] += stiffness[e]
         fresh = 0
         for v in range(count):
             if weight[v] > 0.0 and not known[v]:
-                colour[v] = total[v] / weight[v]
+                color[v] = total[v] / weight[v]
                 fresh += not reached[v]
                 reached[v] = True
         if fresh == 0 and sweep >= 200:

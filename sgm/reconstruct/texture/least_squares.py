@@ -1,7 +1,8 @@
-"""The texture whose renders are nearest to the views: linear least squares by conjugate gradients, on the host.
+"""Texture refinement: the texture whose renders are nearest to the views.
 
-A pixel shows the mean of FINE x FINE samples of the surface, each a bilinear mix of four texels: a fixed linear map A of the
-texture T once the mesh and cameras are fixed.  Minimised is sum_i w_i |A T - I|^2_i + anchor |T - T0|^2.
+Linear least squares by conjugate gradients, on the host. A pixel shows the mean of FINE x FINE
+samples of the surface, each a bilinear mix of four texels: a fixed linear map A of the texture T
+once the mesh and cameras are fixed. It minimizes sum_i w_i |A T - I|^2_i + anchor |T - T0|^2.
 """
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ ANCHOR = 0.3        # weight of the first guess, by the mean weight of a texel
 
 def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, face_uv: np.ndarray, views,
            steps: int, stopped=()) -> tuple[np.ndarray, np.ndarray]:
-    """Refine a texture `image` (S, S, 3) float32 in [0, 1] -> the refined one, and which texels some pixel shows (S, S).
+    """Return the refined texture (S, S, 3) float32, and which texels some pixel shows (S, S).
 
-    steps: of the conjugate gradients. It ends with what it has when `stopped`, a list that a signal's handler fills, is not empty any more.
+    image: the first guess, of the same shape, in [0, 1]. steps: of the conjugate gradients; they
+    end early when `stopped`, a list that a signal's handler fills, is not empty any more.
     """
     size = image.shape[0]
     spots, pixels, weights = _observations(vertices, faces, uv, face_uv, views, size, stopped)
@@ -56,23 +58,26 @@ def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.nd
 
 
 def _observations(vertices, faces, uv, face_uv, views, size, stopped):
-    """Pixels that show the surface whole -> spots (P, FINE^2, 2) float32 in texels, colours (P, 3) float32, weights (P,)."""
+    """Return the pixels that show the surface and nothing else.
+
+    That is spots (P, FINE^2, 2) float32 in texels, colors (P, 3) float32, weights (P,).
+    """
     flat = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)[face_uv] * size - 0.5
     smooth, plain = vertex_normals(vertices, faces), face_normals(vertices, faces)
     found = []
     for k in range(len(views)):
         if found and stopped:
             break
-        sight = visibility.look(vertices, faces, views, k, FINE)
-        colour, sure = visibility.straight(views.rgb[k], views.mask[k]), visibility.solid(views.mask[k])
+        sight = visibility.render_visibility(vertices, faces, views, k, FINE)
+        color, sure = visibility.unpremultiply(views.rgb[k], views.mask[k]), visibility.pixel_confidence(views.mask[k])
         found.append(_shown(sight.face, sight.weights, sight.depth, sight.nearest, sight.farthest,
-                            vertices, faces, flat, smooth, plain, visibility.camera(views, k), colour, sure,
+                            vertices, faces, flat, smooth, plain, visibility.camera(views, k), color, sure,
                             visibility.POWER))
     return [np.concatenate([part[i] for part in found]) for i in range(3)]
 
 
 @njit(cache=True)
-def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smooth, plain, cam, colour, sure, power):
+def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smooth, plain, cam, color, sure, power):
     height, width = sure.shape
     spots = np.empty((height * width, FINE * FINE, 2), np.float32)
     pixels = np.empty((height * width, 3), np.float32)
@@ -109,7 +114,7 @@ def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smoot
                     break
                 cosine += facing / (FINE * FINE)
             if good:
-                pixels[count] = colour[row, col]
+                pixels[count] = color[row, col]
                 trust[count] = sure[row, col] * cosine ** power
                 count += 1
     return spots[:count].copy(), pixels[:count].copy(), trust[:count].copy()
@@ -126,7 +131,7 @@ def _taps(x, y, size):
 
 @njit(cache=True)
 def _normal(texture, spots, weights, pixels, size, out):
-    """out += A^T W (I - A T) for texture T (S S, 3) and pixels I (P, 3)."""
+    """Add A^T W (I - A T) to `out`, for texture T (S S, 3) and pixels I (P, 3)."""
     samples = spots.shape[1]
     r = np.empty(3)
     for p in range(len(weights)):
@@ -149,7 +154,7 @@ def _normal(texture, spots, weights, pixels, size, out):
 
 @njit(cache=True)
 def _diagonal(spots, weights, size, out):
-    """out += the row sums of A^T W A, which bound its spectrum: A has no negative entry."""
+    """Add the row sums of A^T W A to `out`; they bound its spectrum: A has no negative entry."""
     samples = spots.shape[1]
     for p in range(len(weights)):
         for s in range(samples):

@@ -35,8 +35,8 @@ def is_closed(faces):
     return len(np.unique(code)) == len(code) and set(code) == set(back)
 
 
-def sphere(centre, radius):
-    return lambda p: np.linalg.norm(p - centre, axis=1) - radius
+def sphere(center, radius):
+    return lambda p: np.linalg.norm(p - center, axis=1) - radius
 
 
 def torus(p):

@@ -24,17 +24,17 @@ SIZE, RESOLUTION = 64, 20
 SMALL = dict(sides=[SIZE], views=[2], steps=[6], lr=[4e-3], field_lr=2e-2, pixels=1024, save_every=0)
 
 
-def ball(radius, centre=(0, 0, 0), resolution=RESOLUTION):
+def ball(radius, center=(0, 0, 0), resolution=RESOLUTION):
     p = tet_grid.positions(resolution, HALF).astype(np.float64)
-    return (np.linalg.norm(p - centre, axis=1) - radius).reshape([resolution + 1] * 3).astype(np.float32)
+    return (np.linalg.norm(p - center, axis=1) - radius).reshape([resolution + 1] * 3).astype(np.float32)
 
 
 def paint(points):
-    """A smooth colour of the place."""
+    """A smooth color of the place."""
     return 0.5 + 0.4 * np.sin(9 * points + np.array([0, 1, 2]))
 
 
-def pictures(sdf, count=6, size=SIZE, fine=4, colour=paint):
+def pictures(sdf, count=6, size=SIZE, fine=4, color=paint):
     """Views of a surface, exact to the fine samples of a pixel."""
     surface = pixel_batches.surface_of(tet_grid.sealed(sdf, HALF), HALF)
     fl, poses = focal_length(size), camera_to_world(np.arange(count) * 360 / count, np.resize([10.0, 35, -20], count), 2.0)
@@ -46,7 +46,7 @@ def pictures(sdf, count=6, size=SIZE, fine=4, colour=paint):
         hit = (ids >= 0).reshape(-1)
         points = rasterizer.pixel_rays(np.arange(n * n), n, c2w, intrinsics) * np.where(hit, depth.reshape(-1), 0)[:, None]
         points += c2w[:3, 3].astype(np.float32)
-        shown = np.where(hit[:, None], colour(points), 0).reshape(n, n, 3).astype(np.float32)
+        shown = np.where(hit[:, None], color(points), 0).reshape(n, n, 3).astype(np.float32)
         rgb[k] = cv2.resize(shown, (size, size), interpolation=cv2.INTER_AREA)
         mask[k] = cv2.resize(hit.reshape(n, n).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
     return PosedViews(rgb, mask, poses, fl, fl, size / 2, size / 2)
@@ -88,7 +88,7 @@ def test_what_no_picture_moves_stays_and_the_rest_is_smoothed():
     sdf = ball(0.3) + 0.01 * rng.standard_normal((21, 21, 21)).astype(np.float32)
     gradient = np.zeros_like(sdf)
     gradient[:10] = 1e-6 * rng.standard_normal((10, 21, 21))            # one half is seen
-    state = sdf_optimizer.Descent(sdf, HALF, DMTetSpec(laplacian=3.0, blur=0.5, follow=False))
+    state = sdf_optimizer.SdfOptimizer(sdf, HALF, DMTetSpec(laplacian=3.0, blur=0.5, follow=False))
     crossed = np.zeros(sdf.shape, bool)
     out = sdf
     for _ in range(30):
@@ -108,7 +108,7 @@ def test_hidden_parts_go_along_with_what_is_around_them():
     """A slab's lower side, seen at the rim only, which moves down by 0.02 on the left and not on the right."""
     z = tet_grid.positions(RESOLUTION, HALF).reshape(21, 21, 21, 3)
     sdf = np.maximum(-0.2 - z[..., 2], z[..., 2] - 0.4)
-    state = sdf_optimizer.Descent(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
+    state = sdf_optimizer.SdfOptimizer(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
     gradient = np.zeros_like(sdf)
     gradient[:5], gradient[-5:] = 1e-3, 1e-3
     still = state.step(sdf, gradient, np.zeros(sdf.shape, bool), 0.0)                       # nothing moves around it
@@ -125,7 +125,7 @@ def test_hidden_parts_go_along_with_what_is_around_them():
 def test_weak_gradients_move_slowly():
     """Adam alone would move both alike."""
     sdf, gradient = np.ones((21, 21, 21), np.float32), np.zeros((21, 21, 21), np.float32)
-    state = sdf_optimizer.Descent(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
+    state = sdf_optimizer.SdfOptimizer(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
     gradient[5, 5, 5], gradient[10, 10, 10] = 1e-3, 1e-6
     moved = sdf - state.step(sdf, gradient, np.zeros(sdf.shape, bool), 1e-2)
     assert moved[5, 5, 5] == pytest.approx(1e-2 / 1.0 / (1 + 0.3 / np.sqrt(2)), rel=1e-2)
@@ -135,7 +135,7 @@ def test_weak_gradients_move_slowly():
 def test_sign_change_pulls_both_ends_to_the_others_sign():
     sdf = np.full((5, 5, 5), 0.3, np.float32)
     sdf[2, 2, 2] = -0.1
-    state = sdf_optimizer.Descent(sdf, 0.5, DMTetSpec(laplacian=0.0, sign_change=1.0, blur=0.0, follow=False))
+    state = sdf_optimizer.SdfOptimizer(sdf, 0.5, DMTetSpec(laplacian=0.0, sign_change=1.0, blur=0.0, follow=False))
     gradient, crossed = np.zeros_like(sdf), np.zeros(sdf.shape, bool)
     gradient[3, 3, 3] = 1e-3
     crossed[2, 2, 2] = crossed[2, 2, 3] = True
@@ -166,7 +166,7 @@ def inputs_of(refiner, chosen=(0, 1)):
 
 
 class Painted(Field):
-    """The true colours, at points that the host hands over as weights."""
+    """The true colors, at points that the host hands over as weights."""
 
     def encode(self, points, out=None):
         return np.zeros((1, len(points)), np.int32), np.ascontiguousarray(points, np.float32)
@@ -177,7 +177,7 @@ class Painted(Field):
 
 
 @pytest.mark.parametrize("geometry", [1.0, 0.25])
-def test_gradient_of_the_loss_by_colours_and_outlines(geometry):
+def test_gradient_of_the_loss_by_colors_and_outlines(geometry):
     """d loss / d radius of a ball that is too large, against the losses of finer pictures of balls of other sizes."""
     size, radius, step = 96, 0.32, 0.004
     views = pictures(ball(0.3, resolution=40), size=size, fine=6)

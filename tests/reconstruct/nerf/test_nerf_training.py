@@ -1,4 +1,4 @@
-"""A field fitted to a coloured ball: it learns, repeats itself, resumes bit for bit, and its depth gives the ball back."""
+"""A field fitted to a colored ball: it learns, repeats itself, resumes bit for bit, and its depth gives the ball back."""
 import mindspore as ms
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ SETTINGS = {"resolutions": [8, 24], "steps": 80, "lr": 0.03, "rays": 512, "sampl
 
 
 def ball_views():
-    """A ball whose colour is its normal, exactly."""
+    """A ball whose color is its normal, exactly."""
     poses = Orbit.dynamic(1, 10, 12).poses(DISTANCE)
     blank = PosedViews(np.zeros((12, SIDE, SIDE, 3), np.float32), np.zeros((12, SIDE, SIDE), np.float32), poses, FOCAL, FOCAL,
                   SIDE / 2, SIDE / 2)
@@ -62,7 +62,7 @@ def test_it_learns(trained, views):
     picture = trainer.render(3, SIDE, 32) / 255
     truth = views.rgb[3] + 1 - views.mask[3][..., None]
     error = np.square(picture - truth)[views.mask[3] > 0].mean()
-    assert -10 * np.log10(error) > 20           # 24 and more are usual; a flat grey ball has 13
+    assert -10 * np.log10(error) > 20           # 24 and more are usual; a flat gray ball has 13
 
 
 def test_it_resumes_bit_for_bit(trained, views, sdf):
@@ -191,19 +191,19 @@ def test_the_loss_of_a_batch_against_its_parts(views, sdf):
     background = rng.random_sample((64, 3)).astype(np.float32)
     batch = [Tensor(x) for x in (*trainer.field.encode(points), t, delta, rgb, alpha, background)]
     loss, error = training.Rendering(trainer.field, settings)(*batch)
-    sigma, colours = trainer.field.evaluate(points, chunk=1024)
+    sigma, colors = trainer.field.evaluate(points, chunk=1024)
     tau = sigma.reshape(64, 16).astype(np.float64) * delta
     before = np.cumsum(tau, axis=1) - tau
     w = np.exp(-before) * (1 - np.exp(-tau))
-    colour = (w[..., None] * colours.reshape(64, 16, 3)).sum(1) + (1 - w.sum(1))[:, None] * background
+    color = (w[..., None] * colors.reshape(64, 16, 3)).sum(1) + (1 - w.sum(1))[:, None] * background
     target = rgb + (1 - alpha)[:, None] * background
-    expected = np.sqrt(np.square(colour - target).sum(-1) + 1e-4).mean() + 0.7 * np.square(w.sum(1) - alpha).mean()
+    expected = np.sqrt(np.square(color - target).sum(-1) + 1e-4).mean() + 0.7 * np.square(w.sum(1) - alpha).mean()
     pairs = np.abs(t[:, :, None].astype(np.float64) - t[:, None, :])
     expected += 0.3 * ((w[:, :, None] * w[:, None, :] * pairs).sum((1, 2)) + (w * w * delta).sum(1) / 3).mean()
     z, m = (w * t).sum(1).reshape(-1, 4), (alpha > 0.99).reshape(-1, 4).all(1)
     expected += 2.0 * (m * ((z[:, 0] - z[:, 1]) ** 2 + (z[:, 0] - z[:, 2]) ** 2)).mean()
     np.testing.assert_allclose(float(loss.asnumpy()), expected, rtol=2e-4)
-    np.testing.assert_allclose(float(error.asnumpy()), np.square(colour - target).mean(), rtol=2e-4)
+    np.testing.assert_allclose(float(error.asnumpy()), np.square(color - target).mean(), rtol=2e-4)
 
 
 def test_adam_is_adam():
@@ -226,7 +226,7 @@ def test_adam_is_adam():
     np.testing.assert_allclose(ops.fetch(line.weight), value, rtol=1e-4)
 
 
-def test_patches_are_neighbours(views):
+def test_patches_are_neighbors(views):
     rays = training.Rays(views, patches=True)
     _, directions, _, _ = rays.draw(64, np.random.RandomState(0))
     d = directions.reshape(-1, 4, 3)

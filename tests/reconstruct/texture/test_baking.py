@@ -1,4 +1,4 @@
-"""Atlas and baking: nothing overlaps, colours come back, hidden and unseen places take the right ones."""
+"""Atlas and baking: nothing overlaps, colors come back, hidden and unseen places take the right ones."""
 from dataclasses import replace
 
 import numpy as np
@@ -22,14 +22,14 @@ SIZE = 96
 SMALL = TextureSpec(size=256, refine=4)
 
 
-def colour_of(points, fine=1):
-    """A smooth colour in [0, 1] of a place."""
+def color_of(points, fine=1):
+    """A smooth color in [0, 1] of a place."""
     return 0.5 + 0.4 * np.sin(np.asarray(points) * (9, 11, 13) * fine + (0, 1, 2))
 
 
-def coloured(solid, fine=1):
-    """The solid drawn with `colour_of` at its (many) vertices."""
-    return Mesh(solid.vertices, solid.faces, colors=colour_of(solid.vertices, fine).astype(np.float32))
+def colored(solid, fine=1):
+    """The solid drawn with `color_of` at its (many) vertices."""
+    return Mesh(solid.vertices, solid.faces, colors=color_of(solid.vertices, fine).astype(np.float32))
 
 
 def views_of(mesh, cameras):
@@ -104,35 +104,35 @@ def test_too_many_charts_for_a_texture():
         unwrap(loose, faces, 32, 2)
 
 
-def test_colours_come_back_in_views_not_baked_from(ball):
-    views = views_of(coloured(ball), AROUND)
+def test_colors_come_back_in_views_not_baked_from(ball):
+    views = views_of(colored(ball), AROUND)
     coarse = trimesh.creation.icosphere(4, 0.45)
     mesh = bake(coarse.vertices, coarse.faces, views, SMALL)
     assert mesh.coverage > 0.99 and mesh.texture.shape == (256, 256, 3)
     others = Orbit.static(0.0, 5).poses(2.2)
-    wanted = render_views(coloured(ball), others, SIZE, FOV_DEG, lighting=UNLIT)
+    wanted = render_views(colored(ball), others, SIZE, FOV_DEG, lighting=UNLIT)
     found = render_views(mesh.drawable(), others, SIZE, FOV_DEG, lighting=UNLIT)
     both = (wanted[..., 3] == 255) & (found[..., 3] == 255)
     assert psnr(wanted[..., :3] / 255, found[..., :3] / 255, both) > 38
-    # every texel of the surface, seams included, has the colour of its place
+    # every texel of the surface, seams included, has the color of its place
     face, weights = texels(mesh.uv, mesh.face_uv, 256)
     inside = face >= 0
     w = np.concatenate([1 - weights.sum(-1, keepdims=True), weights], -1)[inside][..., None]
     points = (mesh.vertices[mesh.faces][face[inside]] * w).sum(1)
-    error = np.abs(mesh.texture[inside] / 255 - colour_of(points))
+    error = np.abs(mesh.texture[inside] / 255 - color_of(points))
     assert np.quantile(error, 0.99) < 0.05
     again = bake(coarse.vertices, coarse.faces, views, SMALL)
     np.testing.assert_array_equal(mesh.texture, again.texture)
 
 
 def test_refining_brings_the_renders_nearer(ball):
-    views = views_of(coloured(ball, fine=4), AROUND[:8])
+    views = views_of(colored(ball, fine=4), AROUND[:8])
     scores = [view_metrics(bake(ball.vertices, ball.faces, views, replace(SMALL, refine=steps, size=128)), views)["psnr_fg"]
               for steps in (0, 4)]
     assert scores[1] > scores[0] + 0.5
 
 
-def test_what_is_hidden_takes_no_colour_of_what_hides_it():
+def test_what_is_hidden_takes_no_color_of_what_hides_it():
     """A red plate before a green one, seen from the front only: the green one stays green, wherever it is seen."""
     far = trimesh.creation.box((0.05, 1.0, 1.0)).subdivide().subdivide().subdivide()
     near = trimesh.creation.box((0.05, 0.4, 0.4))
@@ -152,7 +152,7 @@ def test_what_is_hidden_takes_no_colour_of_what_hides_it():
     assert 0.2 < mesh.coverage < 0.7                                      # backs are not seen
 
 
-def test_unseen_parts_take_the_colours_beside_them(ball):
+def test_unseen_parts_take_the_colors_beside_them(ball):
     red = Mesh(ball.vertices, ball.faces, colors=np.tile(np.float32((0.8, 0.2, 0.1)), (len(ball.vertices), 1)))
     views = views_of(red, AROUND[:1])
     mesh = bake(ball.vertices, ball.faces, views, SMALL)
@@ -169,11 +169,11 @@ def test_spread_takes_the_nearest():
     np.testing.assert_array_equal(spread(image, np.zeros_like(known)), image)
 
 
-def test_sight_of_an_off_centre_camera(ball):
-    """Depth and place by the pinhole's own formula, for a picture that is neither square nor centred."""
+def test_sight_of_an_off_center_camera(ball):
+    """Depth and place by the pinhole's own formula, for a picture that is neither square nor centerd."""
     c2w = camera_to_world(30.0, 20.0, 2.0)
     view = PosedViews(np.zeros((1, 40, 60, 3), np.float32), np.zeros((1, 40, 60), np.float32), c2w[None], 70.0, 90.0, 22.5, 25.0)
-    sight = visibility.look(ball.vertices, ball.faces, view, 0)
+    sight = visibility.render_visibility(ball.vertices, ball.faces, view, 0)
     assert sight.face.shape == (40, 60)
     rows, columns = np.nonzero(sight.face >= 0)
     w = sight.weights[rows, columns]
@@ -184,11 +184,11 @@ def test_sight_of_an_off_centre_camera(ball):
     np.testing.assert_allclose(25.0 - 90 * local[:, 1] / -local[:, 2], rows + 0.5, atol=1e-3)
     np.testing.assert_allclose(sight.depth[rows, columns], -local[:, 2], rtol=1e-5)
     assert (sight.nearest[rows, columns] <= sight.depth[rows, columns] + 1e-6).all()
-    image = render_like(coloured(ball), view)[0]
+    image = render_like(colored(ball), view)[0]
     assert image.shape == (40, 60, 4)
     sure = np.zeros((40, 60), bool)
     sure[rows, columns] = True
     assert ((image[..., 3] > 127) != sure).mean() < 0.02
     whole = image[rows, columns, 3] == 255
-    error = np.abs(image[rows, columns, :3] / 255 - colour_of(points))[whole]
+    error = np.abs(image[rows, columns, :3] / 255 - color_of(points))[whole]
     assert np.median(error) < 0.01 and error.max() < 0.1

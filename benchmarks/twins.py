@@ -35,19 +35,19 @@ class Case(NamedTuple):
     height: int = 0             # of the latents
     width: int = 0
     videos: int = 1
-    stills: bool = False        # some frames are image-only (unet)
+    image_only: bool = False        # some frames are image-only (unet)
 
 
 def inputs(case):
     """{name: array}, the same in every process."""
     spec, count = case.spec, case.videos * case.frames
     if case.network == "unet":
-        still = uniform("parity.still", (case.videos, case.frames)) > 0.5
+        image_only = uniform("parity.still", (case.videos, case.frames)) > 0.5
         return {"x": rand("parity.x", (count, spec.unet.in_channels, case.height, case.width)),
                 "timesteps": rand("parity.timesteps", (case.videos,)),
                 "context": rand("parity.context", (case.videos, 1, spec.unet.context_dim)),
                 "scalars": 100 * uniform("parity.scalars", (case.videos, len(spec.vector_widths))),
-                "still": (still & case.stills).astype(np.float32)}
+                "image_only": (image_only & case.image_only).astype(np.float32)}
     if case.network == "vae":
         pixels = (count, 3, case.height * spec.vae.factor, case.width * spec.vae.factor)
         return {"z": spec.vae.scale_factor * rand("parity.z", (count, spec.vae.z_channels, case.height, case.width)),
@@ -123,8 +123,8 @@ def ours(case, weights):
                              for row in given["scalars"]])
     arrays = given["x"], *(np.repeat(given[name], case.frames, 0) for name in ("timesteps", "context")), vector
     x, timesteps, context, y = (Tensor(array) for array in arrays)
-    still = Tensor(given["still"])
-    return {"evaluate": lambda: ops.fetch(graph(x, timesteps, context, y, case.frames, still))}
+    image_only = Tensor(given["image_only"])
+    return {"evaluate": lambda: ops.fetch(graph(x, timesteps, context, y, case.frames, image_only))}
 
 
 # --- theirs ----------------------------------------------------------------------------------------------------
@@ -176,9 +176,9 @@ def their_tasks(case, network):
     if case.network == "clip":
         pixels = torch.from_numpy(((arrays["images"] + 1) / 2 - CLIP_MEAN) / CLIP_STD)
         return {"embed": task(lambda: network(pixel_values=pixels).image_embeds)}
-    if case.stills:
+    if case.image_only:
         def tell_stills(module, args, kwargs):
-            return args, {**kwargs, "image_only_indicator": given["still"]}
+            return args, {**kwargs, "image_only_indicator": given["image_only"]}
 
         for block in (*network.down_blocks, network.mid_block, *network.up_blocks):
             block.register_forward_pre_hook(tell_stills, with_kwargs=True)

@@ -3,25 +3,21 @@ import inspect
 import os
 import shutil
 import signal
-import sys
 from collections import Counter
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 
 os.environ["GLOG_v"] = "3"              # MindSpore's log level, read when it is imported: errors only
-ROOT = Path(__file__).resolve().parent.parent
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # Workers have cores of their own, and so MindSpore as many threads: two that share theirs are three times slower.
     number, workers = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number::workers] or os.sched_getaffinity(0))
-sys.path.insert(0, str(ROOT))           # `sgm` as it stands in this tree, from whichever folder pytest is started
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from badfiles import object_on_white  # noqa: E402
-from goldens import PACKAGED, golden_file  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
+from support.badfiles import object_on_white  # noqa: E402
+from support.goldens import PACKAGED, golden_file  # noqa: E402
 
 from sgm.audit.golden_weights import init_weight  # noqa: E402
 
@@ -146,7 +142,7 @@ def norm_eps(monkeypatch):
 @pytest.fixture
 def no_clip(monkeypatch):
     """In place of the CLIP image tower, a frame's mean level."""
-    from making_data import fake_tokens
+    from support.making_data import fake_tokens
     monkeypatch.setattr("sgm.train.data.examples.Encoders.tokens", fake_tokens)
 
 
@@ -181,7 +177,9 @@ def training(tmp_path):
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """Small models as files: the folder of `converting.write_models`. Not to be changed."""
-    from converting import write_models  # loads tools/convert.py, which most tests do not need
+    from support.converting import (
+        write_models,  # loads tools/convert.py, which most tests do not need
+    )
     return write_models(tmp_path_factory.mktemp("files"))
 
 

@@ -203,7 +203,7 @@ def sample(report):
 
 
 def audited(config):
-    """What --audit names -> name, description, `sgm.audit.diffusion_graphs.Case`s. mesh/NAME: the settings configs/mesh/NAME.yaml."""
+    """What --audit names -> name, description, `sgm.audit.diffusion_graphs.GraphBuilder`s. mesh/NAME: the settings configs/mesh/NAME.yaml."""
     from sgm.audit import diffusion_graphs, mesh_graphs
     from sgm.config.model_files import load_spec
     from sgm.config.reconstruction import load_mesh_spec
@@ -211,10 +211,10 @@ def audited(config):
     path = Path(config)
     if path.parent.name != "mesh":
         spec = load_spec(config)
-        return spec.name, f"{spec.num_frames} frames of {spec.width} x {spec.height}", diffusion_graphs.cases(spec)
+        return spec.name, f"{spec.num_frames} frames of {spec.width} x {spec.height}", diffusion_graphs.graphs(spec)
     spec = load_mesh_spec(config if path.is_file() else path.name)
     return (f"mesh/{path.stem}", f"{spec.nerf.rays} rays of {spec.nerf.samples} samples, {spec.depth.resolution}^3 cells",
-            mesh_graphs.cases(spec))
+            mesh_graphs.graphs(spec))
 
 
 def audit(report, configs):
@@ -222,23 +222,23 @@ def audit(report, configs):
     from sgm.audit import ascend_rules, diffusion_graphs
 
     rows, exceptions = report.data.setdefault("audit", []), Counter()
-    for name, described, cases in [audited(config) for config in configs]:
+    for name, described, builders in [audited(config) for config in configs]:
         report.say(f"audit of {name}: {described}, Ascend\n"
                    f"  {'':34}{'GFLOP':>9}{'/ original':>11}{'GB moved':>9}{'GB weights':>11}{'host bytes':>11}{'nodes':>7}"
                    f"{'violations':>11}")
-        for case in cases:
-            row = report.attempt(f"{name}, {case.name}", diffusion_graphs.audit, case)
+        for builder in builders:
+            row = report.attempt(f"{name}, {builder.name}", diffusion_graphs.audit, builder)
             if row is None:
                 continue
             rows.append({"model": name, **row})
             exceptions.update(row["exceptions"])
             ratio = "" if row["reference_flops"] is None else f"{row['flops'] / row['reference_flops']:.3f}"
-            report.say(f"  {case.name:34}{row['flops'] / 1e9:9.1f}{ratio:>11}{row['bytes'] / 1e9:9.2f}"
+            report.say(f"  {builder.name:34}{row['flops'] / 1e9:9.1f}{ratio:>11}{row['bytes'] / 1e9:9.2f}"
                        f"{row['weight_bytes'] / 1e9:11.2f}{row['host_bytes']:11}{row['nodes']:7}"
                        f"{sum(map(len, row['violations'].values())):11}")
             for kind, texts in row["violations"].items():
                 for text in texts:
-                    report.fail(f"{case.name}, {kind}: {text}")
+                    report.fail(f"{builder.name}, {kind}: {text}")
     report.say(f"{len(exceptions)} exceptions made by hand, for primitives that MindSpore does not document")
     for name, times in sorted(exceptions.items()):
         known = ascend_rules.operators()[name]

@@ -24,7 +24,7 @@ RANK, FRONT = 16, 0.5   # of the recipes in configs/train: of a LoRA; the condit
 
 
 @dataclass
-class Case:
+class GraphBuilder:
     """A graph to audit. make() -> the Cell; arguments: {name: Type} in the order of its `construct`; host: those of them
     that come from the host's memory at every call; fetched: the result goes there; reference_flops: what the reference
     implementation spends on it, None where it has no such graph."""
@@ -36,12 +36,12 @@ class Case:
     reference_flops: float = None
 
 
-def audit(case):
-    """What is found in a `Case`'s graph for Ascend, as a dict for a report: costs, violations, exceptions."""
-    graph = trace(case.make, case.arguments.values())
+def audit(builder):
+    """What is found in a `GraphBuilder`'s graph for Ascend, as a dict for a report: costs, violations, exceptions."""
+    graph = trace(builder.make, builder.arguments.values())
     found = examine(graph)
-    spent = cost(graph, [list(case.arguments).index(name) for name in case.host], case.fetched)
-    return {"graph": case.name, "nodes": len(graph.computing), "flops": spent.flops, "reference_flops": case.reference_flops,
+    spent = cost(graph, [list(builder.arguments).index(name) for name in builder.host], builder.fetched)
+    return {"graph": builder.name, "nodes": len(graph.computing), "flops": spent.flops, "reference_flops": builder.reference_flops,
             "bytes": spent.bytes, "weight_bytes": spent.weights, "host_bytes": spent.host,
             "violations": found.violations, "exceptions": dict(found.exceptions),
             "primitives": dict(Counter(node.op for node in graph.computing))}
@@ -64,8 +64,8 @@ def floats(*shape, dtype="float32"):
     return Type(dtype, shape)
 
 
-def cases(spec, dtypes=("float16", "bfloat16", "float32")):
-    """The `Case`s of a model: sampling and training with a UNet of each of `dtypes`, and what computes in float32."""
+def graphs(spec, dtypes=("float16", "bfloat16", "float32")):
+    """The `GraphBuilder`s of a model: sampling and training with a UNet of each of `dtypes`, and what computes in float32."""
     for dtype in dtypes:
         yield from denoising(spec, dtype)
     yield from encoding(spec)
@@ -90,13 +90,13 @@ def denoising(spec, dtype):
     def model():
         return lazily(Engine(spec).model, getattr(ms, dtype))
 
-    yield Case(
+    yield GraphBuilder(
         f"UNet step, {dtype}", lambda: GuidedDenoiser(model(), frames),
         {"x": floats(frames, *latent), "sigma": floats(1), "prepared": floats(2 * frames, prepared, dtype=dtype),
          "concat": floats(2 * frames, *latent), "vector": floats(2 * frames, sum(spec.vector_widths.values())),
-         "still": floats(2 * frames), "scale": floats(frames, 1, 1, 1)},
+         "image_only": floats(2 * frames), "scale": floats(frames, 1, 1, 1)},
         host=("sigma", "scale"), reference_flops=reference_flops.unet(spec, *latent[1:], 2 * frames))
-    yield Case(
+    yield GraphBuilder(
         f"UNet, once a run, {dtype}", lambda: Fixed(model().diffusion_model, frames, prepares=True),
         {"context": floats(frames, 1, spec.unet.context_dim, dtype=dtype)})
 
@@ -104,16 +104,16 @@ def denoising(spec, dtype):
 def encoding(spec):
     """CLIP, and the autoencoder in both directions; in float32."""
     latent, side = _latent(spec), spec.clip.image_size
-    yield Case(
+    yield GraphBuilder(
         "CLIP, one image",
         lambda: Engine(spec).conditioner.embedder("cond_frames_without_noise").open_clip.model.visual,
         {"image": floats(1, 3, side, side)}, host=("image",), fetched=True, reference_flops=reference_flops.clip(spec.clip))
-    yield Case(
+    yield GraphBuilder(
         "VAE encode, one image", lambda: Engine(spec).conditioner.embedder("cond_frames").encoder,
         {"image": floats(1, 3, spec.height, spec.width)}, host=("image",), fetched=True,
         reference_flops=reference_flops.encoder(spec, *latent[1:], 1))
     frames = CHUNK if spec.vae.decoder == "temporal" else 1
-    yield Case(
+    yield GraphBuilder(
         f"VAE decode, {CHUNK} frames, {spec.vae.decoder}", lambda: Fixed(Engine(spec).first_stage_model, frames),
         {"z": floats(CHUNK, *latent)}, fetched=True, reference_flops=reference_flops.decoder(spec, *latent[1:], CHUNK))
 
@@ -138,7 +138,7 @@ def training(spec, dtype, lora=False):
              "crossattn": floats(frames, 1, spec.unet.context_dim), "concat": floats(frames, *latent),
              "vector": floats(frames, sum(spec.vector_widths.values()))}
     flops = reference_flops.unet(spec, *latent[1:], frames)
-    return Case(f"training step, {'LoRA' if lora else 'UNet'}, {dtype}", step, batch, tuple(batch), True, 3 * flops)
+    return GraphBuilder(f"training step, {'LoRA' if lora else 'UNet'}, {dtype}", step, batch, tuple(batch), True, 3 * flops)
 
 
 def optimised(objective, weights, dtype):
@@ -164,4 +164,4 @@ def autoencoding(spec):
     latent = _latent(spec)
     batch = {"rates": floats(8), "image": floats(1, 3, spec.height, spec.width), "noise": floats(1, *latent)}
     flops = reference_flops.encoder(spec, *latent[1:], 1) + reference_flops.decoder(spec, *latent[1:], 1)
-    return Case("training step, autoencoder", step, batch, tuple(batch), True, 3 * flops)
+    return GraphBuilder("training step, autoencoder", step, batch, tuple(batch), True, 3 * flops)

@@ -22,9 +22,9 @@ def networks(dtype):
 
 def unet(engine, dtype):
     golden, cell = _load("unet_sv3d_p"), _fill(engine.model, "model.", dtype).diffusion_model
-    x, timesteps, context, y, still = (Tensor(golden[f"in/{name}"]) for name in (
+    x, timesteps, context, y, image_only = (Tensor(golden[f"in/{name}"]) for name in (
         "x", "timesteps", "context", "y", "image_only_indicator"))
-    return "UNet", cell.construct, (x, timesteps, context.astype(dtype), y, FRAMES, still), golden["out/y"]
+    return "UNet", cell.construct, (x, timesteps, context.astype(dtype), y, FRAMES, image_only), golden["out/y"]
 
 
 def encoders(engine):

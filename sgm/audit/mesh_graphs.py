@@ -2,8 +2,9 @@
 
 The texture has none: its least squares run on the host (sgm/reconstruct/texture/least_squares.py, numpy and numba).
 """
-from sgm.audit.diffusion_graphs import Case, floats
+from sgm.audit.diffusion_graphs import GraphBuilder, floats
 from sgm.audit.graph import Type
+from sgm.ops.adam import AdamStep
 from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.nerf import field, training
 
@@ -14,11 +15,12 @@ EDGES, FACES, OUTLINES = 11, 2, 4
 
 
 def integers(*shape):
+    """Return the Type of an int32 tensor."""
     return Type("int32", shape)
 
 
-def cases(spec):
-    """The `Case`s of a `sgm.config.reconstruction.MeshSpec`: the field trained and asked, and every stage of the surface."""
+def graphs(spec):
+    """Yield the `GraphBuilder`s of a `MeshSpec`: the field, and every stage of DMTet."""
     yield nerf_step(spec.nerf)
     yield evaluation(spec.nerf)
     for stage in range(len(spec.dmtet.sides)):
@@ -27,19 +29,19 @@ def cases(spec):
 
 
 def _encoded(settings, points, prefix=""):
-    """What `Field.encode` makes of points."""
+    """Return the types of what `Field.encode` makes of points."""
     levels = training.make_levels(settings)
     rows = points * len(levels)
     return {prefix + "indices": integers(8, rows), prefix + "weights": floats(8, rows, 1)}     # one copy, for Ascend
 
 
 def nerf_step(settings):
-    """A step of the field: `nerf.Trainer.train_step`'s graph."""
+    """Return the GraphBuilder of a training step of the field: the graph of `NerfTrainer.step`."""
     rays, samples = settings.rays, settings.samples
 
     def make():
         made = training.make_field(settings)
-        return training.Step(training.Rendering(made, settings), made.trainable_params())
+        return AdamStep(training.Rendering(made, settings), made.trainable_params())
 
     arguments = {"rates": floats(3), **_encoded(settings, rays * samples), "t": floats(rays, samples),
                  "delta": floats(rays, samples), "rgb": floats(rays, 3), "alpha": floats(rays), "background": floats(rays, 3)}
@@ -47,32 +49,31 @@ def nerf_step(settings):
         arguments["harmonics"] = floats(rays * samples, field.SH_WIDTH) if settings.directional else floats(1)
     if settings.tv > 0:
         arguments["pairs"] = integers(2 * training.TV_PAIRS)
-    return Case(f"NeRF training step, {settings.encoding}", make, arguments, tuple(arguments), True)
+    return GraphBuilder(f"NeRF training step, {settings.encoding}", make, arguments, tuple(arguments), True)
 
 
 def evaluation(settings):
-    """The field at points: `Field.evaluate`'s graph."""
+    """Return the GraphBuilder of the field at points: the graph of `Field.evaluate`."""
     arguments = _encoded(settings, field.CHUNK)
-    return Case(f"NeRF evaluation, {settings.encoding}", lambda: field.Evaluator(training.make_field(settings)), arguments,
+    return GraphBuilder(f"NeRF evaluation, {settings.encoding}", lambda: field.Evaluator(training.make_field(settings)), arguments,
                 tuple(arguments), True)
 
 
 def dmtet_step(spec, stage):
-    """A step of DMTet: `dmtet.Refiner.step`'s graph, for a surface of usual size."""
+    """Return the GraphBuilder of a DMTet step: the graph of `Refiner.step`, for a surface of usual size."""
     settings, resolution = spec.dmtet, spec.depth.resolution
     lengths = pixel_batches.Lengths()
     edges = lengths.of("edges", EDGES * resolution ** 2)
     faces = lengths.of("faces", FACES * EDGES * resolution ** 2)
     outlines = lengths.of("outlines", OUTLINES * settings.sides[stage] * settings.views[stage])
-    coloured, moving = settings.pixels, max(pixel_batches.geometry_rows(settings), 2)
+    colored, moving = settings.pixels, max(pixel_batches.geometry_rows(settings), 2)
 
     def make():
-        made = training.make_field(spec.nerf)
-        return refinement.Step(refinement.Loss(made, settings), made.trainable_params(), settings.deformation > 0)
+        return refinement.adam_step(training.make_field(spec.nerf), settings)
 
-    rows = coloured + outlines
+    rows = colored + outlines
     arguments = {
-        "rates": floats(3), **{name: floats(edges) for name in refinement.ENDS}, **_encoded(spec.nerf, coloured),
+        "rates": floats(3), **{name: floats(edges) for name in pixel_batches.Edges._fields}, **_encoded(spec.nerf, colored),
         **_encoded(spec.nerf, pixel_batches.geometry_rows(settings), "further "),
         **{f"faces {k}": integers(faces) for k in range(3)},
         **{name: integers(outlines) for name in ("near", "far", "receiver", "p", "q")}, "across": floats(outlines),
@@ -80,5 +81,5 @@ def dmtet_step(spec, stage):
         "wanted": floats(rows), "shares": floats(rows), "backdrop": floats(outlines, 3),
         **{name: integers(moving) for name in "abc"}, "directions": floats(3, moving), "eyes": floats(3, moving),
         "moves": floats(moving), "first": integers(moving), "second": integers(moving), "even": floats(moving)}
-    return Case(f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2", make, arguments,
+    return GraphBuilder(f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2", make, arguments,
                 tuple(arguments), True)

@@ -1,6 +1,6 @@
 """The operators of `sgm.ops` and what surrounds them, on small shapes: what `tools/check.py` runs on a device.
 
-The arrays that go in and what should come out are in golden/operators.npz, made by tests/golden_operators.py.
+The arrays that go in and what should come out are in golden/operators.npz, made by tests/support/golden_operators.py.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def permute_rows(x, weight):
     return ops.permute_rows(x, (2, 3, 4), (0, 2, 1)) * weight
 
 
-def spread(x):
+def repeat_rows(x):
     """Each of 3 vectors on 4 rows."""
     return ops.repeat_rows(x, 12)
 
@@ -141,7 +141,7 @@ OPERATORS = {
     "heads over pixels": Operator(heads(False)),
     "heads over time": Operator(heads(True)),
     "permute_rows": Operator(permute_rows),
-    "spread": Operator(spread),
+    "repeat_rows": Operator(repeat_rows),
     "timestep_embedding": Operator(timestep_embedding, half=False, trained=False),
     "frame_index": Operator(frame_index, half=False, trained=False),
     "preconditioning": Operator(preconditioning, half=False, trained=False),

@@ -4,6 +4,14 @@ two operations for each multiplication, as PyTorch's flop counter counts them.
 The reference computes what is the same for all pixels once per pixel, and what is the same for all steps at every step:
 cross-attention to its one token (queries of every pixel; over time also keys and values), and position embeddings.
 """
+from sgm.models.architecture import (
+    MIDDLE,
+    RESIDUAL,
+    TRANSFORMER,
+    decoder_layers,
+    encoder_layers,
+    unet_layers,
+)
 
 
 def unet(spec, height, width, frames):
@@ -15,23 +23,14 @@ def unet(spec, height, width, frames):
     for width_in in (net.model_channels, vector):
         count.linear(frames, width_in, embedding)
         count.linear(frames, embedding, embedding)
-    grid = frames, height, width
 
-    def block(grid, width_in, width_out, attends):
-        rows = grid[0] * grid[1] * grid[2]
-        count.conv(rows, width_in, width_out, 9)
-        count.conv(rows, width_out, width_out, 9)
-        count.conv(rows, width_out, width_out, 3)
-        count.conv(rows, width_out, width_out, 3)
-        count.linear(frames, embedding, width_out)
-        count.linear(frames, embedding, width_out)
-        if width_in != width_out:
-            count.linear(rows, width_in, width_out)
-        if attends:
-            transformer(grid, width_out)
+    def residual(rows, width_in, width_out):
+        count.resnet(rows, width_in, width_out)
+        count.conv(2 * rows, width_out, width_out, 3)           # over frames
+        count.linear(2 * frames, embedding, width_out)
 
-    def transformer(grid, c):
-        pixels, rows = grid[1] * grid[2], grid[0] * grid[1] * grid[2]
+    def transformer(pixels, c):
+        rows = frames * pixels
         count.linear(2 * rows, c, c)                            # into and out of the block
         count.linear(frames, c, 4 * c)                          # position of the frames
         count.linear(frames, 4 * c, c)
@@ -45,68 +44,33 @@ def unet(spec, height, width, frames):
             count.linear(feeds * rows, c, 8 * c)                # gated feed-forward
             count.linear(feeds * rows, 4 * c, c)
 
-    rows = frames * height * width
-    count.conv(rows, net.in_channels, net.model_channels, 9)
-    skips, now, factor = [net.model_channels], net.model_channels, 1
-    for level, multiple in enumerate(net.channel_mult):
-        for _ in range(net.num_res_blocks):
-            block(grid, now, multiple * net.model_channels, factor in net.attention_resolutions)
-            now = multiple * net.model_channels
-            skips.append(now)
-        if level < len(net.channel_mult) - 1:
-            grid, factor = (frames, grid[1] // 2, grid[2] // 2), 2 * factor
-            count.conv(grid[0] * grid[1] * grid[2], now, now, 9)
-            skips.append(now)
-    block(grid, now, now, True)
-    block(grid, now, now, False)
-    for level, multiple in reversed(list(enumerate(net.channel_mult))):
-        for i in range(net.num_res_blocks + 1):
-            block(grid, now + skips.pop(), multiple * net.model_channels, factor in net.attention_resolutions)
-            now = multiple * net.model_channels
-            if level and i == net.num_res_blocks:
-                grid, factor = (frames, 2 * grid[1], 2 * grid[2]), factor // 2
-                count.conv(grid[0] * grid[1] * grid[2], now, now, 9)
-    count.conv(rows, now, net.out_channels, 9)
+    for layer in unet_layers(net):
+        pixels = (height >> layer.level) * (width >> layer.level)
+        if layer.kind == RESIDUAL:
+            residual(frames * pixels, layer.width_in, layer.width_out)
+        elif layer.kind == TRANSFORMER:
+            transformer(pixels, layer.width_out)
+        else:
+            count.conv(frames * pixels, layer.width_in, layer.width_out, 9)
     return count.flops
 
 
 def encoder(spec, height, width, images):
     """The autoencoder's encoder, of images whose latents are height x width."""
-    vae, count = spec.vae, _Count()
-    rows = images * height * width * vae.factor ** 2
-    now = vae.ch
-    count.conv(rows, 3, now, 9)
-    for level, multiple in enumerate(vae.ch_mult):
-        for _ in range(vae.num_res_blocks):
-            count.resnet(rows, now, multiple * vae.ch)
-            now = multiple * vae.ch
-        if level < len(vae.ch_mult) - 1:
-            rows //= 4
-            count.conv(rows, now, now, 9)
-    count.middle(rows, height * width, now)
-    count.conv(rows, now, 2 * vae.z_channels, 9)
-    count.linear(rows, 2 * vae.z_channels, 2 * vae.z_channels)
+    moments, count = 2 * spec.vae.z_channels, _Count()
+    count.coder(encoder_layers(spec.vae), images, height, width)
+    count.linear(images * height * width, moments, moments)
     return count.flops
 
 
 def decoder(spec, height, width, images):
     """The autoencoder's decoder, image by image or over time as the model has it."""
     vae, count = spec.vae, _Count(temporal=spec.vae.decoder == "temporal")
-    rows, now = images * height * width, vae.ch * vae.ch_mult[-1]
     if vae.post_quant_conv:
-        count.linear(rows, vae.z_channels, vae.z_channels)
-    count.conv(rows, vae.z_channels, now, 9)
-    count.middle(rows, height * width, now)
-    for level, multiple in reversed(list(enumerate(vae.ch_mult))):
-        for _ in range(vae.num_res_blocks + 1):
-            count.resnet(rows, now, multiple * vae.ch)
-            now = multiple * vae.ch
-        if level:
-            rows *= 4
-            count.conv(rows, now, now, 9)
-    count.conv(rows, now, 3, 9)
+        count.linear(images * height * width, vae.z_channels, vae.z_channels)
+    count.coder(decoder_layers(vae), images, height, width)
     if count.temporal:
-        count.conv(rows, 3, 3, 3)
+        count.conv(images * height * width * vae.factor ** 2, 3, 3, 3)
     return count.flops
 
 
@@ -146,6 +110,18 @@ class _Count:
             self.linear(rows, width_in, width_out)
         if self.temporal:
             self.conv(2 * rows, width_out, width_out, 3)
+
+    def coder(self, layers, images, height, width):
+        """The autoencoder's encoder or decoder, of images whose latents are height x width."""
+        deepest = max(layer.level for layer in layers)
+        for layer in layers:
+            rows = images * height * width * 4 ** (deepest - layer.level)
+            if layer.kind == RESIDUAL:
+                self.resnet(rows, layer.width_in, layer.width_out)
+            elif layer.kind == MIDDLE:
+                self.middle(rows, height * width, layer.width_out)
+            else:
+                self.conv(rows, layer.width_in, layer.width_out, 9)
 
     def middle(self, rows, pixels, width):
         self.resnet(rows, width, width)

@@ -28,7 +28,7 @@ from sgm.checkpoints.store import (
     stored_bytes,
     stored_dtype,
 )
-from sgm.checkpoints.svd_to_sv3d import operate, start_spec
+from sgm.checkpoints.svd_to_sv3d import convert_conditioning, start_spec
 from sgm.common.files import atomic
 from sgm.config.model import DTYPE_NAMES, ModelSpec
 from sgm.config.model_files import load_spec
@@ -105,7 +105,7 @@ def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype
         store = fuse(store, lora)
     if surgery:
         spec = start_spec(old, surgery)
-        store = operate(store, old, spec)
+        store = convert_conditioning(store, old, spec)
     made = Plan(target, kind, store, spec, old, STORED_DTYPES[dtype] if dtype else None)
     free = shutil.disk_usage(target.absolute().parent).free
     if made.size > free:

@@ -1,4 +1,4 @@
-"""Which model a file of weights is of, told by its keys and shapes, and whether it has all that the model needs."""
+"""Identifies the model of a file of weights by keys and shapes, and checks that it is complete."""
 import re
 from dataclasses import replace
 from typing import NamedTuple, Optional
@@ -10,30 +10,31 @@ from sgm.config.yaml_reader import known_configs
 
 VECTOR_KEY = UNET + "label_emb.0.0.weight"      # (4 * channels, width of the vector condition)
 INPUT_KEY = UNET + "input_blocks.0.0.weight"    # (channels, 8, 3, 3)
-SHOWN = 8                                       # names of a kind in an error
+SHOWN = 8                                       # names of each kind in an error
 
 
 class Fingerprint(NamedTuple):
-    """What a checkpoint's keys and shapes say of its model; None where it does not hold that part."""
-    decoder: Optional[str]                      # "temporal" or "image"
-    post_quant_conv: bool                       # the first stage has its 1x1 convolutions (svd_image_decoder)
-    has_encoder: bool                           # the first stage has an encoder of its own
-    vector_width: Optional[int]                 # columns of the vector condition
-    vae_embedder: Optional[int]                 # N of the conditioner.embedders.N that is the autoencoder
-    channels: Optional[int]                     # of the UNet's first level
+    """The keys and shapes that tell models apart; None for parts that a checkpoint lacks."""
+    decoder: Optional[str]          # "temporal" or "image"
+    post_quant_conv: bool           # the first stage has 1x1 convolutions (svd_image_decoder)
+    vector_width: Optional[int]     # columns of the vector condition
+    vae_embedder: Optional[int]     # N of the conditioner.embedders.N with the autoencoder
+    channels: Optional[int]         # width of the UNet's first level
 
 
-def layout_of(store):
-    """The Layout of an open Checkpoint or other TensorStore under the published names; reads no data.
+def fingerprint_of(store):
+    """Return the Fingerprint of a TensorStore under the published names, without reading data.
 
     Raises CheckpointError for one file of a diffusers folder.
     """
     keys = list(store)
     if not any(key.startswith((UNET, FIRST_STAGE, CONDITIONER)) for key in keys):
-        other = next((key for key in keys if re.search(r"(^|\.)(down_blocks|mid_block|vision_model)\.", key)), None)
+        diffusers = r"(^|\.)(down_blocks|mid_block|vision_model)\."
+        other = next((key for key in keys if re.search(diffusers, key)), None)
         if other:
-            raise CheckpointError(f"{store.path}: {other}: found the names of a part of a diffusers folder, expected"
-                                  f" {UNET}...; give the folder that has unet, vae and image_encoder in it")
+            raise CheckpointError(
+                f"{store.path}: {other}: found the names of a part of a diffusers folder, expected"
+                f" {UNET}...; give the folder that has unet, vae and image_encoder in it")
     decoder = None
     if any(key.startswith(FIRST_STAGE + "decoder.") for key in keys):
         temporal = FIRST_STAGE + "decoder.mid.block_1.time_stack."
@@ -43,7 +44,6 @@ def layout_of(store):
     return Fingerprint(
         decoder=decoder,
         post_quant_conv=FIRST_STAGE + "post_quant_conv.weight" in store,
-        has_encoder=any(key.startswith(FIRST_STAGE + "encoder.") for key in keys),
         vector_width=_size(store, VECTOR_KEY, 1),
         vae_embedder=int(embedder[1]) if embedder else None,
         channels=_size(store, INPUT_KEY, 0))
@@ -55,66 +55,76 @@ def _size(store, key, axis):
 
 
 def adapt_spec(spec, store):
-    """`spec` with what a TensorStore shows: its decoder, and whether that has 1x1 convolutions.
+    """Return `spec` with the decoder that a TensorStore shows, with or without 1x1 convolutions.
 
-    Raises CheckpointError when the weights plainly are another model's, naming the one they look like.
+    Raises CheckpointError when the weights plainly are those of another model, naming the one they
+    look like.
     """
-    layout = layout_of(store)
+    fingerprint = fingerprint_of(store)
+    embedder = spec.condition.embedders.index("cond_frames")
     for found, expected, where in (
-            (layout.vector_width, sum(spec.vector_widths.values()), f"{VECTOR_KEY}: found {{}} columns"),
-            (layout.channels, spec.unet.model_channels, f"{INPUT_KEY}: found {{}} channels"),
-            (layout.vae_embedder, spec.condition.embedders.index("cond_frames"),
+            (fingerprint.vector_width, sum(spec.vector_widths.values()),
+             f"{VECTOR_KEY}: found {{}} columns"),
+            (fingerprint.channels, spec.unet.model_channels, f"{INPUT_KEY}: found {{}} channels"),
+            (fingerprint.vae_embedder, embedder,
              "found the autoencoder at conditioner.embedders.{}")):
         if found is not None and found != expected:
-            raise CheckpointError(f"{store.path}: {where.format(found)}, expected {expected} for {spec.name};"
-                                  f" {_looks_like(layout)}")
-    return with_decoder(spec, layout)
+            raise CheckpointError(
+                f"{store.path}: {where.format(found)}, expected {expected} for {spec.name};"
+                f" {_looks_like(fingerprint)}")
+    return with_decoder(spec, fingerprint)
 
 
-def with_decoder(spec, layout):
-    """`spec` with a Layout's decoder, if it has one."""
-    if layout.decoder is None:
+def with_decoder(spec, fingerprint):
+    """Return `spec` with the decoder of a Fingerprint, if that has one."""
+    if fingerprint.decoder is None:
         return spec
-    return replace(spec, vae=replace(spec.vae, decoder=layout.decoder, post_quant_conv=layout.post_quant_conv))
+    return replace(spec, vae=replace(spec.vae, decoder=fingerprint.decoder,
+                                     post_quant_conv=fingerprint.post_quant_conv))
 
 
-def recognise(layout, path, num_frames=None):
-    """The ModelSpec of that known configuration which a Layout is of, without its decoder. Raises CheckpointError.
+def identify(fingerprint, path, num_frames=None):
+    """Return the ModelSpec of the known configuration that a Fingerprint fits, without its decoder.
 
-    svd and svd_xt have the same keys and shapes: `num_frames` tells them apart, else the name at `path`, else it is svd.
+    svd and svd_xt have the same keys and shapes: `num_frames` tells them apart, else the file name
+    in `path`, else it is svd. Raises CheckpointError when none fits.
     """
     specs = [load_spec(name) for name in known_configs("sampling")]
-    fitting = [spec for spec in specs if (sum(spec.vector_widths.values()), spec.unet.model_channels)
-               == (layout.vector_width, layout.channels)]
+    wanted = fingerprint.vector_width, fingerprint.channels
+    fitting = [spec for spec in specs
+               if (sum(spec.vector_widths.values()), spec.unet.model_channels) == wanted]
     if not fitting:
-        found = "found no UNet" if layout.channels is None else (
-            f"found a UNet of {layout.channels} channels with a vector condition of {layout.vector_width}")
-        raise CheckpointError(f"{path}: {found}, expected that of {', '.join(spec.name for spec in specs)}; is of"
-                              " another model: pass its --config")
+        found = "found no UNet" if fingerprint.channels is None else (
+            f"found a UNet of {fingerprint.channels} channels with a vector condition of"
+            f" {fingerprint.vector_width}")
+        raise CheckpointError(
+            f"{path}: {found}, expected that of {', '.join(spec.name for spec in specs)}; it is"
+            " another model: pass its --config")
 
     def likeness(spec):
         return spec.num_frames == num_frames, len(spec.name) * (spec.name in path.name)
     return max(fitting, key=likeness)
 
 
-def _looks_like(layout):
-    """The remedy for a checkpoint of another model: which of ours it looks like, by its vector condition."""
+def _looks_like(fingerprint):
+    """Return the remedy for another model's checkpoint: which of ours its vector condition fits."""
     specs = [load_spec(name) for name in known_configs("sampling")]
-    alike = [spec for spec in specs if sum(spec.vector_widths.values()) == layout.vector_width]
+    alike = [spec for spec in specs
+             if sum(spec.vector_widths.values()) == fingerprint.vector_width]
     if not alike:
-        return "is of another model: pass its --config"
-    same = [spec for spec in alike if spec.unet.model_channels == layout.channels]
+        return "it is another model: pass its --config"
+    same = [spec for spec in alike if spec.unet.model_channels == fingerprint.channels]
     names = " or ".join(spec.name for spec in same or alike)
     if not same:
-        return f"looks like {names} of other widths: pass its --config"
-    return f"looks like {names}: pass --config configs/{same[0].name}.yaml"
+        return f"it looks like {names} of other widths: pass its --config"
+    return f"it looks like {names}: pass --config {same[0].name}"
 
 
 def misfits_of(store, shapes, prefix=""):
-    """How a TensorStore differs from tensors of these ``{key: shape}`` of a floating type: lists of keys.
+    """Compare a TensorStore with tensors of these ``{key: shape}`` of a floating type.
 
-    -> missing, misshapen (with what was found), left over, and passed over because nothing uses them. Keys that do not
-    begin with `prefix` are no one's.
+    Returns four lists of keys: missing, misshapen (with what was found), left over, and skipped
+    because nothing uses them. Keys without `prefix` are ignored.
     """
     missing, misshapen, extra, unused = [], [], [], []
     for key, shape in shapes.items():
@@ -131,16 +141,17 @@ def misfits_of(store, shapes, prefix=""):
 
 
 def check_fit(store, shapes, prefix=""):
-    """Raise CheckpointError unless `misfits_of` finds none; -> the keys that nothing uses."""
+    """Raise CheckpointError unless `misfits_of` finds none; return the keys that nothing uses."""
     missing, misshapen, extra, unused = misfits_of(store, shapes, prefix)
     if missing or misshapen or extra:
-        raise CheckpointError(f"{store.path}: does not fit the model: {misfit_message(missing, misshapen, extra)}; if the"
-                              f" file is whole, it {_looks_like(layout_of(store))}")
+        raise CheckpointError(
+            f"{store.path}: does not fit the model: {misfit_message(missing, misshapen, extra)};"
+            f" if the file is whole, {_looks_like(fingerprint_of(store))}")
     return unused
 
 
 def misfit_message(missing, misfits, extra):
-    """What is missing, misshapen and left over (lists of names) in a line, the first few of each."""
+    """Return one line with the first few of the names missing, misshapen and left over (lists)."""
     parts = []
     for names, what in ((missing, "keys missing"), (misfits, "misshapen"), (extra, "left over")):
         if names:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from sgm.checkpoints.mapped_file import open_checkpoint
-from sgm.checkpoints.store import CheckpointError, Made, View, taken
+from sgm.checkpoints.store import CheckpointError, LazyTensor, View, passthrough
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 
@@ -21,7 +21,7 @@ def fuse(store, path, strength=1.0):
     LoRA, or of another model.
     """
     lora = open_checkpoint(path)
-    scale, rows = _alpha(lora) * strength, {key: taken(store, key) for key in store}
+    scale, rows = _alpha(lora) * strength, {key: passthrough(store, key) for key in store}
     layers = {key.removesuffix(DOWN).removesuffix(UP): None for key in lora}
     for layer in layers:
         down, up, key = layer + DOWN, layer + UP, layer + ".weight"
@@ -35,9 +35,9 @@ def fuse(store, path, strength=1.0):
         if (out, into) != store.shape(key) or rank != ranks:
             raise CheckpointError(f"{lora.path}: {layer}: found a change of {(out, into)} of ranks {rank} and {ranks},"
                                   f" expected {store.shape(key)} as in {store.path}, of one rank; it is of another model")
-        rows[key] = Made(((store, key), (lora, down), (lora, up)), partial(_sum, stores=(store, lora), keys=(key, down, up),
-                                                                          scale=scale / rank),
-                         f"LoRA of {lora.path.name} fused", "F32", store.shape(key))
+        fused = partial(_sum, stores=(store, lora), keys=(key, down, up), scale=scale / rank)
+        rows[key] = LazyTensor(((store, key), (lora, down), (lora, up)), fused,
+                               f"LoRA of {lora.path.name} fused", "F32", store.shape(key))
     if not layers:
         raise CheckpointError(f"{lora.path}: found no tensors, expected pairs of {DOWN[1:]} and {UP[1:]}; is no LoRA")
     return View(store.path, store.format, rows, {**store.metadata, "lora": f"{lora.path.name}, {strength:g} times"})

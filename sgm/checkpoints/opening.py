@@ -1,10 +1,10 @@
 """Opens the weights of a model in any form. numpy only."""
 from pathlib import Path
 
-from sgm.checkpoints.diffusers.reader import lent, open_folder
-from sgm.checkpoints.identify import adapt_spec, layout_of, recognise
+from sgm.checkpoints.diffusers.reader import fill_from_base, open_folder
+from sgm.checkpoints.identify import adapt_spec, fingerprint_of, identify
 from sgm.checkpoints.mapped_file import open_checkpoint
-from sgm.checkpoints.store import View, taken
+from sgm.checkpoints.store import View, passthrough
 
 
 def open_weights(path, spec=None, base=None):
@@ -19,8 +19,8 @@ def open_weights(path, spec=None, base=None):
     if path.is_dir():
         return open_folder(path, spec, base)
     store = open_checkpoint(path)
-    spec = spec or recognise(layout_of(store), path)
+    spec = spec or identify(fingerprint_of(store), path)
     if base is not None:
-        rows = {key: taken(store, key) for key in store}
-        store = View(path, store.format, {**rows, **lent(base, rows, spec)}, store.metadata)
+        rows = {key: passthrough(store, key) for key in store}
+        store = View(path, store.format, {**rows, **fill_from_base(base, rows, spec)}, store.metadata)
     return store, adapt_spec(spec, store)

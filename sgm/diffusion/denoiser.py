@@ -58,11 +58,11 @@ class Denoiser(nn.Cell):
         """What depends on the context only; see `VideoUNet.prepare`."""
         return self.diffusion_model.prepare(crossattn, num_frames)
 
-    def construct(self, x, sigma, prepared, concat, vector, still, num_frames):
+    def construct(self, x, sigma, prepared, concat, vector, image_only, num_frames):
         """Estimate of the clean latents. x (F, 4, h, w) noisy, sigma (F,), prepared (F, K), concat (F, 4, h, w),
-        vector (F, V), still (F,) -> (F, 4, h, w) float32."""
+        vector (F, V), image_only (F,) -> (F, 4, h, w) float32."""
         c_skip, c_out, c_in, c_noise = scalings(sigma)
         broad = (-1, 1, 1, 1)
         inputs = ms_ops.concat((x * c_in.reshape(broad), concat), 1)
-        output = self.diffusion_model.evaluate(inputs, c_noise, prepared, vector, still, num_frames)
+        output = self.diffusion_model.evaluate(inputs, c_noise, prepared, vector, image_only, num_frames)
         return x * c_skip.reshape(broad) + output.astype(ms.float32) * c_out.reshape(broad)

@@ -45,10 +45,10 @@ class GuidedDenoiser(nn.Cell):
         self.denoiser = denoiser
         self.num_frames = num_frames
 
-    def construct(self, x, sigma, prepared, concat, vector, still, scale):
+    def construct(self, x, sigma, prepared, concat, vector, image_only, scale):
         """x (T, 4, h, w), sigma (1,), scale (T, 1, 1, 1); the conditions hold 2 T rows, unconditional first."""
         sigma = sigma.broadcast_to((2 * self.num_frames,))
-        both = self.denoiser(ms.ops.concat((x, x), 0), sigma, prepared, concat, vector, still, self.num_frames)
+        both = self.denoiser(ms.ops.concat((x, x), 0), sigma, prepared, concat, vector, image_only, self.num_frames)
         return guidance.guide(both[:self.num_frames], both[self.num_frames:], scale)
 
 
@@ -170,21 +170,21 @@ class Engine(nn.Cell):
         names = ("prepared", "concat", "vector")
         if sequential or len(sides) == 1:
             step = self.graph(("side", num_frames), lambda: self.model.construct)
-            still = ms.ops.zeros((num_frames,), ms.float32)
+            image_only = ms.ops.zeros((num_frames,), ms.float32)
 
             def denoise(x, sigma):
                 self._load("model")
                 sigma = Tensor(np.full(num_frames, sigma, np.float32))
-                found = [step(x, sigma, *(side[name] for name in names), still, num_frames) for side in sides]
+                found = [step(x, sigma, *(side[name] for name in names), image_only, num_frames) for side in sides]
                 return found[0] if len(found) == 1 else guidance.guide(*found, scale)
         else:
             step = self.graph(("pair", num_frames), lambda: GuidedDenoiser(self.model, num_frames).construct)
-            still = ms.ops.zeros((2 * num_frames,), ms.float32)
+            image_only = ms.ops.zeros((2 * num_frames,), ms.float32)
             both = [ms.ops.concat((sides[0][name], sides[1][name]), 0) for name in names]
 
             def denoise(x, sigma):
                 self._load("model")
-                return step(x, Tensor(np.array([sigma], np.float32)), *both, still, scale)
+                return step(x, Tensor(np.array([sigma], np.float32)), *both, image_only, scale)
         return denoise
 
     def sample(self, noise, c, uc, steps=None, sampler=None, guidance_scales=None, sequential=False, callback=None):

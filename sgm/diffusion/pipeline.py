@@ -23,7 +23,7 @@ from sgm.diffusion.guards import (
     of_memory,
     require_finite,
 )
-from sgm.models.initialization import initialise
+from sgm.models.initialization import initialize
 from sgm.ops.profiling import StageTimer
 from sgm.views import images, preprocessing
 from sgm.views.cameras import Orbit
@@ -48,7 +48,7 @@ def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=No
     spec = load_spec(model, overrides)
     if ckpt is None:
         engine = Engine(spec, dtype=_DTYPES[dtype])
-        initialise(engine, seed=0)
+        initialize(engine, seed=0)
         return engine
     weights, spec = open_weights(ckpt, spec)
     if lora is not None:

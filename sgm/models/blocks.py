@@ -1,7 +1,7 @@
 """Parameter holders with the published names, and the residual blocks of the video UNet.
 
-Source: Blattmann et al. 2023 (arXiv 2311.15127), app. D: each block of Stable Diffusion's UNet is followed by one over
-time, and a learned factor mixes the two. Activations are tokens (see `sgm.ops`).
+Source: Blattmann et al. 2023 (arXiv 2311.15127), app. D: each block of Stable Diffusion's UNet is
+followed by one over time, and a learned factor mixes the two. Activations are tokens (`sgm.ops`).
 """
 import mindspore as ms
 from mindspore import Parameter, nn
@@ -11,29 +11,30 @@ from sgm import ops
 
 
 def empty(*shape):
-    """A Parameter without memory until weights are loaded into it or `sgm.models.initialization` fills it."""
+    """Return a Parameter without memory, for loaded weights or `sgm.models.initialization`."""
     return Parameter(initializer("zeros", shape, ms.float32))
 
 
 class Layer(nn.Cell):
-    """What a `Block` holds: called as (h, emb, prepared, still, grid), where
+    """A layer of a `Block`, called as (h, emb, prepared, image_only, grid).
 
-    h (rows, C) are tokens, emb (F, E) the step's embedding already through SiLU, prepared (F, K) the context vectors of
-    all transformers, still (F,) 1 for image-only frames, grid = (videos, frames, height, width), F = videos * frames.
+    h (rows, C) are tokens; emb (F, E) is the step's embedding, already through SiLU; prepared
+    (F, K) holds the context vectors of all transformers; image_only (F,) is 1 for image-only
+    frames; grid = (videos, frames, height, width), F = videos * frames.
     """
 
     def resize(self, grid):
-        """The grid of the layer's output."""
+        """Return the grid of the layer's output."""
         return grid
 
 
 class Block(nn.SequentialCell):
-    """The published `input_blocks.N`, `middle_block`, `output_blocks.N`: layers one after the other."""
+    """The published `input_blocks.N`, `middle_block`, `output_blocks.N`: layers in sequence."""
 
-    def construct(self, h, emb, prepared, still, grid):
-        """-> tokens and their grid."""
+    def construct(self, h, emb, prepared, image_only, grid):
+        """Return the tokens and their grid."""
         for layer in self.cell_list:
-            h = layer(h, emb, prepared, still, grid)
+            h = layer(h, emb, prepared, image_only, grid)
             grid = layer.resize(grid)
         return h, grid
 
@@ -47,11 +48,12 @@ class Linear(nn.Cell):
         self.bias = empty(width_out) if bias else None
 
     def construct(self, x):
+        """Map (rows, in) to (rows, out)."""
         return ops.linear(x, self.weight, self.bias)
 
 
 class Conv(nn.Cell):
-    """Holds a convolution's weight (out, in, *kernel) and bias; the caller chooses the form in `sgm.ops`."""
+    """A convolution's weight (out, in, *kernel) and bias; the caller chooses its form."""
 
     def __init__(self, width_in, width_out, *kernel):
         super().__init__()
@@ -60,7 +62,7 @@ class Conv(nn.Cell):
 
 
 class Norm(nn.Cell):
-    """Holds the gain and offset of a group or layer norm over `width` channels."""
+    """The gain and offset of a group or layer norm over `width` channels."""
 
     def __init__(self, width):
         super().__init__()
@@ -76,36 +78,38 @@ class TokenGroupNorm(Norm):
         self.groups, self.eps = groups, eps
 
     def construct(self, x, batch):
-        """x (rows, width); statistics over each of `batch` equal runs of rows (frames or videos)."""
+        """Normalize (rows, width) over each of `batch` equal runs of rows (frames or videos)."""
         return ops.group_norm(x, self.weight, self.bias, batch, self.groups, self.eps)
 
 
 class LayerNorm(Norm):
-    """Layer norm over the channels of (rows, width)."""
+    """Layer norm over channels."""
 
     def construct(self, x):
+        """Normalize each row of (rows, width)."""
         return ops.layer_norm(x, self.weight, self.bias)
 
 
 class Mixer(nn.Cell):
-    """Learned mixing of the spatial and the temporal result; frames flagged as still images keep the spatial one."""
+    """Learned mix of a spatial and a temporal result; image-only frames keep the spatial one."""
 
     def __init__(self):
         super().__init__()
         self.mix_factor = empty(1)
 
-    def construct(self, spatial, temporal, still):
-        """spatial, temporal (rows, C); still (frames,) 1 for image-only frames -> (rows, C)."""
+    def construct(self, spatial, temporal, image_only):
+        """Mix two (rows, C) arrays; image_only (frames,) is 1 for image-only frames."""
         alpha = ms.ops.sigmoid(self.mix_factor.astype(ms.float32))
-        alpha = (still + (1.0 - still) * alpha).astype(spatial.dtype)
+        alpha = (image_only + (1.0 - image_only) * alpha).astype(spatial.dtype)
         rows, width = spatial.shape
         alpha = ops.depend(alpha, spatial)
-        alpha = ops.repeat_rows(alpha.reshape(-1, 1).broadcast_to((still.shape[0], width)), rows)
+        alpha = alpha.reshape(-1, 1).broadcast_to((image_only.shape[0], width))
+        alpha = ops.repeat_rows(alpha, rows)
         return temporal + alpha * (spatial - temporal)
 
 
 class Embedding(nn.SequentialCell):
-    """Linear, SiLU, Linear: the published `time_embed`, `label_emb` and `time_pos_embed` (keys 0 and 2)."""
+    """Linear, SiLU, Linear: `time_embed`, `label_emb` and `time_pos_embed` (keys 0 and 2)."""
 
     def __init__(self, width_in, width, width_out):
         super().__init__(Linear(width_in, width), nn.SiLU(), Linear(width, width_out))
@@ -118,14 +122,18 @@ class ResBlock(Layer):
         super().__init__()
         self.temporal = temporal
         kernel = (3, 1, 1) if temporal else (3, 3)
-        self.in_layers = nn.CellList([TokenGroupNorm(width_in, groups), nn.SiLU(), Conv(width_in, width_out, *kernel)])
+        self.in_layers = nn.CellList(
+            [TokenGroupNorm(width_in, groups), nn.SiLU(), Conv(width_in, width_out, *kernel)])
         self.emb_layers = nn.CellList([nn.SiLU(), Linear(embedding, width_out)])
         self.out_layers = nn.CellList(
-            [TokenGroupNorm(width_out, groups), nn.SiLU(), nn.Identity(), Conv(width_out, width_out, *kernel)])
-        self.skip_connection = Conv(width_in, width_out, 1, 1) if width_in != width_out else None
+            [TokenGroupNorm(width_out, groups), nn.SiLU(), nn.Identity(),
+             Conv(width_out, width_out, *kernel)])
+        self.skip_connection = None
+        if width_in != width_out:
+            self.skip_connection = Conv(width_in, width_out, 1, 1)
 
     def activate(self, norm, conv, h, grid):
-        """Norm, SiLU, convolution; the statistics over time are those of a whole video."""
+        """Apply norm, SiLU and convolution; statistics over time are those of a whole video."""
         videos, frames, height, width = grid
         if self.temporal:
             h = ops.silu(norm(h, videos))
@@ -134,12 +142,14 @@ class ResBlock(Layer):
         return ops.conv3x3(h, conv.weight, conv.bias, videos * frames, height, width)
 
     def residual(self, x, emb, grid):
+        """Map (rows, in) to (rows, out), the skip connection included."""
         h = self.activate(self.in_layers[0], self.in_layers[2], x, grid)
         h = add_per_frame(h, self.emb_layers[1](emb))
         h = self.activate(self.out_layers[0], self.out_layers[3], h, grid)
         if self.skip_connection is not None:
             weight = self.skip_connection.weight
-            x = ops.linear(x, weight.reshape(weight.shape[0], weight.shape[1]), self.skip_connection.bias)
+            weight = weight.reshape(weight.shape[0], weight.shape[1])
+            x = ops.linear(x, weight, self.skip_connection.bias)
         return x + h
 
 
@@ -151,9 +161,10 @@ class VideoResBlock(ResBlock):
         self.time_stack = ResBlock(width_out, embedding, width_out, groups, temporal=True)
         self.time_mixer = Mixer()
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
+        """Map (rows, in) to (rows, out): see `Layer`."""
         h = self.residual(h, emb, grid)
-        return self.time_mixer(h, self.time_stack.residual(h, emb, grid), still)
+        return self.time_mixer(h, self.time_stack.residual(h, emb, grid), image_only)
 
 
 class Stem(Conv, Layer):
@@ -162,7 +173,8 @@ class Stem(Conv, Layer):
     def __init__(self, width_in, width_out):
         super().__init__(width_in, width_out, 3, 3)
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
+        """Map (rows, in) to (rows, out): see `Layer`."""
         videos, frames, height, width = grid
         return ops.conv3x3(h, self.weight, self.bias, videos * frames, height, width)
 
@@ -174,11 +186,14 @@ class Downsample(Layer):
         super().__init__()
         self.op = Conv(width, width, 3, 3)
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
+        """Map (rows, C) to (rows / 4, C): see `Layer`."""
         videos, frames, height, width = grid
-        return ops.conv3x3(h, self.op.weight, self.op.bias, videos * frames, height, width, stride=2)
+        weight, bias = self.op.weight, self.op.bias
+        return ops.conv3x3(h, weight, bias, videos * frames, height, width, stride=2)
 
     def resize(self, grid):
+        """Return the grid of the layer's output."""
         return grid[0], grid[1], grid[2] // 2, grid[3] // 2
 
 
@@ -189,14 +204,17 @@ class Upsample(Layer):
         super().__init__()
         self.conv = Conv(width, width, 3, 3)
 
-    def construct(self, h, emb, prepared, still, grid):
+    def construct(self, h, emb, prepared, image_only, grid):
+        """Map (rows, C) to (4 * rows, C): see `Layer`."""
         videos, frames, height, width = grid
-        return ops.conv3x3(h, self.conv.weight, self.conv.bias, videos * frames, height, width, upsample=True)
+        weight, bias = self.conv.weight, self.conv.bias
+        return ops.conv3x3(h, weight, bias, videos * frames, height, width, upsample=True)
 
     def resize(self, grid):
+        """Return the grid of the layer's output."""
         return grid[0], grid[1], grid[2] * 2, grid[3] * 2
 
 
 def add_per_frame(x, vectors):
-    """x (rows, C) + vectors (frames, C), each for all pixels of its frame."""
+    """Return x (rows, C) + vectors (frames, C), each vector for all pixels of its frame."""
     return x + ops.repeat_rows(ops.depend(vectors, x), x.shape[0])

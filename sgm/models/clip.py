@@ -1,4 +1,4 @@
-"""The image tower of OpenCLIP (ViT) and the reference's image preprocessing."""
+"""The image tower of OpenCLIP (ViT) and the original's image preprocessing."""
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +13,10 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 def _cubic_matrix(size_in, size_out):
-    """Bicubic interpolation (Keys, a = -0.75) with aligned corners and repeated edges: (size_out, size_in)."""
+    """Return bicubic interpolation (Keys, a = -0.75) as a matrix (size_out, size_in).
+
+    Corners are aligned, edges repeated.
+    """
     def keys(x, a=-0.75):
         x = np.abs(x)
         near = ((a + 2) * x - (a + 3)) * x * x + 1
@@ -29,7 +32,10 @@ def _cubic_matrix(size_in, size_out):
 
 
 def _blur_matrix(size, sigma):
-    """Gaussian blur with reflected edges: (size, size). The kernel's length is the reference's (kornia's)."""
+    """Return a Gaussian blur with reflected edges as a matrix (size, size).
+
+    The kernel's length is the original's (kornia's).
+    """
     length = max(int(4 * sigma), 3) // 2 * 2 + 1
     offset = np.arange(length) - length // 2
     weight = np.exp(-0.5 * (offset / sigma) ** 2)
@@ -53,10 +59,11 @@ def _resize_matrices(height, width, size, antialias):
 
 
 def preprocess(image, size=224, antialias=True):
-    """(N, 3, H, W) float32 in [-1, 1] -> (N, 3, size, size), normalised for CLIP. On the host.
+    """Return images (N, 3, size, size), normalized for CLIP, of (N, 3, H, W) float32 in [-1, 1].
 
-    As the reference: blurred if it shrinks, squeezed to a square (no crop). Blur and bicubic interpolation are linear
-    in each direction, so each is one matrix.
+    Runs on the host. As in the original, an image is blurred if it shrinks, and squeezed to a
+    square (no crop). Blur and bicubic interpolation are linear in each direction, so each is one
+    matrix.
     """
     rows, columns = _resize_matrices(image.shape[2], image.shape[3], size, antialias)
     small = np.matmul(np.matmul(rows, image), columns.T)
@@ -74,9 +81,11 @@ class SelfAttention(nn.Cell):
         self.out_proj = Linear(width, width)
 
     def construct(self, x, count):
+        """Attend within each of `count` images of tokens (rows, C)."""
         rows, width = x.shape
         qkv = ops.linear(x, self.in_proj_weight, self.in_proj_bias)
-        qkv = qkv.reshape(count, rows // count, 3, self.heads, width // self.heads).transpose(2, 0, 3, 1, 4)
+        qkv = qkv.reshape(count, rows // count, 3, self.heads, width // self.heads)
+        qkv = qkv.transpose(2, 0, 3, 1, 4)
         out = ops.attention(qkv[0], qkv[1], qkv[2])
         return self.out_proj(out.transpose(0, 2, 1, 3).reshape(rows, width))
 
@@ -90,6 +99,7 @@ class Mlp(nn.Cell):
         self.c_proj = Linear(4 * width, width)
 
     def construct(self, x):
+        """Map (rows, C) to (rows, C)."""
         return self.c_proj(ops.gelu(self.c_fc(x)))
 
 
@@ -104,6 +114,7 @@ class ResidualBlock(nn.Cell):
         self.mlp = Mlp(width)
 
     def construct(self, x, count):
+        """Map tokens (rows, C) of `count` images to the same shape."""
         x = x + self.attn(self.ln_1(x), count)
         return x + self.mlp(self.ln_2(x))
 
@@ -116,13 +127,14 @@ class Transformer(nn.Cell):
         self.resblocks = nn.CellList([ResidualBlock(width, heads) for _ in range(layers)])
 
     def construct(self, x, count):
+        """Map tokens (rows, C) of `count` images to the same shape."""
         for block in self.resblocks:
             x = block(x, count)
         return x
 
 
 class PatchEmbedding(nn.Cell):
-    """Convolution of stride = kernel = patch, without bias, as one product. (N, 3, S, S) -> (N * patches, width)."""
+    """Convolution of stride = kernel = patch, without bias, as one product."""
 
     def __init__(self, width, patch):
         super().__init__()
@@ -130,6 +142,7 @@ class PatchEmbedding(nn.Cell):
         self.weight = empty(width, 3, patch, patch)
 
     def construct(self, x):
+        """Map (N, 3, S, S) to (N * patches, width)."""
         count, _, size, _ = x.shape
         side = size // self.patch
         x = x.reshape(count, 3, side, self.patch, side, self.patch).transpose(0, 2, 4, 1, 3, 5)
@@ -138,7 +151,7 @@ class PatchEmbedding(nn.Cell):
 
 
 class VisionTransformer(nn.Cell):
-    """spec: `sgm.config.model.ClipSpec`. (N, 3, S, S) from `preprocess` -> (N, embed_dim), the projected class token."""
+    """The image tower of a `sgm.config.model.ClipSpec`."""
 
     def __init__(self, spec):
         super().__init__()
@@ -152,6 +165,7 @@ class VisionTransformer(nn.Cell):
         self.ln_post = LayerNorm(spec.width)
 
     def construct(self, x):
+        """Map (N, 3, S, S) from `preprocess` to (N, embed_dim), the projected class token."""
         count = x.shape[0]
         patches = self.conv1(x)
         width = patches.shape[1]

@@ -1,4 +1,4 @@
-"""What the denoiser is told: the image twice (CLIP token, latent) and scalars, each named, never ranked."""
+"""Conditioning: CLIP token, image latent and scalar embeddings, addressed by name."""
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -10,7 +10,7 @@ from sgm.models.clip import VisionTransformer
 
 
 class OpenClip(nn.Cell):
-    """Only nests: the published keys read `open_clip.model.visual`."""
+    """Nesting only: the published keys read `open_clip.model.visual`."""
 
     def __init__(self, spec):
         super().__init__()
@@ -19,7 +19,7 @@ class OpenClip(nn.Cell):
 
 
 class Embedder(nn.Cell):
-    """Makes one input of the denoiser; `_graph` is its compiled network, if it has one, once it was used."""
+    """Base of what makes one input of the denoiser; `_graph` is its compiled network, once used."""
 
     def __init__(self):
         super().__init__()
@@ -39,17 +39,18 @@ class ClipEmbedder(Embedder):
         self.open_clip = OpenClip(spec)
 
     def construct(self, pixels):
+        """Map images (N, 3, S, S) from `sgm.models.clip.preprocess` to tokens (N, 1, D)."""
         return self.open_clip.model.visual(pixels).expand_dims(1)
 
     def embed(self, image):
-        """(N, 3, H, W) numpy in [-1, 1] -> (N, 1, D) tensor."""
+        """Return the tokens (N, 1, D) of a numpy array of images (N, 3, H, W) in [-1, 1]."""
         if self._graph is None:
             self._graph = ops.compiled(self.construct)
         return self._graph(Tensor(clip.preprocess(image, self.size)))
 
 
 class KlEncoder(nn.Cell):
-    """The VAE's encoder with its 1x1 convolution. (N, 3, H, W) -> moments (N, 2 z, h, w)."""
+    """The VAE's encoder with its 1x1 convolution."""
 
     def __init__(self, spec):
         super().__init__()
@@ -57,6 +58,7 @@ class KlEncoder(nn.Cell):
         self.quant_conv = Conv2d(2 * spec.z_channels, 2 * spec.z_channels, 1)
 
     def construct(self, image):
+        """Map images (N, 3, H, W) to moments (N, 2 z, h, w)."""
         return self.quant_conv(self.encoder(image))
 
 
@@ -69,18 +71,23 @@ class LatentEmbedder(Embedder):
         self.encoder = KlEncoder(spec)
 
     def construct(self, image):
-        # Parted within the graph: a single operator behind it would spin until the graph is done (see `ops.wait`).
+        """Map images (N, 3, H, W) to mean and log variance, each (N, z, h, w)."""
+        # Split within the graph: an operator after it would spin until the graph is done (see
+        # `ops.wait`).
         moments = self.encoder(image)
         return moments[:, :self.channels], moments[:, self.channels:].clip(-30.0, 20.0)
 
     def moments(self, image):
-        """(N, 3, H, W) numpy in [-1, 1] -> mean and log variance, each (N, z, h, w) tensors."""
+        """Return mean and log variance, tensors (N, z, h, w), of images (N, 3, H, W) in [-1, 1].
+
+        image: a numpy array.
+        """
         if self._graph is None:
             self._graph = ops.compiled(self.construct)
         return self._graph(Tensor(np.ascontiguousarray(image, np.float32)))
 
     def embed(self, image):
-        """The mode of the posterior: its mean."""
+        """Return the mode of the posterior, its mean."""
         return self.moments(image)[0]
 
 
@@ -92,12 +99,13 @@ class ScalarEmbedder(Embedder):
         self.dim, self.scale = dim, np.float32(scale)
 
     def embed(self, values):
-        """(F,) numbers -> (F, dim)."""
-        return ops.timestep_embedding(Tensor(np.asarray(values, np.float32) * self.scale), self.dim)
+        """Return (F, dim) of (F,) numbers."""
+        scaled = Tensor(np.asarray(values, np.float32) * self.scale)
+        return ops.timestep_embedding(scaled, self.dim)
 
 
 class Conditioner(nn.Cell):
-    """spec: `sgm.config.model.ModelSpec`. Embedders stand under their published numbers, in the order of the spec."""
+    """The embedders of a `sgm.config.model.ModelSpec`, in the order that the keys number."""
 
     def __init__(self, spec):
         super().__init__()
@@ -114,11 +122,11 @@ class Conditioner(nn.Cell):
         self.embedders = nn.CellList(cells)
 
     def embedder(self, name):
-        """The embedder of an input by name."""
+        """Return the embedder of an input by name."""
         return self.embedders[self.names.index(name)]
 
     def vector(self, values, num_frames):
-        """{name: number or (T,) numbers} -> (T, V), the scalars side by side in the spec's order.
+        """Return the vector condition (T, V) of {name: number or (T,) numbers}, in spec order.
 
         Raises ValueError naming an input that is missing or does not have one value a frame.
         """
@@ -127,17 +135,19 @@ class Conditioner(nn.Cell):
             if not isinstance(cell, ScalarEmbedder):
                 continue
             if values.get(name) is None:
-                raise ValueError(f"condition: {name} is missing; this model is told it")
+                raise ValueError(f"condition: {name} is missing; this model is conditioned on it")
             value = np.asarray(values[name], np.float32)
             if value.ndim and value.shape != (num_frames,):
-                raise ValueError(f"condition: {name} has shape {value.shape}, expected one number or ({num_frames},)")
+                raise ValueError(f"condition: {name} has shape {value.shape}, expected one number"
+                                 f" or ({num_frames},)")
             columns.append(cell.embed(np.broadcast_to(value, (num_frames,))))
         return ms.ops.concat(columns, 1)
 
     def condition(self, image, cond_noise, cond_aug, num_frames, **scalars):
-        """image, cond_noise (1, 3, H, W) numpy -> (c, uc), dicts of crossattn (T, 1, D), concat (T, z, h, w), vector (T, V).
+        """Return (c, uc), dicts of crossattn (T, 1, D), concat (T, z, h, w) and vector (T, V).
 
-        The unconditional side has zeros for the image and the same scalars.
+        image, cond_noise (1, 3, H, W): numpy arrays. The unconditional side uc has zeros for the
+        image and the same scalars.
         """
         noisy = np.asarray(image + np.float32(cond_aug) * cond_noise, np.float32)
         token = self.embedder("cond_frames_without_noise").embed(np.asarray(image, np.float32))
@@ -145,6 +155,6 @@ class Conditioner(nn.Cell):
         c = {"crossattn": token.broadcast_to((num_frames,) + token.shape[1:]),
              "concat": latent.broadcast_to((num_frames,) + latent.shape[1:]),
              "vector": self.vector({"cond_aug": cond_aug, **scalars}, num_frames)}
-        uc = {"crossattn": ms.ops.zeros_like(c["crossattn"]), "concat": ms.ops.zeros_like(c["concat"]),
-              "vector": c["vector"]}
+        uc = {"crossattn": ms.ops.zeros_like(c["crossattn"]),
+              "concat": ms.ops.zeros_like(c["concat"]), "vector": c["vector"]}
         return c, uc

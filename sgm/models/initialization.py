@@ -1,18 +1,19 @@
-"""Weights of a network that starts from nothing, drawn by numpy: the same seed gives the same weights everywhere."""
+"""Initial weights of a network, drawn by numpy: the same seed gives the same weights everywhere."""
 import zlib
 
 import numpy as np
 from mindspore import Tensor
 
-# The last layer of every residual branch starts at zero, so that a block starts as the identity (as the reference).
+# The last layer of every residual branch starts at zero, so that a block starts as the identity, as
+# in the original.
 _ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B")
 
 
 def initial_weight(name, shape, seed):
-    """The starting value of a parameter, by its published name: float32 of `shape`.
+    """Return the initial value of a parameter by its published name: float32 of `shape`.
 
-    Weights of linear layers and convolutions are uniform in +-1/sqrt(fan in) (PyTorch's default), biases 0, norms 1 and 0,
-    mixing factors 0.5; every parameter has a random stream of its own.
+    Weights of linear layers and convolutions are uniform in +-1/sqrt(fan in) (PyTorch's default),
+    biases 0, norms 1 and 0, mixing factors 0.5; every parameter has a random stream of its own.
     """
     rng = np.random.RandomState(zlib.crc32(f"{seed}/{name}".encode()))
     owner, _, leaf = name.rpartition(".")
@@ -30,7 +31,7 @@ def initial_weight(name, shape, seed):
     return np.zeros(shape, np.float32)
 
 
-def initialise(cell, seed):
+def initialize(cell, seed):
     """Fill every parameter of `cell` (whose names are the published ones)."""
     for name, parameter in cell.parameters_dict().items():
         parameter.set_data(Tensor(initial_weight(name, parameter.shape, seed)))

@@ -1,7 +1,8 @@
-"""SVD's deflickering decoder: the image decoder with a residual block over time behind every residual block.
+"""SVD's deflickering decoder: a residual block over time follows each one of the image decoder.
 
-Source: Blattmann et al. 2023 (arXiv 2311.15127), sec. 4; the mixing factor here weighs the *temporal* result.
-The frames of one call are one video, so results depend on how a video is cut into chunks.
+Source: Blattmann et al. 2023 (arXiv 2311.15127), sec. 4; the mixing factor here weighs the
+*temporal* result. The frames of one call are one video, so results depend on how a video is cut
+into chunks.
 """
 from mindspore import nn
 from mindspore import ops as ms_ops
@@ -12,7 +13,10 @@ from sgm.models.blocks import Conv, empty
 
 
 class TimeBlock(nn.Cell):
-    """Residual block over the frames of `sgm.ops.to_time` maps; group norm over all frames of a video, eps 1e-5."""
+    """Residual block over the frames of `sgm.ops.to_time` maps.
+
+    Its group norms are over all frames of a video, with eps 1e-5.
+    """
 
     def __init__(self, width, groups):
         super().__init__()
@@ -22,15 +26,17 @@ class TimeBlock(nn.Cell):
         self.out_layers = nn.CellList([norm, nn.SiLU(), nn.Identity(), Conv(width, width, 3, 1, 1)])
 
     def activate(self, norm, conv, x):
+        """Apply norm, SiLU and the convolution over time."""
         return ops.time_conv_nchw(ops.silu(norm(x)), conv.weight, conv.bias)
 
     def construct(self, x):
+        """Map a map of `sgm.ops.to_time` to the same shape."""
         h = self.activate(self.in_layers[0], self.in_layers[2], x)
         return x + self.activate(self.out_layers[0], self.out_layers[3], h)
 
 
 class VideoResnetBlock(ResnetBlock):
-    """alpha * temporal + (1 - alpha) * spatial."""
+    """A spatial residual block, then one over frames: alpha * temporal + (1 - alpha) * spatial."""
 
     def __init__(self, width_in, width_out, groups):
         super().__init__(width_in, width_out, groups)
@@ -38,6 +44,7 @@ class VideoResnetBlock(ResnetBlock):
         self.time_stack = TimeBlock(width_out, groups)
 
     def construct(self, x, frames):
+        """Map (videos * frames, in, h, w) to (videos * frames, out, h, w)."""
         x = self.residual(x)
         height, width = x.shape[2:]
         spatial = ops.to_time(x, frames)
@@ -49,24 +56,23 @@ class VideoResnetBlock(ResnetBlock):
 class VideoConvOut(Conv2d):
     """The last convolution, then one over time on the pixels."""
 
-    def __init__(self, width):
-        super().__init__(width, 3)
-        self.time_mix_conv = Conv(3, 3, 3, 1, 1)
+    def __init__(self, width_in, width_out):
+        super().__init__(width_in, width_out)
+        self.time_mix_conv = Conv(width_out, width_out, 3, 1, 1)
 
     def over_time(self, x, frames):
+        """Convolve pixels (videos * frames, 3, H, W) over time."""
         height, width = x.shape[2:]
-        x = ops.time_conv_nchw(ops.to_time(x, frames), self.time_mix_conv.weight, self.time_mix_conv.bias)
+        conv = self.time_mix_conv
+        x = ops.time_conv_nchw(ops.to_time(x, frames), conv.weight, conv.bias)
         return ops.from_time(x, frames, height, width)
 
 
 class VideoDecoder(Decoder):
-    """(videos * frames, z, h, w) -> (videos * frames, 3, H, W)."""
+    """The decoder over space and time."""
 
-    block = VideoResnetBlock
-
-    def __init__(self, spec):
-        super().__init__(spec)
-        self.conv_out = VideoConvOut(spec.ch * spec.ch_mult[0])
+    block, last = VideoResnetBlock, VideoConvOut
 
     def construct(self, z, frames):
+        """Map latents (videos * frames, z, h, w) to (videos * frames, 3, H, W)."""
         return self.conv_out.over_time(self.conv_out(self.features(z, frames)), frames)

@@ -1,11 +1,13 @@
-"""The one place that knows what differs between MindSpore on a CPU and on an Ascend NPU.
+"""Operators, each in a form for a CPU and one for an Ascend NPU: only here do the two differ.
 
-Networks are written in *token layout*: an activation is a 2-D tensor ``(rows, channels)`` whose rows run over
-frames, then image rows, then columns. Linear layers, 1x1 convolutions, skip concatenation and temporal convolution
-then need no transposition. The VAE, whose maps are large and whose layers are all convolutions, stays in NCHW.
+Networks are written in *token layout*: an activation is a 2-D tensor ``(rows, channels)`` whose
+rows run over frames, then image rows, then columns. Linear layers, 1x1 convolutions, skip
+concatenation and temporal convolution then need no transposition. The VAE, whose maps are large and
+whose layers are all convolutions, stays in NCHW.
 
-Every function has a form for each target. ``set_target("Ascend")`` makes graphs of the Ascend form on any machine, so
-that they can be exported and audited without a device; callers never ask which target is in force.
+Every function has a form for each target. ``set_target("Ascend")`` makes graphs of the Ascend form
+on any machine, so that they can be exported and audited without a device; callers never ask which
+target is in force.
 """
 from sgm.ops.activations import geglu, gelu, silu, softmax
 from sgm.ops.attend import attention, frame_index, merge_heads, split_heads, timestep_embedding
@@ -34,8 +36,10 @@ from sgm.ops.norms import group_norm, group_norm_nchw, group_norm_of, layer_norm
 from sgm.ops.tokens import depend, in_slices, linear, permute_rows, repeat_rows
 
 __all__ = [
-    "TARGETS", "attention", "compiled", "conv2d", "conv3x3", "fetch", "frame_index", "from_time", "geglu", "gelu",
-    "group_norm", "group_norm_nchw", "group_norm_of", "in_slices", "layer_norm", "linear", "merge_heads", "depend",
-    "on_ascend", "permute_rows", "release", "set_device", "set_jit", "set_target", "wait", "silu", "softmax",
-    "split_heads", "repeat_rows", "target", "temporal_conv", "time_conv_nchw", "timestep_embedding", "to_time", "upsample_nchw",
+    "TARGETS", "attention", "compiled", "conv2d", "conv3x3", "depend", "fetch", "frame_index",
+    "from_time", "geglu", "gelu", "group_norm", "group_norm_nchw", "group_norm_of", "in_slices",
+    "layer_norm", "linear", "merge_heads", "on_ascend", "permute_rows", "release",
+    "repeat_rows", "set_device", "set_jit", "set_target", "silu", "softmax", "split_heads",
+    "target", "temporal_conv", "time_conv_nchw", "timestep_embedding", "to_time",
+    "upsample_nchw", "wait",
 ]

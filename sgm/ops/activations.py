@@ -13,7 +13,7 @@ _reduce_sum = P.ReduceSum(keep_dims=True)
 
 
 class _Softmax(nn.Cell):
-    """Softmax over the last axis; its own gradient, because the CPU kernel's is 20 times slower on small rows."""
+    """Softmax over the last axis; the CPU's own gradient is 20 times slower on small rows."""
 
     def construct(self, x):
         return _softmax(x)
@@ -24,7 +24,7 @@ class _Softmax(nn.Cell):
 
 
 class _NormalCdf(nn.Cell):
-    """Phi(x), the standard normal distribution function, with the density as its gradient."""
+    """The standard normal distribution function Phi(x), with the density as its gradient."""
 
     def construct(self, x):
         square = x * x
@@ -41,8 +41,11 @@ class _NormalCdf(nn.Cell):
 
 
 class _WideGelu(nn.Cell):
-    """Exact GELU in the forms Ascend has. Its gradient takes x alone: left to itself, MindSpore keeps four more arrays of
-    x's size for it, in float32 where x is bfloat16, which was half of all that a block keeps for its backward pass."""
+    """Exact GELU in the forms that Ascend has, with a gradient that takes x alone.
+
+    By itself, MindSpore keeps four more arrays of x's size for it, in float32 where x is bfloat16:
+    half of all that a block keeps for its backward pass.
+    """
 
     def construct(self, x):
         wide = _widened(x)
@@ -50,17 +53,18 @@ class _WideGelu(nn.Cell):
 
     def bprop(self, x, out, dout):
         wide = _widened(x)
-        slope = 0.5 * _twice_normal_cdf(wide) + wide * (0.3989422804014327 * _exp(-0.5 * wide * wide))
+        density = 0.3989422804014327 * _exp(-0.5 * wide * wide)
+        slope = 0.5 * _twice_normal_cdf(wide) + wide * density
         return ((slope * dout.astype(wide.dtype)).astype(x.dtype),)
 
 
 def _widened(x):
-    """A 910B has neither Erfc nor Exp in bfloat16."""
+    """Return bfloat16 as float32: a 910B has neither Erfc nor Exp in bfloat16."""
     return x.astype(ms.float32) if x.dtype == ms.bfloat16 else x
 
 
 def _twice_normal_cdf(x):
-    """erfc keeps the tail that 1 + erf loses in float16, in fewer operations."""
+    """Return 2 Phi(x); erfc keeps the tail that 1 + erf loses in float16, in fewer operations."""
     return ops.erfc(x * -0.7071067811865476)
 
 
@@ -70,21 +74,26 @@ _wide_gelu = _WideGelu()
 
 
 def gelu(x):
-    """Exact GELU, x * Phi(x) (the CPU's tanh form is off by 1e-4)."""
+    """Return the exact GELU, x * Phi(x) (the CPU's tanh form is off by 1e-4)."""
     if on_ascend():
         return _wide_gelu(x)
-    return x * _normal_cdf(x.astype(ms.float32)).astype(x.dtype)  # the polynomial's coefficients underflow in float16
+    # The polynomial's coefficients underflow in float16.
+    return x * _normal_cdf(x.astype(ms.float32)).astype(x.dtype)
 
 
 def silu(x):
-    """x * sigmoid(x)."""
+    """Return x * sigmoid(x)."""
     return ops.silu(x)
 
 
 def geglu(x, weight, bias):
-    """value * GELU(gate) of one projection (rows, in) -> (rows, inner); weight (2 * inner, in): value, then gate."""
+    """Return value * GELU(gate), (rows, inner), of one projection of x (rows, in).
+
+    weight (2 * inner, in): value, then gate.
+    """
     inner = weight.shape[0] // 2
-    if x.shape[0] > x.shape[1]:  # cutting the weight in two moves less memory than cutting the result
+    # Of weight and result, the smaller is cut in two: that moves less memory.
+    if x.shape[0] > x.shape[1]:
         value = linear(x, weight[:inner], bias[:inner])
         gate = linear(x, weight[inner:], bias[inner:])
     else:

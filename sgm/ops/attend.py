@@ -1,4 +1,4 @@
-"""Attention, its heads, and the sinusoids of times and frame numbers."""
+"""Attention with its heads, and the sinusoids of times and frame numbers."""
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
@@ -10,8 +10,9 @@ from sgm.ops.activations import softmax
 from sgm.ops.device import on_ascend
 from sgm.ops.tokens import bmm, bmm_t, depend, equal_slices, in_turn, permute_rows
 
-# Attention is cut into slices whose score matrix stays below this. A device has fewer: it computes large products better,
-# and the compiler's time grows with the slices faster than their number (svd's gradient in float32: over 25 minutes, or 3).
+# Attention is cut into slices whose score matrix stays below this. A device gets fewer slices: it
+# computes large products better, and the compiler's time grows faster than their number (svd's
+# gradient in float32: over 25 minutes, or 3).
 SCORE_BYTES = 512 << 20
 ASCEND_SCORE_BYTES = 2 << 30
 
@@ -21,13 +22,16 @@ def _score_bytes():
 
 
 def _attend(q, k, v):
-    """Softmax attention of (batch, n, d) tensors whose q is already scaled; scores and softmax in float32."""
+    """Return the attention of (batch, n, d) tensors whose q is already scaled.
+
+    Scores and softmax are float32.
+    """
     scores = softmax(bmm_t(q, k).astype(ms.float32))
     return bmm(scores.astype(v.dtype), v)
 
 
 def _attend_rows(q, k, v):
-    """`_attend`, so many rows of q at a time that their scores stay below the bound."""
+    """Apply `_attend` to as many rows of q at a time as keep the scores below the bound."""
     count, n, _ = q.shape
     rows = max(1, _score_bytes() // (count * n * 4))
     if rows >= n:
@@ -41,10 +45,14 @@ def _attend_rows(q, k, v):
 
 
 def attention(q, k, v):
-    """softmax(q k^T / sqrt(d)) v for (batch, heads, n, d) tensors, in slices that bound the score matrix's memory."""
+    """Return softmax(q k^T / sqrt(d)) v for (batch, heads, n, d) tensors.
+
+    It is computed in slices that bound the memory of the score matrix.
+    """
     batch, heads, n, d = q.shape
     if on_ascend() and q.dtype != ms.float32 and d % 16 == 0 and batch <= 2048 and n >= 256:
-        return FlashAttentionScore(heads, scale_value=d ** -0.5, input_layout="BNSD")(q, k, v)[3]
+        flash = FlashAttentionScore(heads, scale_value=d ** -0.5, input_layout="BNSD")
+        return flash(q, k, v)[3]
     q = q.reshape(batch * heads, n, d) * d ** -0.5
     k = k.reshape(batch * heads, n, d)
     v = v.reshape(batch * heads, n, d)
@@ -58,9 +66,9 @@ def attention(q, k, v):
 
 
 def timestep_embedding(values, dim, max_period=10000.0):
-    """Sinusoids of (n,) float values, cosines first: (n, dim) float32. `dim` must be even.
+    """Return sinusoids of (n,) float values, cosines first: (n, dim) float32; `dim` is even.
 
-    Source: Ho et al. 2020 as used by the reference; the frequencies are a constant of the graph.
+    Source: Ho et al. 2020 as the original uses it; the frequencies are a constant of the graph.
     """
     angles = values.astype(ms.float32).reshape(-1, 1) * _frequencies(dim, max_period)
     return ops.concat((ops.cos(angles), ops.sin(angles)), 1)
@@ -69,26 +77,29 @@ def timestep_embedding(values, dim, max_period=10000.0):
 @constexpr
 def _frequencies(dim, max_period):
     half = dim // 2
-    return Tensor(np.exp(-np.log(max_period) * np.arange(half, dtype=np.float32) / half).reshape(1, half).astype(np.float32))
+    frequencies = np.exp(-np.log(max_period) * np.arange(half, dtype=np.float32) / half)
+    return Tensor(frequencies.reshape(1, half).astype(np.float32))
 
 
 @constexpr
 def frame_index(videos, frames):
-    """0 .. frames-1 for each of `videos`: (videos * frames,) float32."""
+    """Return 0 .. frames-1 for each of `videos`: (videos * frames,) float32."""
     return Tensor(np.tile(np.arange(frames, dtype=np.float32), videos))
 
 
 def split_heads(x, grid, heads, over_time):
-    """(rows, C) -> (frames, heads, pixels, d), or (pixels, heads, frames, d) over time."""
+    """Return (rows, C) as (frames, heads, pixels, d), over time as (pixels, heads, frames, d)."""
     videos, frames, height, width = grid
     pixels, d = height * width, x.shape[1] // heads
     axes = (0, 2, 3, 1) if over_time else (0, 1, 3, 2)
     x = permute_rows(x.reshape(-1, d), (videos, frames, pixels, heads), axes)
-    return x.reshape((videos * pixels, heads, frames, d) if over_time else (videos * frames, heads, pixels, d))
+    if over_time:
+        return x.reshape((videos * pixels, heads, frames, d))
+    return x.reshape((videos * frames, heads, pixels, d))
 
 
 def merge_heads(x, grid, over_time):
-    """The inverse of `split_heads`."""
+    """Undo `split_heads`."""
     videos, frames, height, width = grid
     pixels, heads, d = height * width, x.shape[1], x.shape[3]
     if over_time:

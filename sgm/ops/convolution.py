@@ -18,7 +18,8 @@ from sgm.ops.tokens import (
     permute_rows,
 )
 
-# A gathered im2col beats the CPU's own convolution while it fits the caches' reach (measured: equal at 70 MB).
+# A gathered im2col beats the CPU's own convolution while it fits the caches (measured: equal at
+# 70 MB).
 IM2COL_BYTES = 48 << 20
 # Ascend's Conv2D refuses larger inputs (documented limits of W and H).
 ASCEND_CONV_WIDTH, ASCEND_CONV_HEIGHT = 4096, 100000
@@ -26,11 +27,15 @@ ASCEND_CONV_WIDTH, ASCEND_CONV_HEIGHT = 4096, 100000
 
 @cache
 def _patch_rows(frames, height, width, stride, upsample):
-    """For each output pixel the input rows of its 3x3 patch; `frames * height * width` is the appended zero row."""
+    """Return the input rows of the 3x3 patch of each output pixel.
+
+    Row `frames * height * width` is the appended zero row.
+    """
     factor = 2 if upsample else 1
     y = np.arange(0, height * factor, stride)[:, None] + np.arange(-1, 2)
     x = np.arange(0, width * factor, stride)[:, None] + np.arange(-1, 2)
-    outside = ((y < 0) | (y >= height * factor))[:, None, :, None] | ((x < 0) | (x >= width * factor))[None, :, None, :]
+    outside = (((y < 0) | (y >= height * factor))[:, None, :, None]
+               | ((x < 0) | (x >= width * factor))[None, :, None, :])
     inside = (y // factor)[:, None, :, None] * width + (x // factor)[None, :, None, :]
     index = np.arange(frames).reshape(-1, 1, 1, 1, 1) * height * width + inside
     return np.where(outside, frames * height * width, index).reshape(-1).astype(np.int32)
@@ -42,7 +47,10 @@ def _patch_index(frames, height, width, stride, upsample):
 
 
 def _im2col(x, frames, height, width, stride=1, upsample=False):
-    """The 3x3 patches of tokens (frames * height * width, C): (rows out, 9 * C), taps before channels."""
+    """Return the 3x3 patches of tokens (frames * height * width, C): (rows out, 9 * C).
+
+    Taps come before channels.
+    """
     channels = x.shape[1]
     padded = ops.concat((x, ops.zeros((1, channels), x.dtype)), 0)
     index = _patch_index(frames, height, width, stride, upsample)
@@ -50,7 +58,10 @@ def _im2col(x, frames, height, width, stride=1, upsample=False):
 
 
 def _taps_matmul(columns, weight, bias):
-    """columns (rows, taps, in) times weight (out, in, taps): the smaller of the two is brought into the other's order."""
+    """Return columns (rows, taps, in) times weight (out, in, taps).
+
+    The smaller of the two is brought into the other's order.
+    """
     rows, taps, width = columns.shape
     out = weight.shape[0]
     if rows < out:
@@ -61,9 +72,10 @@ def _taps_matmul(columns, weight, bias):
 
 
 def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
-    """3x3 convolution with padding 1 over tokens (frames * height * width, in).
+    """Convolve tokens (frames * height * width, in) with a 3x3 kernel and padding 1.
 
-    `upsample` doubles the map (nearest) before the convolution. -> (frames * height' * width', out).
+    `upsample` doubles the map (nearest) before the convolution. Returns (frames * height' * width',
+    out).
     """
     channels, out = x.shape[1], weight.shape[0]
     factor = 2 if upsample else 1
@@ -73,7 +85,10 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
         weight = depend(weight, x).reshape(out, channels, 9)
         if rows > out:
             weight = weight.transpose(0, 2, 1).reshape(out, 9 * channels)
-        slices = equal_slices(frames, max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4))) if rows > out else 1
+        slices = 1
+        if rows > out:
+            most = max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4))
+            slices = equal_slices(frames, most)
 
         def convolved(piece):
             columns = _im2col(piece, frames // slices, height, width, stride, upsample)
@@ -92,7 +107,7 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
 
 
 def temporal_conv(x, weight, bias, videos, frames):
-    """(3, 1, 1) convolution over the frames of tokens (videos * frames * pixels, in); weight (out, in, 3, 1, 1)."""
+    """Convolve tokens (videos * frames * pixels, in) over frames; weight (out, in, 3, 1, 1)."""
     rows, channels = x.shape
     pixels = rows // (videos * frames)
     weight = depend(weight, x).reshape(weight.shape[0], channels, 3)
@@ -107,9 +122,10 @@ def temporal_conv(x, weight, bias, videos, frames):
 
 
 class _Conv3x3(nn.Cell):
-    """3x3 convolution of NCHW maps, padding 1, with gradients 10 times faster than the CPU's own kernels.
+    """3x3 convolution of NCHW maps, padding 1, whose gradients are 10 times faster than the CPU's.
 
-    The input's gradient is a convolution with the mirrored kernel, the kernel's a product with the im2col matrix.
+    The input's gradient is a convolution with the mirrored kernel, the kernel's a product with the
+    im2col matrix.
     """
 
     def __init__(self):
@@ -122,10 +138,12 @@ class _Conv3x3(nn.Cell):
     def bprop(self, x, weight, out, dout):
         count, channels, height, width = x.shape
         wide = weight.shape[0]
-        mirrored = self.mirror(weight.reshape(wide, channels, 9)).reshape(weight.shape).transpose(1, 0, 2, 3)
+        mirrored = self.mirror(weight.reshape(wide, channels, 9)).reshape(weight.shape)
+        mirrored = mirrored.transpose(1, 0, 2, 3)
         dx = P.Conv2D(channels, 3, pad_mode="pad", pad=1)(dout, mirrored)
         rows = count * height * width
-        columns = _im2col(x.transpose(0, 2, 3, 1).reshape(rows, channels), count, height, width)
+        x = x.transpose(0, 2, 3, 1).reshape(rows, channels)
+        columns = _im2col(x, count, height, width)
         dout = dout.transpose(1, 0, 2, 3).reshape(wide, rows)
         dweight = matmul(dout, columns).reshape(wide, 9, channels).transpose(0, 2, 1)
         return dx, dweight.reshape(weight.shape)
@@ -135,15 +153,20 @@ _conv3x3_nchw = _Conv3x3()
 
 
 def conv2d(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
-    """Convolution of NCHW maps; `pad` = (top, bottom, left, right). 1x1 kernels take pad (0, 0, 0, 0)."""
+    """Convolve NCHW maps; `pad` = (top, bottom, left, right). 1x1 kernels take pad (0, 0, 0, 0).
+
+    Raises ValueError for a map that is too wide for Ascend.
+    """
     count, channels, height, width = x.shape
     wide = weight.shape[0]
     kernel = weight.shape[2:]
     if on_ascend() and width > ASCEND_CONV_WIDTH:
-        raise ValueError(f"conv2d: input width {width} exceeds Ascend's {ASCEND_CONV_WIDTH}; tile the image")
+        raise ValueError(f"conv2d: input width {width} exceeds Ascend's {ASCEND_CONV_WIDTH};"
+                         " tile the image")
     if kernel == (1, 1):
         weight = weight.reshape(1, wide, channels).broadcast_to((count, wide, channels))
-        y = bmm(weight, x.reshape(count, channels, height * width)).reshape(count, wide, height, width)
+        y = bmm(weight, x.reshape(count, channels, height * width))
+        y = y.reshape(count, wide, height, width)
     elif not on_ascend() and kernel == (3, 3) and stride == 1 and pad == (1, 1, 1, 1):
         y = _conv3x3_nchw(x, weight)
     else:
@@ -152,16 +175,17 @@ def conv2d(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
 
 
 def upsample_nchw(x):
-    """Nearest-neighbour doubling of NCHW maps."""
+    """Double NCHW maps by nearest neighbor."""
     count, channels, height, width = x.shape
     if on_ascend():
         return ops.interpolate(x, size=(height * 2, width * 2), mode="nearest")
-    x = x.reshape(count * channels, height, 1, width, 1).broadcast_to((count * channels, height, 2, width, 2))
+    x = x.reshape(count * channels, height, 1, width, 1)
+    x = x.broadcast_to((count * channels, height, 2, width, 2))
     return x.reshape(count, channels, height * 2, width * 2)
 
 
 def to_time(x, frames):
-    """(videos * frames, C, H, W) -> (videos, C, frames, pixels), the map on which `time_conv_nchw` works.
+    """Rearrange (videos * frames, C, H, W) to (videos, C, frames, pixels) for `time_conv_nchw`.
 
     On Ascend pixels come before frames: its convolution allows 100000 rows but only 4096 columns.
     """
@@ -174,7 +198,7 @@ def to_time(x, frames):
 
 
 def from_time(x, frames, height, width):
-    """The inverse of `to_time`."""
+    """Undo `to_time`."""
     videos, channels = x.shape[:2]
     if on_ascend():
         x = x.transpose(0, 3, 1, 2)
@@ -184,11 +208,12 @@ def from_time(x, frames, height, width):
 
 
 def time_conv_nchw(x, weight, bias):
-    """(3, 1, 1) convolution on `to_time`'s map; weight (out, C, 3, 1, 1)."""
+    """Convolve the map of `to_time` over frames; weight (out, C, 3, 1, 1)."""
     out, channels = weight.shape[:2]
     if on_ascend():
         weight, rows, pieces = weight.reshape(out, channels, 1, 3), x.shape[2], []
-        count = -(-rows // ASCEND_CONV_HEIGHT)      # a large image has more pixels than the convolution takes rows
+        # A large image has more pixels than the convolution takes rows.
+        count = -(-rows // ASCEND_CONV_HEIGHT)
         for i in range(count):
             piece = x[:, :, rows * i // count:rows * (i + 1) // count] if count > 1 else x
             pieces.append(conv2d(piece, weight, bias, pad=(0, 0, 1, 1)))

@@ -1,4 +1,4 @@
-"""The device and its operator forms, what is compiled, and waiting for results."""
+"""Selection of the device and its operator forms, compilation, and waiting for results."""
 import os
 import threading
 import time
@@ -13,7 +13,7 @@ _target = "CPU"
 
 
 def set_target(name):
-    """Choose the operator forms that graphs built from now on take: ``"CPU"`` or ``"Ascend"``."""
+    """Choose the operator forms of graphs that are built from now on: ``"CPU"`` or ``"Ascend"``."""
     global _target
     if name not in TARGETS:
         raise ConfigError(f"--device: found {name!r}, expected one of {', '.join(TARGETS)}")
@@ -21,32 +21,36 @@ def set_target(name):
 
 
 def target():
-    """The target in force."""
+    """Return the target in force."""
     return _target
 
 
 def on_ascend():
-    """Whether graphs built now take the Ascend form."""
+    """Return whether graphs built now take the Ascend form."""
     return _target == "Ascend"
 
 
 def set_device(name, device_id=0, mode="graph"):
     """Select the device, its operator forms and MindSpore's precision switches.
 
-    On Ascend, HF32 is switched off so that what is called float32 (the VAE above all) is float32. Raises ConfigError.
+    On Ascend, HF32 is switched off so that what is called float32 (above all the VAE) is float32.
+    Raises ConfigError for a device that MindSpore cannot use.
     """
     set_target(name)
     ms.set_context(mode=ms.PYNATIVE_MODE)  # graphs are made by ms.jit, never by the global mode
     set_jit(mode == "graph")
     if name == "CPU":
-        if ms.get_context("device_target") != name:  # MindSpore refuses a second call, even to the same device
+        # MindSpore refuses a second call, even for the same device.
+        if ms.get_context("device_target") != name:
             ms.set_device(name)
         return
     try:
         ms.set_device(name, device_id)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ConfigError(f"--device {name}: MindSpore {ms.__version__} cannot use it ({str(error).splitlines()[0]});"
-                          " on an NPU host source CANN's set_env.sh first, elsewhere use --device CPU") from None
+        raise ConfigError(
+            f"--device {name}: MindSpore {ms.__version__} cannot use it"
+            f" ({str(error).splitlines()[0]}); on an NPU host source CANN's set_env.sh first,"
+            " elsewhere use --device CPU") from None
     ms.device_context.ascend.op_precision.conv_allow_hf32(False)
     ms.device_context.ascend.op_precision.matmul_allow_hf32(False)
 
@@ -55,45 +59,48 @@ _jit = True
 
 
 def set_jit(on):
-    """Whether `compiled` compiles (graph mode) or leaves functions as they are (pynative, for debugging)."""
+    """Choose whether `compiled` compiles (graph mode) or leaves functions alone (pynative)."""
     global _jit
     _jit = on
 
 
 def compiled(function):
-    """`function` (a function, or the `construct` of a Cell) as a compiled graph, unless graphs are switched off."""
+    """Return a function or a Cell's `construct` as a compiled graph, or as it is (`set_jit`)."""
     return ms.jit(function) if _jit else function
 
 
 def release():
     """Forget all compiled graphs and give their memory back.
 
-    A graph keeps the weights it first ran with, in memory and in its results, whatever its parameters are given later:
-    what shall take other weights, or none, has to be compiled anew (MindSpore 2.8).
+    A graph keeps the weights it first ran with, in memory and in its results, even if its
+    parameters are given others later: to use other weights, or none, compile it again (MindSpore
+    2.8).
     """
     ms.ms_memory_recycle()
 
 
 def wait():
-    """Wait, asleep, until what was launched is computed (on a CPU; an NPU's host has cores to spare).
+    """Block without spinning until MindSpore's threads are idle.
 
-    MindSpore computes in threads behind the caller's back, and whoever asks for a value spins until it is there: on a
-    few cores that starves the computation itself (measured: one convolution and its gradient took 148 ms instead of 22
-    on one core). So wait until none of this process's other threads has work, and ask then.
+    Only on a CPU; an NPU's host has spare cores.
+    MindSpore computes in background threads, and whoever asks for a value spins until it is there:
+    on a few cores that starves the computation itself (measured: one convolution and its gradient
+    took 148 ms instead of 22 on one core). So wait until none of this process's other threads has
+    work, and ask then.
     """
     pause, idle = 0.0005, 0
-    while _target == "CPU" and idle < 2:  # twice: one thread may just be handing over to the next
+    while _target == "CPU" and idle < 2:    # twice: one thread may just be handing over to the next
         time.sleep(pause)
         idle = 0 if _others_run() else idle + 1
         pause = min(0.01, 1.5 * pause) if idle == 0 else 0.0005
 
 
 def _others_run():
-    """Whether a thread of this process, other than the caller, is running or wants to (Linux)."""
+    """Return whether a thread of this process besides the caller runs or wants to (Linux)."""
     me = str(threading.get_native_id())
     for thread in os.listdir("/proc/self/task"):
         if thread != me:
-            with suppress(OSError):  # it may have ended meanwhile
+            with suppress(OSError):         # it may have ended meanwhile
                 with open(f"/proc/self/task/{thread}/stat") as file:
                     if file.read().rpartition(")")[2].split()[0] in "RD":
                         return True
@@ -101,6 +108,6 @@ def _others_run():
 
 
 def fetch(tensor):
-    """The numpy value of `tensor`, waited for asleep (see `wait`)."""
+    """Return the numpy value of `tensor`, after `wait`."""
     wait()
     return tensor.asnumpy()

@@ -1,4 +1,4 @@
-"""Layer and group norms; statistics always in float32."""
+"""Layer and group norms, with statistics in float32."""
 from functools import cache
 
 import mindspore as ms
@@ -19,25 +19,29 @@ def _batch_averager(batch, n):
 @constexpr
 def _group_averager(channels, groups):
     size = channels // groups
-    return Tensor(np.kron(np.eye(groups, dtype=np.float32), np.full((size, size), 1.0 / size, np.float32)))
+    block = np.full((size, size), 1.0 / size, np.float32)
+    return Tensor(np.kron(np.eye(groups, dtype=np.float32), block))
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
-    """Layer norm over the channels of (rows, channels)."""
+    """Normalize each row of (rows, channels)."""
     dtype = x.dtype
     x = x.astype(ms.float32)
     if on_ascend():
         y = P.LayerNorm(1, 1, eps)(x, weight.astype(ms.float32), bias.astype(ms.float32))[0]
         return y.astype(dtype)
     width = x.shape[1]
-    mean = averager(width, 1)  # a product with ones is 3 times faster than the CPU's LayerNorm, and exact
+    mean = averager(width, 1)   # a product is 3 times faster than the CPU's LayerNorm, and exact
     x = x - matmul(matmul(x, mean), ones(1, width))
     y = x * matmul(rsqrt(matmul(x * x, mean) + eps), weight.astype(ms.float32).reshape(1, width))
     return bias_add(y, bias.astype(ms.float32)).astype(dtype)
 
 
 def group_norm(x, weight, bias, batch, groups=32, eps=1e-5):
-    """Group norm of tokens (rows, channels); statistics over each of `batch` equal runs of rows (frames or videos)."""
+    """Normalize groups of channels of tokens (rows, channels).
+
+    Statistics are over each of `batch` equal runs of rows (frames or videos).
+    """
     dtype = x.dtype
     rows, channels = x.shape
     x = x.astype(ms.float32)
@@ -55,14 +59,17 @@ def group_norm(x, weight, bias, batch, groups=32, eps=1e-5):
 
 
 class _GroupNormNchw(nn.Cell):
-    """Group norm of (N, C, K) float32 maps; sums over pixels as products with ones, in the gradient as well."""
+    """Group norm of (N, C, K) float32 maps.
+
+    Sums over pixels are products with ones, also in the gradient.
+    """
 
     def __init__(self, groups, eps):
         super().__init__()
         self.groups, self.eps = groups, eps
 
-    def standardise(self, x):
-        """-> x with mean 0 in each group, (N * groups, K), and 1 / deviation, (N * groups, 1)."""
+    def standardize(self, x):
+        """Return x with mean 0 in each group, (N * groups, K), and 1 / deviation, a column."""
         rows = x.reshape(x.shape[0] * self.groups, -1)
         pixels = rows.shape[1]
         mean = averager(pixels, 1)
@@ -71,26 +78,29 @@ class _GroupNormNchw(nn.Cell):
 
     def construct(self, x, weight, bias):
         count, channels, pixels = x.shape
-        rows, scale = self.standardise(x)
+        rows, scale = self.standardize(x)
         scale = scale.reshape(count, self.groups, 1) * weight.reshape(1, self.groups, -1)
         scale = matmul(scale.reshape(-1, 1), ones(1, pixels))
         return bias_add_nchw((rows.reshape(scale.shape) * scale).reshape(x.shape), bias)
 
     def bprop(self, x, weight, bias, out, dout):
         count, channels, pixels = x.shape
-        rows, scale = self.standardise(x)
+        rows, scale = self.standardize(x)
         column = ones(pixels, 1)
         flat = (count * channels, pixels)
-        each = scale.reshape(count, self.groups, 1).broadcast_to((count, self.groups, channels // self.groups))
+        each = scale.reshape(count, self.groups, 1)
+        each = each.broadcast_to((count, self.groups, channels // self.groups))
         each = each.reshape(count, channels)
         sums = matmul(dout.reshape(flat), column).reshape(count, channels)
-        products = matmul(dout.reshape(flat) * rows.reshape(flat), column).reshape(count, channels) * each
+        products = matmul(dout.reshape(flat) * rows.reshape(flat), column).reshape(count, channels)
+        products = products * each
         group = (count * self.groups, channels // self.groups)
         size = 1.0 / (group[1] * pixels)
         shift = (sums * weight).reshape(group).sum(1, keepdims=True) * size * scale
         slope = (products * weight).reshape(group).sum(1, keepdims=True) * size * scale * scale
         wide = ones(1, rows.shape[1])
-        dx = (dout.reshape(flat) * matmul((each * weight).reshape(-1, 1), ones(1, pixels))).reshape(rows.shape)
+        gain = matmul((each * weight).reshape(-1, 1), ones(1, pixels))
+        dx = (dout.reshape(flat) * gain).reshape(rows.shape)
         dx = dx - matmul(shift, wide) - rows * matmul(slope, wide)
         return dx.reshape(x.shape), products.sum(0), sums.sum(0)
 
@@ -99,7 +109,10 @@ _group_norm_cell = cache(_GroupNormNchw)
 
 
 def group_norm_nchw(x, weight, bias, norm):
-    """Group norm of (N, C, ...) maps; `norm` from `group_norm_of`, which holds the number of groups and eps."""
+    """Normalize groups of channels of (N, C, ...) maps.
+
+    norm: from `group_norm_of`, holds the number of groups and eps.
+    """
     if on_ascend():
         return ops.group_norm(x, norm.groups, weight, bias, norm.eps)
     shape = x.shape
@@ -107,5 +120,5 @@ def group_norm_nchw(x, weight, bias, norm):
 
 
 def group_norm_of(groups, eps):
-    """The one Cell that normalises maps in so many groups, for `group_norm_nchw`."""
+    """Return the one Cell that normalizes maps in that many groups, for `group_norm_nchw`."""
     return _group_norm_cell(groups, eps)

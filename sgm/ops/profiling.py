@@ -1,4 +1,4 @@
-"""Seconds and peak memory of the stages of a run."""
+"""Time and peak memory of the stages of a run."""
 import time
 from contextlib import contextmanager, suppress
 
@@ -8,9 +8,9 @@ from sgm import ops
 
 
 class StageTimer:
-    """`with stages("sample"):` measures what is within; `log` holds {name: {"seconds", "peak_gb"}}.
+    """Measures blocks: `with stages("sample"):`; `log` holds {name: {"seconds", "peak_gb"}}.
 
-    listener(name, seconds, peak_gb) is told of each when it is done.
+    listener(name, seconds, peak_gb) is called at the end of each.
     """
 
     def __init__(self, listener=None):
@@ -18,23 +18,29 @@ class StageTimer:
 
     @contextmanager
     def __call__(self, name):
-        _start_anew()
+        """Context manager: measure the block as the stage `name`."""
+        _reset_peak()
         began = time.perf_counter()
         yield
-        self.log[name] = {"seconds": round(time.perf_counter() - began, 2), "peak_gb": round(peak_gb(), 2)}
+        seconds = time.perf_counter() - began
+        self.log[name] = {"seconds": round(seconds, 2), "peak_gb": round(peak_gb(), 2)}
         if self.listener:
             self.listener(name, **self.log[name])
 
 
 def peak_gb():
-    """The most memory held so far, in 10^9 bytes: on the NPU, or else of this process, mapped files included."""
+    """Return the most memory held so far, in 10^9 bytes.
+
+    On an NPU that is its own; on a CPU this process's, mapped files included.
+    """
     if ops.on_ascend():
         return ms.runtime.max_memory_allocated() / 1e9
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024 / 1e9
+        kib = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    return kib * 1024 / 1e9
 
 
-def _start_anew():
+def _reset_peak():
     """Forget the peak so far, where that is allowed."""
     if ops.on_ascend():
         ms.runtime.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""Products and reorderings of token rows, in slices where memory asks for it."""
+"""Products and reorderings of token rows, in slices where memory requires it."""
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -13,24 +13,24 @@ bmm = P.BatchMatMul()
 bmm_t = P.BatchMatMul(transpose_b=True)
 bias_add = P.BiasAdd()
 bias_add_nchw = P.BiasAdd(data_format="NCHW")
-# Feed-forward layers run so many rows at a time that their widest array stays below this.
+# Feed-forward layers run as many rows at a time as keep their widest array below this.
 SLICE_BYTES = 128 << 20
 rsqrt = P.Rsqrt()
 
 
 def depend(value, done):
-    """`value`, but made no earlier than `done`.
+    """Return `value`, computed no earlier than `done`.
 
-    MindSpore's CPU runtime starts everything whose inputs are there: without this, slices that do not need each other
-    all lie in memory at once, and so does, for every layer, what follows from weights or conditions alone. `done` gets no
-    gradient from it; a stop_gradient around it says the same, but several of them in turn have a gradient that MindSpore
-    2.8 cannot compile.
+    MindSpore's CPU runtime starts everything whose inputs are there: without this, slices that do
+    not need each other are all in memory at once, and so is, for every layer, what follows from
+    weights or conditions alone. `done` gets no gradient from it; a stop_gradient around it says the
+    same, but several of them in turn have a gradient that MindSpore 2.8 cannot compile.
     """
     return P.Depend()(value, done)
 
 
 def in_slices(function, x, width):
-    """function(x) of rows that do not need each other, so many at a time that its (rows, width) arrays stay small."""
+    """Return function(x) of independent rows, in slices that bound its (rows, width) arrays."""
     slices = equal_slices(x.shape[0], max(1, SLICE_BYTES // (4 * width)))
     if slices == 1 or x.dtype == ms.bfloat16:   # Ascend documents no Split of bfloat16
         return function(x)
@@ -38,9 +38,11 @@ def in_slices(function, x, width):
 
 
 def in_turn(function, columns, first, last, done):
-    """(function(*row), ...) for the rows first ... last - 1 of `columns` (tuples of equal length), one after the other.
+    """Return (function(*row), ...) for the rows first ... last - 1 of `columns`, in sequence.
 
-    By halves, not in a loop: MindSpore nests the turns of a loop, and a large image has more than it allows.
+    columns: tuples of equal length; done: what the first turn waits for. The recursion is by
+    halves, not a loop: MindSpore nests the turns of a loop, and a large image has more than it
+    allows.
     """
     if last - first == 1:
         head = depend(columns[0][first], done)
@@ -52,31 +54,37 @@ def in_turn(function, columns, first, last, done):
 
 @constexpr
 def equal_slices(count, most):
-    """The fewest equal slices of `count` rows with at most `most` each; unequal ones would need SliceGrad on an NPU."""
-    return next(slices for slices in range(1, count + 1) if count % slices == 0 and count // slices <= most)
+    """Return the least number of equal slices of `count` rows with at most `most` each.
+
+    Unequal ones would need SliceGrad on an NPU.
+    """
+    return next(slices for slices in range(1, count + 1)
+                if count % slices == 0 and count // slices <= most)
 
 
 def linear(x, weight, bias=None):
-    """(rows, in) -> (rows, out); weight (out, in) as published, bias (out,)."""
+    """Map x (rows, in) to (rows, out); weight (out, in) as published, bias (out,)."""
     y = matmul_t(x, weight)
     return y if bias is None else bias_add(y, bias)
 
 
 @constexpr
 def averager(*shape):
-    """A float32 constant of `shape` whose product with a column (or row) is that column's mean."""
+    """Return a float32 constant of `shape` whose product with a column (or row) is its mean."""
     return Tensor(np.full(shape, 1.0 / max(shape), np.float32))
 
 
 @constexpr
 def ones(*shape):
+    """Return a float32 constant of ones."""
     return Tensor(np.ones(shape, np.float32))
 
 
 def repeat_rows(vectors, rows):
-    """(groups, C) -> (rows, C), each vector for the rows of its group.
+    """Repeat each vector of (groups, C) for the rows of its group: (rows, C).
 
-    A product with ones: the CPU's broadcasting kernels are slower, and each keeps 16 bytes per element for ever.
+    On a CPU it is a product with ones: the broadcasting kernels are slower, and each keeps 16 bytes
+    per element as long as its graph exists.
     """
     groups, width = vectors.shape
     vectors = vectors.reshape(groups, 1, width)
@@ -87,7 +95,7 @@ def repeat_rows(vectors, rows):
 
 @constexpr
 def _row_order(shape, axes, back):
-    """Index of the rows of `shape` in the order of `axes`, or of the way back."""
+    """Return the index of the rows of `shape` in the order of `axes`, or that of the way back."""
     order = np.arange(np.prod(shape)).reshape(shape).transpose(axes).reshape(-1)
     return Tensor((np.argsort(order) if back else order).astype(np.int32))
 
@@ -106,9 +114,10 @@ _reorder = _Reorder()
 
 
 def permute_rows(x, shape, axes):
-    """`x.reshape(*shape, K).transpose(*axes, last)` of rows (prod(shape), K), as rows again.
+    """Return `x.reshape(*shape, K).transpose(*axes, last)` of rows (prod(shape), K), as rows again.
 
-    Each of the CPU's transpositions keeps 8 bytes per element for as long as its graph lives; a gather keeps nothing.
+    Each of the CPU's transpositions keeps 8 bytes per element as long as its graph exists; a gather
+    keeps nothing.
     """
     if on_ascend():
         rows, width = x.shape

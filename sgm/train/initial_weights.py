@@ -2,15 +2,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sgm.checkpoints.identify import layout_of
+from sgm.checkpoints.identify import fingerprint_of
 from sgm.checkpoints.loading import load_weights
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.opening import open_weights
 from sgm.checkpoints.store import CheckpointError
-from sgm.checkpoints.svd_to_sv3d import operate
+from sgm.checkpoints.svd_to_sv3d import convert_conditioning
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
-from sgm.models.initialization import initialise
+from sgm.models.initialization import initialize
 
 ORIGINS = ("svd", "sv3d_u")     # models from whose weights an orbit model may start, by surgery
 
@@ -23,7 +23,7 @@ def start(spec, init, seed):
     """
     if init is None:
         engine = Engine(spec)
-        initialise(engine, seed)
+        initialize(engine, seed)
         return engine, "random"
     store, spec, done = starting_weights(init, spec)
     engine = Engine(spec)
@@ -34,7 +34,7 @@ def start(spec, init, seed):
         if part in parts:
             load_weights(getattr(engine, part), store, prefix=part + ".")
         else:
-            initialise(getattr(engine, part), seed)
+            initialize(getattr(engine, part), seed)
     random = [part for part in engine.PARTS if part not in parts]
     return engine, f"{init}{done}{f'; random: {chr(44).join(random)}' if random else ''}"
 
@@ -50,7 +50,7 @@ def starting_weights(path, spec):
     if source.condition.embedders == spec.condition.embedders:
         return store, source, ""
     target = replace(spec, vae=source.vae)
-    return operate(store, source, target), target, f", of {source.name}, fitted to {spec.name}"
+    return convert_conditioning(store, source, target), target, f", of {source.name}, fitted to {spec.name}"
 
 
 def origins(spec):
@@ -65,7 +65,7 @@ def origins(spec):
 def _open_as_one_of(models, path):
     """Open weights as those of the first of the models that they fit; if none does, the error says why not the first."""
     if not Path(path).is_dir():
-        return open_weights(path, _model_of(layout_of(open_checkpoint(path)), models))
+        return open_weights(path, _model_of(fingerprint_of(open_checkpoint(path)), models))
     first = None
     for model in models:
         try:

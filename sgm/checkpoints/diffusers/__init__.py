@@ -1,1 +1,1 @@
-"""The folder layout of Hugging Face diffusers."""
+"""Reading and writing of Hugging Face diffusers folders."""

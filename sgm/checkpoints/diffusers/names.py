@@ -1,7 +1,8 @@
-"""The published names and those of Hugging Face diffusers, by rule: for networks of any depth and width.
+"""Maps published names to those of Hugging Face diffusers, by rules for any depth and width.
 
-A published tensor is one tensor of a diffusers folder, or three of them: the joint projection of CLIP's attention, in
-thirds. 1x1 convolutions of the autoencoder's attention are matrices there, CLIP's last projection is transposed.
+A published tensor is one tensor of a diffusers folder, or three of them: the joint projection of
+CLIP's attention, in thirds. 1x1 convolutions of the autoencoder's attention are matrices there,
+CLIP's last projection is transposed.
 """
 import re
 from typing import NamedTuple
@@ -10,20 +11,23 @@ import numpy as np
 
 from sgm.checkpoints.original_keys import image_embedders
 
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
-PARTS = tuple(STEMS)                            # folders of a diffusers folder, and how their files are named
+# Folders of a diffusers folder, and how their files are named.
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model",
+         "image_encoder": "model"}
+PARTS = tuple(STEMS)
 MATRIX, TRANSPOSED, THIRD = "1x1 kernel as a matrix", "transposed", "third of the joint projection"
 
 
 class Place(NamedTuple):
     """A tensor of a diffusers folder."""
-    part: str                                   # one of PARTS
+    part: str                       # one of PARTS
     name: str
-    how: str                                    # "" for the published tensor itself, MATRIX, TRANSPOSED, THIRD
-    third: int = 0                              # which
+    how: str                        # "" for the published tensor itself, MATRIX, TRANSPOSED, THIRD
+    third: int = 0                  # which third, 0 to 2
 
 
-# Rules are (pattern, replacement), applied in order. Those of a residual block also hold for its part over frames.
+# Rules are (pattern, replacement), applied in order. Those of a residual block also hold for its
+# part over frames.
 _ENDS = (
     (r"^input_blocks\.0\.0\.", "conv_in."),
     (r"^time_embed\.0\.", "time_embedding.linear_1."),
@@ -79,19 +83,22 @@ def _rename(key, rules):
 
 
 def places(key, spec):
-    """Where a diffusers folder of this `ModelSpec` has the published tensor `key`: a list of one Place, or of three.
+    """Return where a diffusers folder of a `ModelSpec` has the published tensor `key`.
 
-    Raises ValueError for a key that is of none of the networks a diffusers folder has.
+    It is a list of one Place, or of three. Raises ValueError for a key of a network that diffusers
+    folders do not have.
     """
     clip, vae = image_embedders(spec)
     if key.startswith("model.diffusion_model."):
-        return [Place("unet", _unet_name(key.removeprefix("model.diffusion_model."), spec.unet.num_res_blocks), "")]
+        name = _unet_name(key.removeprefix("model.diffusion_model."), spec.unet.num_res_blocks)
+        return [Place("unet", name, "")]
     if key.startswith(clip + "open_clip.model.visual."):
         return _clip_places(key.removeprefix(clip + "open_clip.model.visual."))
     for prefix in (vae + "encoder.", "first_stage_model."):
         if key.startswith(prefix):
             matrix = re.search(r"\.attn_1\.(q|k|v|proj_out)\.weight$", key)
-            return [Place("vae", _vae_name(key.removeprefix(prefix), spec.vae), MATRIX if matrix else "")]
+            name = _vae_name(key.removeprefix(prefix), spec.vae)
+            return [Place("vae", name, MATRIX if matrix else "")]
     raise ValueError(f"{key}: found no such network, expected a published key of {spec.name}")
 
 
@@ -117,18 +124,21 @@ def _unet_name(key, depth):
 
 
 def _vae_name(key, vae):
-    """A key below the autoencoder: `encoder.`, `quant_conv.`, `decoder.` or `post_quant_conv.`.
+    """Return the name of a key of `encoder.`, `quant_conv.`, `decoder.` or `post_quant_conv.`.
 
-    Only a temporal decoder's residual blocks have a part over frames, and only they say which part is not.
+    Only a temporal decoder's residual blocks have a part over frames, so only their other part is
+    called spatial.
     """
-    match = re.fullmatch(r"(encoder|decoder)\.(mid|down|up)\.(?:(\d)\.)?([a-z]+)[._]?(\d?)\.(.+)", key)
+    pattern = r"(encoder|decoder)\.(mid|down|up)\.(?:(\d)\.)?([a-z]+)[._]?(\d?)\.(.+)"
+    match = re.fullmatch(pattern, key)
     if not match:
         return _rename(key, _VAE_ENDS)
     half, part, level, kind, place, rest = match.groups()
     if part == "mid":
         block, place = f"{half}.mid_block", int(place) - 1
     else:
-        block = f"{half}.{part}_blocks.{level if part == 'down' else len(vae.ch_mult) - 1 - int(level)}"
+        number = level if part == "down" else len(vae.ch_mult) - 1 - int(level)
+        block = f"{half}.{part}_blocks.{number}"
     if kind == "attn":
         return f"{block}.attentions.{place}.{_rename(rest, _VAE_ATTENTION)}"
     if kind != "block":
@@ -150,7 +160,7 @@ def _clip_places(key):
 
 
 def shape_at(place, shape):
-    """The shape that a published tensor of `shape` has at a Place."""
+    """Return the shape that a published tensor of `shape` has at a Place."""
     if place.how == MATRIX:
         return tuple(shape[:2])
     if place.how == TRANSPOSED:
@@ -159,7 +169,7 @@ def shape_at(place, shape):
 
 
 def to_place(array, place):
-    """The tensor at a Place out of the published one (numpy or PyTorch); a view."""
+    """Return the tensor at a Place, a view of the published one (numpy or PyTorch)."""
     if place.how == MATRIX:
         return array[:, :, 0, 0]
     if place.how == TRANSPOSED:
@@ -171,7 +181,7 @@ def to_place(array, place):
 
 
 def from_places(arrays, found):
-    """The published tensor out of the numpy arrays at its `places`."""
+    """Return the published tensor, of the numpy arrays at its `places`."""
     how = found[0].how
     if how == MATRIX:
         return arrays[0][:, :, None, None]
@@ -181,5 +191,6 @@ def from_places(arrays, found):
 
 
 def inverse(found):
-    """What `from_places` does, for a report."""
-    return {MATRIX: "matrix as a 1x1 kernel", THIRD: "joint projection"}.get(found[0].how, found[0].how)
+    """Return what `from_places` does, for a report."""
+    how = found[0].how
+    return {MATRIX: "matrix as a 1x1 kernel", THIRD: "joint projection"}.get(how, how)

@@ -1,19 +1,21 @@
 """What a training would take, told before anything is loaded: parameters, memory, the course of the run."""
 import math
 import re
+from itertools import pairwise
 
 from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
 from sgm.config.yaml_reader import ConfigError
+from sgm.models.architecture import RESIDUAL, TRANSFORMER, unet_layers
 from sgm.train.trainable import is_kept, is_trained
 
 GB = 1e9
 # Values that the backward pass needs, per row and channel, found in the graphs of full-width blocks as traced for an NPU
-# (`sgm.audit.graph`; what lives where the forward pass ends), and right within 10 % for each of SV3D's attending blocks.
+# (tests/support/gradient_memory.py; what lives where the forward pass ends), and right within 10 % for each of SV3D's attending blocks.
 # A residual block in space and in time: of its input's width, and of its output's.
 RESIDUAL_IN, RESIDUAL_OUT = 4, 6
 # A transformer in space and in time, at each precision: norms and GELU compute in float32, which takes two values of bf16.
-TRANSFORMER = {"fp32": 77, "fp16": 89, "bf16": 120}
+TRANSFORMERS = {"fp32": 77, "fp16": 89, "bf16": 120}
 # What lives besides while the gradient of one block is made, next to the gradient of its scores.
 WORKING = {"fp32": 20, "fp16": 20, "bf16": 28}
 # The layers that `sgm.train.lora_layers.attach` adapts.
@@ -60,8 +62,8 @@ def memory(spec, recipe):
     precision = "bf16" if recipe.precision == "auto" else recipe.precision
     count, wide = counts(spec, recipe), 4 if precision == "fp32" else 2
     trained = count["trained"]
-    blocks = _blocks(spec.unet, spec.height // spec.vae_factor, spec.width // spec.vae_factor,
-                     (recipe.frames or spec.num_frames) * recipe.batch, precision)
+    blocks = block_memory(spec.unet, spec.height // spec.vae_factor, spec.width // spec.vae_factor,
+                          (recipe.frames or spec.num_frames) * recipe.batch, precision).values()
     # recomputed, only what goes from block to block is kept, and the insides of one block at a time
     inside = 0 if recipe.recompute else sum(kept for kept, _, _ in blocks)
     activations = wide * (sum(passed for _, _, passed in blocks) + inside
@@ -72,32 +74,20 @@ def memory(spec, recipe):
     return {name: size for name, size in found.items() if size}
 
 
-def _blocks(unet, height, width, frames, precision):
-    """(values kept inside, values besides during its gradient, values of the output) of each block of a UNet for that many
-    frames of latents."""
-    last = len(unet.channel_mult) - 1
-
-    def layer(before, level, attends=True):
-        pixels, now = (height >> level) * (width >> level), unet.model_channels * unet.channel_mult[level]
+def block_memory(unet, height, width, frames, precision):
+    """{published key of a residual layer: (values kept inside, values besides during its gradient, values of the output)}
+    of a UNetSpec for that many frames of latents; the transformer that follows a residual layer counts with it."""
+    layers, found = unet_layers(unet), {}
+    for layer, following in pairwise(layers):
+        if layer.kind != RESIDUAL:
+            continue
+        attends, wide = following.kind == TRANSFORMER, layer.width_out
+        pixels = (height >> layer.level) * (width >> layer.level)
         rows = frames * pixels
         # only half precision has an attention that keeps no scores
-        scores = rows * pixels * now // unet.num_head_channels if attends and precision == "fp32" else 0
-        kept = rows * (RESIDUAL_IN * before + (RESIDUAL_OUT + attends * TRANSFORMER[precision]) * now) + scores
-        return kept, rows * WORKING[precision] * now + scores, rows * now
-
-    found, now, skips = [], unet.model_channels, [unet.model_channels]
-    for level, multiple in enumerate(unet.channel_mult):
-        for _ in range(unet.num_res_blocks):
-            found.append(layer(now, level, 2 ** level in unet.attention_resolutions))
-            now = unet.model_channels * multiple
-            skips.append(now)
-        if level < last:
-            skips.append(now)
-    found += [layer(now, last), layer(now, last, False)]
-    for level, multiple in reversed(list(enumerate(unet.channel_mult))):
-        for _ in range(unet.num_res_blocks + 1):
-            found.append(layer(now + skips.pop(), level, 2 ** level in unet.attention_resolutions))
-            now = unet.model_channels * multiple
+        scores = rows * pixels * wide // unet.num_head_channels if attends and precision == "fp32" else 0
+        kept = rows * (RESIDUAL_IN * layer.width_in + (RESIDUAL_OUT + attends * TRANSFORMERS[precision]) * wide) + scores
+        found[layer.key] = kept, rows * WORKING[precision] * wide + scores, rows * wide
     return found
 
 

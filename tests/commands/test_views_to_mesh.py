@@ -1,0 +1,334 @@
+"""Reading anybody's views, the settings, and tools/views_to_mesh.py from views to files, ended and resumed."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.commands import ending, load_tool, tree
+from support.paths import ROOT
+
+import sgm
+from sgm.common.errors import InputError
+from sgm.config.reconstruction import MeshSpec, load_mesh_spec
+from sgm.config.yaml_reader import ConfigError
+from sgm.reconstruct import stages
+from sgm.reconstruct.posed_views import PosedViews, ShapeError, read_views
+from sgm.render.procedural import make_object
+from sgm.render.zbuffer import SOFT, render_views
+from sgm.views.cameras import FOV_DEG, Orbit
+from sgm.views.transforms import write_transforms
+
+SIDE, COUNT = 64, 10
+TINY = [f"--set={text}" for text in (
+    "side=64", "hull.resolution=32", "nerf.resolutions=[8,20]", "nerf.steps=12", "nerf.rays=128", "nerf.samples=8",
+    "nerf.save_every=4", "nerf.preview_every=6", "depth.resolution=24", "depth.side=48", "depth.samples=16",
+    "dmtet.sides=[48,64]", "dmtet.steps=[4,2]", "dmtet.pixels=1024", "dmtet.save_every=2", "dmtet.preview_every=4",
+    "texture.size=128", "texture.refine=1")]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    orbit = Orbit.static(15, COUNT)
+    return orbit, render_views(make_object(5), orbit.poses(2.0), SIDE, FOV_DEG, lighting=SOFT)
+
+
+@pytest.fixture
+def folder(pictures, tmp_path):
+    return written(tmp_path / "views", *pictures)
+
+
+def written(folder, orbit, pictures):
+    folder.mkdir(parents=True)
+    for k, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{k:03d}.png")
+    write_transforms(folder, orbit, SIDE)
+    return folder
+
+
+def edited(folder, change):
+    """transforms.json with `change(data)` done to it."""
+    path = folder / "transforms.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    return folder
+
+
+def test_our_own_views_come_in_premultiplied(folder, pictures):
+    views = read_views(folder)
+    assert isinstance(views, PosedViews) and len(views) == COUNT and (views.w, views.h) == (SIDE, SIDE)
+    rgba = pictures[1].astype(np.float32) / 255
+    np.testing.assert_allclose(views.mask, rgba[..., 3], atol=1e-6)
+    np.testing.assert_allclose(views.rgb, rgba[..., :3] * rgba[..., 3:], atol=1e-6)
+    np.testing.assert_allclose(views.c2w, pictures[0].poses(2.0), atol=1e-9)
+    o, d = views.rays(np.array([3]), np.array([10]), np.array([20]))
+    x, y = (20.5 - SIDE / 2) / views.fl_x, (SIDE / 2 - 10.5) / views.fl_y
+    expected = views.c2w[3, :3, :3] @ (np.array([x, y, -1]) / np.sqrt(x * x + y * y + 1))
+    np.testing.assert_allclose(d[0], expected, atol=1e-6)
+    np.testing.assert_allclose(o[0], views.c2w[3, :3, 3], atol=1e-6)
+
+
+def test_blenders_form_without_size_and_extension(folder):
+    def change(data):
+        for key in ("w", "h", "fl_x", "fl_y", "cx", "cy"):
+            del data[key]
+        for frame in data["frames"]:
+            frame["file_path"] = "./" + frame["file_path"][:-4]
+    plain = read_views(folder)
+    views = read_views(edited(folder, change) / "transforms.json")
+    np.testing.assert_allclose(views.intrinsics, plain.intrinsics, rtol=1e-6)
+    assert np.array_equal(views.rgb, plain.rgb)
+    broken = edited(folder, lambda data: data["frames"][2].update(transform_matrix=[[float("nan")] * 4] * 4))
+    with pytest.raises(InputError, match="transforms.json: frames\\[2\\].*4 x 4 finite"):
+        read_views(broken)
+
+
+def test_masks_of_their_own_cut_out(folder, pictures):
+    for k, picture in enumerate(pictures[1]):
+        Image.fromarray(picture[..., :3]).save(folder / f"{k:03d}.png")
+        Image.fromarray(picture[..., 3]).save(folder / f"mask_{k}.png")
+    edited(folder, lambda data: [frame.update(mask_path=f"mask_{k}.png") for k, frame in enumerate(data["frames"])])
+    np.testing.assert_allclose(read_views(folder).mask, pictures[1][..., 3] / 255, atol=1e-6)
+    Image.new("L", (SIDE, SIDE // 2)).save(folder / "mask_2.png")
+    with pytest.raises(ShapeError, match="mask_2.png: found 64 x 32 pixels, expected the 64 x 64 of"):
+        read_views(folder)
+
+
+@pytest.mark.parametrize("level", [255, 120])
+def test_pictures_without_alpha_are_cut_out(folder, pictures, level):
+    for k, picture in enumerate(pictures[1]):
+        alpha = picture[..., 3:] / 255
+        flat = np.round(picture[..., :3] * alpha + level * (1 - alpha)).astype(np.uint8)
+        Image.fromarray(flat).save(folder / f"{k:03d}.png")
+    views = read_views(folder)
+    truth = pictures[1][..., 3] > 127
+    overlap = ((views.mask > 0.5) & truth).sum((1, 2)) / ((views.mask > 0.5) | truth).sum((1, 2))
+    assert overlap.mean() > 0.9
+
+
+def test_larger_pictures_are_reduced_with_their_cameras(folder):
+    views, small = read_views(folder), read_views(folder, side=32)
+    assert (small.w, small.h) == (32, 32)
+    np.testing.assert_allclose(small.intrinsics, views.intrinsics / 2)
+    np.testing.assert_allclose(small.mask, views.mask.reshape(COUNT, 32, 2, 32, 2).mean((2, 4)), atol=1e-5)
+    assert len(read_views(folder, most=4)) == 4
+
+
+def all_white(folder):
+    Image.new("RGB", (SIDE, SIDE), (255, 255, 255)).save(folder / "004.png")
+
+
+def all_transparent(folder):
+    Image.new("RGBA", (SIDE, SIDE), (255, 255, 255, 0)).save(folder / "004.png")
+
+
+def another_shape(folder):
+    Image.new("RGBA", (SIDE, SIDE // 2)).save(folder / "004.png")
+    Image.fromarray(np.tile(np.uint8([[[9, 9, 9, 255]], [[9, 9, 9, 0]]]), (SIDE // 4, SIDE, 1))).save(folder / "004.png")
+
+
+BROKEN = {
+    "no transforms": (lambda f: (f / "transforms.json").unlink(), "found no transforms.json"),
+    "a view is missing": (lambda f: (f / "003.png").unlink(), "003.png does not exist"),
+    "all white": (all_white, "004.png.*mask"),
+    "all transparent": (all_transparent, "004.png.*transparent"),
+    "not its picture": (another_shape, "004.png: found 64 x 32 pixels"),
+    "two views": (lambda f: edited(f, lambda d: d.update(frames=d["frames"][:2])), "found 2 views"),
+    "NaN": (lambda f: edited(f, lambda d: d.update(fl_x=float("nan"))), "fl_x"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_views_that_cannot_be_used(folder, what):
+    spoil, message = BROKEN[what]
+    spoil(folder)
+    with pytest.raises(InputError, match=message):
+        read_views(folder)
+
+
+def test_settings_and_their_errors(tmp_path):
+    assert load_mesh_spec("default") == MeshSpec()
+    for name in ("fast", "fine"):
+        assert load_mesh_spec(name) != MeshSpec()
+    for key, value in (("nerf.stepps", 3), ("nerf.encoding", "octree"), ("nerf.rays", 30), ("depth.fusion", "best"),
+                       ("hold_out", 1), ("texture.size", 0), ("nerf.lr", "nan"), ("dmtet.steps", [3])):
+        with pytest.raises(ConfigError, match=key):
+            load_mesh_spec("default", [f"{key}={value}"])
+
+
+def test_wrong_flags_are_one_line_and_write_nothing(folder, capsys):
+    run = load_tool("views_to_mesh").main
+    before = tree(folder)
+    for argv, message in (([folder, "--config", "fastt"], "fast"), ([folder, "--stages", "mesh"], "--stages"),
+                          ([folder, "--set", "nerf.steps=x"], "nerf.steps"), ([folder, "--device", "GPU"], "--device")):
+        code, said = ending(lambda a: _code(run, a), argv, capsys)
+        assert code == 2 and message in said, said
+    code, said = ending(lambda a: _code(run, a), [folder.parent / "nothing"], capsys)
+    assert code == 2 and "nothing" in said
+    assert tree(folder) == before
+
+
+def _code(main, argv):
+    from sgm.common.cli import exit_code
+    return exit_code("views_to_mesh.py", main, argv)
+
+
+def test_poses_of_the_other_sign_are_named_by_the_tool(pictures, tmp_path, capsys):
+    orbit, images = pictures
+    folder = written(tmp_path / "wrong", orbit.with_sign(-1), images)
+    code, said = ending(lambda a: _code(load_tool("views_to_mesh").main, a), [folder, "--quiet", *TINY], capsys)
+    assert code == 2 and "--azimuth-sign" in said and not (folder / "mesh").exists()
+
+
+def test_a_folder_of_other_files_is_not_written_into(folder, tmp_path, capsys):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("you")
+    argv = [folder, "--output", tmp_path / "letters"]
+    code, said = ending(lambda a: _code(load_tool("views_to_mesh").main, a), argv, capsys)
+    assert code == 2 and "other files" in said and tree(tmp_path / "letters") == {"dear.txt": b"you"}
+
+
+def command(folder, output, *more):
+    return [sys.executable, str(ROOT / "tools" / "views_to_mesh.py"), str(folder), "--output", str(output), "--quiet", *TINY,
+            *more]
+
+
+@pytest.mark.slow
+def test_from_views_to_files_killed_and_resumed(folder, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    subprocess.run(command(folder, whole, "--set=hold_out=5"), check=True, timeout=300)
+    report = json.loads((whole / "report.json").read_text())
+    assert report["views"]["held_back"] == 2 and set(report["metrics"]) == {"input", "held_back"}
+    assert report["mesh"]["watertight"] and report["mesh"]["components"] == 1 and report["mesh"]["boundary_edges"] == 0
+    assert set(report["stages"]) == {"views", "hull", "nerf", "surface", "dmtet", "texture"}
+    names = {path.name for path in whole.iterdir()}
+    assert names >= {"mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", "contact.png", "report.json", "work"}
+    assert {path.name for path in (whole / "work").glob("*.png")} == {
+        f"{name}.png" for name in ("nerf_00006", "nerf_00012", "dmtet_00004", "dmtet_00006")}
+    assert Image.open(whole / "work" / "dmtet_00006.png").size == (3 * SIDE, 3 * SIDE)      # views, colors, shape
+
+    process = subprocess.Popen(command(folder, parts, "--set=hold_out=5"))
+    while process.poll() is None and not (parts / "work" / "nerf.npz").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (parts / "mesh.glb").exists()
+    subprocess.run(command(folder, parts, "--set=hold_out=5", "--resume"), check=True, timeout=300)
+    for name in ("mesh.glb", "mesh.ply", "mesh.png"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+
+    # A stage alone, from what the others left; and other settings are refused.
+    subprocess.run(command(folder, parts, "--set=hold_out=5", "--stages", "texture", "--set=texture.size=64"), check=True,
+                   timeout=300)
+    assert Image.open(parts / "mesh.png").size == (64, 64)
+    result = subprocess.run(command(folder, parts, "--set=hold_out=5", "--set=nerf.lr=0.02", "--resume"), capture_output=True,
+                            text=True, timeout=300)
+    assert result.returncode == 2 and "nerf.lr" in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_makes_files_of_what_there_is(folder, tmp_path):
+    output = tmp_path / "out"
+    process = subprocess.Popen(command(folder, output, "--set=nerf.steps=4000"), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (output / "work" / "nerf.npz").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
+    report = json.loads((output / "report.json").read_text())
+    assert report["interrupted"] and report["nerf"]["steps"] < 4000
+    assert (output / "mesh.glb").stat().st_size > 1000 and not [f for f in os.listdir(output) if f.startswith(".")]
+
+
+def test_ctrl_c_in_the_last_stage_leaves_the_mesh_and_its_report(folder, tmp_path, monkeypatch):
+    """The handler is called as Ctrl-C calls it, once before and once within the texture's least squares, once after."""
+    from sgm.reconstruct import report as report_module
+    from sgm.reconstruct.pipeline import Reconstruction
+    from sgm.reconstruct.texture import baking, least_squares
+    output = tmp_path / "out"
+    settings = [item.removeprefix("--set=") for item in TINY]
+    observations, facts = least_squares._observations, report_module.facts
+
+    def run(*more):
+        return Reconstruction(folder, load_mesh_spec("default", [*settings, *more]), output, ("texture",), progress=False)
+
+    def interrupted(of):
+        def within(*args, **options):
+            os.kill(os.getpid(), signal.SIGINT)
+            return of(*args, **options)
+        return within
+
+    ended = run()
+    ended.run()
+    assert ended.report["interrupted"] is False and (output / "contact.png").exists()
+    baked = (output / "mesh.png").read_bytes()
+    for place, name, of in ((baking, "texels", baking.texels), (least_squares, "_observations", observations),
+                            (report_module, "facts", facts)):
+        (output / "report.json").unlink()
+        (output / "mesh.glb").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, interrupted(of))
+            ended = run()
+            ended.run()
+        report = json.loads((output / "report.json").read_text())
+        assert ended.interrupted and report["interrupted"] and report["mesh"]["faces"] > 100 and "metrics" not in report
+        assert (output / "mesh.glb").stat().st_size > 1000 and "texture" in report["stages"]
+        assert not (output / "contact.png").exists() and not (output / "turntable.gif").exists()
+        assert ((output / "mesh.png").read_bytes() == baked) == (name == "facts")
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_last_stage_of_the_command(folder, tmp_path):
+    output = tmp_path / "out"
+    process = subprocess.Popen(command(folder, output, "--stages", "texture", "--set=texture.size=1024",
+                                       "--set=texture.refine=200"), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (output / "work" / "surface.npz").exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
+    assert json.loads((output / "report.json").read_text())["interrupted"] and (output / "mesh.glb").exists()
+
+
+def test_from_python(folder, tmp_path):
+    """Without NeRF and DMTet: the hull, textured."""
+    settings = [item.removeprefix("--set=") for item in TINY]
+    mesh = sgm.views_to_mesh(folder, overrides=settings, stages=("texture",), progress=False)
+    assert mesh.save(tmp_path / "mesh.glb") == [tmp_path / "mesh.glb"]
+    assert (tmp_path / "mesh.glb").read_bytes() == (folder / "mesh" / "mesh.glb").read_bytes()
+
+
+def test_stages_one_by_one_from_python(folder, tmp_path):
+    """Each alone goes on from what those before it left; without the texture there is no mesh yet."""
+    settings, output = [item.removeprefix("--set=") for item in TINY], tmp_path / "parts"
+
+    def run(*stages, output=output):
+        return sgm.views_to_mesh(folder, output, overrides=settings, stages=stages, progress=False)
+
+    def report(folder):
+        return json.loads((folder / "report.json").read_text())
+
+    assert run("nerf") is None
+    assert report(output)["nerf"]["steps"] == 12 and report(output)["dmtet"] == {"steps": 0}
+    assert report(output)["mesh"]["watertight"] and not (output / "mesh.glb").exists()
+    assert run("dmtet") is None and report(output)["dmtet"]["steps"] == 6 and report(output)["nerf"]["steps"] == 12
+    mesh = run("texture")
+    whole = run("nerf", "dmtet", "texture", output=tmp_path / "whole")
+    assert (mesh.texture == whole.texture).all() and (mesh.vertices == whole.vertices).all()
+    assert report(output)["dmtet"] == report(tmp_path / "whole")["dmtet"]
+    alone = tmp_path / "alone"                  # without a field of views: colors are learned along
+    assert run("dmtet", output=alone) is None and "nerf" not in report(alone) and report(alone)["dmtet"]["steps"] == 6
+    with pytest.raises(ShapeError, match="found nervf, expected some of nerf, dmtet, texture"):
+        run("nervf")
+
+
+def test_too_many_held_out(folder):
+    spec = load_mesh_spec("default", ["views=4", "hold_out=2", "side=64"])
+    with pytest.raises(ShapeError, match="hold_out=2 leaves 2 of 4"):
+        stages.read(folder, spec)

@@ -1,0 +1,23 @@
+"""Where the goldens lie, and small checkpoints with the goldens' weights."""
+import json
+
+import numpy as np
+from support.paths import GOLDEN
+
+from sgm.audit.golden_weights import GOLDEN as PACKAGED
+from sgm.audit.golden_weights import init_weight
+
+
+def golden_file(name):
+    """The path of a golden: in tests/golden, or in the package where tools/check.py needs it too."""
+    return next(folder / name for folder in (GOLDEN, PACKAGED) if (folder / name).exists())
+
+
+def manifest(name):
+    """{key: shape} of the small checkpoint "svd", "sv3d_u" or "sv3d_p"."""
+    return json.loads((GOLDEN / f"tiny_{name}.manifest.json").read_text())
+
+
+def build_checkpoint(name):
+    """{published key: float32 array} of the small checkpoint "svd", "sv3d_u" or "sv3d_p"."""
+    return {key: np.asarray(init_weight(key, shape), np.float32) for key, shape in manifest(name).items()}

@@ -1,0 +1,132 @@
+"""The optimiser step in its parts: accumulation, scale of the loss, half precision, steps that are left out, the average."""
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from sgm.train.optimizer import TrainStep
+
+BETAS, EPS, DECAY = (0.8, 0.95), 0.05, 0.1      # an eps that matters
+RNG = np.random.RandomState(0)
+WEIGHT, BIAS = RNG.randn(3, 2).astype(np.float32), RNG.randn(4).astype(np.float32)
+X, Y = RNG.randn(4, 2).astype(np.float32), RNG.randn(4, 3).astype(np.float32)
+
+
+class Quadratic(nn.Cell):
+    """|W x - y|^2 + |b|^2, in the precision of W."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = Parameter(Tensor(WEIGHT), name="weight"), Parameter(Tensor(BIAS), name="bias")
+
+    def construct(self, x, y):
+        error = ms.ops.matmul(self.weight, x.astype(self.weight.dtype)).astype(ms.float32) - y
+        bias = self.bias.astype(ms.float32)
+        return (error * error).sum() + (bias * bias).sum()
+
+
+def made(**options):
+    """A step and its graphs."""
+    objective = Quadratic()
+    step = TrainStep(objective, [objective.weight, objective.bias], BETAS, EPS, DECAY, **options)
+    names = "accumulate", "all_reduce_norm", "update", "clear", "show_average", "show_weights"
+    return objective, step, {name: ms.jit(getattr(step, name)) for name in names}
+
+
+def by_hand(batches, rates):
+    """float64 AdamW on the mean gradient of each of `batches` -> weights, averages, norms."""
+    values = [WEIGHT.astype(np.float64), BIAS.astype(np.float64)]
+    m, v, average = [0, 0], [0, 0], [value.copy() for value in values]
+    norms = []
+    for number, (batch, (lr, follow)) in enumerate(zip(batches, rates), 1):
+        gradients = [np.mean([2 * np.outer(values[0] @ X[k] - Y[k], X[k]) for k in batch], 0), 2 * values[1]]
+        norms.append(np.sqrt(sum((gradient ** 2).sum() for gradient in gradients)))
+        for i, gradient in enumerate(gradients):
+            m[i] = BETAS[0] * m[i] + (1 - BETAS[0]) * gradient
+            v[i] = BETAS[1] * v[i] + (1 - BETAS[1]) * gradient ** 2
+            corrected = m[i] / (1 - BETAS[0] ** number), v[i] / (1 - BETAS[1] ** number)
+            values[i] = values[i] * (1 - lr * DECAY) - lr * corrected[0] / (np.sqrt(corrected[1]) + EPS)
+            average[i] = follow * average[i] + (1 - follow) * values[i]
+    return values, average, norms
+
+
+RATES = [(0.1, 0.1), (0.3, 0.5), (0.05, 0.9)]
+
+
+@pytest.mark.parametrize("batches, scale", [
+    ([[0], [1], [2]], 1.0), ([[0, 1], [1, 3], [2, 2]], 1.0), ([[0, 1, 2], [3, 1, 0]], 64.0)])
+def test_accumulation_and_scale(batches, scale, relative_error):
+    """The mean gradient of several batches; a scaled loss leaves no trace."""
+    count = len(batches[0])
+    _, step, run = made(accumulate=count)
+    values, average, norms = by_hand(batches, RATES)
+    for number, (batch, (lr, follow)) in enumerate(zip(batches, RATES), 1):
+        for k in batch:
+            run["accumulate"](Tensor(np.float32(scale)), Tensor(X[k]), Tensor(Y[k]))
+        norm = float(run["all_reduce_norm"](Tensor(np.float32(0)))[0].asnumpy()) / scale / count
+        assert norm == pytest.approx(norms[number - 1], rel=1e-5)
+        run["update"](step.rates(number, lr, follow), Tensor(np.float32(1 / scale / count)))
+    for ours, theirs in zip((*step.weights, *step.average), (*values, *average)):
+        assert relative_error(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_step_that_is_left_out(count):
+    """What was not finite leaves nothing behind: the next step is as if it had not been."""
+    found = []
+    for bad in (False, True):
+        _, step, run = made(accumulate=count)
+        one = Tensor(np.float32(1))
+        if bad:
+            for _ in range(count):
+                run["accumulate"](one, Tensor(np.full(2, np.inf, np.float32)), Tensor(Y[0]))
+            assert not np.isfinite(run["all_reduce_norm"](Tensor(np.float32(0)))[0].asnumpy())
+            if count > 1:
+                run["clear"]()
+        for k in range(count):
+            run["accumulate"](one, Tensor(X[k]), Tensor(Y[k]))
+        run["update"](step.rates(1, 0.1, 0.5), one)
+        found.append([parameter.asnumpy().copy() for parameter in (*step.weights, *step.m, *step.v, *step.average)])
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(*found))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_average_in_the_weights_place(half, count):
+    objective, step, run = made(accumulate=count, half=half)
+    if half:
+        for parameter in objective.get_parameters():
+            parameter.set_dtype(ms.float16)
+    one = Tensor(np.float32(1))
+
+    def advance(number):
+        for k in range(count):
+            run["accumulate"](one, Tensor(X[k]), Tensor(Y[k]))
+        run["update"](step.rates(number, 0.1, 0.5), one)
+    advance(1)
+    before = [parameter.asnumpy().copy() for parameter in (*step.weights, *step.average)]
+    run["show_average"]()
+    for weight, average in zip(step.weights, step.average):
+        np.testing.assert_array_equal(weight.asnumpy(), average.asnumpy().astype(weight.asnumpy().dtype))
+        assert (weight.asnumpy() != before[0 if weight.name == "weight" else 1]).any()
+    run["show_weights"]()
+    for parameter, value in zip((*step.weights, *step.average), before):
+        np.testing.assert_array_equal(parameter.asnumpy(), value)
+    assert count == 1 or not any(total.asnumpy().any() for total in step.sums)
+    advance(2)
+
+
+def test_half_precision_keeps_its_weights_in_float32(relative_error):
+    """Small changes add up in `master`, which float16 weights would round away."""
+    objective, step, run = made(half=True)
+    for parameter in objective.get_parameters():
+        parameter.set_dtype(ms.float16)
+    one = Tensor(np.float32(1))
+    for number in range(1, 21):
+        run["accumulate"](Tensor(np.float32(1024)), Tensor(X[0]), Tensor(Y[0]))
+        run["update"](step.rates(number, 1e-5, 0.5), Tensor(np.float32(1 / 1024)))
+    values, _, _ = by_hand([[0]] * 20, [(1e-5, 0.5)] * 20)
+    moved = values[0] - WEIGHT
+    assert relative_error(step.master[0].asnumpy() - WEIGHT, moved) < 0.02
+    assert objective.weight.dtype == ms.float16 and one.dtype == step.m[0].dtype == ms.float32
+    np.testing.assert_array_equal(objective.weight.asnumpy(), step.master[0].asnumpy().astype(np.float16))

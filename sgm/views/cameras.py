@@ -86,13 +86,12 @@ class Orbit:
         elevations = angle_list(self.elevations_deg, "--elevations")
         if len(azimuths) != len(elevations):
             raise CameraError(f"--azimuths has {len(azimuths)} values and --elevations"
-                              f" {len(elevations)}; "
-                              "give one of each per view")
+                              f" {len(elevations)}; give one of each per view")
         if np.abs(elevations).max() >= 90:
             k = int(np.abs(elevations).argmax())
             raise CameraError(f"--elevations: view {k} has {elevations[k]:g}; every elevation must"
-                              " be above -90 and "
-                              "below 90 degrees (the azimuth is undefined at the poles)")
+                              " be above -90 and below 90 degrees (the azimuth is undefined at the"
+                              " poles)")
         if self.sign not in (1, -1):
             raise CameraError(f"--azimuth-sign is {self.sign!r}; expected 1 or -1")
         relative = wrap_degrees(azimuths - azimuths[-1])
@@ -100,9 +99,8 @@ class Orbit:
         if (steps < 0).any():
             k = int(np.flatnonzero(steps < 0)[0]) + 1
             raise CameraError(f"--azimuths: view {k} ({azimuths[k]:g}) comes before view {k - 1}"
-                              f" ({azimuths[k - 1]:g}) "
-                              "going round from the last view; sort the azimuths in ascending"
-                              " order, input view last")
+                              f" ({azimuths[k - 1]:g}) going round from the last view; sort the"
+                              " azimuths in ascending order, input view last")
         relative.setflags(write=False)
         elevations.setflags(write=False)
         object.__setattr__(self, "azimuths_deg", relative)

@@ -122,5 +122,4 @@ def check_replaceable(folder):
         others = sorted(path.name for path in folder.iterdir() if not OURS.fullmatch(path.name))
         if others:
             raise ViewsError(f"{folder}: found {others[0]}, expected a views folder or nothing,"
-                             " because it would be"
-                             " replaced; move it, or give another --output")
+                             " because it would be replaced; move it, or give another --output")

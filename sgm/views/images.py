@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # Formats that are tried, whichever ending the file has: not all of Pillow's, one of which starts
 # Ghostscript on the file.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-MAX_PIXELS = 64_000_000     # of a file; a few bytes can decode to any number of pixels
+MAX_PIXELS = 64_000_000     # largest image file: a few bytes can decode to any number
 # pixels of an image's shorter side, and of the longer side of the object in it
 MIN_SIDE, MIN_OBJECT = 16, 8
 WHITE = (255, 255, 255)
@@ -76,21 +76,20 @@ def read_image(path, convert):
                 return convert(image)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: found {re.search('[0-9]+', str(error))[0]} pixels, expected at"
-                         f" most {MAX_PIXELS}"
-                         f" ({MAX_PIXELS // 10**6} megapixels); make the image smaller") from None
+                         f" most {MAX_PIXELS} ({MAX_PIXELS // 10**6} megapixels); make the image"
+                         " smaller") from None
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file; give an image") from None
     except Image.UnidentifiedImageError:
         found = "an empty file" if os.path.getsize(path) == 0 else "no image of a known kind"
         raise ImageError(f"{path}: found {found}, expected one of {', '.join(FORMATS)}; open it in"
-                         " a picture editor and"
-                         " save it as PNG") from None
+                         " a picture editor and save it as PNG") from None
     # Pillow's decoders raise almost anything on damaged data: OSError, SyntaxError, ValueError,
     # struct.error, ...
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"{path}: cannot be read as an image ({reason}); open it and save it"
-                         " again as PNG") from None
+        raise ImageError(f"{path}: cannot be read as an image ({reason}); open it and save it again"
+                         " as PNG") from None
 
 
 def _rgba(image):

@@ -36,9 +36,9 @@ def matte(image, method="auto"):
     image, given = image.convert("RGB"), image.size
     image.thumbnail((MATTE_SIDE, MATTE_SIDE), Image.LANCZOS)
     if min(image.size) < 16:
-        raise ImageError(f"the image is {given[0]} x {given[1]} pixels; cutting an object out"
-                         " needs 16 x 16 of them once the"
-                         f" longer side is {MATTE_SIDE}: give a larger or less narrow image")
+        raise ImageError(f"the image is {given[0]} x {given[1]} pixels; cutting an object out needs"
+                         f" 16 x 16 of them once the longer side is {MATTE_SIDE}: give a larger or"
+                         " less narrow image")
     how, note = "rembg", ""
     if method in ("auto", "rembg"):
         rgba, note = _rembg(image)
@@ -118,7 +118,7 @@ def _plain_background(rgb):
     # from the median color towards the surface, leaving out what does not belong
     for limit in (40, 20, 12):
         inside = error < limit
-        # more than that of the border is object, or there is no one background
+        # more of the border is object than that, or there is not one background
         if inside.mean() < 0.7:
             return None, 0.0
         surface = np.linalg.lstsq(rows[inside], ring[inside], rcond=None)[0]
@@ -134,7 +134,7 @@ def _key(rgb, background, noise):
     """
     pixels = rgb.shape[0] * rgb.shape[1]
     calm = rgb.astype(np.float32)
-    # a small image's edges are too sharp for a blur without need
+    # not for small images: their edges are too sharp to be blurred without need
     if pixels > 256 * 256 or noise > 4:
         calm, noise = cv2.GaussianBlur(calm, (3, 3), 0), 0.375 * noise
     difference = np.abs(calm - background).max(axis=-1)
@@ -226,7 +226,7 @@ def _soften(rgb, solid, r, background=None):
     rgb = rgb.astype(np.float32)
     inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
     outside = cv2.distanceTransform((~solid).astype(np.uint8), cv2.DIST_L2, 3)
-    # of the background's texture, per pixel: what it adds to a difference without meaning
+    # variance of the background's texture per pixel: it adds to a difference without meaning
     spread = 0.0
     if background is None:
         sure = (outside > r) + 1e-4 * (outside > 0)

@@ -46,8 +46,7 @@ def write_video(path, frames, fps):
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     path.unlink(missing_ok=True)
     log.warning("%s: cannot be written (%s); views.gif holds the frames. Free disk space, or see"
-                " that the ffmpeg of"
-                " imageio-ffmpeg runs", path.name, one_line(reason))
+                " that the ffmpeg of imageio-ffmpeg runs", path.name, one_line(reason))
     return False
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from sgm.views.images import over
 
 METRICS = ("psnr", "psnr_fg", "ssim", "iou")
-# of 255: pixels nearer to white in every channel are background, where there is no alpha
+# levels of 255: without alpha, pixels nearer to white in every channel are background
 WHITE_TOLERANCE = 12
-MAX_PSNR = 100.0        # of identical images, so that means stay finite
+MAX_PSNR = 100.0        # PSNR of identical images, so that means stay finite
 
 
 def on_white(view: np.ndarray) -> np.ndarray:
@@ -104,8 +104,7 @@ def compare_orbit(prediction: np.ndarray, truth: np.ndarray) -> list[dict[str, f
     """
     if len(prediction) != len(truth) or prediction.shape[1:3] != truth.shape[1:3]:
         raise ValueError(f"predicted views are {prediction.shape[:3]} (views, height, width), true"
-                         " ones "
-                         f"{truth.shape[:3]}; they must agree")
+                         f" ones {truth.shape[:3]}; they must agree")
     return [compare(p, t) for p, t in zip(prediction[:-1], truth[:-1])]
 
 

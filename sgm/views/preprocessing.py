@@ -23,8 +23,7 @@ def recenter(image, size, frame_ratio=None):
     side = max(image.size) if frame_ratio is None else int(max(width, height) / frame_ratio)
     if side * side > 4 * MAX_PIXELS:
         raise ImageError(f"--frame-ratio is {frame_ratio:g}: {max(width, height)} pixels of object"
-                         f" in {side} of frame; "
-                         "give a larger ratio")
+                         f" in {side} of frame; give a larger ratio")
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     square.paste(image.crop(box), (side // 2 - width // 2, side // 2 - height // 2))
     return square.resize((size, size), Image.LANCZOS)       # Pillow weights the colors by alpha
@@ -42,8 +41,7 @@ def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
     height, width = (size, size) if np.isscalar(size) else size
     if min(image.size) < MIN_SIDE:
         raise ImageError(f"the image is {image.width} x {image.height} pixels, expected at least"
-                         f" {MIN_SIDE} x {MIN_SIDE};"
-                         " give a larger one")
+                         f" {MIN_SIDE} x {MIN_SIDE}; give a larger one")
     if cut_out:
         if height != width:
             raise ImageError(f"--size is {height}x{width}; a cut-out object takes a square frame")
@@ -51,9 +49,8 @@ def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
         left, top, right, bottom = cut.getchannel("A").getbbox() or (0, 0, 0, 0)
         if 0 < max(right - left, bottom - top) < MIN_OBJECT:
             raise ImageError(f"the object (what is not transparent) is {right - left} x"
-                             f" {bottom - top} pixels, expected at"
-                             f" least {MIN_OBJECT} along its longer side; give a larger image of"
-                             " it")
+                             f" {bottom - top} pixels, expected at least {MIN_OBJECT} along its"
+                             " longer side; give a larger image of it")
         return np.asarray(recenter(cut, width, frame_ratio)), how
     if frame_ratio is not None:
         raise ImageError("--frame-ratio places an object that is cut out; leave it out, or"

@@ -25,7 +25,7 @@ from sgm.views.cameras import (
     wrap_degrees,
 )
 
-MAX_BYTES = 64 << 20            # of a JSON file; ten thousand frames take 5 MB
+MAX_BYTES = 64 << 20            # largest JSON file; ten thousand frames take 5 MB
 MAX_IMAGE_SIDE = 1 << 16        # pixels; a larger image means a damaged file
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 INTRINSICS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", *DISTORTION)
@@ -88,8 +88,8 @@ def read_transforms(path):
     missing (the NeRF paper's Blender scenes), they are the first picture's. Intrinsics may stand in
     every frame, as long as all frames have the same. Azimuths and elevations come from azimuth_deg
     and elevation_deg, or from the camera positions. Raises CameraError: unreadable or missing
-    values, lens distortion, pixels that are not square, a matrix that is no rotation, an image file
-    that is not there.
+    values, lens distortion, pixels that are not square, a matrix that is not a rotation, an image
+    file that is not there.
     """
     path, data = read_json(path)
     frames = entries(path, data, "frames")
@@ -117,15 +117,14 @@ def read_transforms(path):
                               " below pi")
         fl = focal_length(width, np.rad2deg(angle))
     else:
-        raise CameraError(f"{path}: has neither fl_x nor camera_angle_x; add one beside frames, it"
+        raise CameraError(f"{path}: has neither fl_x nor camera_angle_x; add one next to frames, it"
                           " holds for all views")
     fl_y = _number(path, data, "fl_y", fl)
     if not (1 <= width <= MAX_IMAGE_SIDE and 1 <= height <= MAX_IMAGE_SIDE
             and 1e-3 <= fl <= MAX_VALUE and abs(fl_y - fl) <= 0.005 * fl):
-        raise CameraError(f"{path}: w {width:g}, h {height:g}, fl_x {fl:g}, fl_y {fl_y:g};"
-                          " expected positive numbers, sides "
-                          f"up to {MAX_IMAGE_SIDE} and square pixels (fl_x = fl_y): resample the"
-                          " images")
+        raise CameraError(f"{path}: w {width:g}, h {height:g}, fl_x {fl:g}, fl_y {fl_y:g}; expected"
+                          f" positive numbers, sides up to {MAX_IMAGE_SIDE} and square pixels (fl_x"
+                          " = fl_y): resample the images")
     for key in DISTORTION:
         if abs(_number(path, data, key, 0.0)) > 1e-6:
             raise CameraError(f"{path}: {key} is {data[key]}; lens distortion is not modeled,"
@@ -177,9 +176,8 @@ def _shared_intrinsics(path, frames):
                 continue
             if shared.setdefault(key, frame[key]) != frame[key]:
                 raise CameraError(f"{path}: frames[{k}] has {key} {reprlib.repr(frame[key])[:40]},"
-                                  " a frame before it"
-                                  f" {reprlib.repr(shared[key])[:40]}; expected one camera for"
-                                  " all: resample the images")
+                                  f" a frame before it {reprlib.repr(shared[key])[:40]}; expected"
+                                  " one camera for all: resample the images")
     return shared
 
 
@@ -187,7 +185,7 @@ def _picture_size(file):
     """Return width and height of an image file in pixels; it is not decoded."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # of large pictures: that limit is sgm.views.images'
+            warnings.simplefilter("ignore")     # about large pictures: images.py has a limit
             with Image.open(file) as image:
                 return image.size
     except Exception:                           # Pillow raises almost anything on damaged data
@@ -241,7 +239,7 @@ def _number(path, data, key, default=None):
     # nor NaN, nor 10 ** 400
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e300:
         found = "is missing" if value is None else f"is {reprlib.repr(value)[:40]}"
-        raise CameraError(f"{path}: {key} {found}; expected a number in pixels or radians beside"
+        raise CameraError(f"{path}: {key} {found}; expected a number in pixels or radians next to"
                           " frames")
     return float(value)
 
@@ -252,14 +250,13 @@ def _pose(where, matrix):
     except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
     if matrix.shape not in ((4, 4), (3, 4)) or not (np.abs(matrix) <= MAX_VALUE).all():
-        raise CameraError(f"{where}: transform_matrix is missing or not 4 x 4 finite numbers; "
-                          "expected an OpenGL camera-to-world matrix")
+        raise CameraError(f"{where}: transform_matrix is missing or not 4 x 4 finite numbers;"
+                          " expected an OpenGL camera-to-world matrix")
     pose = np.vstack([matrix[:3], [0, 0, 0, 1]])
     rotation = pose[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
-        raise CameraError(f"{where}: transform_matrix is no rotation (scaled, mirrored or"
-                          " corrupt); "
-                          "expected an OpenGL camera-to-world matrix")
+        raise CameraError(f"{where}: transform_matrix is not a rotation (scaled, mirrored or"
+                          " corrupt); expected an OpenGL camera-to-world matrix")
     return pose
 
 

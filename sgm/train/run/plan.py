@@ -11,7 +11,7 @@ from sgm.train.trainable import is_kept, is_trained
 
 GB = 1e9
 # Values that the backward pass needs, per row and channel, found in the graphs of full-width blocks
-# as traced for an NPU (tests/support/gradient_memory.py: what is in memory at the end of the forward
+# as traced for an NPU (tests/support/gradient_memory.py: what is in memory after the forward
 # pass); they are right within 10 % for each of SV3D's blocks with attention.
 # A residual layer in space and in time: per channel of its input, and of its output.
 RESIDUAL_IN, RESIDUAL_OUT = 4, 6

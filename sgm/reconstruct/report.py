@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from sgm.common.files import atomic
 from sgm.geometry.mesh import Mesh
@@ -19,7 +18,7 @@ from sgm.render.zbuffer import Lighting, render_views
 from sgm.views import metrics
 from sgm.views.cameras import FOV_DEG, Orbit
 from sgm.views.images import composite, save_png
-from sgm.views.media import contact_sheet, write_video
+from sgm.views.media import contact_sheet, write_gif, write_video
 
 UNLIT = Lighting(ambient=1.0, key=0.0, fill=0.0, sky=0.0)     # the texture holds the light of the views
 ELEVATION = 15.0
@@ -94,10 +93,11 @@ def write_turntable(folder, frames: np.ndarray, fps: int = 20) -> list[Path]:
     files = []
     if write_video(partial, frames, fps):
         files.append(partial.replace(folder / "turntable.mp4"))
-    half = [Image.fromarray(cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)) for frame in frames[::2]]
+    half = np.stack([cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+                     for frame in frames[::2]])
     path = folder / "turntable.gif"
     with atomic(path) as temporary:
-        half[0].save(temporary, "GIF", save_all=True, append_images=half[1:], duration=round(2000 / fps), loop=0)
+        write_gif(temporary, half, fps / 2)
     return [*files, path]
 
 

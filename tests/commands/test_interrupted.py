@@ -1,9 +1,11 @@
 """Full disk, Ctrl-C and kill -9 on real processes, and the same command again: finished folders stay, the rest gets done, and
 nothing half-written counts as finished."""
 import json
+import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 from support.badfiles import object_on_white
 from support.commands import tree
+from support.paths import ROOT
 from support.processes import running, stop, wait_until
 
 from sgm.views.transforms import read_transforms

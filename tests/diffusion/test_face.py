@@ -5,17 +5,16 @@ The calls are made in one process of their own, each on an Engine of its own, an
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from goldens import build_checkpoint, golden_file
 from safetensors.numpy import load_file, save_file
+from support.goldens import build_checkpoint, golden_file
+from support.paths import ROOT
 
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.mindspore_format import write_ckpt
 
-ROOT = Path(__file__).resolve().parent.parent
 CALLS = r"""
 import inspect, json, sys
 from collections import Counter

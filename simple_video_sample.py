@@ -80,7 +80,7 @@ def parse(argv):
     add = parser.add_argument_group("sampling").add_argument
     add("--seeds", type=seed_list, default=[23], metavar="LIST", help="e.g. 0-3,7; default 23")
     add("--steps", type=int_range(1, MAX_STEPS), default=None, help="default: the model's (SV3D 50, svd 25, svd_xt 30,"
-        " sv3d_tiny 25)")
+        " sv3d_tiny 3)")
     add("--sampler", choices=("euler", "heun", "dpmpp2m"), default=None, help="default euler")
     add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"), help="scale at the"
         " least and the most guided frame; default: the model's (SV3D 1 2.5)")
@@ -103,6 +103,15 @@ def parse(argv):
 def overrides(args):
     """--size and --num-frames as changes of the model's configuration."""
     return [*args.set, *args.size, *([f"num_frames={args.num_frames}"] if args.num_frames else [])]
+
+
+def sample_options(args, seed, keep_graphs):
+    """Return the `SampleOptions` of the flags."""
+    from sgm.diffusion.pipeline import SampleOptions
+    return SampleOptions(
+        seed=seed, steps=args.steps, sampler=args.sampler, guidance_range=args.guidance, cond_aug=args.cond_aug, fps=args.fps,
+        motion_bucket=args.motion_bucket, decode_chunk=args.decode_chunk, sequential=args.sequential_cfg,
+        keep_graphs=keep_graphs)
 
 
 def cameras(args, num_frames, seed):
@@ -159,7 +168,7 @@ def main(argv=None):
 
         from sgm import ops
         from sgm.diffusion.guards import PipelineError
-        from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
+        from sgm.diffusion.pipeline import EMBEDDED, generate_views, load_model
         from sgm.views.folder import FORMATS, ViewsError, check_replaceable, is_finished
 
     formats = args.format.replace(" ", "").split(",")
@@ -198,10 +207,11 @@ def main(argv=None):
                     if args.preview and (i + 1) % args.preview == 0:
                         write_preview(folder, estimate())
 
-                views = generate(
-                    engine, image, orbit, seed, args.steps, args.sampler, args.guidance, args.cond_aug, args.fps,
-                    args.motion_bucket, args.decode_chunk, args.sequential_cfg, len(jobs) > 1, on_step,
-                    lambda name, seconds, peak_gb: bar.write(f"  {name}: {seconds} s, peak {peak_gb} GB"))
+                def on_stage(name, seconds, peak_gb, bar=bar):
+                    bar.write(f"  {name}: {seconds} s, peak {peak_gb} GB")
+
+                views = generate_views(engine, image, orbit, sample_options(args, seed, keep_graphs=len(jobs) > 1),
+                                       on_step=on_step, on_stage=on_stage)
             print(views.save(folder, background, args.fps, formats))
         except (ImageError, PipelineError, ViewsError) as error:
             failed += 1

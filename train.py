@@ -6,11 +6,12 @@
   python train.py --model_cfg sv3d_p --resume runs/sv3d_p
   msrun --worker_num=8 --local_worker_num=8 train.py --model_cfg sv3d_p --train_cfg --distributed --device Ascend
 
---init takes the model's own weights or those of SVD (for SV3D_p also SV3D_u's), which are then fitted to it.
-Writes into --output: config.yaml, metrics.csv, curve.png, averaged.safetensors (sample with it; of a LoRA lora.safetensors),
-state.safetensors, from which --resume continues, bit for bit on a CPU; if data is held back, best.safetensors and
-val_<step>.png, true views above generated ones; with tensorboardX installed, tensorboard/.
-Of several processes that msrun has started, all end with a line that says why when one is gone; --resume then goes on.
+--init takes the model's own weights or those of SVD (for SV3D_p also SV3D_u's), which are then
+fitted to it. Writes into --output: config.yaml, metrics.csv, curve.png, averaged.safetensors
+(sample with it; of a LoRA lora.safetensors), state.safetensors, from which --resume continues, bit
+for bit on a CPU; if data is held out, best.safetensors and val_<step>.png, true views above
+generated ones; with tensorboardX installed, tensorboard/. Of several processes that msrun has
+started, all end with a line that says why when one is gone; --resume then continues.
 Exit code: 0 done, 2 wrong input or a training that fails, 130 interrupted: Ctrl-C saves first.
 """
 import argparse
@@ -27,6 +28,7 @@ from sgm.config.yaml_reader import ConfigError, find_config, load_yaml
 
 
 def parse(argv):
+    """Return the flags."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model_cfg", required=True, metavar="NAME|YAML", help="model: a name (sv3d_u) or a YAML file")
@@ -51,20 +53,21 @@ def parse(argv):
 
 
 def configure(args):
-    """The model's spec, the recipe and the output folder that the flags name."""
+    """Return the model's spec, the recipe and the output folder that the flags name."""
     spec = load_spec(args.model_cfg, args.model_set)
     path = find_config(args.train_cfg or spec.name, "train")
     return spec, load_recipe(path, args.set), Path(args.output or f"runs/{path.stem}")
 
 
 def load_recipe(path, overrides):
+    """Return the Recipe of a YAML file with overrides."""
     with loading():
         from sgm.config.recipe import Recipe
     return load_yaml(Recipe, path, overrides)
 
 
 def plan(spec, recipe, output):
-    """Print what a run would be."""
+    """Print what a run would train and take; return the exit code."""
     with loading():
         from sgm.train.data import Memo, read_clips
         from sgm.train.run.plan import check_fit, describe
@@ -84,17 +87,18 @@ def plan(spec, recipe, output):
 def settings(trainer, origin, output, device):
     """Print the key settings of a run."""
     from sgm.train.run.plan import describe
-    lines = {**dict(describe(trainer.engine.spec, trainer.recipe, len(trainer.batches.orbits),
-                            trainer.world)), "weights": origin,
+    lines = {**dict(describe(trainer.engine.spec, trainer.recipe, len(trainer.batches.clips),
+                            trainer.world_size)), "weights": origin,
              "output": f"{output}, on {device}"}
     for name, text in lines.items():
         print(f"{name:10} {text}")
 
 
 def fit(trainer, folder, metrics, stopped):
-    """Steps up to the recipe's last one, or until `stopped` holds something; saved at the end. -> whether it was stopped.
+    """Make steps up to the recipe's last one, or until `stopped` holds something; save at the end.
 
-    Of several processes the first one writes; the others, without `metrics`, do the same steps and validations.
+    Returns whether it was stopped. With several processes the first one writes; the others, without
+    `metrics`, make the same steps and validations.
     """
     from tqdm import tqdm
 
@@ -102,8 +106,8 @@ def fit(trainer, folder, metrics, stopped):
     recipe, leads = trainer.recipe, metrics is not None
 
     def measure(ends, saves):
-        """{name: number} of what this step asks of the held-back clips; their sheet is written."""
-        if trainer.stopped or not trainer.held_back:
+        """Return {name: number} of this step's validation; write the held-out clips' sheet."""
+        if trainer.stopped or not trainer.held_out:
             return {}
         found = {"val_loss": trainer.validate()} if saves else {}
         every = recipe.sheet_every if recipe.task == "diffusion" else 0
@@ -131,14 +135,14 @@ def fit(trainer, folder, metrics, stopped):
             measured = {} if trainer.bad else measure(ends, saves)
             if leads and (logs or ends or measured or saves):
                 metrics.write(trainer.done, **measured)
-            if leads and saves:                 # within a row of bad steps the last good checkpoint stays
+            if leads and saves:  # within a row of bad steps the last good checkpoint stays
                 folder.save(trainer, measured.get("val_loss"))
                 folder.draw()
     return trainer.stopped
 
 
 def limit_of_chip(device):
-    """Why the NPU is not one to train in half precision, or None."""
+    """Return why the NPU is unsuitable for training in half precision, or None."""
     if device == "CPU":
         return None
     from sgm.audit.environment import LIMITS, versions
@@ -148,6 +152,7 @@ def limit_of_chip(device):
 
 
 def main(argv=None):
+    """Train as the flags say; return the exit code."""
     args = parse(argv)
     spec, recipe, output = configure(args)
     check_folder(output, "--output")
@@ -158,40 +163,40 @@ def main(argv=None):
 
         from sgm import ops
         from sgm.common.cli import until_stopped
-        from sgm.config.recipe import settle_precision
+        from sgm.config.recipe import resolve_precision
         from sgm.train.build import build
-        from sgm.train.run.distributed import join
+        from sgm.train.run.distributed import join_ranks
         from sgm.train.run.log import Metrics, open_board
         from sgm.train.run.run_folder import STATE, RunFolder, check_resumable
-    recipe = settle_precision(recipe, args.device, limit_of_chip(args.device))
+    recipe = resolve_precision(recipe, args.device, limit_of_chip(args.device))
     init, changes = args.init, []
     if args.resume:
         init, changes = check_resumable(output, recipe, spec, args.init)
     elif (output / STATE).exists():
         raise ConfigError(f"--output {output}: holds a run already; add --resume, or give another folder")
     ops.set_device(args.device, int(os.environ.get("DEVICE_ID", 0)) if args.distributed else args.device_id)
-    rank, world, fellows = join(output) if args.distributed else (0, 1, nullcontext())
-    with fellows:
-        trainer, origin = build(spec, recipe, init, lambda items, text: tqdm(items, text, disable=rank > 0), rank, world)
+    rank, world_size, watchdog = join_ranks(output) if args.distributed else (0, 1, nullcontext())
+    with watchdog:
+        trainer, origin = build(spec, recipe, init, lambda items, text: tqdm(items, text, disable=rank > 0), rank, world_size)
         folder = RunFolder(output, recipe, trainer.engine.spec, init)
         if args.resume:
             folder.resume(trainer)
-        if world > 1:
-            trainer.equalise()
+        if world_size > 1:
+            trainer.broadcast_weights()
         metrics = None
         if rank == 0:
             if args.resume:
                 print(f"{'resumed':10} at step {trainer.done}{''.join(f'; {change}' for change in changes)}")
             settings(trainer, origin, output, args.device)
-            folder.begin(sys.argv)
-            metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world,
+            folder.start(sys.argv)
+            metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world_size,
                               open_board(output / "tensorboard", trainer.done))
         with until_stopped() as stopped:
             return 130 if fit(trainer, folder, metrics, stopped) else 0
 
 
 def run(argv=None):
-    """`main` with errors as one line and an exit code."""
+    """Return the exit code of `main`; errors are one line."""
     return exit_code("train.py", main, argv)
 
 

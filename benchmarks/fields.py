@@ -73,19 +73,19 @@ def ours(case, weights):
     from mindspore import Tensor
 
     from sgm import ops
-    from sgm.reconstruct.nerf.training import Trainer
+    from sgm.reconstruct.nerf.training import NerfTrainer
 
     ops.set_device("CPU")
     trainers = {}
     for task, settings in case.settings.items():
-        trainers[task] = Trainer(*ball(settings.side), settings)
+        trainers[task] = NerfTrainer(*ball(settings.side), settings)
         with np.load(weights) as file:
             for parameter in trainers[task].field.trainable_params():
                 parameter.set_data(Tensor(file[f"{task}/{parameter.name}"]))
 
     def step(task):
         def run():
-            loss, psnr = trainers[task].train_step()
+            loss, psnr = trainers[task].step()
             return np.array([loss, 10 ** (-psnr / 10)])
         return run
 
@@ -106,6 +106,7 @@ def theirs(case, weights):
 def _their_step(settings, given):
     import torch
 
+    from sgm.ops import adam as our_adam
     from sgm.reconstruct.nerf import training, volume_rendering
     from sgm.reconstruct.posed_views import HALF
 
@@ -115,7 +116,7 @@ def _their_step(settings, given):
     density = np.zeros(occupied.shape, np.float32)
     levels = training.make_levels(settings)
     p = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in given.items()}
-    adam = torch.optim.Adam(p.values(), betas=training.BETAS, eps=training.ADAM_EPS, fused=True)
+    adam = torch.optim.Adam(p.values(), betas=our_adam.BETAS, eps=our_adam.EPS, fused=True)
     read, exponential = _their_functions()
     entries = settings.rays * settings.samples * len(levels)
     indices, shares = np.empty((entries, 8), np.int32), np.empty((entries, 8, 1), np.float32)

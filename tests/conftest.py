@@ -156,10 +156,10 @@ def photo(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """simple_video_sample.py without its network: all views are white, at once."""
-    def generate(engine, image, orbit, *_):
+    def generate_views(engine, image, orbit, *_, **callbacks):
         from sgm.views.folder import Views
         return Views(np.full((len(orbit), *image.shape[:2], 3), 255, np.uint8), image, orbit, {"model": "none"})
-    monkeypatch.setattr("sgm.diffusion.pipeline.generate", generate)
+    monkeypatch.setattr("sgm.diffusion.pipeline.generate_views", generate_views)
 
 
 @pytest.fixture

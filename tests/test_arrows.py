@@ -16,6 +16,9 @@ ORDER = ["common", "config", "ops", "views", "geometry", "models", "checkpoints"
 # for distillation.
 FORBIDDEN = {"reconstruct": {"models", "checkpoints", "diffusion"}, "checkpoints": {"models"}}
 EXCEPT = {("reconstruct.distill", "diffusion"), ("checkpoints", "models.architecture")}
+# The same within sgm/reconstruct.
+RECONSTRUCT = ["posed_views", "stage_files", "optimization", "hull", "nerf", "dmtet", "texture", "report", "stages",
+               "pipeline"]
 # Names that two files have because they do the same job for two rooms.
 PAIRS = {"pipeline", "metrics"}
 MOST_FILES = 12
@@ -77,6 +80,17 @@ def test_imports_point_to_earlier_rooms(module):
         assert target not in FORBIDDEN.get(room, ()) or allowed, f"sgm.{module} imports sgm.{other}"
     for name in imports(MODULES[module]):
         assert name.split(".")[0] not in ("tools", "benchmarks", "tests", "simple_video_sample"), f"sgm.{module}: {name}"
+
+
+def test_reconstruction_has_an_order_of_its_own():
+    """Within sgm/reconstruct a step of the data knows those before it only."""
+    for module in MODULES:
+        room, _, inner = module.partition(".")
+        step = inner.split(".")[0]
+        if room == "reconstruct" and step in RECONSTRUCT:
+            steps = [other.split(".")[1] for other in arrows(MODULES[module]) if other.startswith("reconstruct.")]
+            later = RECONSTRUCT[RECONSTRUCT.index(step) + 1:]
+            assert not set(steps) & set(later), f"sgm.{module} imports {', '.join(set(steps) & set(later))}"
 
 
 def test_no_circle_of_files():

@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
-import render_orbits
 import views_to_mesh
 
 import simple_video_sample
 from sgm.common.cli import Arguments, exit_code
-from sgm.render.procedural import HELD_BACK_SEEDS, make_object
+from sgm.render.datasets import OrbitSettings, procedural_items, render_folders
+from sgm.render.procedural import make_object
+from sgm.render.seeds import HELD_BACK_SEEDS
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import FOV_DEG, Orbit
 from sgm.views.images import save_png
@@ -43,10 +44,8 @@ def main(argv=None):
             return code
     # Rendered views, not the small model's: these show what the second half does with views that agree.
     out = args.output
-    code = render_orbits.main(["procedural", "--count", "1", "--first-seed", str(TOY), "--out", str(out / "rendered"),
-                               "--size", "384", "--elevation", str(ELEVATION), str(ELEVATION)])
-    code = code or views_to_mesh.main([str(out / "rendered" / f"{TOY:07d}"), "--config", "fast", "--output",
-                                       str(out / "mesh")])
+    render_folders(procedural_items([TOY]), out / "rendered", OrbitSettings(size=384, elevation=(ELEVATION, ELEVATION)))
+    code = views_to_mesh.main([str(out / "rendered" / f"{TOY:07d}"), "--config", "fast", "--output", str(out / "mesh")])
     if code:
         return code
     print(f"\n{time.time() - began:.0f} s. Look at\n"

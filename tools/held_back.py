@@ -12,13 +12,13 @@ with others is refused.
 """
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
 import evaluate
 import numpy as np
-import render_orbits
 from tqdm import tqdm
 
 from sgm import ops
@@ -30,10 +30,12 @@ from sgm.common.cli import (
     float_range,
     int_range,
 )
+from sgm.common.errors import InputError
 from sgm.config.model import MAX_NUMBER, MAX_STEPS
 from sgm.config.yaml_reader import ConfigError
 from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
-from sgm.render.procedural import HELD_BACK_SEEDS
+from sgm.render.datasets import OrbitSettings, procedural_items, render_folders
+from sgm.render.seeds import HELD_BACK_SEEDS
 from sgm.views.cameras import Orbit
 from sgm.views.folder import is_finished
 from sgm.views.images import load_image
@@ -101,12 +103,11 @@ def main(argv=None):
                         "elevation": args.elevation, "steps": args.steps, "guidance": args.guidance, "set": args.set,
                         "seed": args.seed})
     truth = args.output / "truth"
-    code = render_orbits.main(["procedural", "--count", str(len(HELD_BACK_SEEDS)), "--first-seed", str(HELD_BACK_SEEDS[0]),
-                               "--out", str(truth), "--size", str(engine.spec.height), "--frames",
-                               str(engine.spec.num_frames), "--orbit", args.orbit, "--elevation", str(args.elevation),
-                               str(args.elevation)])
-    if code:
-        return code
+    settings = OrbitSettings(size=engine.spec.height, frames=engine.spec.num_frames, orbit=args.orbit,
+                             elevation=(args.elevation, args.elevation))
+    failed = render_folders(procedural_items(HELD_BACK_SEEDS), truth, settings, workers=os.cpu_count())
+    if failed:
+        raise InputError(f"{truth}: {len(failed)} objects failed, see {truth / 'failed.txt'}")
     for folder in tqdm(sorted(p for p in truth.iterdir() if p.is_dir()), unit="object"):
         cameras = read_orbit(folder)
         source = np.asarray(load_image(folder / f"{len(cameras) - 1:03d}.png"))

@@ -22,14 +22,13 @@ import _checkout  # noqa: F401 - first: finds this checkout's sgm
 from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loading
 from sgm.common.errors import InputError
 from sgm.config.reconstruction import load_mesh_spec
-from sgm.reconstruct.stage_files import check_output, mesh_folder
+from sgm.reconstruct.stage_files import STAGES, check_output, mesh_folder
 
-STAGES = ("nerf", "dmtet", "texture")           # sgm.reconstruct.pipeline's; known before MindSpore is loaded
 DISK = 600 << 20                                # bytes that a run of the default settings may leave
 
 
 def stage_list(text):
-    """The argparse type of --stages."""
+    """Return the stages named in `text`, in their own order: the argparse type of --stages."""
     names = [name.strip() for name in text.split(",")]
     if not names or any(name not in STAGES for name in names):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected some of {','.join(STAGES)}")
@@ -37,6 +36,7 @@ def stage_list(text):
 
 
 def parse(argv):
+    """Return the parsed arguments."""
     parser = Arguments(prog="views_to_mesh.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("views", type=Path, help="folder with a transforms.json, or the json file")
@@ -56,6 +56,7 @@ def parse(argv):
 
 
 def main(argv=None):
+    """Run the command. Return its exit code."""
     args = parse(argv)
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
     overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]
@@ -70,7 +71,8 @@ def main(argv=None):
         from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
     run = Reconstruction(args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet)
-    report = run.run()
+    run.run()
+    report = run.report
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
     peak = max(stage["peak_gb"] for stage in report["stages"].values())
     mesh = report["mesh"]

@@ -4,6 +4,7 @@ The texture has none: its least squares run on the host (sgm/reconstruct/texture
 """
 from sgm.audit.diffusion_graphs import GraphBuilder, floats
 from sgm.audit.graph import Type
+from sgm.ops.adam import AdamStep
 from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.nerf import field, training
 
@@ -14,11 +15,12 @@ EDGES, FACES, OUTLINES = 11, 2, 4
 
 
 def integers(*shape):
+    """Return the Type of an int32 tensor."""
     return Type("int32", shape)
 
 
 def graphs(spec):
-    """The `GraphBuilder`s of a `sgm.config.reconstruction.MeshSpec`: the field trained and asked, and every stage of the surface."""
+    """Yield the `GraphBuilder`s of a `MeshSpec`: the field, and every stage of DMTet."""
     yield nerf_step(spec.nerf)
     yield evaluation(spec.nerf)
     for stage in range(len(spec.dmtet.sides)):
@@ -27,19 +29,19 @@ def graphs(spec):
 
 
 def _encoded(settings, points, prefix=""):
-    """What `Field.encode` makes of points."""
+    """Return the types of what `Field.encode` makes of points."""
     levels = training.make_levels(settings)
     rows = points * len(levels)
     return {prefix + "indices": integers(8, rows), prefix + "weights": floats(8, rows, 1)}     # one copy, for Ascend
 
 
 def nerf_step(settings):
-    """A step of the field: `nerf.Trainer.train_step`'s graph."""
+    """Return the GraphBuilder of a training step of the field: the graph of `NerfTrainer.step`."""
     rays, samples = settings.rays, settings.samples
 
     def make():
         made = training.make_field(settings)
-        return training.Step(training.Rendering(made, settings), made.trainable_params())
+        return AdamStep(training.Rendering(made, settings), made.trainable_params())
 
     arguments = {"rates": floats(3), **_encoded(settings, rays * samples), "t": floats(rays, samples),
                  "delta": floats(rays, samples), "rgb": floats(rays, 3), "alpha": floats(rays), "background": floats(rays, 3)}
@@ -51,28 +53,27 @@ def nerf_step(settings):
 
 
 def evaluation(settings):
-    """The field at points: `Field.evaluate`'s graph."""
+    """Return the GraphBuilder of the field at points: the graph of `Field.evaluate`."""
     arguments = _encoded(settings, field.CHUNK)
     return GraphBuilder(f"NeRF evaluation, {settings.encoding}", lambda: field.Evaluator(training.make_field(settings)), arguments,
                 tuple(arguments), True)
 
 
 def dmtet_step(spec, stage):
-    """A step of DMTet: `dmtet.Refiner.step`'s graph, for a surface of usual size."""
+    """Return the GraphBuilder of a DMTet step: the graph of `Refiner.step`, for a surface of usual size."""
     settings, resolution = spec.dmtet, spec.depth.resolution
     lengths = pixel_batches.Lengths()
     edges = lengths.of("edges", EDGES * resolution ** 2)
     faces = lengths.of("faces", FACES * EDGES * resolution ** 2)
     outlines = lengths.of("outlines", OUTLINES * settings.sides[stage] * settings.views[stage])
-    coloured, moving = settings.pixels, max(pixel_batches.geometry_rows(settings), 2)
+    colored, moving = settings.pixels, max(pixel_batches.geometry_rows(settings), 2)
 
     def make():
-        made = training.make_field(spec.nerf)
-        return refinement.Step(refinement.Loss(made, settings), made.trainable_params(), settings.deformation > 0)
+        return refinement.adam_step(training.make_field(spec.nerf), settings)
 
-    rows = coloured + outlines
+    rows = colored + outlines
     arguments = {
-        "rates": floats(3), **{name: floats(edges) for name in refinement.ENDS}, **_encoded(spec.nerf, coloured),
+        "rates": floats(3), **{name: floats(edges) for name in pixel_batches.Edges._fields}, **_encoded(spec.nerf, colored),
         **_encoded(spec.nerf, pixel_batches.geometry_rows(settings), "further "),
         **{f"faces {k}": integers(faces) for k in range(3)},
         **{name: integers(outlines) for name in ("near", "far", "receiver", "p", "q")}, "across": floats(outlines),

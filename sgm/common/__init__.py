@@ -1,1 +1,1 @@
-"""Errors, command line, files written whole: what every other package may use."""
+"""What every other package may use: errors, the command line, files written whole."""

@@ -1,4 +1,4 @@
-"""What the commands share: flags, signals, exit codes, errors in one line."""
+"""What the commands share: flags, signals, exit codes and one-line errors."""
 import argparse
 import math
 import os
@@ -22,9 +22,10 @@ def _interrupt(number, frame):
 
 @contextmanager
 def signals_handled(handler):
-    """Within, Ctrl-C and SIGTERM do as `handler` says, unless somebody has decided otherwise (nohup, a caller).
+    """Context manager: Ctrl-C and SIGTERM call `handler`.
 
-    SIGTERM because MindSpore, once it runs, answers Ctrl-C by sending itself one, whatever Python's handler is.
+    A handler of the caller, or nohup's, is left alone. SIGTERM too, because a running MindSpore
+    answers Ctrl-C by sending itself one, whichever handler Python has.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -40,16 +41,22 @@ def signals_handled(handler):
 
 
 def loading():
-    """Within, Ctrl-C ends the program at once and in silence: for the import of MindSpore, which an exception in the
-    middle of it makes crash."""
+    """Return a context manager in which Ctrl-C ends the program at once and without a word.
+
+    It is for the import of MindSpore, which crashes if an exception interrupts it.
+    """
     return signals_handled(signal.SIG_DFL)
 
 
 def exit_code(name, main, argv=None, interrupted="interrupted"):
-    """Run the command `name`: `main(argv)`'s own code; 2 with one line for bad input, for a file that cannot be written
-    and for too little memory; 130 with the line `interrupted` for Ctrl-C and SIGTERM."""
+    """Run the command `name` and return its exit code.
+
+    This is `main(argv)`'s own code; 2 with one line for bad input, for a file that cannot be
+    written and for too little memory; 130 with the line `interrupted` for Ctrl-C and SIGTERM.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):      # a file's name need not be text in the terminal's encoding
+        # a file's name need not be text in the terminal's encoding
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     _caught.clear()
     with signals_handled(_interrupt):
@@ -74,9 +81,11 @@ def exit_code(name, main, argv=None, interrupted="interrupted"):
 
 
 def end_now(name, said):
-    """End the command `name` with 2 and one line, from whichever thread, whatever the others wait for: nothing of theirs
-    is finished or tidied up."""
-    print(f"\n{name}: {one_line(said)}", file=sys.stderr, flush=True)      # there may be a progress bar
+    """End the command `name` with exit code 2 and one line, from any thread.
+
+    Whatever the other threads do, nothing of theirs is finished or cleaned up.
+    """
+    print(f"\n{name}: {one_line(said)}", file=sys.stderr, flush=True)  # there may be a progress bar
     os._exit(2)
 
 
@@ -84,7 +93,7 @@ MAX_SEED = 2 ** 32 - 1                          # of numpy's RandomState
 
 
 class Arguments(argparse.ArgumentParser):
-    """A parser whose error is one line with exit code 2, without the usage of thirty flags before it."""
+    """A parser whose error is one line with exit code 2, without the usage of thirty flags."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -96,17 +105,17 @@ class Arguments(argparse.ArgumentParser):
 
 
 def int_range(low, high):
-    """The argparse type of a whole number from `low` to `high`."""
+    """Return the argparse type of a whole number from `low` to `high`."""
     return _number(int, low, high, f"a whole number from {low} to {high}")
 
 
 def float_range(low, high):
-    """The argparse type of a number from `low` to `high`."""
+    """Return the argparse type of a number from `low` to `high`."""
     return _number(float, low, high, f"a number from {low:g} to {high:g}")
 
 
 def float_list(text):
-    """The argparse type of finite numbers between commas: "0,17.1,34.3" -> floats."""
+    """Return the finite numbers of a text like "0,17.1,34.3" as floats; an argparse type."""
     return [_number(float, -math.inf, math.inf, "numbers between commas, as in 0,17.1,34.3")(part)
             for part in text.split(",")]
 
@@ -124,7 +133,10 @@ def _number(kind, low, high, expected):
 
 
 def seed_list(text):
-    """The argparse type of seeds, numbers and rising ranges between commas: "0-3,7" -> [0, 1, 2, 3, 7]."""
+    """Return the seeds of a text like "0-3,7", here [0, 1, 2, 3, 7]; an argparse type.
+
+    The parts between commas are numbers and rising ranges.
+    """
     numbers = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -140,7 +152,10 @@ def seed_list(text):
 
 
 def check_folder(path, flag):
-    """Raise InputError unless `path`, given with `flag`, is a folder that may be written, or can become one."""
+    """Raise InputError unless `path` is a folder that may be written, or can become one.
+
+    flag: the option that gave it.
+    """
     place = Path(path).absolute()
     while not place.exists():
         place = place.parent
@@ -152,20 +167,41 @@ def check_folder(path, flag):
 
 @contextmanager
 def until_stopped():
-    """Within, Ctrl-C and SIGTERM are noted in the list that this gives, and nothing else: a step then ends, and is saved.
+    """Context manager: gives a list in which the first Ctrl-C or SIGTERM is noted.
 
-    A second one ends the program as before.
+    Nothing else happens then: the block looks at the list between two steps, so a step ends and can
+    be saved. A second signal ends the program as it would have without this. Use it in the main
+    thread.
     """
-    noted, before = [], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    noted, before = [], {number: signal.getsignal(number) for number in _DEFAULTS}
 
     def note(number, frame):
         noted.append(number)
         signal.signal(number, before[number])
 
-    for number in before:
-        signal.signal(number, note)
-    try:
+    with signals_handled(note):
         yield noted
+
+
+@contextmanager
+def progress_bar(unit):
+    """Context manager: gives progress(done, total, failure=None), which draws a bar on stderr.
+
+    The bar appears with the first call. failure: (name, reason) of what just failed, printed as a
+    line of its own.
+    """
+    bars = []
+
+    def progress(done, total, failure=None):
+        if not bars:  # what was finished before says nothing about the speed of this run
+            from tqdm import tqdm
+            bars.append(tqdm(total=total, initial=done - 1, unit=unit, smoothing=0.05))
+        bars[0].update(done - bars[0].n)
+        if failure:
+            bars[0].write(one_line(f"failed: {failure[0]}: {failure[1]}"), file=sys.stderr)
+
+    try:
+        yield progress
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for bar in bars:
+            bar.close()

@@ -1,16 +1,19 @@
-"""What is the user's to mend, said in one line, and how a command ends with it instead of a traceback."""
+"""User errors: one line that names what was found, what was expected and the remedy."""
 import errno
 
 
 class InputError(ValueError):
-    """A file, key or flag that cannot be used; the message names it, what was found, what was expected, the remedy."""
+    """A file, key or flag that cannot be used.
+
+    The message names it, what was found, what was expected and the remedy.
+    """
 
     def __init__(self, message):
-        super().__init__(one_line(message))     # names in it may come from a file, and hold anything
+        super().__init__(one_line(message))  # names in it may come from a file, and hold anything
 
 
 def one_line(message):
-    """A message as one printable line of at most 2000 characters, whatever the names in it hold."""
+    """Return a message as one printable line of at most 2000 characters."""
     line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
     return line if len(line) <= 2000 else line[:1997] + "..."
 
@@ -27,5 +30,5 @@ _REMEDIES = {
 
 
 def os_reason(error):
-    """What an OSError says and what can be done about it: "No space left on device; free space, or ..."."""
+    """Return what an OSError says and the remedy: "No space left on device; free space, or ..."."""
     return f"{error.strerror or error}; {_REMEDIES.get(error.errno, 'give a path that may be read and written')}"

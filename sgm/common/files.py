@@ -2,31 +2,37 @@
 import glob
 import os
 import shutil
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 
 from sgm.common.errors import InputError, os_reason
 
+# part of temporary names: a process number means nothing elsewhere
+HOST = socket.gethostname().partition(".")[0][:16]
+
 
 @contextmanager
-def atomic(path, size=None):
-    """A path to write a file or folder to, which becomes `path` when the block ends well, and vanishes when it does not.
+def atomic(path, size=None, name=None):
+    """Context manager: gives a temporary path, which becomes `path` when the block ends well.
 
-    It lies beside `path`, and replaces those that killed processes left there. Raises InputError for an OSError (a
-    full disk: `size`, the bytes needed, is named); what was at `path` before is then untouched.
+    It is for a file or a folder, lies in the same folder, is removed when the block fails, and
+    replaces those that killed processes of this host left there. size: the bytes needed, for the
+    message about a full disk. name: what messages call `path`, by default itself. Raises InputError
+    for an OSError; what was at `path` before is then untouched.
     """
     path = Path(path)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(HOST)}.*.tmp"):
         if not Path("/proc", left.name.split(".")[-2]).exists():
             _remove(left)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
         need = "" if size is None else f", {size / 1e6:.1f} MB needed"
         reason, _, remedy = os_reason(error).partition("; ")
-        raise InputError(f"{path}: cannot be written ({reason}{need}); nothing was changed: {remedy}") from None
+        raise InputError(f"{name or path}: cannot be written ({reason}{need}); nothing was changed: {remedy}") from None
     finally:
         _remove(temporary)                      # gone already when all went well
 

@@ -1,4 +1,4 @@
-"""What every command imports first: Ctrl-C while modules load ends it at once, without a traceback.
+"""The first import of every command: Ctrl-C while modules load ends it without a traceback.
 
 `sgm.common.cli.exit_code` takes over when the command's `main` runs.
 """

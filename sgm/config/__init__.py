@@ -1,1 +1,1 @@
-"""Every setting: dataclasses whose defaults are complete, and the reader of YAML files and `--set`."""
+"""Every setting: dataclasses with complete defaults, and the reader of YAML files and `--set`."""

@@ -1,12 +1,13 @@
-"""The whole configuration schema: dataclasses whose defaults are the released SVD networks.
+"""The configuration schema of a model: dataclasses whose defaults are the published SVD networks.
 
-A YAML file in `configs/` says only what differs. Unknown keys and wrong types are errors that name the key.
+A YAML file in `configs/` states only what differs. Unknown keys and wrong types are errors that
+name the key.
 """
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import List
 
-from sgm.config.yaml_reader import ConfigError, shown
+from sgm.config.checks import require, require_one_of, require_positive, require_within
 
 EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucket_id", "cond_aug", "polars_rad",
              "azimuths_rad")
@@ -14,93 +15,80 @@ ANGLES = ("polars_rad", "azimuths_rad")
 DECODERS = ("image", "temporal")
 SAMPLERS = ("euler", "heun", "dpmpp2m")
 GUIDANCES = ("linear", "triangle", "trapezoid", "constant")
-GROUPS = 32                                     # of every group norm of the published models
-# Beyond these a configuration is a slip of the pen that would end in want of memory. Published models stay far below.
+GROUPS = 32     # groups of every group norm of the published models
+# Upper bounds that catch typos before they exhaust memory. Published models stay far below.
 MAX_NUMBER, MAX_LAYERS, MAX_STEPS, MAX_FRAMES, MAX_SIDE = 1 << 20, 1000, 10_000, 1000, 8192
-
-
-def _require(good, key, found, expected):
-    if not good:
-        raise ConfigError(f"{key}: found {shown(found)}, expected {expected}")
-
-
-def _positive(spec, section, *names, most=MAX_NUMBER):
-    """The named fields (numbers, or lists of numbers) of a section are positive and at most `most`."""
-    for name in names:
-        value = getattr(spec, name)
-        numbers = value if isinstance(value, list) else [value]
-        _require(numbers and all(0 < n <= most for n in numbers), section + name, value,
-                 f"{'positive numbers' if isinstance(value, list) else 'a positive number'} up to {most}")
-
-
-def _one_of(value, key, choices):
-    _require(value in choices, key, value, f"one of {', '.join(choices)}")
 
 
 @dataclass
 class UNetSpec:
-    """VideoUNet (SVD, arXiv 2311.15127 app. D): widths and where attention stands."""
+    """Settings of the VideoUNet (SVD, arXiv 2311.15127 app. D): widths, levels with attention."""
     in_channels: int = 8                        # noisy latent + latent of the condition image
     out_channels: int = 4
     model_channels: int = 320
     channel_mult: List[int] = field(default_factory=lambda: [1, 2, 4, 4])
     num_res_blocks: int = 2
-    attention_resolutions: List[int] = field(default_factory=lambda: [4, 2, 1])   # down-sampling factors with attention
+    # down-sampling factors of the levels with attention
+    attention_resolutions: List[int] = field(default_factory=lambda: [4, 2, 1])
     num_head_channels: int = 64
-    norm_groups: int = GROUPS                   # of every group norm
+    norm_groups: int = GROUPS                   # groups of every group norm
     context_dim: int = 1024                     # width of the CLIP token
 
     @property
     def down_factor(self):
-        """Latent pixels per pixel of the coarsest level, along one side."""
+        """Return the latent pixels per pixel of the coarsest level, along one side."""
         return 2 ** (len(self.channel_mult) - 1)
 
     def validate(self, section="unet."):
         """Raise ConfigError unless the widths fit the group norms and the heads."""
-        _positive(self, section, *(f.name for f in fields(self) if f.name != "attention_resolutions"))
-        _positive(self, section, "num_res_blocks", most=MAX_LAYERS)
+        require_positive(self, section, [f.name for f in fields(self) if f.name != "attention_resolutions"], MAX_NUMBER)
+        require_positive(self, section, ["num_res_blocks"], MAX_LAYERS)
         factors = [2 ** level for level in range(len(self.channel_mult))]
-        _require(set(self.attention_resolutions) <= set(factors), section + "attention_resolutions",
-                 self.attention_resolutions, f"some of {factors}, the levels' down-sampling factors")
+        require(set(self.attention_resolutions) <= set(factors), section + "attention_resolutions",
+                self.attention_resolutions, f"some of {factors}, the levels' down-sampling factors")
         for factor, mult in zip(factors, self.channel_mult):
             width = self.model_channels * mult
-            heads = factor in self.attention_resolutions or factor == factors[-1]  # the middle always attends
+            # the middle always attends
+            heads = factor in self.attention_resolutions or factor == factors[-1]
             unit = math.lcm(self.norm_groups, self.num_head_channels) if heads else self.norm_groups
-            _require(width % unit == 0, section + "model_channels", self.model_channels,
-                     f"{width} channels ({self.model_channels} * {mult}) to be a multiple of {unit}"
-                     f" ({self.norm_groups} groups{f', heads of {self.num_head_channels}' if heads else ''})")
+            require(width % unit == 0, section + "model_channels", self.model_channels,
+                    f"{width} channels ({self.model_channels} * {mult}) to be a multiple of {unit}"
+                    f" ({self.norm_groups} groups{f', heads of {self.num_head_channels}' if heads else ''})")
 
 
 @dataclass
 class VaeSpec:
-    """The autoencoder. `decoder`: "image" decodes each frame alone, "temporal" is SVD's deflickering decoder."""
+    """Settings of the autoencoder.
+
+    `decoder`: "image" decodes each frame alone, "temporal" is SVD's deflickering decoder.
+    """
     ch: int = 128
     ch_mult: List[int] = field(default_factory=lambda: [1, 2, 4, 4])
     num_res_blocks: int = 2
     z_channels: int = 4
-    norm_groups: int = GROUPS                   # of every group norm
+    norm_groups: int = GROUPS                   # groups of every group norm
     scale_factor: float = 0.18215
     decoder: str = "temporal"
-    post_quant_conv: bool = False               # svd_image_decoder: an AutoencoderKL, with its 1x1 convolutions
+    post_quant_conv: bool = False  # svd_image_decoder: an AutoencoderKL with its 1x1 convolutions
 
     @property
     def factor(self):
-        """Pixels per latent along one side."""
+        """Return the pixels per latent along one side."""
         return 2 ** (len(self.ch_mult) - 1)
 
     def validate(self, section="vae."):
         """Raise ConfigError unless the widths fit the group norms and the decoder is known."""
-        _positive(self, section, "ch", "ch_mult", "z_channels", "norm_groups", "scale_factor")
-        _positive(self, section, "num_res_blocks", most=MAX_LAYERS)
+        require_positive(self, section, ["ch", "ch_mult", "z_channels", "norm_groups", "scale_factor"], MAX_NUMBER)
+        require_positive(self, section, ["num_res_blocks"], MAX_LAYERS)
         unit = math.lcm(GROUPS, self.norm_groups)
-        _require(all(self.ch * mult % unit == 0 for mult in self.ch_mult), section + "ch", self.ch,
-                 f"every level's channels to be a multiple of {unit}, for groups of equal size")
-        _one_of(self.decoder, section + "decoder", DECODERS)
+        require(all(self.ch * mult % unit == 0 for mult in self.ch_mult), section + "ch", self.ch,
+                f"every level's channels to be a multiple of {unit}, for groups of equal size")
+        require_one_of(self.decoder, section + "decoder", DECODERS)
 
 
 @dataclass
 class ClipSpec:
-    """OpenCLIP vision transformer; the defaults are ViT-H-14's image tower."""
+    """Settings of the OpenCLIP vision transformer; the defaults are ViT-H-14's image tower."""
     image_size: int = 224
     patch_size: int = 14
     width: int = 1280
@@ -110,69 +98,79 @@ class ClipSpec:
 
     def validate(self, section="clip."):
         """Raise ConfigError unless patches tile the image and heads the width."""
-        _positive(self, section, *(f.name for f in fields(self)))
-        _positive(self, section, "layers", most=MAX_LAYERS)
-        _require(self.image_size % self.patch_size == 0, section + "patch_size", self.patch_size,
-                 f"a divisor of {section}image_size {self.image_size}")
-        _require(self.width % self.head_width == 0, section + "head_width", self.head_width,
-                 f"a divisor of {section}width {self.width}")
+        require_positive(self, section, [f.name for f in fields(self)], MAX_NUMBER)
+        require_positive(self, section, ["layers"], MAX_LAYERS)
+        require(self.image_size % self.patch_size == 0, section + "patch_size", self.patch_size,
+                f"a divisor of {section}image_size {self.image_size}")
+        require(self.width % self.head_width == 0, section + "head_width", self.head_width,
+                f"a divisor of {section}width {self.width}")
 
 
 @dataclass
 class ConditionSpec:
-    """Embedders in the order of `conditioner.embedders.N`; scalars have a width in `vector`, images have none."""
+    """Settings of the embedders, in the order of `conditioner.embedders.N`.
+
+    Scalars have a width in `vector`, images have none.
+    """
     embedders: List[str] = field(default_factory=lambda: [
         "cond_frames_without_noise", "fps_id", "motion_bucket_id", "cond_frames", "cond_aug"])
-    scalar_dim: int = 256                       # sinusoid width of cond_aug, fps_id, motion_bucket_id
-    angle_dim: int = 512                        # of polars_rad, azimuths_rad
-    angle_scale: float = 1.0                    # multiplies them first: the fastest sinusoid has so many radians a radian
+    scalar_dim: int = 256  # sinusoid width of cond_aug, fps_id, motion_bucket_id
+    angle_dim: int = 512                        # sinusoid width of polars_rad, azimuths_rad
+    # highest frequency of the sinusoidal embedding of angles, in radians per radian
+    angle_scale: float = 1.0
     cond_aug: float = 0.02                      # default noise level of the condition image
 
     def validate(self, section="condition."):
-        """Raise ConfigError unless the embedders are known, unique, and give context, concat and vector."""
+        """Raise ConfigError unless the embedders are known, unique and complete.
+
+        They must give crossattn, concat and vector.
+        """
         for name in self.embedders:
-            _one_of(name, section + "embedders", EMBEDDERS)
+            require_one_of(name, section + "embedders", EMBEDDERS)
         names = set(self.embedders)
-        _require(len(names) == len(self.embedders), section + "embedders", self.embedders, "each embedder once")
-        _require({"cond_frames_without_noise", "cond_frames", "cond_aug"} <= names, section + "embedders",
-                 self.embedders, "cond_frames_without_noise, cond_frames and cond_aug among them")
-        _require(("polars_rad" in names) == ("azimuths_rad" in names), section + "embedders", self.embedders,
-                 "polars_rad and azimuths_rad both, or neither")
+        require(len(names) == len(self.embedders), section + "embedders", self.embedders, "each embedder once")
+        require({"cond_frames_without_noise", "cond_frames", "cond_aug"} <= names, section + "embedders",
+                self.embedders, "cond_frames_without_noise, cond_frames and cond_aug among them")
+        require(("polars_rad" in names) == ("azimuths_rad" in names), section + "embedders", self.embedders,
+                "polars_rad and azimuths_rad both, or neither")
         for name in ("scalar_dim", "angle_dim"):
             value = getattr(self, name)
-            _require(0 < value <= MAX_NUMBER and value % 2 == 0, section + name, value,
-                     f"a positive even number up to {MAX_NUMBER} (cosines and sines)")
-        _positive(self, section, "angle_scale")
-        _require(0 <= self.cond_aug <= MAX_NUMBER, section + "cond_aug", self.cond_aug, f"a number from 0 to {MAX_NUMBER}")
+            require(0 < value <= MAX_NUMBER and value % 2 == 0, section + name, value,
+                    f"a positive even number up to {MAX_NUMBER} (cosines and sines)")
+        require_positive(self, section, ["angle_scale"], MAX_NUMBER)
+        require_within(self, section, {"cond_aug": (0, MAX_NUMBER)})
 
 
 @dataclass
 class SamplingSpec:
-    """Defaults of the sampler. Steps, sampler and guidance have flags of `simple_video_sample.py`, the others `--set`."""
+    """Defaults of the sampler.
+
+    Steps, sampler and guidance have flags of `simple_video_sample.py`; the others are changed with
+    `--set`.
+    """
     sampler: str = "euler"
     steps: int = 25
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     rho: float = 7.0
-    # Standard deviation of the first noise, relative to what sigma_max stands for. Less than 1 starts nearer to the mean of
-    # what is possible: views less sharp, with fewer accidents (truncation, as of a GAN's latents). 0 heeds no seed.
+    # Standard deviation of the first noise, relative to sigma_max. Less than 1 starts nearer to the
+    # mean of what is possible: less sharp views with fewer errors (like the truncation of a GAN's
+    # latents). 0 makes the result independent of the seed.
     start_noise: float = 1.0
     guidance: str = "linear"
     min_scale: float = 1.0
     max_scale: float = 2.5
 
     def validate(self, section="sampling."):
-        """Raise ConfigError unless sampler and guidance are known and the noise levels descend to a positive one."""
-        _one_of(self.sampler, section + "sampler", SAMPLERS)
-        _one_of(self.guidance, section + "guidance", GUIDANCES)
-        _positive(self, section, "steps", most=MAX_STEPS)
-        _positive(self, section, "sigma_min", "sigma_max", "rho")
-        _require(self.sigma_min < self.sigma_max, section + "sigma_min", self.sigma_min,
-                 f"less than {section}sigma_max {self.sigma_max}")
-        _require(0 <= self.start_noise <= 1, section + "start_noise", self.start_noise, "a number from 0 to 1")
-        for name in ("min_scale", "max_scale"):
-            _require(abs(getattr(self, name)) <= MAX_NUMBER, section + name, getattr(self, name),
-                     f"a number from -{MAX_NUMBER} to {MAX_NUMBER}")
+        """Raise ConfigError for unknown names and for noise levels that do not fall."""
+        require_one_of(self.sampler, section + "sampler", SAMPLERS)
+        require_one_of(self.guidance, section + "guidance", GUIDANCES)
+        require_positive(self, section, ["steps"], MAX_STEPS)
+        require_positive(self, section, ["sigma_min", "sigma_max", "rho"], MAX_NUMBER)
+        require(self.sigma_min < self.sigma_max, section + "sigma_min", self.sigma_min,
+                f"less than {section}sigma_max {self.sigma_max}")
+        require_within(self, section, {"start_noise": (0, 1), "min_scale": (-MAX_NUMBER, MAX_NUMBER),
+                                       "max_scale": (-MAX_NUMBER, MAX_NUMBER)})
 
 
 @dataclass
@@ -190,27 +188,27 @@ class ModelSpec:
 
     @property
     def is_orbit(self):
-        """Whether the frames are views of an orbit (SV3D) rather than a video (SVD)."""
+        """Return whether the frames are views of an orbit (SV3D) rather than a video (SVD)."""
         return "fps_id" not in self.condition.embedders
 
     @property
     def is_posed(self):
-        """Whether the network is told the cameras' polar angles and azimuths (SV3D_p)."""
+        """Return whether the network is conditioned on polar angles and azimuths (SV3D_p)."""
         return "polars_rad" in self.condition.embedders
 
     @property
     def vector_widths(self):
-        """{embedder: columns} of the vector condition, in order."""
+        """Return {embedder: columns} of the vector condition, in order."""
         return {name: self.condition.angle_dim if name in ANGLES else self.condition.scalar_dim
                 for name in self.condition.embedders if not name.startswith("cond_frames")}
 
     def vector_scale(self, name):
-        """What an embedder of `vector_widths` multiplies its numbers by before their sinusoids."""
+        """Return the factor on an embedder's numbers before their sinusoids."""
         return self.condition.angle_scale if name in ANGLES else 1.0
 
     @property
     def vae_factor(self):
-        """Pixels per latent along one side."""
+        """Return the pixels per latent along one side."""
         return self.vae.factor
 
     def validate(self):
@@ -219,16 +217,16 @@ class ModelSpec:
             part = getattr(self, section.name)
             if is_dataclass(part):
                 part.validate()
-        _positive(self, "", "num_frames", most=MAX_FRAMES)
+        require_positive(self, "", ["num_frames"], MAX_FRAMES)
         unit = self.vae_factor * self.unet.down_factor
         for name in ("height", "width"):
             pixels = getattr(self, name)
-            _require(0 < pixels <= MAX_SIDE and pixels % unit == 0, name, pixels,
-                     f"a positive multiple of {unit} up to {MAX_SIDE} (the autoencoder's {self.vae_factor} x the UNet's"
-                     f" {self.unet.down_factor})")
+            require(0 < pixels <= MAX_SIDE and pixels % unit == 0, name, pixels,
+                    f"a positive multiple of {unit} up to {MAX_SIDE} (the autoencoder's {self.vae_factor} x the UNet's"
+                    f" {self.unet.down_factor})")
         z = self.vae.z_channels
-        _require(self.unet.in_channels == 2 * z, "unet.in_channels", self.unet.in_channels,
-                 f"{2 * z}: noisy and condition latent of vae.z_channels {z} each")
-        _require(self.unet.out_channels == z, "unet.out_channels", self.unet.out_channels, f"vae.z_channels {z}")
-        _require(self.clip.embed_dim == self.unet.context_dim, "clip.embed_dim", self.clip.embed_dim,
-                 f"unet.context_dim {self.unet.context_dim}")
+        require(self.unet.in_channels == 2 * z, "unet.in_channels", self.unet.in_channels,
+                f"{2 * z}: noisy and condition latent of vae.z_channels {z} each")
+        require(self.unet.out_channels == z, "unet.out_channels", self.unet.out_channels, f"vae.z_channels {z}")
+        require(self.clip.embed_dim == self.unet.context_dim, "clip.embed_dim", self.clip.embed_dim,
+                f"unet.context_dim {self.unet.context_dim}")

@@ -1,15 +1,15 @@
-"""Finds and reads the configuration of a model: ours by name or path, or one of the original's YAML files."""
+"""Finds and reads the configuration of a model: ours, or one of the original's YAML files."""
 from sgm.config.model import ModelSpec
 from sgm.config.original_yaml import read_reference
 from sgm.config.yaml_reader import build, find_config, read_mapping
 
 
 def load_spec(model, overrides=()):
-    """The ModelSpec of a model.
+    """Return the ModelSpec of a model.
 
-    `model`: a name (``sv3d_u``), a path to a YAML file of ours or in the reference implementation's own form, or a
-    path that does not exist whose stem is a name (``configs/sv3d_u.yaml``). `overrides`: ``key=value`` strings with
-    dotted keys, applied last. Raises ConfigError naming file and key.
+    `model`: a name (``sv3d_u``), a path to a YAML file of ours or in the original's own form, or a
+    path that does not exist whose stem is a name (``configs/sv3d_u.yaml``). `overrides`:
+    ``key=value`` strings with dotted keys, applied last. Raises ConfigError naming file and key.
     """
     path = find_config(model, "sampling")
     mapping = read_mapping(path)

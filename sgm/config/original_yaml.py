@@ -1,17 +1,20 @@
-"""Reads the reference implementation's own YAML files (`target:` class paths with `params:`) into a ModelSpec.
+"""Reads the original's own YAML files (`target:` class paths with `params:`) into a ModelSpec.
 
-One table says, for each class that a released model names, where its parameters go. Nothing is instantiated: a class
-path is only ever looked up here, and one that is not here is an error. A parameter that would change the network in
-a way ours has no setting for must have the value of the released models.
+One table says, for each class that a published model names, where its parameters go. Nothing is
+instantiated: a class path is only looked up here, and one that is not here is an error. A parameter
+that would change the network in a way for which ours has no setting must have the value of the
+published models.
 """
 import difflib
 from pathlib import Path
 from typing import NamedTuple
 
+from sgm.config.checks import require
 from sgm.config.model import ANGLES, ClipSpec, ModelSpec
 from sgm.config.yaml_reader import ConfigError, build, find_config, known_configs, load_yaml, shown
 
-# OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden` were made with.
+# OpenCLIP image towers by name. The two small ones are those that the goldens of `tests/golden`
+# were made with.
 ARCHS = {
     "ViT-H-14": ClipSpec(),
     "tiny-vit": ClipSpec(patch_size=28, width=160, layers=2, embed_dim=64),
@@ -20,12 +23,13 @@ ARCHS = {
 
 
 class Rule(NamedTuple):
-    """How the parameters of one reference class are read."""
+    """How the parameters of one of the original's classes are read."""
     fields: dict = {}       # parameter -> key of ModelSpec; must be given
     options: dict = {}      # parameter -> key of ModelSpec; may be given
     fixed: dict = {}        # parameter -> the one value ours has; must be given
     assumed: dict = {}      # parameter -> the one value ours has; may be given
-    free: tuple = ()        # parameters that do not change what is computed, or are read by `read_reference` itself
+    # parameters that do not change what is computed, or are read by `read_reference` itself
+    free: tuple = ()
     parts: dict = {}        # parameter -> classes it may name; must be given
     extras: dict = {}       # parameter -> classes it may name; may be given
     sets: dict = {}         # key of ModelSpec -> value that naming this class means
@@ -121,11 +125,12 @@ EMBEDDER_CLASSES = {
 
 
 def read_reference(mapping, path):
-    """The ModelSpec that a configuration in the reference's form describes.
+    """Return the ModelSpec that a configuration in the original's form describes.
 
-    `mapping`: the document, with a top-level ``model``; `path` names it in errors and gives the spec its name. What
-    the reference leaves to its script (frames, size, steps, noise on the condition image) is that of the released
-    model which the file's name, its `ckpt_path` or else its embedders point to. Raises ConfigError.
+    `mapping`: the document, with a top-level ``model``; `path` names it in errors and gives the
+    spec its name. What the original leaves to its script (frames, size, steps, noise on the
+    condition image) is that of the published model to which the file's name, its `ckpt_path` or
+    else its embedders point. Raises ConfigError.
     """
     reader = _Reader(path)
     model = mapping["model"]
@@ -138,8 +143,7 @@ def read_reference(mapping, path):
         values["clip"] = vars(reader.choose(values["clip"], ARCHS, "open_clip_embedding_config.params.arch"))
     if values.get("sampling.guidance") == "constant":
         values["sampling.min_scale"] = values["sampling.max_scale"]
-    spec = build(_released(values["condition.embedders"], path, model["params"].get("ckpt_path")), _nested(values),
-                 path)
+    spec = build(_published(values["condition.embedders"], path, model["params"].get("ckpt_path")), values, path)
     if sum(spec.vector_widths.values()) != widths:
         raise ConfigError(f"{path}: network_config.params.adm_in_channels: found {widths}, expected"
                           f" {sum(spec.vector_widths.values())}, the embedders' outdim together")
@@ -154,20 +158,23 @@ class _Reader:
         self.path = path
         self.values = {}
 
+    def require(self, good, where, found, expected):
+        """Raise ConfigError that names the file and the place in it, unless `good`."""
+        require(good, f"{self.path}: {where}", found, expected)
+
     def put(self, key, value, where):
-        if self.values.setdefault(key, value) != value:
-            raise ConfigError(f"{self.path}: {where}: {key}: found {shown(value)}, expected"
-                              f" {shown(self.values[key])} as in the other parts of this file")
+        """Note a value under a key of ModelSpec. Raises ConfigError if it has another one."""
+        known = self.values.setdefault(key, value)
+        self.require(known == value, f"{where}: {key}", value, f"{shown(known)} as in the other parts of this file")
 
     def choose(self, name, table, where):
-        if not isinstance(name, str) or name not in table:
-            raise ConfigError(f"{self.path}: {where}: found {shown(name)}, expected one of {', '.join(table)}")
+        """Return the entry of `table` under `name`. Raises ConfigError if there is none."""
+        self.require(isinstance(name, str) and name in table, where, name, f"one of {', '.join(table)}")
         return table[name]
 
     def part(self, node, where, classes, free=()):
         """Read one ``{target, params}`` node that may name the given classes."""
-        if not isinstance(node, dict) or "target" not in node:
-            raise ConfigError(f"{self.path}: {where}: found {shown(node)}, expected target: and params:")
+        self.require(isinstance(node, dict) and "target" in node, where, node, "target: and params:")
         target = node["target"]
         tail = str(target).rpartition(".")[2]
         if tail not in classes:
@@ -180,41 +187,39 @@ class _Reader:
     def params(self, params, where, rule):
         """Read the parameters of a class by its rule."""
         params = {} if params is None else params
-        if not isinstance(params, dict):
-            raise ConfigError(f"{self.path}: {where}: found {shown(params)}, expected a mapping")
+        self.require(isinstance(params, dict), where, params, "a mapping")
         for name in (*rule.fields, *rule.fixed, *rule.parts):
-            if name not in params:
-                raise ConfigError(f"{self.path}: {where}.{name}: found nothing, expected this key")
+            self.require(name in params, f"{where}.{name}", None, "this key")
+        keys, only, parts = rule.fields | rule.options, rule.fixed | rule.assumed, rule.parts | rule.extras
         given = dict(rule.sets)
         for name, value in params.items():
             key = f"{where}.{name}"
-            if name in rule.fields or name in rule.options:
-                given[rule.fields.get(name) or rule.options[name]] = value
-            elif name in rule.fixed or name in rule.assumed:
-                only = rule.fixed[name] if name in rule.fixed else rule.assumed[name]
-                if value != only:
-                    raise ConfigError(f"{self.path}: {key}: found {shown(value)}, expected {shown(only)}, the only form"
-                                      " this network has")
-            elif name == "ddconfig" and name in rule.parts:
-                self.params(value, key, RULES["ddconfig"])
-            elif name in rule.parts or name in rule.extras:
-                self.part(value, key, rule.parts.get(name) or rule.extras[name])
+            if name in keys:
+                given[keys[name]] = value
+            elif name in only:
+                self.require(value == only[name], key, value, f"{shown(only[name])}, the only form this network has")
+            elif name in parts and parts[name] is None:
+                self.params(value, key, RULES[name])
+            elif name in parts:
+                self.part(value, key, parts[name])
             elif name not in rule.free:
-                near = difflib.get_close_matches(str(name), [k for group in rule[:-1] for k in group], 1)
+                near = difflib.get_close_matches(str(name), [*keys, *only, *parts, *rule.free], 1)
                 hint = f"; the nearest known one is {near[0]}" if near else ""
                 raise ConfigError(f"{self.path}: {key}: unknown parameter, found {shown(value)}{hint}")
         for key, value in given.items():
             self.put(key, value, where)
 
     def embedders(self, models, where):
-        """Read the list of embedders; their order is that of the vector condition and of the published keys."""
-        if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
-            raise ConfigError(f"{self.path}: {where}.emb_models: found {shown(models)}, expected a list of embedders")
+        """Read the list of embedders.
+
+        Their order is that of the vector condition and of the published keys.
+        """
+        self.require(isinstance(models, list) and all(isinstance(model, dict) for model in models),
+                     f"{where}.emb_models", models, "a list of embedders")
         names = []
         for index, model in enumerate(models):
             name, key = model.get("input_key"), f"{where}.emb_models.{index}"
-            if not isinstance(name, str):
-                raise ConfigError(f"{self.path}: {key}.input_key: found {shown(name)}, expected a name")
+            self.require(isinstance(name, str), f"{key}.input_key", name, "a name")
             self.part(model, key, (EMBEDDER_CLASSES.get(name, "ConcatTimestepEmbedderND"),),
                       free=("input_key", "is_trainable", "ucg_rate", "legacy_ucg_value"))
             if "outdim" in self.values:
@@ -224,24 +229,13 @@ class _Reader:
         self.values["condition.embedders"] = names
 
 
-def _released(embedders, path, checkpoint):
-    """The released model that a file is a form of: by the longest name its own or its checkpoint's name begins with."""
-    for candidate in (path, checkpoint):
-        stem = Path(str(candidate or "")).stem
-        for name in sorted(known_configs("sampling"), key=len, reverse=True):
-            if stem.startswith(name):
-                return load_yaml(ModelSpec, find_config(name, "sampling"))
-    name = "sv3d_p" if "polars_rad" in embedders else "svd" if "fps_id" in embedders else "sv3d_u"
-    return load_yaml(ModelSpec, find_config(name, "sampling"))
+def _published(embedders, path, checkpoint):
+    """Return the published model that a file is a form of, or else the one with its embedders.
 
-
-def _nested(values):
-    """{dotted key: value} as nested mappings."""
-    nested = {}
-    for dotted, value in values.items():
-        *sections, leaf = dotted.split(".")
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[leaf] = value
-    return nested
+    It is found by the longest name with which the file's name or its checkpoint's starts.
+    """
+    by_embedders = "sv3d_p" if "polars_rad" in embedders else "svd" if "fps_id" in embedders else "sv3d_u"
+    stems = [Path(str(candidate or "")).stem for candidate in (path, checkpoint)]
+    names = [name for stem in stems for name in sorted(known_configs("sampling"), key=len, reverse=True)
+             if stem.startswith(name)]
+    return load_yaml(ModelSpec, find_config((names + [by_embedders])[0], "sampling"))

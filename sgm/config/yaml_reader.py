@@ -1,13 +1,15 @@
-"""From YAML text and `key=value` flags to a dataclass: the one reader of every configuration.
+"""Reads YAML files and `key=value` overrides into a dataclass, for every configuration.
 
-A schema is a dataclass whose defaults are complete; a file says what differs. Every error is one line that names the
-file or flag, the key, what was found and what was expected.
+A schema is a dataclass whose defaults are complete; a file states what differs. OmegaConf does the
+typing. On top of it this module bounds what a file may hold and names the nearest key. Every error
+is one line that names the file or flag, the key, what was found and what was expected.
 """
 import difflib
 import reprlib
-from dataclasses import fields, is_dataclass
+from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
+from typing import get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -16,35 +18,33 @@ from omegaconf.errors import OmegaConfBaseException
 from sgm.common.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# The folder of configs/ and assets/: within the package where it is installed, beside it in a checkout.
+# The folder of configs/ and assets/: inside the package where it is installed, next to it in a
+# checkout.
 DATA = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 CONFIGS = DATA / "configs"
 
-# A configuration is a page of text. These bounds stop a document that expands without end (aliases of aliases).
+# A configuration is a page of text. These bounds stop a document that expands without end (aliases
+# of aliases).
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 256 << 10, 2000, 32
 
 
 class ConfigError(InputError):
-    """A configuration that cannot be used; the message names file, key, what was found and what was expected."""
+    """A configuration that cannot be used.
 
-
-def load_yaml(schema, path, overrides=()):
-    """An instance of the dataclass `schema`: its defaults, then the YAML file, then ``key=value`` overrides.
-
-    The schema's own ``validate()``, if it has one, is called on the result. Raises ConfigError naming file and key.
+    The message names file, key, what was found and what was expected.
     """
-    return build(schema, read_mapping(path), path, overrides)
 
 
 def known_configs(kind):
-    """Names of the configurations in ``configs/<kind>/``, sorted."""
+    """Return the sorted names of the configurations in ``configs/<kind>/``."""
     return sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
 
 
 def find_config(name, kind):
-    """The path of a configuration in ``configs/<kind>/`` or elsewhere.
+    """Return the path of a configuration in ``configs/<kind>/`` or elsewhere.
 
-    `name` is a known name, a path, or a path that does not exist whose stem is a known name. Raises ConfigError.
+    `name` is a known name, a path, or a path that does not exist whose stem is a known name. Raises
+    ConfigError.
     """
     path, known = Path(name), known_configs(kind)
     if str(name) in known:
@@ -61,7 +61,10 @@ def find_config(name, kind):
 
 
 def read_mapping(path):
-    """The YAML file at `path` as nested dicts and lists; refuses what is not one modest mapping of unique keys."""
+    """Return the YAML file at `path` as nested dicts and lists.
+
+    Raises ConfigError for anything but one mapping of unique keys and moderate size.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -69,52 +72,87 @@ def read_mapping(path):
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a YAML file") from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES >> 10} KB; expected a YAML file, not weights or an image")
-    try:
+    with _yaml_errors(path):
         text = data.decode("utf-8")
         node = yaml.compose(text, yaml.SafeLoader)
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: found {'nothing' if node is None else 'a ' + node.id}, expected a mapping"
-                              " (key: value)")
-        _count_expanded(node, {}, f"{path}: ")
-        # OmegaConf's loader reads 1e-5 as a number, which YAML 1.1 does not, and refuses a key given twice.
-        return OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+            raise ConfigError(f"found {'nothing' if node is None else 'a ' + node.id}, expected a mapping (key: value)")
+        _count_expanded(node, {})
+        # OmegaConf's loader reads 1e-5 as a number, which YAML 1.1 does not, and refuses a key
+        # given twice.
+        return OmegaConf.to_container(OmegaConf.create(text))
+
+
+def _read_override(override):
+    """Return "a.b=3" as {"a.b": 3}. Raises ConfigError."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {reprlib.repr(override)[1:-1]}: expected key=value")
+    with _yaml_errors(f"--set {key}"):
+        _count_expanded(yaml.compose(text, yaml.SafeLoader), {})
+        return {key.strip(): OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]}
+
+
+@contextmanager
+def _yaml_errors(source):
+    """Context manager: turns every error of reading YAML into a one-line ConfigError.
+
+    The line starts with `source`.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not text; expected a YAML file in UTF-8") from None
+        raise ConfigError(f"{source}: not text; expected a YAML file in UTF-8") from None
     except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply; expected at most {MAX_DEPTH} levels") from None
-    except ConfigError:
-        raise
+        raise ConfigError(f"{source}: nested too deeply; expected at most {MAX_DEPTH} levels") from None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from None
+        raise ConfigError(f"{source}: not valid YAML ({error})") from None
 
 
-def _count_expanded(node, counts, source, depth=1):
-    """Number of nodes below `node` with every alias written out; `counts` remembers those already counted."""
-    if isinstance(node, yaml.ScalarNode) and "${" in node.value:  # OmegaConf would read environment variables
-        raise ConfigError(f"{source}found {shown(node.value)}, expected a plain value, not an interpolation")
+def _count_expanded(node, counts, depth=1):
+    """Return the number of nodes at and below `node` with every alias written out.
+
+    counts: those already counted. Raises ConfigError for too many, for too deep a nest, and for an
+    interpolation.
+    """
+    # OmegaConf would read environment variables
+    if isinstance(node, yaml.ScalarNode) and "${" in node.value:
+        raise ConfigError(f"found {shown(node.value)}, expected a plain value, not an interpolation")
     if id(node) not in counts:
         if depth > MAX_DEPTH:
-            raise ConfigError(f"{source}nested too deeply (or within itself), expected at most {MAX_DEPTH} levels")
+            raise ConfigError(f"nested too deeply (or within itself), expected at most {MAX_DEPTH} levels")
         children = node.value if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
             children = [child for pair in children for child in pair]
-        counts[id(node)] = 1 + sum(_count_expanded(child, counts, source, depth + 1) for child in children)
+        counts[id(node)] = 1 + sum(_count_expanded(child, counts, depth + 1) for child in children)
         if counts[id(node)] > MAX_NODES:
-            raise ConfigError(f"{source}more than {MAX_NODES} values once aliases are written out, expected a"
-                              " configuration, which has a few hundred at most")
+            raise ConfigError(f"more than {MAX_NODES} values once aliases are written out, expected a configuration,"
+                              " which has a few hundred at most")
     return counts[id(node)]
 
 
-def build(base, mapping, path, overrides=()):
-    """`base` (a dataclass or an instance of one) with `mapping`, then `overrides`, laid over it, and validated.
+def load_yaml(schema, path, overrides=()):
+    """Return an instance of the dataclass `schema`: defaults, then file, then overrides.
 
-    `path` is named in errors. See `load_yaml`.
+    path: a YAML file; overrides: ``key=value``. The schema's own ``validate()``, if it has one, is
+    called on the result. Raises ConfigError naming file and key.
     """
-    schema = base if isinstance(base, type) else type(base)
+    return build(schema, read_mapping(path), path, overrides)
+
+
+def build(base, mapping, path, overrides=()):
+    """Return `base` updated by `mapping`, then by `overrides`, and validated.
+
+    base: a dataclass or an instance of one. mapping: nested, or with dotted keys. path: named in
+    errors. See `load_yaml`.
+    """
     config = OmegaConf.structured(base)
-    _lay_over(config, schema, mapping, f"{path}: ")
+    known = _dotted_types(OmegaConf.get_type(config))
+    _update(config, known, mapping, f"{path}: ")
     for override in overrides:
-        _lay_over(config, schema, _read_override(override), "--set ")
+        _update(config, known, _read_override(override), "--set ")
     result = OmegaConf.to_object(config)
     if hasattr(result, "validate"):
         try:
@@ -125,80 +163,51 @@ def build(base, mapping, path, overrides=()):
     return result
 
 
-def _read_override(override):
-    """"a.b=3" as {"a": {"b": 3}}. Raises ConfigError."""
-    key, equals, text = override.partition("=")
-    said = override if len(override) <= 100 else override[:97] + "..."
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {said}: expected key=value")
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        if node is not None:
-            _count_expanded(node, {}, f"--set {key}: ")
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
-    except ConfigError:
-        raise
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise ConfigError(f"--set {said}: not key=value ({error})") from None
-    for name in reversed(key.strip().split(".")):
-        value = {name: value}
-    return value
+def _update(config, known, mapping, source, prefix=""):
+    """Set every leaf of `mapping` in the structured `config`.
+
+    source: the file or flag that starts every error.
+    """
+    for name, value in mapping.items():
+        key = f"{prefix}{name}"
+        section = [other[len(key) + 1:] for other in known if other.startswith(key + ".")]
+        if section and isinstance(value, dict):
+            _update(config, known, value, source, key + ".")
+        elif section:
+            raise ConfigError(f"{source}{key}: found {shown(value)}, expected a mapping of {', '.join(section)}")
+        elif key not in known:
+            raise ConfigError(f"{source}{key}: unknown key{_nearest(key, known)}")
+        else:
+            try:
+                _refuse_what_omegaconf_takes(value, known[key])
+                OmegaConf.update(config, key, value)
+            except (OmegaConfBaseException, ValueError, TypeError, OverflowError):
+                kind = known[key].__name__ if isinstance(known[key], type) else str(known[key]).replace("typing.", "")
+                raise ConfigError(f"{source}{key}: found {shown(value)}, expected {kind}") from None
 
 
-def _lay_over(config, schema, mapping, source):
-    """Set every leaf of `mapping` in the structured `config`; `source` (file or flag) begins every error."""
-    known = _dotted_types(schema)
-    sections = {key.rpartition(".")[0] for key in known}
+def _refuse_what_omegaconf_takes(value, kind):
+    """Raise ValueError for wrong values that OmegaConf accepts.
 
-    def descend(mapping, prefix):
-        for name, value in mapping.items():
-            key = f"{prefix}{name}"
-            if key in sections:
-                if not isinstance(value, dict):
-                    names = [other[len(key) + 1:] for other in known if other.startswith(key + ".")]
-                    raise ConfigError(f"{source}{key}: found {shown(value)}, expected a mapping of {', '.join(names)}")
-                descend(value, key + ".")
-            elif key in known:
-                _set_leaf(config, key, value, known[key], source)
-            else:
-                raise ConfigError(f"{source}{key}: unknown key{_nearest(key, known)}")
-
-    descend(mapping, "")
-
-
-def _set_leaf(config, key, value, kind, source):
-    expected = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-    try:
-        if not _fits(value, kind) or value == "???":  # OmegaConf's mark of a value yet to come
-            raise ValueError
-        OmegaConf.update(config, key, value)
-    except (OmegaConfBaseException, ValueError, TypeError, OverflowError):
-        raise ConfigError(f"{source}{key}: found {shown(value)}, expected {expected}") from None
-
-
-def _fits(value, kind):
-    """Refuses what OmegaConf would let through: True as a number, a number as True, mappings inside lists."""
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
-    if kind in (int, float, bool, str):
-        return not isinstance(value, (list, dict)) and (kind is str or isinstance(value, bool) == (kind is bool))
-    return True
+    They are a number as a bool, a container in a list, and "???", its mark of a value still to
+    come.
+    """
+    items = value if isinstance(value, list) else [value]
+    if (kind is bool and not isinstance(value, bool) or "???" in items
+            or isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value)):
+        raise ValueError
 
 
 def _dotted_types(schema, prefix=""):
-    """{dotted key: type} of every leaf of a schema."""
-    hints, types = get_type_hints(schema), {}
-    for item in fields(schema):
-        kind = hints[item.name]
-        if is_dataclass(kind):
-            types.update(_dotted_types(kind, f"{prefix}{item.name}."))
-        else:
-            types[prefix + item.name] = kind
+    """Return {dotted key: type} of every leaf of a schema."""
+    types = {}
+    for name, kind in get_type_hints(schema).items():
+        types.update(_dotted_types(kind, f"{prefix}{name}.") if is_dataclass(kind) else {prefix + name: kind})
     return types
 
 
 def _nearest(key, known):
-    """The known key nearest in spelling: of the same section first, then a key of that name in another section."""
+    """Return a hint at the known key nearest in spelling, first of all in the same section."""
     section, _, leaf = key.rpartition(".")
     by_leaf = {name.rpartition(".")[2]: name for name in known}
     by_leaf.update({name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section})
@@ -211,6 +220,6 @@ def _nearest(key, known):
 
 
 def shown(value):
-    """A value as error messages show it: short, and on one line."""
+    """Return a value as error messages show it: short, and on one line."""
     text = "nothing" if value is None else reprlib.repr(value)
     return text if len(text) <= 100 else text[:97] + "..."

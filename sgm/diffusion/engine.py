@@ -3,6 +3,7 @@
 T frames, H x W pixels, h x w latents; pixels float32 in [-1, 1], NCHW.
 """
 from contextlib import contextmanager
+from functools import partial
 
 import mindspore as ms
 import numpy as np
@@ -12,7 +13,7 @@ from mindspore.common.initializer import initializer
 from sgm import ops
 from sgm.checkpoints.loading import file_hash, load_weights
 from sgm.diffusion import guidance
-from sgm.diffusion.denoiser import Denoiser
+from sgm.diffusion.denoiser import Denoiser, tensor
 from sgm.diffusion.samplers import SAMPLERS, karras_sigmas
 from sgm.models.autoencoder import Conv2d, Decoder
 from sgm.models.conditioner import Conditioner
@@ -55,7 +56,9 @@ class GuidedDenoiser(nn.Cell):
 class Engine(nn.Cell):
     """All networks of a `sgm.config.model.ModelSpec`. Parameters take memory only once weights are loaded.
 
-    weights: an open Checkpoint, from which `holding` loads the part that a stage needs; dtype: the UNet's precision.
+    weights: an open TensorStore; dtype: the UNet's precision. Every public call, and `model.diffusion_model(...)`, loads
+    the part of `PARTS` that it needs if it is not in memory, and keeps it; `weights_loaded` and `release` give it back.
+    Without `weights`, whoever makes the Engine fills its parameters.
     """
 
     PARTS = ("conditioner", "model", "first_stage_model")
@@ -70,30 +73,61 @@ class Engine(nn.Cell):
         self.conditioner = Conditioner(spec)
         for name, parameter in self.parameters_and_names():
             parameter.name = name
+        self.model.diffusion_model.before_call = partial(self._load, "model")
+        self._loaded = set()                    # parts whose weights are in memory
+        self._stages = []                       # parts of the `weights_loaded` blocks that are open
         self._graphs = {}
         self._hash = None
 
-    @contextmanager
-    def holding(self, part):
-        """Within, the weights of one of `PARTS` are in memory; afterwards they are given back to the file."""
+    def __repr__(self):
+        spec, dtype = self.spec, str(self.dtype).lower()
+        origin = "no file" if self.weights is None else self.weights.path.name
+        return f"<Engine {spec.name}: {spec.num_frames} frames of {spec.height}x{spec.width}, {dtype}, {origin}>"
+
+    def _load(self, part):
+        """Load the weights of one of `PARTS`, unless they are in memory."""
         cell = getattr(self, part)
-        if self.weights is not None:
+        if self.weights is None:
+            if part == "model" and self.dtype != ms.float32:
+                for parameter in cell.get_parameters():
+                    if parameter.dtype != self.dtype:
+                        parameter.set_dtype(self.dtype)
+        elif part not in self._loaded:
+            self._loaded.add(part)              # first: what fails half way is given back as well
             load_weights(cell, self.weights, self.dtype if part == "model" else None, prefix=part + ".")
-        elif part == "model" and self.dtype != ms.float32:
-            for parameter in cell.get_parameters():
-                parameter.set_dtype(self.dtype)
+
+    def _unload(self, parts):
+        """Give the memory of parts back to the file."""
+        for part in self._loaded.intersection(parts):
+            for parameter in getattr(self, part).get_parameters():
+                parameter.assign_value(Tensor(initializer("zeros", parameter.shape, parameter.dtype)))
+            self._loaded.remove(part)
+
+    @contextmanager
+    def weights_loaded(self, part):
+        """Context manager: hold the weights of one of `PARTS` in memory, and give them back afterwards.
+
+        Other parts that were loaded by calls outside of any such block are given back before.
+        """
+        self._unload(set(self.PARTS) - {part, *self._stages})
+        self._stages.append(part)
         try:
+            self._load(part)
             yield
         finally:
-            if self.weights is not None:
-                for parameter in cell.get_parameters():
-                    parameter.assign_value(Tensor(initializer("zeros", parameter.shape, parameter.dtype)))
+            self._stages.remove(part)
+            if part not in self._stages:
+                self._unload([part])
 
     def release(self):
-        """Give back the memory of all compiled graphs, and of the weights they hold; they are compiled anew when used."""
+        """Give back the memory of all compiled graphs and of all weights that no open `weights_loaded` block holds.
+
+        Weights are loaded and graphs compiled again when they are used.
+        """
         self._graphs.clear()
         for cell in self.conditioner.embedders:
             cell.release()
+        self._unload(set(self.PARTS) - set(self._stages))
         ops.release()
 
     def weights_hash(self):
@@ -115,6 +149,7 @@ class Engine(nn.Cell):
         cond_aug: standard deviation of the noise added to the image. polars_rad, azimuths_rad: (T,) radians.
         Raises ValueError naming a missing scalar or one of the wrong length.
         """
+        self._load("conditioner")
         cond_aug = self.spec.condition.cond_aug if cond_aug is None else cond_aug
         return self.conditioner.condition(
             _numpy(image), _numpy(cond_noise), cond_aug, num_frames or self.spec.num_frames, polars_rad=polars_rad,
@@ -126,9 +161,10 @@ class Engine(nn.Cell):
         scale (T,): guidance per frame. `sequential` evaluates the two sides one after the other: half the memory. Where all
         scales are 1 the unconditional side has no weight, and is not evaluated: half the time.
         """
+        self._load("model")
         num_frames = c["concat"].shape[0]
         sides = (c,) if np.all(np.asarray(scale) == 1) else (uc, c)
-        sides = [{key: _tensor(value) for key, value in side.items()} for side in sides]
+        sides = [{key: tensor(value) for key, value in side.items()} for side in sides]
         scale = Tensor(np.asarray(scale, np.float32).reshape(-1, 1, 1, 1))
         for side in sides:
             side["prepared"] = self.model.prepare(side["crossattn"].astype(self.dtype), num_frames)
@@ -138,6 +174,7 @@ class Engine(nn.Cell):
             image_only = ms.ops.zeros((num_frames,), ms.float32)
 
             def denoise(x, sigma):
+                self._load("model")
                 sigma = Tensor(np.full(num_frames, sigma, np.float32))
                 found = [step(x, sigma, *(side[name] for name in names), image_only, num_frames) for side in sides]
                 return found[0] if len(found) == 1 else guidance.guide(*found, scale)
@@ -147,6 +184,7 @@ class Engine(nn.Cell):
             both = [ms.ops.concat((sides[0][name], sides[1][name]), 0) for name in names]
 
             def denoise(x, sigma):
+                self._load("model")
                 return step(x, Tensor(np.array([sigma], np.float32)), *both, image_only, scale)
         return denoise
 
@@ -159,7 +197,7 @@ class Engine(nn.Cell):
         if guidance_scales is None:
             guidance_scales = guidance.scales(options.guidance, options.min_scale, options.max_scale, noise.shape[0])
         sigmas = karras_sigmas(steps or options.steps, options.sigma_min, options.sigma_max, options.rho)
-        x = _tensor(noise) * float(options.start_noise * np.sqrt(1 + sigmas[0] ** 2))
+        x = tensor(noise) * float(options.start_noise * np.sqrt(1 + sigmas[0] ** 2))
         denoise = self.denoiser(c, uc, guidance_scales, sequential)
         steps = SAMPLERS[sampler or options.sampler](denoise, x, sigmas)
         for i, x, denoised in steps:  # noqa: B020 - the sampler holds its own x
@@ -173,7 +211,8 @@ class Engine(nn.Cell):
 
         The image decoder's result does not depend on `chunk`; the temporal decoder sees one chunk as one video.
         """
-        z = _tensor(z) / self.spec.vae.scale_factor
+        self._load("first_stage_model")
+        z = tensor(z) / self.spec.vae.scale_factor
         decode = self.graph("decode", lambda: self.first_stage_model.construct)
         temporal = self.first_stage_model.temporal
         pieces = []
@@ -191,6 +230,7 @@ class Engine(nn.Cell):
 
     def encode_moments(self, frames, chunk=7):
         """Frames (T, 3, H, W) -> unscaled mean and log variance, each (T, 4, h, w) numpy."""
+        self._load("conditioner")
         embedder = self.conditioner.embedder("cond_frames")
         frames = _numpy(frames)
         parts = [[ops.fetch(part) for part in embedder.moments(frames[i:i + chunk])]
@@ -200,7 +240,3 @@ class Engine(nn.Cell):
 
 def _numpy(x):
     return ops.fetch(x) if isinstance(x, Tensor) else np.asarray(x, np.float32)
-
-
-def _tensor(x):
-    return x if isinstance(x, Tensor) else Tensor(np.asarray(x, np.float32))

@@ -1,6 +1,9 @@
 """From an image to views: load a model, condition, sample, decode, with the weights of one stage in memory at a time."""
 import platform
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Optional
 
 import mindspore as ms
 import numpy as np
@@ -61,82 +64,121 @@ def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=No
     return engine
 
 
+@dataclass(frozen=True)
+class SampleOptions:
+    """How views are made from an image. None stands for the model's own value (`spec.sampling`, `spec.condition`)."""
+    seed: int = 23                              # seed of both noises
+    steps: Optional[int] = None                 # sampling steps
+    sampler: Optional[str] = None               # a name of `sgm.config.model.SAMPLERS`
+    guidance_range: Optional[tuple] = None      # (min, max) guidance scale over the frames
+    cond_aug: Optional[float] = None            # standard deviation of the noise on the condition image
+    fps: float = 6                              # frames per second that svd is conditioned on
+    motion_bucket: float = 127                  # amount of motion that svd is conditioned on
+    decode_chunk: int = 7                       # frames decoded at once
+    sequential: bool = False                    # evaluate the two sides of the guidance one after the other: half the memory
+    keep_graphs: bool = True                    # keep what was compiled for the next image; False frees each stage's memory
+
+    def of_model(self, spec):
+        """Return these options with the values of the model `spec` in place of None."""
+        sampling = spec.sampling
+        own = {"steps": sampling.steps, "sampler": sampling.sampler, "cond_aug": spec.condition.cond_aug,
+               "guidance_range": (sampling.min_scale, sampling.max_scale)}
+        return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
+
+
 def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guidance_range=None, cond_aug=None, fps=6,
              motion_bucket=127, decode_chunk=7, sequential=False, keep_graphs=True, on_step=None, on_stage=None):
-    """An image to `Views`.
+    """Return the `Views` of an image: `generate_views` with the `SampleOptions` as keywords."""
+    options = SampleOptions(seed, steps, sampler or None, guidance_range or None, cond_aug, fps, motion_bucket, decode_chunk,
+                            sequential, keep_graphs)
+    return generate_views(engine, image, orbit, options, on_step=on_step, on_stage=on_stage)
+
+
+def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_stage=None):
+    """Return the `Views` of an image.
 
     image: (H, W, 4) uint8 of the model's size from `sgm.views.preprocessing.prepare`, or a PIL image, which goes through it first.
-    orbit: an `Orbit` of as many views as shall be made (default static, elevation 10); svd uses none.
-    guidance_range: (min, max). cond_aug: noise on the condition image. fps, motion_bucket: svd only.
-    sequential: half the memory, one side of the guidance after the other. keep_graphs: the next image then needs no
-    compilation; False gives the memory of each stage back before the next one. on_step(i, steps, estimate) with
-    estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb).
-    Raises PipelineError for an argument out of bounds, for want of memory and when a stage's result is not finite, and
+    orbit: an `Orbit` with the number of views to make (default static, elevation 10); svd uses none. options: `SampleOptions`.
+    on_step(i, steps, estimate) with estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb).
+    Raises PipelineError for an argument out of bounds, for too little memory and when a stage's result is not finite, and
     CheckpointError when that is because its weights are not.
     """
-    spec, options = engine.spec, engine.spec.sampling
+    # 1. inputs
+    spec = engine.spec
+    options = (options or SampleOptions()).of_model(spec)
     if not isinstance(image, np.ndarray):
         image = preprocessing.prepare(image, (spec.height, spec.width), cut_out=spec.is_orbit)[0]
-    if spec.is_orbit:
-        orbit = orbit or Orbit.static(num_frames=spec.num_frames)
+    orbit = (orbit or Orbit.static(num_frames=spec.num_frames)) if spec.is_orbit else None
     num_frames = len(orbit) if spec.is_orbit else spec.num_frames
-    steps, sampler = options.steps if steps is None else steps, sampler or options.sampler
-    low, high = guidance_range or (options.min_scale, options.max_scale)
-    cond_aug = spec.condition.cond_aug if cond_aug is None else cond_aug
-    check_request(spec, image, sampler, seed=seed, steps=steps, guidance_range=(low, high), cond_aug=cond_aug, fps=fps,
-                  motion_bucket=motion_bucket, decode_chunk=decode_chunk)
-    rng = np.random.RandomState(seed)  # a stream that numpy never changes; image noise first, as in the reference
-    pixels = preprocessing.to_network(images.composite(image))
-    cond_noise = rng.standard_normal(pixels.shape).astype(np.float32)
-    factor = spec.vae_factor
-    noise = rng.standard_normal((num_frames, spec.vae.z_channels, spec.height // factor, spec.width // factor))
-    scalars = {"fps_id": fps, "motion_bucket_id": motion_bucket}
+    check_request(spec, image, options.sampler, seed=options.seed, steps=options.steps,
+                  guidance_range=options.guidance_range, cond_aug=options.cond_aug, fps=options.fps,
+                  motion_bucket=options.motion_bucket, decode_chunk=options.decode_chunk)
+    scalars = {"fps_id": options.fps, "motion_bucket_id": options.motion_bucket}
     if spec.is_orbit:
         scalars = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad} if spec.is_posed else {}
     stages = StageTimer(on_stage)
 
-    with stages("condition"), memory_errors("condition", "lower --size"), engine.holding("conditioner"):
-        c, uc = engine.condition(pixels, cond_noise, cond_aug, num_frames, **scalars)
+    # 2. noise: from a stream that numpy never changes; the image's first, as in the original
+    rng = np.random.RandomState(options.seed)
+    pixels = preprocessing.to_network(images.composite(image))
+    cond_noise = rng.standard_normal(pixels.shape).astype(np.float32)
+    latent = spec.vae.z_channels, spec.height // spec.vae_factor, spec.width // spec.vae_factor
+    noise = rng.standard_normal((num_frames, *latent)).astype(np.float32)
+
+    # 3. condition
+    with stages("condition"), memory_errors("condition", "lower --size"), engine.weights_loaded("conditioner"):
+        c, uc = engine.condition(pixels, cond_noise, options.cond_aug, num_frames, **scalars)
         for name, value in c.items():
             _checked(ops.fetch(value), f"condition ({name})", engine, "conditioner")
-    if not keep_graphs:
+    if not options.keep_graphs:
         engine.release()
 
+    # 4. sample
     def after_step(i, x, denoised):
         if on_step:
-            on_step(i, steps, lambda: _decoded(engine, denoised, decode_chunk))
+            on_step(i, options.steps, partial(_decoded, engine, denoised, options.decode_chunk))
 
-    with stages("sample"), memory_errors("sample", SMALLER), engine.holding("model"):
-        scale = guidance.scales(options.guidance, low, high, num_frames)
-        z = engine.sample(noise.astype(np.float32), c, uc, steps, sampler, scale, sequential, after_step)
+    with stages("sample"), memory_errors("sample", SMALLER), engine.weights_loaded("model"):
+        scale = guidance.scales(spec.sampling.guidance, *options.guidance_range, num_frames)
+        z = engine.sample(noise, c, uc, options.steps, options.sampler, scale, options.sequential, after_step)
         z = _checked(ops.fetch(z), "sample", engine, "model")
-    if not keep_graphs:
+    if not options.keep_graphs:
         engine.release()
 
+    # 5. decode; the last view of an orbit is the input itself
     with stages("decode"), memory_errors("decode", "lower --size"):
-        frames = _decoded(engine, z, decode_chunk)
+        frames = _decoded(engine, z, options.decode_chunk)
     if spec.is_orbit:
         frames[-1] = images.composite(image)
-    run = {"model": spec.name, "seed": seed, "steps": steps, "sampler": sampler,
-           "guidance": {"kind": options.guidance, "min": low, "max": high}, "cond_aug": cond_aug,
-           "decode_chunk": decode_chunk, "dtype": str(engine.dtype), "device": ops.target(),
+
+    # 6. what run.json says
+    return Views(frames, image, orbit, run_record(engine, orbit, options, stages.log))
+
+
+def run_record(engine, orbit, options, stages):
+    """Return what run.json says of a run: model, options, device, versions, checkpoint, `stages` (see `StageTimer.log`)."""
+    spec = engine.spec
+    low, high = options.guidance_range
+    run = {"model": spec.name, "seed": options.seed, "steps": options.steps, "sampler": options.sampler,
+           "guidance": {"kind": spec.sampling.guidance, "min": low, "max": high}, "cond_aug": options.cond_aug,
+           "decode_chunk": options.decode_chunk, "dtype": str(engine.dtype), "device": ops.target(),
            "versions": {"python": platform.python_version(), "mindspore": ms.__version__, "numpy": np.__version__},
-           "stages": stages.log}
+           "stages": stages}
     if engine.weights is not None:
         run["checkpoint"] = {"file": engine.weights.path.name, "hash": engine.weights_hash()}
         if "lora" in engine.weights.metadata:
             run["checkpoint"]["lora"] = engine.weights.metadata["lora"]
-    if spec.is_orbit:
+    if orbit is not None:
         run["orbit"] = {"azimuths_deg": orbit.azimuths_deg.tolist(), "elevations_deg": orbit.elevations_deg.tolist(),
                         "azimuth_sign": orbit.sign}
     else:
-        run.update(fps_id=fps, motion_bucket_id=motion_bucket)
-    return Views(frames, image, orbit if spec.is_orbit else None, run)
+        run.update(fps_id=options.fps, motion_bucket_id=options.motion_bucket)
+    return run
 
 
 def _decoded(engine, z, chunk):
     """Latents to (T, H, W, 3) uint8; a chunk that does not fit is halved."""
-    with engine.holding("first_stage_model"):
+    with engine.weights_loaded("first_stage_model"):
         while True:
             try:
                 frames = engine.decode(z, chunk)

@@ -1,57 +1,59 @@
-"""From the surface an optimiser leaves to one worth a texture: without floaters, hidden fragments and too many triangles."""
+"""Mesh cleanup before texturing: weld, orient, drop floaters, decimate."""
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from sgm.common.errors import InputError
 from sgm.geometry.decimation import decimate
-from sgm.geometry.topology import MERGE, areas, components, edge_groups, heights, turned_alike, weld
+from sgm.geometry.topology import (
+    MERGE,
+    areas,
+    edge_groups,
+    face_components,
+    heights,
+    turned_alike,
+    weld,
+)
 
 log = logging.getLogger("sgm")
+# Edges under this share of the bounding box's longest side are collapsed even within the budget: marching leaves slivers.
+SHORTEST = 5e-4
 
 
-@dataclass(frozen=True)
-class CleanSettings:
-    """faces: the budget. floaters: parts of less than this share of the largest part's area go; above 1 only the largest
-    stays. shortest: edges under this share of the bounding box's longest side are collapsed even within the budget, since
-    marching leaves slivers."""
-    faces: int = 20_000
-    floaters: float = 0.05
-    shortest: float = 5e-4
+def clean(vertices: np.ndarray, faces: np.ndarray, settings) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cleaned mesh: vertices (K, 3) float32, faces (L, 3) int32.
 
-
-def clean(vertices: np.ndarray, faces: np.ndarray, settings: CleanSettings | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (N, 3), faces (M, 3) -> vertices (K, 3) float32, faces (L, 3) int32, L within the budget if it can be had.
-
-    In this order: places made one vertex, unusable faces removed, faces turned alike and outwards, floaters and parts
-    inside others removed, edges collapsed.  A closed mesh stays closed and keeps its handles.
-    Raises InputError if no triangle is left to begin with.
+    L is within the budget if that can be reached. In this order: vertices at one place are merged,
+    unusable faces removed, faces oriented alike and outwards, floaters and parts inside others
+    removed, edges collapsed. A closed mesh stays closed and keeps its handles.
+    vertices (N, 3), faces (M, 3). settings: a `CleanSpec`. Raises InputError if there is no usable
+    triangle.
     """
-    settings = settings or CleanSettings()
     vertices, faces = usable(np.asarray(vertices, np.float64), np.asarray(faces, np.int32))
     if not len(faces):
         raise InputError("the mesh has no triangle with an area, so there is nothing to clean or texture; let the stage"
                          " before find a surface (a lower density threshold, more steps, views with the object in them)")
     faces = outwards(vertices, turned_alike(faces))
     kept = kept_parts(vertices, faces, settings.floaters)
-    parts = int(components(faces).max()) + 1
+    parts = int(face_components(faces).max()) + 1
     faces = faces[kept]
     if not kept.all():
         log.info("removed %d floaters and hidden parts of %d (%.1f %% of the faces)",
-                 parts - int(components(faces).max()) - 1, parts, 100 * (1 - kept.mean()))
+                 parts - int(face_components(faces).max()) - 1, parts, 100 * (1 - kept.mean()))
     extent = np.ptp(vertices[faces.reshape(-1)], axis=0).max()
-    vertices, faces = decimate(vertices, faces, settings.faces, settings.shortest * extent)
+    vertices, faces = decimate(vertices, faces, settings.faces, SHORTEST * extent)
     return vertices.astype(np.float32), faces
 
 
 def usable(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Finite, one vertex per place, no face that names a place twice, none there twice.
+    """Return vertices and faces without what no later step can use.
 
-    Sheets that only touch stay apart: if a mesh has no open edge as it comes, its vertices are not merged.
+    What is left is finite, has one vertex per place, no face that names a place twice and no face
+    twice. Sheets that only touch stay apart: the vertices of a mesh without open edges are not
+    merged.
     """
     faces = faces[np.isfinite(vertices).all(1)[faces].all(1)]
     faces = faces[(faces != np.roll(faces, 1, axis=1)).all(1)]
@@ -68,19 +70,23 @@ def usable(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def outwards(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Parts whose enclosed volume is negative turned inside out (open ones by the volume seen from their own middle)."""
-    label = components(faces)
+    """Turn parts inside out whose enclosed volume is negative.
+
+    The volume of an open part is measured from its own center.
+    """
+    label = face_components(faces)
     p = vertices[faces]
     weight = np.bincount(label)
-    centre = np.stack([np.bincount(label, p[..., k].mean(1)) / weight for k in range(3)], 1)
-    p = p - centre[label][:, None]
+    center = np.stack([np.bincount(label, p[..., k].mean(1)) / weight for k in range(3)], 1)
+    p = p - center[label][:, None]
     signed = np.bincount(label, np.einsum("ij,ij->i", p[:, 0], np.cross(p[:, 1], p[:, 2])))
     return np.where((signed < 0)[label][:, None], faces[:, ::-1], faces)
 
 
 def kept_parts(vertices: np.ndarray, faces: np.ndarray, floaters: float) -> np.ndarray:
-    """bool (M,): faces of the parts that are large enough by area and not inside a larger part."""
-    label = components(faces)
+    """Return bool (M,): faces of parts that are large enough by area and not inside a larger part.
+    """
+    label = face_components(faces)
     area = np.bincount(label, areas(vertices, faces))
     keep = area >= floaters * area.max()
     keep[area.argmax()] = True
@@ -99,7 +105,7 @@ def kept_parts(vertices: np.ndarray, faces: np.ndarray, floaters: float) -> np.n
 
 @njit(cache=True)
 def _crossings(triangles, point):
-    """How many triangles (M, 3, 3) a ray from the point in a direction of no special angle crosses."""
+    """Count the triangles (M, 3, 3) that a ray from the point, in a generic direction, crosses."""
     direction = np.array([0.40673664, 0.17364818, 0.89687274])
     count = 0
     for f in range(len(triangles)):

@@ -1,7 +1,8 @@
-"""Fewer triangles for the same shape: edge collapse by quadric error (Garland and Heckbert 1997), in numba.
+"""Mesh decimation: edge collapse by quadric error (Garland and Heckbert 1997), in numba.
 
-An edge is collapsed only where the surface stays what it was: the link condition (Dey et al. 1999) keeps a closed mesh
-closed and its handles, no triangle may turn over or become a needle, boundaries hold and edges of more than two faces stay.
+An edge is collapsed only where the surface keeps its topology: the link condition (Dey et al. 1999)
+keeps a closed mesh closed and its handles. No triangle may turn over or become a needle, boundaries
+hold, and edges of more than two faces stay.
 """
 from __future__ import annotations
 
@@ -20,10 +21,12 @@ FLAT = 1e-6         # share of the squared length in the cost: among equals, sho
 
 
 def decimate(vertices: np.ndarray, faces: np.ndarray, budget: int, shortest: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Collapse edges, the least error first, until at most `budget` faces are left or no edge may go.
+    """Collapse edges, the least error first, until at most `budget` faces are left.
 
-    vertices (N, 3), faces (M, 3), every place one vertex; edges shorter than `shortest` go in any case, whatever the budget.
-    -> vertices (K, 3) float64, faces (L, 3) int32, unused vertices gone.  Time grows with M log M: a second per 100 000.
+    vertices (N, 3), faces (M, 3), one vertex per place. It ends earlier if no edge may be
+    collapsed. Edges shorter than `shortest` are collapsed whatever the budget.
+    Return vertices (K, 3) float64, faces (L, 3) int32, without unused vertices. Time grows with M
+    log M: a second per 100 000.
     """
     points, corners = np.array(vertices, np.float64), np.array(faces, np.int32)
     order, start = edge_groups(corners)
@@ -35,11 +38,11 @@ def decimate(vertices: np.ndarray, faces: np.ndarray, budget: int, shortest: flo
         if (counts > 2).any():
             branching = order[start[:-1][counts > 2]]
             locked[corners[branching // 3, (branching + k) % 3]] = True
-    centre = points.mean(0)
-    points -= centre
+    center = points.mean(0)
+    points -= center
     alive = _collapse(points, corners, order[start[:-1]], border, rim, locked, budget, shortest)
     used, corners = np.unique(corners[alive], return_inverse=True)
-    return points[used] + centre, corners.reshape(-1, 3).astype(np.int32)
+    return points[used] + center, corners.reshape(-1, 3).astype(np.int32)
 
 
 @njit(cache=True)
@@ -59,7 +62,7 @@ def _add_plane(q, n, d, weight):
 
 @njit(cache=True)
 def _cross(a, b, c):
-    """Twice the area vector of a triangle."""
+    """Return twice the area vector of a triangle."""
     ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
     vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
     return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
@@ -94,7 +97,7 @@ def _quadrics(points, faces, border):
 
 @njit(cache=True)
 def _place(points, quadrics, u, v, target):
-    """Best place for u and v as one -> its cost; the place goes into `target`."""
+    """Write the best place for u and v as one vertex into `target`. Return its cost."""
     q = quadrics[u] + quadrics[v]
     middle = (points[u] + points[v]) / 2
     pull = PULL * (q[0] + q[3] + q[5]) + 1e-300
@@ -117,7 +120,7 @@ def _place(points, quadrics, u, v, target):
 
 @njit(cache=True)
 def _worsens(points, faces, head, after, alive, u, v, target):
-    """Whether moving u and v to `target` turns a triangle over or makes a needle of it."""
+    """Return whether moving u and v to `target` turns a triangle over or makes a needle of it."""
     for end, other in ((u, v), (v, u)):
         h = head[end]
         while h >= 0:
@@ -142,7 +145,7 @@ def _worsens(points, faces, head, after, alive, u, v, target):
 
 @njit(cache=True)
 def _around(faces, head, after, alive, v, mark, stamp, found):
-    """Write the neighbours of v into `found` and mark them with `stamp` -> how many."""
+    """Write the neighbors of v into `found`, mark them with `stamp`, and return their number."""
     count = 0
     h = head[v]
     while h >= 0:
@@ -160,7 +163,10 @@ def _around(faces, head, after, alive, v, mark, stamp, found):
 
 @njit(cache=True)
 def _collapse(points, faces, first, border, rim, locked, budget, shortest):
-    """Collapse in place: points move, faces name what their vertices became -> which faces are left, bool (M,)."""
+    """Collapse edges in place. Return which faces are left, bool (M,).
+
+    Points move, and faces name the vertices that theirs have become.
+    """
     count = len(faces)
     head, after = np.full(len(points), -1, np.int64), np.full(3 * count, -1, np.int64)
     for h in range(3 * count):

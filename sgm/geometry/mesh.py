@@ -1,4 +1,4 @@
-"""Triangle meshes with colours: what the renderer draws, the procedural family makes and the loader reads."""
+"""Triangle meshes with colors: what the renderer draws and the loader reads."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -10,14 +10,17 @@ from sgm.common.errors import InputError
 
 
 class MeshError(InputError):
-    """A mesh that cannot be used; the one-line message names the file or array, what was found and what to do."""
+    """A mesh that cannot be used.
+
+    The one-line message names the file or array, what was found and what to do.
+    """
 
 
 @dataclass(frozen=True)
 class Material:
-    """Base colour of a surface: factor times texture times vertex colour, without metal, gloss or emission.
+    """Base color of a surface: factor times texture times vertex color, without metal or gloss.
 
-    color: RGBA in [0, 1], sRGB-coded.  texture: (h, w, 4) uint8 RGBA, sRGB-coded, or None.
+    color: RGBA in [0, 1], sRGB-coded. texture: (h, w, 4) uint8 RGBA, sRGB-coded, or None.
     alpha_cutoff: texture samples of less alpha are holes (glTF alphaMode MASK); 0 = opaque.
     """
     color: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
@@ -27,11 +30,12 @@ class Material:
 
 @dataclass
 class Mesh:
-    """V vertices, F triangles.  A sharp edge or a change of colour is two vertices at one place.
+    """V vertices and F triangles; a sharp edge or a change of color is two vertices at one place.
 
-    vertices (V, 3); faces (F, 3) int; normals (V, 3) unit, or None: derived, with edges over 40 degrees kept sharp
-    (which may split vertices); colors (V, 3) in [0, 1] sRGB-coded or None (white); uv (V, 2) with v up, or None;
-    face_material (F,) index into `materials`, or None (all 0).  Raises MeshError on impossible arrays.
+    vertices (V, 3); faces (F, 3) int; normals (V, 3) unit, or None: derived, with edges over 40
+    degrees kept sharp (which may split vertices); colors (V, 3) in [0, 1] sRGB-coded or None
+    (white); uv (V, 2) with v up, or None; face_material (F,) index into `materials`, or None (all
+    0). Raises MeshError on impossible arrays.
     """
     vertices: np.ndarray
     faces: np.ndarray
@@ -71,7 +75,7 @@ class Mesh:
         self.faces = inverse.reshape(-1, 3).astype(np.int32)
 
     def transformed(self, matrix: np.ndarray) -> Mesh:
-        """The mesh under a (4, 4) affine matrix; normals follow its inverse transpose."""
+        """Return the mesh under a (4, 4) affine matrix; normals follow its inverse transpose."""
         linear = np.asarray(matrix, np.float64)[:3, :3]
         normals = self.normals @ np.linalg.inv(linear)
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
@@ -80,7 +84,7 @@ class Mesh:
 
 
 def merge(meshes: list[Mesh]) -> Mesh:
-    """One mesh of several; missing colours become white, missing texture coordinates 0."""
+    """Return one mesh of several; missing colors become white, missing texture coordinates 0."""
     if not meshes:
         raise MeshError("no mesh to merge")
     first = np.cumsum([0] + [len(m.vertices) for m in meshes])
@@ -97,8 +101,11 @@ def merge(meshes: list[Mesh]) -> Mesh:
 
 
 def crease_normals(vertices: np.ndarray, faces: np.ndarray, crease_deg: float = 40.0) -> np.ndarray:
-    """Unit normals of every corner -> (F, 3, 3) float32: area-weighted over the faces at the same PLACE that lie
-    within `crease_deg` of the corner's own face.  Vertices at one place count as one, so seams do not show."""
+    """Return unit normals of every corner, (F, 3, 3) float32.
+
+    They are area-weighted over the faces at the same PLACE that lie within `crease_deg` of the
+    corner's own face. Vertices at one place count as one, so seams do not show.
+    """
     p = np.asarray(vertices, np.float64)
     _, place = np.unique(np.round(p / max(np.ptp(p, axis=0).max(), 1e-30) * 1e6), axis=0, return_inverse=True)
     place = place.reshape(-1)[faces].astype(np.int64)
@@ -130,12 +137,12 @@ def _corner_normals(area_normals, place, order, start, cosine):
 
 
 def linear_from_srgb(coded: np.ndarray) -> np.ndarray:
-    """sRGB-coded values in [0, 1] -> linear light in [0, 1], float32, same shape (IEC 61966-2-1)."""
+    """Return linear light in [0, 1], float32, of sRGB-coded values in [0, 1] (IEC 61966-2-1)."""
     coded = np.asarray(coded, np.float32)
     return np.where(coded <= 0.04045, coded / 12.92, ((np.maximum(coded, 0) + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
-    """Linear light in [0, 1] -> sRGB-coded values in [0, 1], float32, same shape (IEC 61966-2-1)."""
+    """Return sRGB-coded values in [0, 1], float32, of linear light in [0, 1] (IEC 61966-2-1)."""
     linear = np.clip(np.asarray(linear, np.float32), 0, 1)
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Mesh files (glb, gltf, obj, ply, stl, off) -> Mesh, read by trimesh.
+"""Reader of mesh files (glb, gltf, obj, ply, stl, off), by trimesh.
 
-Taken from a file: node transforms, triangles, texture coordinates, and base colour as factor, texture and vertex
-colour, one material per part.  Not taken: normals (derived instead, edges over 40 degrees stay sharp, because files'
-normals are often missing or wrong), metal, gloss, emission, skins and animation.
+Read: node transforms, triangles, texture coordinates, and base color as factor, texture and vertex
+color, one material per part. Not read: normals (derived instead, edges over 40 degrees stay sharp,
+because files' normals are often missing or wrong), metal, gloss, emission, skins and animation.
 """
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ FROM_Y_UP = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], f
 
 
 def load_mesh(path, up: str = "auto") -> Mesh:
-    """Read a mesh file into the z-up world, in its own units.
+    """Load a mesh file into the z-up world, in its own units.
 
-    up: the file's up axis, 'y' or 'z'; 'auto' is 'y' for .glb and .gltf (their specification) and 'z' for the others,
-    which have no rule.  Colours: glTF factors and vertex colours are linear by its specification and are coded here;
-    vertex colours of one byte are taken as sRGB-coded, because the programs that write bytes (trimesh is one) do so.
-    Raises MeshError, naming the file, if it is missing, of another kind, damaged, or without triangles.
+    up: the file's up axis, 'y' or 'z'; 'auto' is 'y' for .glb and .gltf (their specification) and
+    'z' for the others, which have no rule. Colors: glTF factors and vertex colors are linear by its
+    specification and are coded here; vertex colors of one byte are taken as sRGB-coded, because the
+    programs that write bytes (trimesh is one) do so.
+    Raises MeshError, naming the file, if it is missing, of another kind, damaged, or without
+    triangles.
     """
     import trimesh  # half a second, and the procedural family does without it
     path = Path(path)
@@ -61,7 +63,7 @@ def load_mesh(path, up: str = "auto") -> Mesh:
 
 
 def _part(geometry, gltf: bool, linear_colors: bool) -> Mesh:
-    """One trimesh.Trimesh -> Mesh."""
+    """Return one trimesh.Trimesh as a Mesh."""
     visual, faces = geometry.visual, np.asarray(geometry.faces)
     vertices, colors, uv, material = np.asarray(geometry.vertices), None, None, Material()
     if visual.kind == "texture":
@@ -84,7 +86,8 @@ def _part(geometry, gltf: bool, linear_colors: bool) -> Mesh:
 
 
 def _byte_colors(path: Path) -> bool:
-    """Whether the vertex colours of a glTF file are stored as bytes; trimesh gives bytes whatever the file has."""
+    """Return whether a glTF file stores its vertex colors as bytes; trimesh always returns bytes.
+    """
     data = path.read_bytes()
     if data[:4] == b"glTF":      # a binary file: 12 bytes of header, then the JSON chunk with its length and kind
         data = data[20:20 + struct.unpack("<I", data[12:16])[0]]
@@ -96,12 +99,12 @@ def _byte_colors(path: Path) -> bool:
 
 
 def _material(source, gltf: bool) -> Material:
-    """trimesh's PBRMaterial (glTF) or SimpleMaterial (obj) -> Material."""
+    """Return the Material of trimesh's PBRMaterial (glTF) or SimpleMaterial (obj)."""
     if hasattr(source, "baseColorFactor"):
         factor, image = source.baseColorFactor, source.baseColorTexture
         mode, cutoff = source.alphaMode, source.alphaCutoff
     else:
-        # An obj's Kd is a stand-in where there is a picture: many exporters write black or grey beside map_Kd.
+        # An obj's Kd is a stand-in where there is a picture: many exporters write black or gray beside map_Kd.
         image = source.image
         factor, mode, cutoff = None if image is not None else source.diffuse, None, None
     color = np.ones(4) if factor is None else np.asarray(factor, float).reshape(-1) / 255

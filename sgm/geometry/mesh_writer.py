@@ -1,21 +1,23 @@
-"""Mesh files: binary glTF, Wavefront OBJ and PLY, each written beside its place and renamed.
+"""Writer of mesh files: binary glTF, Wavefront OBJ and PLY, each whole or not at all.
 
-GLB is glTF 2.0 (Khronos): y up, facing +z, so (x, y, z) of our z-up world is written (y, z, x); one vertex per texture
-coordinate, normals, the PNG inside.  OBJ and PLY stay in the input views' own world.  OBJ keeps vertices whole at seams and
-has its .mtl and .png beside it; PLY has whole vertices with colours, for programs that want a closed mesh and no texture.
+GLB is glTF 2.0 (Khronos): y up, facing +z, so (x, y, z) of our z-up world is written (y, z, x); one
+vertex per texture coordinate, normals, the PNG inside. OBJ and PLY stay in the input views' own
+world. OBJ keeps vertices whole at seams and has its .mtl and .png next to it; PLY has whole
+vertices with colors, for programs that need a closed mesh and no texture.
 """
 from __future__ import annotations
 
 import io
 import json
-import os
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from sgm.common.errors import InputError
+from sgm.common.files import atomic
 
 SUFFIXES = (".glb", ".obj", ".ply")
 FLOAT, UNSIGNED = 5126, 5125                    # glTF component types
@@ -23,10 +25,11 @@ VERTICES, INDICES = 34962, 34963                # glTF buffer targets
 
 
 def save(mesh, path) -> list[Path]:
-    """Write `mesh`, whose vertices are in the input's world, as its suffix says -> the files written.
+    """Write `mesh`, whose vertices are in the input's world, in the format of the suffix.
 
-    mesh.obj brings mesh.mtl and mesh.png.  Files appear whole or not at all, the one that names the others last.
-    Raises InputError for another suffix or a path that is a folder, OSError if it cannot be written.
+    Return the files written: mesh.obj brings mesh.mtl and mesh.png. Files appear whole or not at
+    all, the one that names the others last. Raises InputError for another suffix, a path that is a
+    folder, or one that cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -36,20 +39,14 @@ def save(mesh, path) -> list[Path]:
     make = {".glb": _glb, ".obj": _obj, ".ply": _ply}[path.suffix.lower()]
     files = [(path.with_name(name), data) for name, data in make(mesh, path)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = [file.with_name(f".{file.name}.{os.getpid()}") for file, _ in files]
-    try:
-        for temporary, (_, data) in zip(beside, files):
-            temporary.write_bytes(data)
-        for temporary, (file, _) in zip(beside, files):
-            os.replace(temporary, file)
-    finally:
-        for temporary in beside:
-            temporary.unlink(missing_ok=True)
+    with ExitStack() as stack:                  # the file entered last gets its name first
+        for file, data in reversed(files):
+            stack.enter_context(atomic(file, len(data))).write_bytes(data)
     return [file for file, _ in files]
 
 
 def png(texture: np.ndarray) -> bytes:
-    """A uint8 picture (H, W, 3) as the bytes of a PNG file."""
+    """Return a uint8 picture (H, W, 3) as the bytes of a PNG file."""
     out = io.BytesIO()
     Image.fromarray(texture).save(out, "PNG")
     return out.getvalue()

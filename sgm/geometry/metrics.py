@@ -1,15 +1,16 @@
-"""How near a mesh is to the true one: Chamfer distance, F-score, normal consistency, volumetric IoU (numpy and numba).
+"""Mesh metrics: Chamfer distance, F-score, normal consistency, volumetric IoU.
 
-The same definitions, random numbers and order of triangles as the development objects' eval_mesh.py, so figures agree to
-rounding; only the ray caster differs (exact crossings of columns instead of Embree).  Both meshes are expected in one world,
-z up, the true one inside [-0.5, 0.5]^3.
+The definitions, random numbers and order of triangles are those of the development objects'
+eval_mesh.py, so figures agree to rounding; only the ray caster differs (exact crossings of columns
+instead of Embree). Both meshes are expected in one world, z up, the true one inside [-0.5, 0.5]^3.
 """
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from scipy import ndimage
+from scipy.spatial import cKDTree
 
-from sgm.geometry.nearest import Cloud
 from sgm.geometry.topology import MERGE, areas, describe, face_normals, heights, weld
 
 SAMPLES = 10_000    # points whose distance is taken, on each surface
@@ -20,7 +21,10 @@ THRESHOLDS = (0.01, 0.02)
 
 
 def prepared(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One vertex per place, without triangles of no height -> (N, 3) float64, (M, 3) int32.  ValueError if none is left."""
+    """Return vertices (N, 3) float64 and faces (M, 3) int32, welded, without degenerate triangles.
+
+    Raises ValueError if no triangle is left.
+    """
     vertices, faces = weld(np.asarray(vertices, np.float64), np.asarray(faces))
     faces = faces[heights(vertices, faces) > MERGE]
     if not len(faces):
@@ -29,7 +33,8 @@ def prepared(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def sample(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points (count, 3) uniform over the surface, and their faces' unit normals (count, 3)."""
+    """Return points (count, 3) uniform over the surface, and their faces' unit normals (count, 3).
+    """
     rng = np.random.default_rng(seed)
     edges = np.cumsum(areas(vertices, faces))
     face = np.minimum(np.searchsorted(edges, rng.random(count) * edges[-1]), len(faces) - 1)
@@ -42,18 +47,19 @@ def sample(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int) -> tu
 
 
 def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed: int = 0) -> dict:
-    """Metrics of a predicted mesh against the true one, each (vertices (N, 3), faces (M, 3)).
+    """Return metrics of a predicted mesh against the true one, each vertices (N, 3), faces (M, 3).
 
-    chamfer_l1: mean distance prediction -> truth plus truth -> prediction (pred_to_gt, gt_to_pred); fscore_t, precision_t,
-    recall_t at distance t; normal_consistency: mean |cos| between normals at nearest points, and signed; iou of the
-    interiors with iou_mode 'parity' (both watertight) or 'fill'; hausdorff; of the prediction: faces, components, boundary
-    edges, watertight.  Raises ValueError for a mesh without area.
+    chamfer_l1: mean distance prediction to truth plus truth to prediction (pred_to_gt, gt_to_pred);
+    fscore_t, precision_t, recall_t at distance t; normal_consistency: mean |cos| between normals at
+    nearest points, and signed; iou of the interiors with iou_mode 'parity' (both watertight) or
+    'fill'; hausdorff; of the prediction: faces, components, boundary edges, watertight. Raises
+    ValueError for a mesh without area.
     """
     predicted, true = prepared(*prediction), prepared(*truth)
     (p, p_normal), (q, q_normal) = sample(*predicted, samples, seed), sample(*true, samples, seed + 1)
     (true_cloud, true_normal), (cloud, normal) = sample(*true, dense, seed + 2), sample(*predicted, dense, seed + 3)
-    forth, at_true = Cloud(true_cloud).query(p)
-    back, at_predicted = Cloud(cloud).query(q)
+    forth, at_true = cKDTree(true_cloud).query(p)
+    back, at_predicted = cKDTree(cloud).query(q)
     out = dict(chamfer_l1=forth.mean() + back.mean(), chamfer_l2=(forth ** 2).mean() + (back ** 2).mean(),
                pred_to_gt=forth.mean(), gt_to_pred=back.mean(), hausdorff=max(forth.max(), back.max()))
     for t in THRESHOLDS:
@@ -76,61 +82,68 @@ def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed:
 
 
 def is_closed(shape: dict) -> bool:
-    """Whether every edge has exactly two faces, however they are turned: enough for parity."""
+    """Return whether every edge has exactly two faces, in any orientation: enough for parity."""
     return shape["faces"] > 0 and not shape["boundary_edges"] and not shape["branching_edges"]
 
 
-def _centres() -> np.ndarray:
+def _centers() -> np.ndarray:
     return (np.arange(round(2 * HALF * RESOLUTION)) + 0.5) / RESOLUTION - HALF
 
 
 def inside_by_parity(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """bool (n, n, n), n voxel centres per axis: those with an odd number of crossings on a ray, along at least two axes."""
-    centres = _centres()
-    votes = np.zeros((len(centres),) * 3, np.int8)
+    """Return bool (n, n, n): voxel centers that are inside by the parity of crossings.
+
+    A ray from an inside point crosses the surface an odd number of times; two axes of three decide.
+    """
+    centers = _centers()
+    votes = np.zeros((len(centers),) * 3, np.int8)
     rng = np.random.default_rng(0)
     for axis in range(3):
         others = [k for k in range(3) if k != axis]
-        off = ((rng.random((len(centres) ** 2, 2)) - 0.5) * 1e-4).reshape(len(centres), len(centres), 2)
+        off = ((rng.random((len(centers) ** 2, 2)) - 0.5) * 1e-4).reshape(len(centers), len(centers), 2)
         p = np.ascontiguousarray(vertices[:, [*others, axis]])
-        votes += np.moveaxis(_odd(p, faces, centres, off), 2, axis)
+        votes += np.moveaxis(_odd(p, faces, centers, off), 2, axis)
     return votes >= 2
 
 
 @njit(cache=True)
-def _odd(p, faces, centres, off):
-    """int8 (n, n, n): 1 where the number of crossings beyond a voxel centre, along the third coordinate, is odd."""
-    n = len(centres)
-    step = centres[1] - centres[0]
+def _odd(p, faces, centers, off):
+    """Return int8 (n, n, n): 1 where the crossings beyond a voxel center are odd in number.
+
+    Crossings are counted along the third coordinate.
+    """
+    n = len(centers)
+    step = centers[1] - centers[0]
     odd = np.zeros((n, n, n), np.int8)
     for f in range(len(faces)):
         a, b, c = p[faces[f, 0]], p[faces[f, 1]], p[faces[f, 2]]
         area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
         if area == 0.0:
             continue
-        low = [max(0, int((min(a[k], b[k], c[k]) - centres[0]) / step) - 1) for k in range(2)]
-        high = [min(n - 1, int((max(a[k], b[k], c[k]) - centres[0]) / step) + 1) for k in range(2)]
+        low = [max(0, int((min(a[k], b[k], c[k]) - centers[0]) / step) - 1) for k in range(2)]
+        high = [min(n - 1, int((max(a[k], b[k], c[k]) - centers[0]) / step) + 1) for k in range(2)]
         for i in range(low[0], high[0] + 1):
             for j in range(low[1], high[1] + 1):
-                x, y = centres[i] + off[i, j, 0], centres[j] + off[i, j, 1]
+                x, y = centers[i] + off[i, j, 0], centers[j] + off[i, j, 1]
                 u = ((b[0] - x) * (c[1] - y) - (b[1] - y) * (c[0] - x)) / area
                 v = ((c[0] - x) * (a[1] - y) - (c[1] - y) * (a[0] - x)) / area
                 if u < 0.0 or v < 0.0 or u + v > 1.0:
                     continue
                 z = u * a[2] + v * b[2] + (1.0 - u - v) * c[2]
                 for k in range(n):
-                    if centres[k] >= z:
+                    if centers[k] >= z:
                         break
                     odd[i, j, k] ^= 1
     return odd
 
 
 def inside_by_filling(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """bool (n, n, n): voxels of the surface and those a flood from outside cannot reach, gaps of up to 6 voxels closed.
+    """Return bool (n, n, n): voxels of the surface, and those that a flood from outside misses.
 
-    The gap closed is the smallest whose filled volume is at least 80 % of that for 6, so that holes do not empty an object.
+    Gaps of up to 6 voxels are closed. The gap closed is the smallest whose filled volume is at
+    least 80 % of that for 6, so that holes do not empty an object.
     """
-    n = len(_centres())
+    n = len(_centers())
     count = int(min(4_000_000, max(400_000, areas(vertices, faces).sum() * RESOLUTION ** 2 * 60)))
     points = np.vstack([sample(vertices, faces, count, 1)[0], vertices])
     index = np.floor((points + HALF) * RESOLUTION).astype(int)
@@ -138,49 +151,13 @@ def inside_by_filling(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     surface[tuple(index[((index >= 0) & (index < n)).all(1)].T)] = True
 
     def filled(radius):
-        outside = flooded(~grown(surface, radius))
-        return ~(grown(outside, radius) & ~surface if radius else outside)
+        if not radius:
+            return ndimage.binary_fill_holes(surface)
+        inside = ndimage.binary_fill_holes(ndimage.binary_dilation(surface, iterations=radius))
+        return surface | ~ndimage.binary_dilation(~inside, iterations=radius)
     largest = filled(3)
     for radius in range(3):
         found = filled(radius)
         if found.sum() >= 0.8 * largest.sum():
             return found
     return largest
-
-
-def grown(mask: np.ndarray, times: int) -> np.ndarray:
-    """A voxel mask dilated `times` times by its six neighbours."""
-    for _ in range(times):
-        wide = np.pad(mask, 1)
-        mask = (wide[1:-1, 1:-1, 1:-1] | wide[2:, 1:-1, 1:-1] | wide[:-2, 1:-1, 1:-1] | wide[1:-1, 2:, 1:-1]
-                | wide[1:-1, :-2, 1:-1] | wide[1:-1, 1:-1, 2:] | wide[1:-1, 1:-1, :-2])
-    return mask
-
-
-def flooded(free: np.ndarray) -> np.ndarray:
-    """What of the free voxels is reached from outside the box, through six neighbours."""
-    return _flooded(np.pad(free, 1, constant_values=True))[1:-1, 1:-1, 1:-1]
-
-
-@njit(cache=True)
-def _flooded(free):
-    reached = np.zeros(free.shape, np.bool_)
-    stack = np.empty((free.size, 3), np.int16)
-    stack[0] = 0
-    reached[0, 0, 0] = True
-    size = 1
-    while size:
-        size -= 1
-        i, j, k = stack[size]
-        for axis in range(3):
-            for step in (-1, 1):
-                a = i + step * (axis == 0)
-                b = j + step * (axis == 1)
-                c = k + step * (axis == 2)
-                if not (0 <= a < free.shape[0] and 0 <= b < free.shape[1] and 0 <= c < free.shape[2]):
-                    continue
-                if free[a, b, c] and not reached[a, b, c]:
-                    reached[a, b, c] = True
-                    stack[size, 0], stack[size, 1], stack[size, 2] = a, b, c
-                    size += 1
-    return reached

@@ -1,4 +1,4 @@
-"""A mesh with a texture: what baking makes, export writes and the turntable shows (numpy only)."""
+"""A mesh with a texture: baking makes it, files hold it, the turntable shows it (numpy only)."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -11,12 +11,13 @@ from sgm.geometry.topology import vertex_normals
 
 @dataclass(frozen=True, eq=False)
 class TexturedMesh:
-    """Triangles and one picture of their surface.  A vertex stays one vertex where the texture has a seam.
+    """Triangles and one picture of their surface; a vertex stays one vertex at texture seams.
 
     vertices (N, 3) float32, z up; faces (M, 3) int32, counter-clockwise seen from outside.
     uv (K, 2) float32 in [0, 1], v up; face_uv (M, 3) int32: the corners' rows of `uv`.
     texture (S, S, 3) uint8, sRGB-coded, row 0 at v = 1; it holds the light of the views.
-    coverage: the share of the surface's area whose colour was seen in a view; the rest is guessed from beside it.
+    coverage: the share of the surface's area whose color was seen in a view; the rest is guessed
+    from the colors around it.
     """
     vertices: np.ndarray
     faces: np.ndarray
@@ -25,14 +26,15 @@ class TexturedMesh:
     texture: np.ndarray
     coverage: float = 1.0
 
-    def placed(self, scale: float, centre) -> TexturedMesh:
-        """The mesh in the world the views came from: vertices / scale + centre, float64."""
-        return replace(self, vertices=np.asarray(self.vertices, np.float64) / scale + np.asarray(centre, np.float64))
+    def placed(self, scale: float, center) -> TexturedMesh:
+        """Return the mesh in the views' own world: vertices / scale + center, float64."""
+        return replace(self, vertices=np.asarray(self.vertices, np.float64) / scale + np.asarray(center, np.float64))
 
     def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """One vertex for every pair of a place and a texture coordinate, as glTF wants it.
+        """Return one vertex for every pair of a place and a texture coordinate, as glTF needs it.
 
-        -> vertices (L, 3), unit normals (L, 3) float32 (smooth, without a step at seams), uv (L, 2), faces (M, 3) int32.
+        That is vertices (L, 3), unit normals (L, 3) float32 (smooth, without a step at seams), uv
+        (L, 2), faces (M, 3) int32.
         """
         pairs = self.faces.reshape(-1).astype(np.int64) * len(self.uv) + self.face_uv.reshape(-1)
         pairs, corner = np.unique(pairs, return_inverse=True)
@@ -43,18 +45,22 @@ class TexturedMesh:
                 corner.reshape(-1, 3).astype(np.int32))
 
     def save(self, path):
-        """Write the mesh, placed in the input's world, as .glb, .obj or .ply: `sgm.geometry.mesh_writer.save`."""
+        """Write the mesh, placed in the input's world, as .glb, .obj or .ply.
+
+        See `sgm.geometry.mesh_writer.save`.
+        """
         from sgm.geometry import mesh_writer  # which needs this class
         return mesh_writer.save(self, path)
 
     def drawable(self) -> Mesh:
-        """What `sgm.render.zbuffer` draws; light it with UNLIT, for the texture holds the light already."""
+        """Return the Mesh to render; light it with UNLIT, for the texture already holds the light.
+        """
         vertices, normals, uv, faces = self.split()
         opaque = np.full((*self.texture.shape[:2], 1), 255, np.uint8)
         return Mesh(vertices, faces, normals, uv=uv, materials=(Material(texture=np.dstack([self.texture, opaque])),))
 
     def vertex_colors(self) -> np.ndarray:
-        """(N, 3) uint8: the texture at every vertex, the mean over the sides of a seam."""
+        """Return (N, 3) uint8: the texture at every vertex, the mean over the sides of a seam."""
         height, width = self.texture.shape[:2]
         x = np.clip(np.round(self.uv[:, 0] * width - 0.5).astype(int), 0, width - 1)
         y = np.clip(np.round((1 - self.uv[:, 1]) * height - 0.5).astype(int), 0, height - 1)

@@ -1,4 +1,4 @@
-"""What holds a triangle mesh together: places, edges, parts, closedness, enclosed volume (numpy and numba only).
+"""Mesh topology: welding, adjacency, components, orientation, volume.
 
 Everywhere vertices are (N, 3) float and faces (M, 3) int, counter-clockwise seen from outside.
 """
@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 MERGE = 1e-8        # vertices that agree after rounding to this are one place; triangles of less height are no triangles
 
 
 def weld(vertices: np.ndarray, faces: np.ndarray, step: float = MERGE) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices that agree after rounding to `step` become one, unused ones go -> (K, 3) of the input's dtype, (M, 3) int32.
+    """Merge vertices that agree after rounding to `step`, and drop unused ones.
 
-    Faces keep their number and order; some may now name a vertex twice (`proper_faces` tells).
+    Return vertices (K, 3) of the input's dtype, faces (M, 3) int32. Faces keep their number and
+    order; some may now name a vertex twice.
     """
     corner = faces.reshape(-1)
     key = np.round(np.asarray(vertices, np.float64)[corner] / step).astype(np.int64)
@@ -26,29 +29,32 @@ def weld(vertices: np.ndarray, faces: np.ndarray, step: float = MERGE) -> tuple[
 
 
 def heights(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The least height of every triangle, (M,) float64: twice its area over its longest side; 0 = degenerate."""
+    """Return the least height of every triangle, (M,) float64; 0 = degenerate.
+
+    It is twice the area over the longest side.
+    """
     p = np.asarray(vertices, np.float64)[faces]
     longest = np.sqrt(max_over_sides(p))
     return doubled_areas(p) / np.maximum(longest, 1e-300)
 
 
 def max_over_sides(p: np.ndarray) -> np.ndarray:
-    """Squared length of the longest side of triangles (M, 3, 3)."""
+    """Return the squared length of the longest side of triangles (M, 3, 3)."""
     return np.max([np.square(p[:, k] - p[:, k - 1]).sum(1) for k in range(3)], axis=0)
 
 
 def doubled_areas(p: np.ndarray) -> np.ndarray:
-    """Twice the area of triangles (M, 3, 3)."""
+    """Return twice the area of triangles (M, 3, 3)."""
     return np.linalg.norm(np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]), axis=1)
 
 
 def areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Area of every triangle, (M,) float64."""
+    """Return the area of every triangle, (M,) float64."""
     return doubled_areas(np.asarray(vertices, np.float64)[faces]) / 2
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals (M, 3) float64; 0 where a triangle has no area."""
+    """Return unit normals (M, 3) float64; 0 where a triangle has no area."""
     p = np.asarray(vertices, np.float64)[faces]
     n = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
     length = np.linalg.norm(n, axis=1, keepdims=True)
@@ -56,7 +62,7 @@ def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals (N, 3) float64, the faces' weighted by area; 0 where they cancel or no face is."""
+    """Return unit normals (N, 3) float64, the faces' weighted by area; 0 where they cancel."""
     p = np.asarray(vertices, np.float64)[faces]
     n = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
     out = np.stack([np.bincount(faces.reshape(-1), np.repeat(n[:, k], 3), len(vertices)) for k in range(3)], 1)
@@ -65,14 +71,17 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
-    """Signed volume a closed mesh encloses; positive if its faces look outwards."""
+    """Return the signed volume that a closed mesh encloses; positive if its faces look outwards."""
     p = np.asarray(vertices, np.float64)[faces]
     return float(np.einsum("ij,ij->i", p[:, 0], np.cross(p[:, 1], p[:, 2])).sum() / 6)
 
 
 def edge_groups(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """-> (order, start): the 3M half-edges (face f, side k from corner k to k + 1, as 3 f + k) sorted by their two ends;
-    half-edges order[start[e]:start[e + 1]] lie on edge e.  int64."""
+    """Return (order, start), int64: the 3M half-edges sorted by their two ends.
+
+    Half-edge 3 f + k is side k of face f, from corner k to k + 1. Half-edges order[start[e]:start[e
+    + 1]] lie on edge e.
+    """
     ends = np.stack([faces, np.roll(faces, -1, axis=1)], -1).reshape(-1, 2).astype(np.int64)
     ends.sort(1)
     key = ends[:, 0] * (int(faces.max()) + 1 if len(faces) else 1) + ends[:, 1]
@@ -81,8 +90,11 @@ def edge_groups(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.append(fresh, len(order))
 
 
-def neighbours(faces: np.ndarray) -> np.ndarray:
-    """(M, 3) int32: the face beyond side k (corner k to k + 1), -1 at a boundary and where more than two faces meet."""
+def face_neighbors(faces: np.ndarray) -> np.ndarray:
+    """Return (M, 3) int32: the face beyond side k (corner k to k + 1) of every face.
+
+    It is -1 at a boundary and where more than two faces meet.
+    """
     order, start = edge_groups(faces)
     out = np.full(3 * len(faces), -1, np.int32)
     pairs = start[:-1][np.diff(start) == 2]
@@ -91,47 +103,27 @@ def neighbours(faces: np.ndarray) -> np.ndarray:
     return out.reshape(-1, 3)
 
 
-def components(faces: np.ndarray) -> np.ndarray:
-    """(M,) int32: which part every face belongs to, parts being connected through edges; numbered by first face."""
+def face_components(faces: np.ndarray) -> np.ndarray:
+    """Return (M,) int32: the part that every face belongs to, numbered by first face.
+
+    Parts are connected through edges.
+    """
     order, start = edge_groups(faces)
-    return _components(len(faces), order, start)
-
-
-@njit(cache=True)
-def _components(count, order, start):
-    parent = np.arange(count)
-    for e in range(len(start) - 1):
-        a = order[start[e]] // 3
-        for q in range(start[e] + 1, start[e + 1]):
-            b = order[q] // 3
-            while parent[a] != a:
-                parent[a] = parent[parent[a]]
-                a = parent[a]
-            while parent[b] != b:
-                parent[b] = parent[parent[b]]
-                b = parent[b]
-            if a < b:
-                parent[b] = a
-            else:
-                parent[a] = b
-                a = b
-    label = np.full(count, -1, np.int32)
-    found = 0
-    for f in range(count):
-        root = f
-        while parent[root] != root:
-            root = parent[root]
-        if label[root] < 0:
-            label[root] = found
-            found += 1
-        label[f] = label[root]
-    return label
+    follows = np.ones(len(order), bool)
+    follows[start[:-1]] = False                 # the first half-edge of an edge follows none
+    second = np.flatnonzero(follows)
+    a, b = order[second - 1] // 3, order[second] // 3
+    graph = sparse.coo_matrix((np.ones(len(a), bool), (a, b)), (len(faces), len(faces)))
+    return connected_components(graph, directed=False)[1]
 
 
 def turned_alike(faces: np.ndarray) -> np.ndarray:
-    """Faces with some turned round, so that the two faces of every edge run through it in opposite directions wherever that
-    is possible; the first face of a part keeps its turn.  (M, 3), same dtype."""
-    flip = _flips(np.ascontiguousarray(faces), neighbours(faces))
+    """Return faces (M, 3), same dtype, oriented alike where that is possible.
+
+    Two faces of an edge then run through it in opposite directions; the first face of a part keeps
+    its orientation.
+    """
+    flip = _flips(np.ascontiguousarray(faces), face_neighbors(faces))
     return np.where(flip[:, None], faces[:, ::-1], faces)
 
 
@@ -164,14 +156,17 @@ def _flips(faces, beyond):
 
 
 def describe(vertices: np.ndarray, faces: np.ndarray) -> dict:
-    """What report.json says of a mesh, vertices at one place counted as one: vertices, faces, components, boundary_edges
-    (of one face), branching_edges (of more than two), watertight (every edge has two faces, which agree on the outside),
-    genus (handles, of a watertight mesh), volume and area in the mesh's units."""
+    """Return what report.json says of a mesh; vertices at one place count as one.
+
+    vertices, faces, components, boundary_edges (of one face), branching_edges (of more than two),
+    watertight (every edge has two faces, which agree on the outside), genus (handles, of a
+    watertight mesh), volume and area in the mesh's units.
+    """
     if len(faces):      # whatever the units are
         vertices, faces = weld(vertices, faces, MERGE * max(np.ptp(vertices[faces.reshape(-1)], axis=0).max(), MERGE))
     order, start = edge_groups(faces)
     counts = np.diff(start)
-    parts = int(components(faces).max()) + 1 if len(faces) else 0
+    parts = int(face_components(faces).max()) + 1 if len(faces) else 0
     closed = bool(len(faces) and (counts == 2).all())
     if closed:
         ahead = faces.reshape(-1) < np.roll(faces, -1, axis=1).reshape(-1)

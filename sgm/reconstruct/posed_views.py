@@ -1,6 +1,7 @@
-"""Views with known cameras, read for reconstruction: anybody's transforms.json, with alpha or without, of any scale.
+"""Views with known cameras, read for reconstruction.
 
-The convention is that of cameras.py: OpenGL camera-to-world, z up, pixel centres at +0.5.
+Any transforms.json is read, of any scale, with alpha or without. The convention is that of
+sgm/views/cameras.py: OpenGL camera-to-world, z up, pixel centers at +0.5.
 """
 import logging
 from dataclasses import dataclass, field, replace
@@ -22,17 +23,18 @@ log = logging.getLogger("sgm")
 
 
 class ShapeError(InputError):
-    """Views that cannot be reconstructed; the message is one line that names the file or flag and the remedy."""
+    """Views that cannot be reconstructed; one line names the file or flag and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
 class PosedViews:
-    """V pictures of one object, equally large, with their cameras in the normalised box |x| <= HALF.
+    """V pictures of one object, equally large, with cameras in the normalized box |x| <= HALF.
 
-    rgb (V, H, W, 3) float32 in [0, 1]: levels as stored (sRGB-coded), PREMULTIPLIED by alpha, so that a view on the
-        background b is rgb + (1 - mask) b. mask (V, H, W) float32 in [0, 1]: alpha.
-    c2w (V, 4, 4) float64 OpenGL camera-to-world. fl_x, fl_y, cx, cy: pixels, of all views. h, w: pixels.
-    scale, centre: box = (world - centre) * scale, where world is that of the file.
+    rgb (V, H, W, 3) float32 in [0, 1]: levels as stored (sRGB-coded), PREMULTIPLIED by alpha, so
+    that a view on the background b is rgb + (1 - mask) b. mask (V, H, W) float32 in [0, 1]: alpha.
+    c2w (V, 4, 4) float64 OpenGL camera-to-world. fl_x, fl_y, cx, cy: pixels, of all views. h, w:
+    pixels.
+    scale, center: box = (world - center) * scale, where world is that of the file.
     files: V paths.
     """
     rgb: np.ndarray
@@ -43,7 +45,7 @@ class PosedViews:
     cx: float
     cy: float
     scale: float = 1.0
-    centre: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    center: np.ndarray = field(default_factory=lambda: np.zeros(3))
     files: tuple = ()
 
     def __len__(self):
@@ -51,31 +53,27 @@ class PosedViews:
 
     @property
     def h(self):
-        """Height in pixels."""
+        """Return the height in pixels."""
         return self.rgb.shape[1]
 
     @property
     def w(self):
-        """Width in pixels."""
+        """Return the width in pixels."""
         return self.rgb.shape[2]
 
     @property
     def intrinsics(self):
-        """(4,) float64: fl_x, fl_y, cx, cy."""
+        """Return (4,) float64: fl_x, fl_y, cx, cy."""
         return np.array([self.fl_x, self.fl_y, self.cx, self.cy])
 
-    def to_world(self, points):
-        """Points (..., 3) of the box in the world of the file."""
-        return np.asarray(points) / self.scale + self.centre
-
-    def moved(self, scale, centre):
-        """The same views with box' = (box - centre) * scale."""
+    def moved(self, scale, center):
+        """Return the same views with box' = (box - center) * scale."""
         c2w = self.c2w.copy()
-        c2w[:, :3, 3] = (c2w[:, :3, 3] - centre) * scale
-        return replace(self, c2w=c2w, scale=self.scale * scale, centre=self.centre + np.asarray(centre) / self.scale)
+        c2w[:, :3, 3] = (c2w[:, :3, 3] - center) * scale
+        return replace(self, c2w=c2w, scale=self.scale * scale, center=self.center + np.asarray(center) / self.scale)
 
     def resized(self, side):
-        """The same views, reduced by area so that the longer side has at most `side` pixels."""
+        """Return the views, reduced by area so that the longer side has at most `side` pixels."""
         factor = side / max(self.w, self.h)
         if factor >= 1:
             return self
@@ -87,12 +85,15 @@ class PosedViews:
                        fl_x=self.fl_x * sx, fl_y=self.fl_y * sy, cx=self.cx * sx, cy=self.cy * sy)
 
     def subset(self, indices):
-        """The views of these indices."""
+        """Return the views of these indices."""
         return replace(self, rgb=self.rgb[indices], mask=self.mask[indices], c2w=self.c2w[indices],
                        files=tuple(self.files[k] for k in indices) if self.files else ())
 
     def rays(self, view, rows, columns):
-        """Rays through the centres of pixels; the three arguments (N,) int -> origins, unit directions (N, 3) float32."""
+        """Return rays through pixel centers: origins, unit directions (N, 3) float32.
+
+        view, rows, columns: (N,) int.
+        """
         local = np.stack([(columns + 0.5 - self.cx) / self.fl_x, (self.cy - rows - 0.5) / self.fl_y,
                           -np.ones(len(rows))], axis=-1)
         directions = np.einsum("nij,nj->ni", self.c2w[view, :3, :3], local)
@@ -101,11 +102,12 @@ class PosedViews:
 
 
 def read_views(path, side=576, most=120, method="auto", progress=False):
-    """Read a views folder or a transforms.json (ours, nerfstudio's, Blender's) as it is -> Views, not yet normalised.
+    """Read a views folder or a transforms.json (ours, nerfstudio's, Blender's) as it is.
 
-    side: the longer side of the pictures is reduced to this many pixels. most: of more views that many are taken, evenly.
-    method: how an object is cut out of a picture without alpha, see `sgm.views.matting.matte`.
-    Raises CameraError, ImageError, ShapeError; see also `framing.framed`.
+    Return PosedViews, not yet normalized (see `scene_box.framed`). side: the longer side of the
+    pictures is reduced to this many pixels. most: if there are more views, this many are used,
+    evenly spread. method: how an object is cut out of a picture without alpha, see
+    `sgm.views.matting.matte`. Raises CameraError, ImageError, ShapeError.
     """
     path = Path(path)
     if not path.exists():
@@ -149,7 +151,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
 
 
 def _picture(file, mask, method):
-    """-> premultiplied RGBA (H, W, 4) float32 in [0, 1], and how it was cut out."""
+    """Return premultiplied RGBA (H, W, 4) float32 in [0, 1], and how it was cut out."""
     image = load_image(file)
     try:
         if mask is not None:
@@ -161,7 +163,7 @@ def _picture(file, mask, method):
             how, rgba = "alpha of its mask_path", np.asarray(image)
         elif image.getchannel("A").getextrema()[0] < 128:
             how, rgba = "alpha of its own", np.asarray(image)
-        elif method == "auto" and _on_white(np.asarray(image)):
+        elif method == "auto" and _has_white_border(np.asarray(image)):
             how, rgba = "white background", alpha_from_white(np.asarray(image.convert("RGB")))
         else:
             full = image.size
@@ -176,8 +178,8 @@ def _picture(file, mask, method):
     return rgba, how
 
 
-def _on_white(rgba):
-    """Whether the border of a picture is white."""
+def _has_white_border(rgba):
+    """Return whether the border of a picture is white."""
     ring = np.concatenate([rgba[:2].reshape(-1, 4), rgba[-2:].reshape(-1, 4), rgba[:, :2].reshape(-1, 4),
                            rgba[:, -2:].reshape(-1, 4)])
     return (ring[:, :3].min(axis=-1) >= 250).mean() > 0.95

@@ -1,4 +1,4 @@
-"""Looking at a textured mesh: as the views saw it, on a turntable, beside its inputs, and in figures (host only)."""
+"""Figures and pictures of a mesh: as the views saw it, on a turntable, next to its inputs."""
 from __future__ import annotations
 
 import logging
@@ -6,12 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from sgm.common.files import atomic
 from sgm.geometry.mesh import Mesh
 from sgm.geometry.textured_mesh import TexturedMesh
 from sgm.geometry.topology import describe, vertex_normals
-from sgm.reconstruct import report
 from sgm.reconstruct.dmtet import pixel_batches
 from sgm.reconstruct.texture import visibility
 from sgm.render.framing import normalized, viewing_distance
@@ -19,7 +18,7 @@ from sgm.render.zbuffer import Lighting, render_views
 from sgm.views import metrics
 from sgm.views.cameras import FOV_DEG, Orbit
 from sgm.views.images import composite, save_png
-from sgm.views.media import contact_sheet, write_video
+from sgm.views.media import contact_sheet, write_gif, write_video
 
 UNLIT = Lighting(ambient=1.0, key=0.0, fill=0.0, sky=0.0)     # the texture holds the light of the views
 ELEVATION = 15.0
@@ -27,7 +26,10 @@ log = logging.getLogger("sgm")
 
 
 def render_like(mesh: Mesh, views, lighting: Lighting = UNLIT) -> np.ndarray:
-    """The mesh, in the box of `views` (sgm.reconstruct.posed_views.PosedViews), from their cameras -> (V, h, w, 4) uint8, straight alpha."""
+    """Render a mesh, in the box of `views`, from their cameras: (V, h, w, 4) uint8, straight alpha.
+
+    views: `sgm.reconstruct.posed_views.PosedViews`.
+    """
     size = max(views.h, views.w)
     focal = 0.5 * size / np.tan(np.radians(FOV_DEG) / 2)
     # The renderer knows square pictures of one focal length with the axis in their middle: shear the world until ours are.
@@ -42,31 +44,37 @@ def render_like(mesh: Mesh, views, lighting: Lighting = UNLIT) -> np.ndarray:
 
 
 def clay(mesh: TexturedMesh) -> Mesh:
-    """The mesh without its texture, for a look at the shape alone."""
+    """Return the mesh without its texture, which shows the shape alone."""
     vertices, normals, _, faces = mesh.split()
     return Mesh(vertices, faces, normals, np.full((len(vertices), 3), 0.8, np.float32))
 
 
 def pictures(views) -> np.ndarray:
-    """The views as (V, h, w, 4) uint8, straight alpha."""
-    rgb = np.stack([visibility.straight(view, mask) for view, mask in zip(views.rgb, views.mask)])
+    """Return the views as (V, h, w, 4) uint8, straight alpha."""
+    rgb = np.stack([visibility.unpremultiply(view, mask) for view, mask in zip(views.rgb, views.mask)])
     return np.round(np.clip(np.concatenate([rgb, views.mask[..., None]], -1), 0, 1) * 255).astype(np.uint8)
 
 
 def view_metrics(mesh: TexturedMesh, views) -> dict[str, float]:
-    """Mean over the views of PSNR, foreground PSNR, SSIM and silhouette IoU of the mesh's renders (sgm.views.metrics)."""
+    """Return the metrics of a mesh's renders against the views, means over these.
+
+    They are PSNR, foreground PSNR, SSIM and silhouette IoU (sgm.views.metrics).
+    """
     renders = render_like(mesh.drawable(), views)
     return metrics.mean_metrics([metrics.compare(a, b) for a, b in zip(renders, pictures(views))])
 
 
 def facts(mesh: TexturedMesh) -> dict:
-    """What report.json says of a mesh: `sgm.geometry.topology.describe`, texels per side and texture_coverage."""
+    """Return what report.json says of a mesh.
+
+    That is `sgm.geometry.topology.describe`, texels per side and texture_coverage.
+    """
     return describe(mesh.vertices, mesh.faces) | dict(texture=list(mesh.texture.shape[:2]),
                                                       texture_coverage=round(mesh.coverage, 4))
 
 
 def turntable(mesh: TexturedMesh, frames: int = 60, size: int = 384) -> np.ndarray:
-    """One turn -> (frames, size, 2 size, 3) uint8 on white: the textured mesh, and beside it its shape alone."""
+    """Render one turn on white, (frames, size, 2 size, 3) uint8: the mesh, and its shape alone."""
     orbit = Orbit.static(ELEVATION, frames)
     sides = [(mesh.drawable(), dict(lighting=UNLIT)), (clay(mesh), {})]
     sides = [(normalized(side), options) for side, options in sides]
@@ -76,24 +84,26 @@ def turntable(mesh: TexturedMesh, frames: int = 60, size: int = 384) -> np.ndarr
 
 
 def write_turntable(folder, frames: np.ndarray, fps: int = 20) -> list[Path]:
-    """turntable.mp4 (left out, with a warning, where it cannot be encoded) and turntable.gif in `folder` -> the files."""
+    """Write turntable.mp4 and turntable.gif to `folder`. Return the files.
+
+    The first is left out, with a warning, where it cannot be encoded.
+    """
     folder = Path(folder)
     partial = folder / ".turntable.mp4"
     files = []
     if write_video(partial, frames, fps):
         files.append(partial.replace(folder / "turntable.mp4"))
-    half = [Image.fromarray(cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)) for frame in frames[::2]]
-    partial = folder / ".turntable.gif"
-    try:
-        half[0].save(partial, save_all=True, append_images=half[1:], duration=round(2000 / fps), loop=0)
-        files.append(partial.replace(folder / "turntable.gif"))
-    finally:
-        partial.unlink(missing_ok=True)
-    return files
+    half = np.stack([cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+                     for frame in frames[::2]])
+    path = folder / "turntable.gif"
+    with atomic(path) as temporary:
+        write_gif(temporary, half, fps / 2)
+    return [*files, path]
 
 
 def write_contact_sheet(path, mesh: TexturedMesh, views, columns: int = 7, thumb: int = 192) -> Path:
-    """A picture of the inputs, below each the mesh from the same camera and its shape alone, row by row."""
+    """Write a picture of the inputs, below each the mesh from the same camera and its shape alone.
+    """
     rows = [pictures(views), render_like(mesh.drawable(), views), render_like(clay(mesh), views, Lighting())]
     scale = thumb / max(views.h, views.w)
     small = (max(1, round(views.w * scale)), max(1, round(views.h * scale)))
@@ -112,28 +122,35 @@ SIDE, SHOWN = 160, 3    # pixels of a picture's longer side, and how many stand 
 
 
 def shown(count):
-    """Which of `count` views are shown, evenly spread -> (SHOWN,) int."""
+    """Return which of `count` views are shown, evenly spread, (SHOWN,) int."""
     return np.linspace(0, count, SHOWN, endpoint=False).astype(int)
 
 
-def on_white(rgb, mask):
-    """A premultiplied picture (..., 3) with its mask (...) on white -> uint8."""
+def premultiplied_on_white(rgb, mask):
+    """Return a premultiplied picture (..., 3) with its mask (...) on white, uint8."""
     return np.round((rgb + 1 - mask[..., None]) * 255).clip(0, 255).astype(np.uint8)
 
 
 def stacked(*rows):
-    """Rows of equally large pictures, from above -> one picture uint8 (rows * h, SHOWN * w, 3)."""
+    """Return rows of equally large pictures as one, uint8 (rows * h, SHOWN * w, 3), from above."""
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
-def of_surface(surface, field, views):
-    """Views, the surface in the colours of its field, its shape alone -> uint8 (3 h, SHOWN w, 3).
+def of_field(trainer, samples=24):
+    """Return views, and below each the field of a NerfTrainer, uint8 (2 h, SHOWN w, 3)."""
+    chosen = shown(len(trainer.views))
+    small = trainer.views.subset(chosen).resized(SIDE)
+    return stacked(premultiplied_on_white(small.rgb, small.mask), [trainer.render(k, SIDE, samples) for k in chosen])
 
-    surface: a `shading.Surface` in the box of `views`; field: a `field.Field`.
+
+def of_surface(surface, field, views):
+    """Return views, the surface in its field's colors, its shape alone, uint8 (3 h, SHOWN w, 3).
+
+    surface: a `pixel_batches.Surface` in the box of `views`; field: a `field.Field`.
     """
     small = views.subset(shown(len(views))).resized(SIDE)
-    coloured = [on_white(*pixel_batches.picture(surface, field, small, k)) for k in range(len(small))]
+    colored = [premultiplied_on_white(*pixel_batches.picture(surface, field, small, k)) for k in range(len(small))]
     vertices = np.asarray(surface.vertices, np.float32)
-    grey = Mesh(vertices, surface.faces, vertex_normals(vertices, surface.faces).astype(np.float32),
+    gray = Mesh(vertices, surface.faces, vertex_normals(vertices, surface.faces).astype(np.float32),
                 np.full((len(vertices), 3), 0.8, np.float32))
-    return stacked(on_white(small.rgb, small.mask), coloured, map(composite, report.render_like(grey, small, Lighting())))
+    return stacked(premultiplied_on_white(small.rgb, small.mask), colored, map(composite, render_like(gray, small, Lighting())))

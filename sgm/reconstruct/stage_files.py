@@ -1,33 +1,29 @@
-"""What stages leave for those that follow, and checkpoints on their way: named arrays, and what they were made with
-(numpy only)."""
+"""Stage outputs and checkpoints (npz) with the settings that produced them (numpy only)."""
 import json
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 
+from sgm.common.files import atomic
 from sgm.reconstruct.posed_views import ShapeError
+
+STAGES = ("nerf", "dmtet", "texture")           # those that a user can choose; the views' hull is always made
 
 
 def mesh_folder(views):
-    """Where the mesh of a views folder, or of a transforms.json, goes unless another place is asked for."""
+    """Return the default output folder of a views folder or transforms.json."""
     return (views if views.is_dir() else views.parent) / "mesh"
 
 
 def save_state(path, arrays):
-    """Write arrays as an npz, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    try:
-        np.savez(partial, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write {name: array} as an npz, whole or not at all. Raises InputError if that fails."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def load_state(path):
-    """{name: array} of an npz. Raises ShapeError if it is damaged."""
+    """Return {name: array} of an npz. Raises ShapeError if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -37,17 +33,20 @@ def load_state(path):
 
 
 class Work:
-    """A folder with <stage>.npz, what the stage made, and <stage>.json, the settings it was made with."""
+    """The work folder: <stage>.npz, what a stage made, and <stage>.json, its settings."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
 
     def file(self, stage):
-        """Where the arrays of a stage are, or will be."""
+        """Return the path of a stage's arrays, which may not exist yet."""
         return self.folder / f"{stage}.npz"
 
     def differing(self, stage, made_with):
-        """Dotted names of what a saved stage was made with otherwise; None: nothing is saved. Raises ShapeError."""
+        """Return the dotted names of settings that a saved stage was made with otherwise.
+
+        None means that nothing is saved. Raises ShapeError for a damaged note.
+        """
         note = self.folder / f"{stage}.json"
         if not self.file(stage).is_file() or not note.is_file():
             return None
@@ -58,13 +57,14 @@ class Work:
         return _differing(before, json.loads(json.dumps(made_with)))
 
     def note(self, stage, made_with, keep):
-        """Write down what a stage is about to be made with; unless `keep` and nothing differs, what it made before goes."""
+        """Write down what a stage is about to be made with.
+
+        What it made before is removed, unless `keep` and the settings are the same.
+        """
         if not keep or self.differing(stage, made_with):
             self.file(stage).unlink(missing_ok=True)
-        note = self.folder / f"{stage}.json"
-        partial = note.with_name(f".{note.name}.{os.getpid()}")
-        partial.write_text(json.dumps(made_with, indent=1))
-        os.replace(partial, note)
+        with atomic(self.folder / f"{stage}.json") as temporary:
+            temporary.write_text(json.dumps(made_with, indent=1))
 
 
 def _differing(before, now, prefix=""):
@@ -79,7 +79,8 @@ def _differing(before, now, prefix=""):
 
 
 def check_output(folder, need):
-    """Raise ShapeError unless `folder` is free or an earlier run's, and the disk has `need` bytes for it."""
+    """Raise ShapeError unless `folder` is free or an earlier run's, and the disk has `need` bytes.
+    """
     folder = Path(folder)
     ours = (folder / "work").is_dir() or (folder / "report.json").is_file()
     if folder.is_dir() and any(folder.iterdir()) and not ours:

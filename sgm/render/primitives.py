@@ -1,4 +1,7 @@
-"""Building blocks of the procedural family: lofted shapes with painted cells, all unchanged by half a turn about z."""
+"""Building blocks of procedural objects: lofted shapes with painted cells.
+
+All are unchanged by half a turn about z.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,24 +15,27 @@ SIDE, END = 0, 1
 
 @dataclass(frozen=True)
 class Paint:
-    """Colours (side, end, top, accent) and the pattern they form: plain, bands, two_tone, stripes, checker, halves
-    or panel.  columns: cells along a long side.  Cells are counted anticlockwise, so half a turn keeps any pattern."""
+    """Colors (side, end, top, accent) and the pattern they form.
+
+    pattern: plain, bands, two_tone, stripes, checker, halves or panel. columns: cells along a long
+    side. Cells are counted counterclockwise, so half a turn keeps any pattern.
+    """
     colors: dict[str, np.ndarray]
     pattern: str = "plain"
     columns: int = 4
 
     @property
     def cells(self) -> int:
-        """Cells along one long side."""
+        """Return the number of cells along one long side."""
         return {"stripes": self.columns, "checker": self.columns, "halves": 2, "panel": 3}.get(self.pattern, 1)
 
     @property
     def rows(self) -> int:
-        """Cells in height."""
+        """Return the number of cells in height."""
         return {"bands": 3, "two_tone": 2, "checker": 2, "panel": 3}.get(self.pattern, 1)
 
     def color(self, face: int, cell: int, row: int) -> np.ndarray:
-        """Colour of one cell: face SIDE or END, cell counted along it, row from below."""
+        """Return the color of one cell: face SIDE or END, cell counted along it, row from below."""
         accent = {"bands": row == 1, "two_tone": row == 0, "stripes": face == SIDE and cell % 2 == 1,
                   "checker": (cell + row) % 2 == 1, "halves": face == SIDE and cell == 1,
                   "panel": face == SIDE and cell == 1 and row == 1}.get(self.pattern, False)
@@ -38,25 +44,28 @@ class Paint:
 
 @dataclass(frozen=True)
 class Section:
-    """A closed outline in [-1, 1]^2, anticlockwise: points (N, 2), and per edge its face (SIDE, END) and cell."""
+    """A closed outline in [-1, 1]^2, counterclockwise.
+
+    points: (N, 2); per edge its face (SIDE, END) and cell.
+    """
     points: np.ndarray
     face: np.ndarray
     cell: np.ndarray
 
 
 def section(kind: str, paint: Paint) -> Section:
-    """Outline 'box', 'ellipse' or 'squircle', cut at the paint's cells."""
+    """Return the outline 'box', 'ellipse' or 'squircle', cut at the paint's cells."""
     points, face, cell = [], [], []
     if kind == "box":
         corners = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)], float)
         for k in range(4):
-            count = paint.cells if k % 2 else 1       # edge 0 is the +x end, edge 1 the +y side, ...
+            count = paint.cells if k % 2 else 1  # edge 0 is the +x end, edge 1 the +y side, ...
             for c in range(count):
                 points.append(corners[k] + (corners[(k + 1) % 4] - corners[k]) * c / count)
                 face.append(SIDE if k % 2 else END)
                 cell.append(c)
         return Section(np.array(points), np.array(face), np.array(cell))
-    end = np.radians(42)                              # an end covers this much to either side of the x axis
+    end = np.radians(42)  # an end covers this much to either side of the x axis
     for k in range(4):
         count = paint.cells if k % 2 else 1
         first, last = ((-end, end), (end, np.pi - end))[k % 2]
@@ -73,7 +82,10 @@ def section(kind: str, paint: Paint) -> Section:
 
 
 def loft(outline: Section, rings: list[tuple[float, float, float]], paint: Paint) -> Mesh:
-    """The outline drawn through rings (z, scale x, scale y) from below, closed with caps in the top colour."""
+    """Return the outline drawn through rings from below, closed with caps in the top color.
+
+    rings: (z, scale x, scale y).
+    """
     z = np.array([r[0] for r in rings], float)
     # Rings are added at the row borders, so that a row ends where it should.
     cuts = z[0] + (z[-1] - z[0]) * np.arange(1, paint.rows) / paint.rows
@@ -92,10 +104,10 @@ def loft(outline: Section, rings: list[tuple[float, float, float]], paint: Paint
             vertices += [a, b, c, a, c, d]
             colors += [paint.color(outline.face[i], outline.cell[i], row)] * 6
     for j, turn in ((0, -1), (len(every) - 1, 1)):
-        centre = np.array([0, 0, every[j]])
+        center = np.array([0, 0, every[j]])
         for i in range(n):
             a, b = (grid[j, i], grid[j, (i + 1) % n])[::turn]
-            vertices += [centre, a, b]
+            vertices += [center, a, b]
             colors += [paint.colors["top"]] * 3
     vertices, colors = np.array(vertices), np.array(colors, np.float32)
     faces = np.arange(len(vertices)).reshape(-1, 3)
@@ -105,12 +117,18 @@ def loft(outline: Section, rings: list[tuple[float, float, float]], paint: Paint
 
 
 def box(x: float, y: float, height: float, paint: Paint, *, top=(1.0, 1.0), bottom=(1.0, 1.0)) -> Mesh:
-    """A box of half sizes x, y standing on z = 0, tapered to the factors `top` and `bottom` of them."""
+    """Return a box of half sizes x, y standing on z = 0, tapered.
+
+    top, bottom: factors on the half sizes there.
+    """
     return loft(section("box", paint), [(0, x * bottom[0], y * bottom[1]), (height, x * top[0], y * top[1])], paint)
 
 
 def rotated(mesh: Mesh, degrees: float, axis: int = 2) -> Mesh:
-    """The mesh turned about a coordinate axis (0 x, 1 y, 2 z), anticlockwise seen from the axis' positive end."""
+    """Return the mesh turned about a coordinate axis (0 x, 1 y, 2 z).
+
+    The turn is counterclockwise seen from the axis' positive end.
+    """
     a, b = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.eye(4)
     matrix[a, a] = matrix[b, b] = np.cos(np.radians(degrees))
@@ -120,12 +138,12 @@ def rotated(mesh: Mesh, degrees: float, axis: int = 2) -> Mesh:
 
 
 def shifted(mesh: Mesh, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Mesh:
-    """The mesh moved by (x, y, z)."""
+    """Return the mesh moved by (x, y, z)."""
     matrix = np.eye(4)
     matrix[:3, 3] = x, y, z
     return mesh.transformed(matrix)
 
 
 def with_half_turn(mesh: Mesh) -> list[Mesh]:
-    """The part and its copy half a turn about z away."""
+    """Return the part and its copy half a turn about z away."""
     return [mesh, rotated(mesh, 180)]

@@ -1,9 +1,9 @@
-"""A family of toy objects for training and testing a small SV3D: `make_object(seed)`, the same object for ever.
+"""Procedural objects to train and test a small SV3D, deterministic across numpy versions.
 
-Every object is unchanged by half a turn about the vertical axis, so what the input view hides follows from what it
-shows.  It is long and narrow, its long sides and its ends have different colours, and it is seen three-quarter in the
-input view, so its silhouette and its colours change much with the azimuth: the mean of an orbit is a poor guess, and
-so is the right orbit at wrong azimuths.
+Every object is unchanged by half a turn about the vertical axis, so what the input view hides
+follows from what it shows. It is long and narrow, its long sides and its ends have different
+colors, and it is seen three-quarter in the input view, so its silhouette and its colors change much
+with the azimuth: the mean of an orbit is a poor guess, and so is the right orbit at wrong azimuths.
 """
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from sgm.render.primitives import Paint, box, loft, rotated, section, shifted, w
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit
 
-TRAIN_SEEDS = range(0, 100_000)
-HELD_BACK_SEEDS = range(1_000_000, 1_000_016)   # never trained on: what the small model's figures are measured on
 RADIUS = 0.5
 
-# sRGB-coded, saturated, none near the white of the background.  Grouped by lightness: neighbours of one object come
-# from different groups, so that sides and ends differ in lightness as well as in hue.
+# sRGB-coded, saturated, none near the white of the background. Grouped by lightness: neighbors of
+# one object come from different groups, so that sides and ends differ in lightness as well as in
+# hue.
 DARK = np.array([(0.13, 0.20, 0.55), (0.45, 0.10, 0.38), (0.10, 0.34, 0.22), (0.42, 0.20, 0.12), (0.17, 0.17, 0.22)])
 MIDDLE = np.array([(0.86, 0.16, 0.16), (0.12, 0.45, 0.85), (0.18, 0.58, 0.26), (0.58, 0.24, 0.72), (0.90, 0.25, 0.52)])
 LIGHT = np.array([(0.98, 0.80, 0.16), (0.98, 0.58, 0.16), (0.36, 0.80, 0.88), (0.62, 0.84, 0.24), (0.98, 0.62, 0.68)])
 
 
 def make_object(seed: int) -> Mesh:
-    """One toy object (50-2000 triangles): farthest point 0.5 from the origin, z up, unchanged by half a turn.
+    """Return one procedural object (50-2000 triangles).
 
-    Its long axis stands 20-70 degrees, either way, from the line of sight of the input camera (azimuth 0).
+    Its farthest point is 0.5 from the origin, z is up, and half a turn leaves it unchanged. Its
+    long axis stands 20-70 degrees, either way, from the line of sight of the input camera (azimuth
+    0).
     """
-    rng = np.random.RandomState(seed)     # numpy promises this stream for ever; the newer Generator's may change
+    # numpy guarantees this stream; the newer Generator's may change
+    rng = np.random.RandomState(seed)
     colors = _palette(rng)
     kind = rng.choice(len(_KINDS), p=_SHARES)
     mesh = merge(_KINDS[kind](rng, colors))
@@ -40,19 +42,29 @@ def make_object(seed: int) -> Mesh:
 
 
 def render_clip(source: int | Mesh, orbit: Orbit, size: int, *, supersample: int = 2) -> np.ndarray:
-    """Views of a procedural object (by seed) or of a mesh -> (T, size, size, 3) uint8 sRGB on white."""
+    """Return views of a procedural object (by seed) or of a mesh on white.
+
+    They are (T, size, size, 3) uint8 sRGB.
+    """
     mesh = source if isinstance(source, Mesh) else make_object(source)
     return on_white(render_views(mesh, orbit.poses(DISTANCE), size, FOV_DEG, supersample=supersample, lighting=SOFT))
 
 
 def on_white(rgba: np.ndarray) -> np.ndarray:
-    """(..., 4) uint8 straight alpha -> (..., 3) uint8, composited on white as stored (sRGB-coded)."""
+    """Return (..., 4) uint8 straight alpha composited on white, (..., 3) uint8.
+
+    Values are composited as stored (sRGB-coded).
+    """
     rgb, alpha = rgba[..., :3].astype(np.uint32), rgba[..., 3:].astype(np.uint32)
     return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _palette(rng) -> dict[str, np.ndarray]:
-    """side, end and top: from different lightness groups, side and end far apart; accent: from what is left."""
+    """Return the colors of side, end, top and accent.
+
+    Side, end and top come from different lightness groups, side and end far apart; the accent comes
+    from the rest.
+    """
     groups = [DARK, MIDDLE, LIGHT]
     while True:
         side, end, top = (groups[k][rng.randint(len(groups[k]))] for k in rng.permutation(3))
@@ -65,17 +77,20 @@ def _palette(rng) -> dict[str, np.ndarray]:
 
 
 def _fitted(mesh: Mesh) -> Mesh:
-    """Moved along z to the least bounding sphere, then scaled to RADIUS.  (x and y are centred by the symmetry.)"""
+    """Return the mesh moved along z to the least bounding sphere, then scaled to RADIUS.
+
+    x and y are centered by the symmetry.
+    """
     p = mesh.vertices.astype(np.float64)
     low, high = p[:, 2].min(), p[:, 2].max()
-    for _ in range(60):     # the farthest distance is a convex function of the centre
+    for _ in range(60):     # the farthest distance is a convex function of the center
         a, b = low + (high - low) / 3, high - (high - low) / 3
         far = [((p - (0, 0, z)) ** 2).sum(1).max() for z in (a, b)]
         low, high = (low, b) if far[0] < far[1] else (a, high)
-    centre = (low + high) / 2
-    scale = RADIUS / np.sqrt(((p - (0, 0, centre)) ** 2).sum(1).max())
+    center = (low + high) / 2
+    scale = RADIUS / np.sqrt(((p - (0, 0, center)) ** 2).sum(1).max())
     matrix = np.diag([scale, scale, scale, 1.0])
-    matrix[2, 3] = -centre * scale
+    matrix[2, 3] = -center * scale
     return mesh.transformed(matrix)
 
 
@@ -89,12 +104,12 @@ def _paint(rng, colors, patterns=tuple(_PATTERNS)) -> Paint:
 
 
 def _swapped(colors) -> dict[str, np.ndarray]:
-    """The palette of an upper storey: sides and ends change places with top and accent."""
+    """Return the palette of an upper storey: sides and ends change places with top and accent."""
     return {"side": colors["top"], "end": colors["accent"], "top": colors["side"], "accent": colors["end"]}
 
 
 def _long_body(rng, paint, height, shape=None, width=None):
-    """A body of length 2 (x from -1 to 1) on z = 0, and its half width."""
+    """Return a body of length 2 (x from -1 to 1) on z = 0, and its half width."""
     width = rng.uniform(0.36, 0.5) if width is None else width
     shape = shape or rng.choice(("box", "ellipse", "rounded", "hull", "frustum", "capsule"))
     if shape == "box":
@@ -117,7 +132,7 @@ def _long_body(rng, paint, height, shape=None, width=None):
 
 
 def _vehicle(rng, colors):
-    """A car, bus, engine or lorry: body, cabin, wheels."""
+    """Return a car, bus, engine or truck: body, cabin, wheels."""
     height = rng.uniform(0.35, 0.75)
     body, width = _long_body(rng, _paint(rng, colors), height, rng.choice(("box", "hull", "frustum", "rounded")))
     parts = [shifted(body, z=0.16)]
@@ -129,14 +144,14 @@ def _vehicle(rng, colors):
     tyre = Paint({**colors, "side": DARK[4], "top": colors["accent"], "end": DARK[4]}, "plain")
     wheel = loft(section("ellipse", tyre), [(0, radius, radius), (0.16, radius, radius)], tyre)
     for x in (-0.6, 0.6):
-        # the disc's axis is y; its cap in the accent colour looks outwards
+        # the disc's axis is y; its cap in the accent color looks outwards
         standing = rotated(wheel, -90, axis=0)
         parts += with_half_turn(shifted(standing, x=x, y=width - 0.04, z=radius))
     return parts
 
 
 def _house(rng, colors):
-    """A long house or barn: walls, a roof, chimneys at the ends or across the corners."""
+    """Return a long house or barn: walls, a roof, chimneys at the ends or across the corners."""
     height = rng.uniform(0.5, 1.0)
     body, width = _long_body(rng, _paint(rng, colors), height, "box")
     over, rise = rng.uniform(1.0, 1.15), rng.uniform(0.35, 0.7)
@@ -151,7 +166,7 @@ def _house(rng, colors):
 
 
 def _tower(rng, colors):
-    """One to three storeys that shrink, each of its own shape."""
+    """Return one to three storeys that shrink, each of its own shape."""
     parts, z, scale, palette = [], 0.0, 1.0, colors
     for _ in range(rng.choice((1, 2, 3), p=(0.2, 0.55, 0.25))):
         height = rng.uniform(0.45, 0.9)
@@ -163,21 +178,22 @@ def _tower(rng, colors):
 
 
 def _plane(rng, colors):
-    """A flying thing: long body, two wings, fins at both ends."""
+    """Return a flying thing: long body, two wings, fins at both ends."""
     height = rng.uniform(0.4, 0.55)
     body, width = _long_body(rng, _paint(rng, colors, ("plain", "bands", "two_tone", "stripes")), height,
                              rng.choice(("capsule", "rounded", "ellipse")), rng.uniform(0.26, 0.36))
     wing_paint = Paint({k: colors["accent"] for k in colors}, "plain")
     span, chord = rng.uniform(0.5, 0.8), rng.uniform(0.22, 0.34)
     wing = box(chord, span / 2, 0.12, wing_paint)
-    swirl = rng.choice((0.0, 0.0, 0.3, -0.3))     # one wing forward, the other back: half a turn keeps it
+    # one wing forward, the other back: half a turn keeps it
+    swirl = rng.choice((0.0, 0.0, 0.3, -0.3))
     parts = [body, *with_half_turn(shifted(wing, x=swirl, y=width * 0.7 + span / 2, z=height * 0.4))]
     fin = box(0.2, 0.07, rng.uniform(0.45, 0.7), Paint({k: colors["top"] for k in colors}, "plain"), top=(0.6, 1))
     return parts + with_half_turn(shifted(fin, x=0.72, z=height * 0.6))
 
 
 def _creature(rng, colors):
-    """An upright slab body with a head and a pair of arms along the long axis."""
+    """Return an upright slab body with a head and a pair of arms along the long axis."""
     height = rng.uniform(1.0, 1.7)
     body, width = _long_body(rng, _paint(rng, colors), height, rng.choice(("box", "ellipse", "rounded", "frustum")))
     head_paint = Paint(_swapped(colors), str(rng.choice(("plain", "two_tone", "halves"))))
@@ -189,7 +205,7 @@ def _creature(rng, colors):
 
 
 def _arch(rng, colors):
-    """A bridge or table: two piers at the ends, a deck over them, perhaps something on top."""
+    """Return a bridge or table: two piers at the ends, a deck, perhaps something on top."""
     height, width, pier = rng.uniform(0.6, 1.0), rng.uniform(0.36, 0.5), rng.uniform(0.2, 0.32)
     leg = box(pier, width, height, _paint(rng, colors, ("plain", "bands", "two_tone")))
     deck = box(1.05, width * 1.1, rng.uniform(0.25, 0.4), _paint(rng, _swapped(colors)))
@@ -201,7 +217,10 @@ def _arch(rng, colors):
 
 
 def _pot(rng, colors):
-    """A vase, teapot or lamp: an oval body of varying girth with a pair of handles along the long axis."""
+    """Return a vase, teapot or lamp: an oval body of varying girth with two handles.
+
+    The handles lie along the long axis.
+    """
     paint = _paint(rng, colors, ("bands", "two_tone", "stripes", "halves", "plain"))
     height, width = rng.uniform(1.0, 1.6), rng.uniform(0.38, 0.5)
     girth = np.clip(rng.uniform(0.45, 1.0, 4), 0, 1)

@@ -1,11 +1,13 @@
-"""A z-buffer triangle renderer with exact pinhole cameras: training and evaluation orbits are made with it.
+"""A z-buffer triangle renderer with exact pinhole cameras, for training and evaluation orbits.
 
-Rasterisation is by homogeneous edge functions (Olano and Greer, "Triangle scan conversion using 2D homogeneous
-coordinates", 1997).  For a pixel ray d = (x, y, -1) and camera-space corners v0, v1, v2, e_i = (v_j x v_k) . d is
-proportional to the barycentric weight of corner i in SPACE: interpolation is perspective-correct without a division
-per attribute, and a triangle that crosses the camera plane needs no clipping.
+Rasterization is by homogeneous edge functions (Olano and Greer, "Triangle scan conversion using 2D
+homogeneous coordinates", 1997). For a pixel ray d = (x, y, -1) and camera-space corners v0, v1, v2,
+e_i = (v_j x v_k) . d is proportional to the barycentric weight of corner i in SPACE: interpolation
+is perspective-correct without a division per attribute, and a triangle that crosses the camera
+plane needs no clipping.
 
-Colours are given sRGB-coded, shaded and averaged over the supersamples in linear light, and written sRGB-coded.
+Colors are given sRGB-coded, shaded and averaged over the supersamples in linear light, and written
+sRGB-coded.
 """
 from __future__ import annotations
 
@@ -17,14 +19,16 @@ from numba import njit
 from sgm.geometry.mesh import Mesh, linear_from_srgb
 
 NEAR = 1e-3          # nearest visible z-depth, world units
-TEXELS_PER_SAMPLE = 3  # textures are halved (box filter) while they have more texels per side than this times samples
+# textures are halved (box filter) while they have more texels per side than this times samples
+TEXELS_PER_SAMPLE = 3
 
 
 @dataclass(frozen=True)
 class Lighting:
-    """Lambert lights fixed in the world; the sum is the factor on the (linear) surface colour, clipped at 1.
+    """Lambert lights fixed in the world.
 
-    Directions point from the object to the light and are normalised here; strengths are factors.
+    Their sum is the factor on the (linear) surface color, clipped at 1. Directions point from the
+    object to the light and are normalized here; strengths are factors.
     """
     ambient: float = 0.42
     key: float = 0.46
@@ -34,7 +38,7 @@ class Lighting:
     sky: float = 0.10      # times (1 + n_z) / 2
 
     def packed(self) -> np.ndarray:
-        """(10,) float64: ambient, sky, key, its unit direction, fill, its unit direction."""
+        """Return (10,) float64: ambient, sky, key, its unit direction, fill, its unit direction."""
         key, fill = (np.asarray(d, np.float64) / np.linalg.norm(d) for d in (self.key_direction, self.fill_direction))
         return np.concatenate([[self.ambient, self.sky, self.key], key, [self.fill], fill])
 
@@ -46,7 +50,7 @@ SOFT = Lighting(ambient=0.62, key=0.26, key_direction=(0.45, -0.40, 0.80), fill=
 
 @dataclass(frozen=True)
 class Packed:
-    """A mesh in the flat arrays the kernels read; made once by `pack`, rendered from many cameras."""
+    """A mesh in the flat arrays that the kernels read, made by `pack` for many cameras."""
     vertices: np.ndarray      # (V, 3) float64, world
     faces: np.ndarray         # (F, 3) int32
     normals: np.ndarray       # (V, 3) float32, unit
@@ -54,7 +58,8 @@ class Packed:
     uv: np.ndarray            # (V, 2) float32, v up
     face_material: np.ndarray  # (F,) int32
     factor: np.ndarray        # (M, 4) float32, linear RGB and alpha
-    texture: np.ndarray       # (M, 3) int64: first texel in `texels`, width, height; width 0 = no texture
+    # (M, 3) int64: first texel in `texels`, width, height; width 0 = no texture
+    texture: np.ndarray
     cutoff: np.ndarray        # (M,) float32: samples of less alpha are holes; 0 = opaque
     texels: np.ndarray        # (N, 4) float32, linear RGB and alpha
 
@@ -88,7 +93,10 @@ def pack(mesh: Mesh, samples: int) -> Packed:
 
 @njit(cache=True, inline="always")
 def _texel(texels, first, width, height, u, v):
-    """Bilinear, repeating texture sample: linear RGB and alpha.  Image rows run down, v runs up."""
+    """Return a bilinear, repeating texture sample: linear RGB and alpha.
+
+    Image rows run down, v runs up.
+    """
     x, y = u * width - 0.5, (1.0 - v) * height - 0.5
     x0, y0 = int(np.floor(x)), int(np.floor(y))
     fx, fy = x - x0, y - y0
@@ -101,12 +109,15 @@ def _texel(texels, first, width, height, u, v):
 
 
 @njit(cache=True)
-def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, samples, focal, near):
-    """Nearest triangle per sample: z-depth (inf = none), face (-1 = none), weights of corners 1 and 2."""
+def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, samples, focal, near):
+    """Return the nearest triangle per sample: z-depth, face, weights of corners 1 and 2.
+
+    Where nothing is seen z-depth is inf and face -1.
+    """
     depth = np.full((samples, samples), np.inf)
     face = np.full((samples, samples), -1, np.int32)
     weights = np.zeros((samples, samples, 2), np.float32)
-    centre = samples / 2.0
+    center = samples / 2.0
     for f in range(faces.shape[0]):
         i0, i1, i2 = faces[f, 0], faces[f, 1], faces[f, 2]
         ax, ay, az = view[i0, 0], view[i0, 1], view[i0, 2]
@@ -115,14 +126,16 @@ def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, s
         if az > -near and bz > -near and cz > -near:
             continue
         x_low, x_high, y_low, y_high = 0, samples - 1, 0, samples - 1
-        if az < -near and bz < -near and cz < -near:   # else it crosses the near plane: the whole image is searched
+        # else it crosses the near plane: the whole image is searched
+        if az < -near and bz < -near and cz < -near:
             pa, pb, pc = -ax / az, -bx / bz, -cx / cz
             qa, qb, qc = ay / az, by / bz, cy / cz
-            x_low = max(0, int(np.floor(focal * min(pa, pb, pc) + centre - 0.5)))
-            x_high = min(samples - 1, int(np.ceil(focal * max(pa, pb, pc) + centre - 0.5)))
-            y_low = max(0, int(np.floor(focal * min(qa, qb, qc) + centre - 0.5)))
-            y_high = min(samples - 1, int(np.ceil(focal * max(qa, qb, qc) + centre - 0.5)))
-        # Shared edges give exactly opposite products in both triangles, and the test is inclusive: no cracks.
+            x_low = max(0, int(np.floor(focal * min(pa, pb, pc) + center - 0.5)))
+            x_high = min(samples - 1, int(np.ceil(focal * max(pa, pb, pc) + center - 0.5)))
+            y_low = max(0, int(np.floor(focal * min(qa, qb, qc) + center - 0.5)))
+            y_high = min(samples - 1, int(np.ceil(focal * max(qa, qb, qc) + center - 0.5)))
+        # Shared edges give exactly opposite products in both triangles, and the test is inclusive:
+        # no cracks.
         ux, uy, uz = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
         vx, vy, vz = cy * az - cz * ay, cz * ax - cx * az, cx * ay - cy * ax
         wx, wy, wz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
@@ -134,9 +147,9 @@ def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, s
             ux, uy, uz, vx, vy, vz, wx, wy, wz = -ux, -uy, -uz, -vx, -vy, -vz, -wx, -wy, -wz
         material = face_material[f]
         for row in range(y_low, y_high + 1):
-            y = (centre - row - 0.5) / focal
+            y = (center - row - 0.5) / focal
             for col in range(x_low, x_high + 1):
-                x = (col + 0.5 - centre) / focal
+                x = (col + 0.5 - center) / focal
                 e0 = ux * x + uy * y - uz
                 e1 = vx * x + vy * y - vz
                 e2 = wx * x + wy * y - wz
@@ -165,11 +178,12 @@ def rasterise(view, faces, uv, face_material, factor, texture, cutoff, texels, s
 
 @njit(cache=True, inline="always")
 def _facing_normal(normals, vertices, eye, i0, i1, i2, r, s, t):
-    """Interpolated unit normal, turned to the side of the surface the camera sees."""
+    """Return the interpolated unit normal, turned to the side that the camera sees."""
     x = r * normals[i0, 0] + s * normals[i1, 0] + t * normals[i2, 0]
     y = r * normals[i0, 1] + s * normals[i1, 1] + t * normals[i2, 1]
     z = r * normals[i0, 2] + s * normals[i1, 2] + t * normals[i2, 2]
-    # Which side is seen is the flat triangle's business: an interpolated normal may lean past the horizon.
+    # Which side is seen is the flat triangle's business: an interpolated normal may lean past the
+    # horizon.
     px, py, pz = vertices[i1, 0] - vertices[i0, 0], vertices[i1, 1] - vertices[i0, 1], vertices[i1, 2] - vertices[i0, 2]
     qx, qy, qz = vertices[i2, 0] - vertices[i0, 0], vertices[i2, 1] - vertices[i0, 1], vertices[i2, 2] - vertices[i0, 2]
     gx, gy, gz = py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx
@@ -184,7 +198,10 @@ def _facing_normal(normals, vertices, eye, i0, i1, i2, r, s, t):
 @njit(cache=True)
 def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, factor, texture, texels, light, eye,
            supersample, out):
-    """Fill `out` (H, W, 4) uint8 from the sample buffers: straight alpha, RGB 255 where nothing is seen."""
+    """Fill `out` (H, W, 4) uint8 from the sample buffers.
+
+    It has straight alpha, and RGB 255 where nothing is seen.
+    """
     size = out.shape[0]
     for row in range(size):
         for col in range(size):
@@ -227,21 +244,22 @@ def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, f
 
 
 def _buffers(packed: Packed, camera_to_world: np.ndarray, samples: int, fov_deg: float):
-    """z-depth, face and weights of every sample, and the eye point."""
+    """Return z-depth, face and weights of every sample, and the eye point."""
     rotation, eye = np.asarray(camera_to_world, np.float64)[:3, :3], np.asarray(camera_to_world, np.float64)[:3, 3]
     view = np.ascontiguousarray((packed.vertices - eye) @ rotation)
     focal = 0.5 * samples / np.tan(np.radians(fov_deg) / 2)
-    buffers = rasterise(view, packed.faces, packed.uv, packed.face_material, packed.factor, packed.texture,
+    buffers = rasterize(view, packed.faces, packed.uv, packed.face_material, packed.factor, packed.texture,
                          packed.cutoff, packed.texels, samples, focal, NEAR)
     return *buffers, np.ascontiguousarray(eye)
 
 
 def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *, supersample: int = 2,
                  lighting: Lighting = STUDIO) -> np.ndarray:
-    """Render a mesh from several cameras -> (T, size, size, 4) uint8, sRGB with straight alpha.
+    """Return renders of a mesh from several cameras, (T, size, size, 4) uint8.
 
-    cameras: (T, 4, 4) OpenGL camera-to-world (x right, y up, looks along -z), world units of the mesh; the principal
-    point is the image centre and pixel centres lie at +0.5.  Where alpha is 0, RGB is 255.
+    They are sRGB with straight alpha. cameras: (T, 4, 4) OpenGL camera-to-world (x right, y up,
+    looks along -z), world units of the mesh; the principal point is the image center and pixel
+    centers lie at +0.5. Where alpha is 0, RGB is 255.
     """
     packed = pack(mesh, size * supersample)
     light = lighting.packed()
@@ -255,9 +273,10 @@ def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *, 
 
 def render_geometry(mesh: Mesh, camera_to_world: np.ndarray, size: int,
                     fov_deg: float) -> tuple[np.ndarray, np.ndarray]:
-    """One centre ray per pixel -> z-depth (size, size) float32 and world normals (size, size, 3) float32.
+    """Return z-depth (size, size) float32 and world normals (size, size, 3) float32.
 
-    Depth is along the optical axis in world units; normals are unit and face the camera; both are 0 where nothing is.
+    One ray goes through the center of each pixel. Depth is along the optical axis in world units;
+    normals are unit and face the camera; both are 0 where nothing is.
     """
     packed = pack(mesh, size)
     depth, face, weights, eye = _buffers(packed, camera_to_world, size, fov_deg)

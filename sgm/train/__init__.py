@@ -1,1 +1,1 @@
-"""Training: data, objective, one optimiser step, checkpoints."""
+"""Training: data, losses, one optimizer step, checkpoints."""

@@ -1,8 +1,8 @@
-"""From a recipe to the parts of its run."""
+"""Builds the parts of a run from its recipe."""
 from dataclasses import replace
 
 from sgm.train.batches import DiffusionBatches, ViewBatches, val_count
-from sgm.train.clip_whitening import tell_apart
+from sgm.train.clip_whitening import whiten_image_tokens
 from sgm.train.data import cache_memo, open_data, read_clips
 from sgm.train.decoder_targets import DecoderBatches, Predictions
 from sgm.train.initial_weights import start
@@ -10,32 +10,37 @@ from sgm.train.run.plan import check_fit
 from sgm.train.trainer import Trainer
 
 
-def build(spec, recipe, init, progress, rank=0, world=1):
-    """-> (Trainer, a sentence on its weights). `init`: see `sgm.train.initial_weights.start`; progress(iterable, description) wraps
-    long loops; rank, world: see `Trainer`. Encodes the clips that are not in the cache yet. Raises InputError."""
+def build(spec, recipe, init, progress, rank=0, world_size=1):
+    """Return (Trainer, a sentence on where its weights come from).
+
+    `init`: see `sgm.train.initial_weights.start`; progress(iterable, description) wraps long loops;
+    rank, world_size: see `Trainer`. Encodes the clips that are not in the cache yet. Raises
+    InputError.
+    """
     check_fit(spec, recipe)
     if recipe.task == "autoencoder":
         (clips, _), (val, _) = read_clips(recipe, spec, cache_memo(recipe))
-        batches = ViewBatches(recipe, clips, spec)      # before the weights: a crop that cannot be is told at once
-        held_back = val and ViewBatches(recipe, val, spec)
+        batches = ViewBatches(recipe, clips, spec)  # before the weights: a wrong crop fails at once
+        held_out = val and ViewBatches(recipe, val, spec)
         engine, origin = start(spec, init, recipe.seed)
         if init is None:
-            tell_apart(engine, clips)
+            whiten_image_tokens(engine, clips)
     elif recipe.task == "decoder":
         engine, origin = start(spec, init, recipe.seed)
-        batches, held_back = (examples and decoder_batches(recipe, engine, examples, progress)
-                              for examples in open_data(recipe, engine, progress, rank, world))
+        batches, held_out = (examples and decoder_batches(recipe, engine, examples, progress)
+                              for examples in open_data(recipe, engine, progress, rank, world_size))
     else:
         engine, origin = start(spec, init, recipe.seed)
-        examples, val = open_data(recipe, engine, progress, rank, world)
-        batches = DiffusionBatches(recipe, examples, recipe.accumulate * world)
+        examples, val = open_data(recipe, engine, progress, rank, world_size)
+        batches = DiffusionBatches(recipe, examples, recipe.accumulate * world_size)
         # every clip as it is sampled: with its condition, whole, in order
-        held_back = val and DiffusionBatches(replace(recipe, drop_condition=0.0, roam=0.0, frames=0), val,
+        held_out = val and DiffusionBatches(replace(recipe, drop_condition=0.0, roam=0.0, frames=0), val,
                                              val_count(recipe, val))
-    return Trainer(engine, recipe, batches, held_back, rank, world), origin
+    return Trainer(engine, recipe, batches, held_out, rank, world_size), origin
 
 
 def decoder_batches(recipe, engine, examples, progress):
-    """DecoderBatches of these clips, predicted now."""
-    crops = ViewBatches(recipe, examples.clips, engine.spec)    # a crop that cannot be is told before anything is predicted
+    """Return DecoderBatches of these clips, which are predicted now."""
+    # before the predictions: a wrong crop fails at once
+    crops = ViewBatches(recipe, examples.clips, engine.spec)
     return DecoderBatches(recipe, Predictions(recipe, engine, examples, progress), crops)

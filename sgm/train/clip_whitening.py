@@ -1,8 +1,9 @@
-"""Tokens that tell images apart, of an image tower that was never trained.
+"""Whitens the output of an untrained CLIP image tower.
 
-A published CLIP was taught to; the tower of a small model stays as it was drawn, and such a one gives nearly the same
-token for every image (their differences have 5 % of their length, measured on toys). The network then learns what an object
-looks like many times slower. The tower's last layer can mend that without training.
+A published CLIP is trained to tell images apart. The tower of a small model keeps its random
+weights, and gives nearly the same token for every image (their differences have 5 % of their
+length, measured on procedural objects). The network then learns many times slower what an object
+looks like. The tower's last layer can correct that without training.
 """
 from contextlib import suppress
 
@@ -12,13 +13,16 @@ from mindspore import Tensor
 from sgm.common.errors import InputError
 from sgm.train.data.examples import Encoders
 
-IMAGES = 512            # of that many the tokens' mean and axes are taken
-FLOOR = 0.002           # of the whole variance: an axis of less is not stretched to the same length as the others
+IMAGES = 512            # largest number of images whose tokens give the mean and axes
+FLOOR = 0.002           # share of the whole variance below which an axis is stretched less
 
 
 def whiten(tokens, floor=FLOOR):
-    """Tokens (N, D) -> mean (D,) and A (D, D), float64: (tokens - mean) A has the principal axes of the tokens as columns,
-    each of variance v / (v + floor * sum of all v), largest first. A is zero if all tokens are the same."""
+    """Return mean (D,) and A (D, D), float64, that whiten tokens (N, D).
+
+    (tokens - mean) A has the principal axes of the tokens as columns, each of variance v / (v +
+    floor * sum of all v), largest first. A is zero if all tokens are the same.
+    """
     tokens = np.asarray(tokens, np.float64)
     mean = tokens.mean(0)
     variance, axes = np.linalg.eigh(np.cov((tokens - mean).T, bias=True))
@@ -28,12 +32,15 @@ def whiten(tokens, floor=FLOOR):
     return mean, axes / np.sqrt(variance + floor * variance.sum())
 
 
-def tell_apart(engine, clips):
-    """Set the last layer of the engine's image tower so that its tokens of `clips` (a `Clips`; the condition views of up to
-    IMAGES of them) are whitened: `ln_post.bias` takes their mean away, `proj` turns and stretches what is left."""
+def whiten_image_tokens(engine, clips):
+    """Set the last layer of the engine's image tower so that its tokens of `clips` are whitened.
+
+    `clips`: a `Clips`, of which the condition views of up to IMAGES are used. `ln_post.bias`
+    subtracts their mean, `proj` turns and stretches the rest.
+    """
     views = []
     for k in np.unique(np.linspace(0, len(clips) - 1, min(IMAGES, len(clips))).astype(int)):
-        with suppress(InputError):      # a clip that cannot be read is told of and counted where it is trained on
+        with suppress(InputError):      # training reports and counts unreadable clips
             views.append(clips[k].frames([0 if clips[k].angles is None else clips[k].num_views - 1]))
     if not views:
         return

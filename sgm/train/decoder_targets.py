@@ -1,7 +1,8 @@
-"""What a decoder is fitted to: latents as the UNet predicts them, beside the true views.
+"""Targets of the decoder's training: latents as the UNet predicts them, next to the true views.
 
-Where a picture does not tell what the far side looks like, predicted latents are nearly an average of what it may be. A
-decoder that was trained on encodings only, which are never averages, turns those into wrong colours.
+Where a picture does not show what the far side looks like, predicted latents are nearly an average
+of what it may be. A decoder that was trained on encodings only, which are never averages, turns
+those into wrong colors.
 """
 import hashlib
 from typing import NamedTuple
@@ -13,11 +14,15 @@ from sgm.train.batches import least_white
 from sgm.train.data.clips import hash_of
 from sgm.train.data.sources import cache_store
 
-FEWEST, MOST = 2, 8     # sampling steps of a prediction, drawn for each clip: few give averages, many what is sampled
+# Sampling steps of a prediction, drawn for each clip: few give averages, many what is sampled.
+MIN_STEPS, MAX_STEPS = 2, 8
 
 
 class Predicted(NamedTuple):
-    """One clip: the views in the network's order (T,), their encodings and their predictions, both (T, z, h, w) unscaled."""
+    """One clip: the views in the network's order (T,), their encodings and their predictions.
+
+    Encodings and predictions are (T, z, h, w), unscaled.
+    """
     index: int
     views: np.ndarray
     encoded: np.ndarray
@@ -25,13 +30,17 @@ class Predicted(NamedTuple):
 
 
 class Predictions:
-    """`Predicted` of up to recipe.predicted_clips clips of `examples` (a `sgm.train.data.examples.Examples`), each from its
-    condition view, without guidance; kept in the recipe's cache. Raises ConfigError if the UNet was never trained."""
+    """`Predicted` of up to recipe.predicted_clips clips of `examples`, kept in the recipe's cache.
+
+    examples: a `sgm.train.data.examples.Examples`. Each clip is predicted from its condition view,
+    without guidance. Raises ConfigError if the UNet was never trained.
+    """
 
     def __init__(self, recipe, engine, examples, progress):
-        if not engine.model.diffusion_model.out[2].weight.asnumpy().any():      # zero where a training begins
-            raise ConfigError("--init: found a UNet that was never trained, expected one whose predictions the decoder shall"
-                              " be fitted to (train with task: diffusion first)")
+        # zero at the start of a training
+        if not engine.model.diffusion_model.out[2].weight.asnumpy().any():
+            raise ConfigError("--init: found a UNet that was never trained, expected one to whose predictions the decoder is"
+                              " fitted (train with task: diffusion first)")
         self.examples, self.num_frames = examples, examples.num_frames
         count = min(len(examples), recipe.predicted_clips)
         store, weights = cache_store(recipe), hash_unet(engine)
@@ -40,7 +49,7 @@ class Predictions:
         shape = (self.num_frames, *examples.latent_shape)
         if store:
             store.make_room(keys, [shape] * count)
-        self.clips = [self._clip(recipe.seed, engine, index, store, key, shape)
+        self.items = [self._clip(recipe.seed, engine, index, store, key, shape)
                       for index, key in enumerate(progress(keys, "predicting clips"))]
         engine.release()
 
@@ -52,7 +61,7 @@ class Predictions:
             return Predicted(index, example.views, encoded, np.array(store.read(key)))
         condition = dict(zip(("crossattn", "concat", "vector"), self.examples.conditions(rng, [loaded], 0.0)))
         noise = rng.standard_normal(shape, dtype=np.float32)
-        z = engine.sample(noise, condition, None, steps=int(rng.integers(FEWEST, MOST + 1)),
+        z = engine.sample(noise, condition, None, steps=int(rng.integers(MIN_STEPS, MAX_STEPS + 1)),
                           guidance_scales=np.ones(self.num_frames))
         predicted = z.asnumpy() / self.examples.scale
         if store:
@@ -60,44 +69,48 @@ class Predictions:
         return Predicted(index, example.views, encoded, predicted)
 
     def __len__(self):
-        return len(self.clips)
+        return len(self.items)
 
     def frame(self, clip, place):
-        """The true view of that place, float32 (1, 3, H, W) in [-1, 1]."""
+        """Return the true view of that place, float32 (1, 3, H, W) in [-1, 1]."""
         return self.examples.clips.frames(clip.index, [clip.views[place]])
 
 
 class DecoderBatches:
-    """Crops of single views and their latents: `recipe.predicted` of them predictions, the others encodings.
+    """Crops of single views and their latents: a share of predictions, the others encodings.
 
-    orbits: `Predictions`. Raises ConfigError for crops that cannot be.
+    recipe.predicted: that share. clips: `Predictions`. Raises ConfigError for a size of crops that
+    does not fit.
     """
 
-    def __init__(self, recipe, orbits, crops):
-        """crops: a `sgm.train.batches.ViewBatches` of the same clips, whose sizes and places hold here."""
-        self.recipe, self.orbits, self.crops = recipe, orbits, crops
+    def __init__(self, recipe, clips, crops):
+        """Keep the parts.
 
-    def clips(self, number):
-        """The clips of batch `number` (from 0), one for each view."""
-        return [self.orbits.clips[clip].index for clip, _ in self._draw(number)[1]]
+        crops: a `sgm.train.batches.ViewBatches` of the same clips, whose sizes and places are used.
+        """
+        self.recipe, self.clips, self.crops = recipe, clips, crops
+
+    def clip_indices(self, number):
+        """Return the clips of batch `number` (from 0), one for each view."""
+        return [self.clips.items[clip].index for clip, _ in self._draw(number)[1]]
 
     def _draw(self, number):
         rng = np.random.default_rng([self.recipe.seed, number])
-        return rng, rng.integers((len(self.orbits), self.orbits.num_frames), size=(self.recipe.batch, 2))
+        return rng, rng.integers((len(self.clips), self.clips.num_frames), size=(self.recipe.batch, 2))
 
     def __call__(self, number):
-        """The arrays that `sgm.train.losses.DecoderLoss` takes."""
+        """Return the arrays that `sgm.train.losses.DecoderLoss` takes."""
         rng, draws = self._draw(number)
         _, height, width = self.crops.latent_shape
         factor = self.crops.size // height
-        # of whole latents: in pixels they are multiples of the factor
-        places = rng.integers(self.orbits.examples.latent_shape[1] - height + 1,
+        # places in latents: in pixels they are multiples of the factor
+        places = rng.integers(self.clips.examples.latent_shape[1] - height + 1,
                               size=(self.recipe.batch, self.crops.TRIES, 2))
         predicted = rng.random(self.recipe.batch) < self.recipe.predicted
         latents, images = [], []
         for (k, place), corners, guessed in zip(draws, places, predicted):
-            clip = self.orbits.clips[k]
-            image, (y, x) = least_white(self.orbits.frame(clip, place), factor * corners, self.crops.size)
+            clip = self.clips.items[k]
+            image, (y, x) = least_white(self.clips.frame(clip, place), factor * corners, self.crops.size)
             y, x = y // factor, x // factor
             latents.append((clip.predicted if guessed else clip.encoded)[place, :, y:y + height, x:x + width])
             images.append(image[0])
@@ -105,7 +118,7 @@ class DecoderBatches:
 
 
 def hash_unet(engine):
-    """The hash of the UNet's weights."""
+    """Return the hash of the UNet's weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in engine.model.parameters_dict().items():
         digest.update(name.encode())

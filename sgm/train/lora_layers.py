@@ -1,4 +1,7 @@
-"""Low-rank adaptation while training: attention and feed-forward layers get a trained product beside their frozen weight."""
+"""Low-rank adaptation while training: attention and feed-forward layers get a trained product.
+
+Their own weights are frozen.
+"""
 from mindspore import Tensor, nn
 
 from sgm import ops
@@ -9,7 +12,10 @@ from sgm.models.initialization import initial_weight
 
 
 class AdaptedLinear(nn.Cell):
-    """y = x W^T + b + alpha / rank (x A^T) B^T of a frozen layer: the large product's gradient is never needed."""
+    """y = x W^T + b + alpha / rank (x A^T) B^T of a frozen layer.
+
+    The gradient of the large product is never needed.
+    """
 
     def __init__(self, layer, rank, alpha):
         super().__init__()
@@ -19,6 +25,7 @@ class AdaptedLinear(nn.Cell):
         self.scale = alpha / rank
 
     def construct(self, x):
+        """Return the layer's output of rows x (N, in)."""
         return ops.linear(x, self.weight, self.bias) + self.lora_B(self.lora_A(x)) * self.scale
 
 
@@ -30,16 +37,17 @@ class AdaptedGeglu(nn.Cell):
         self.proj = AdaptedLinear(projection.proj, rank, alpha)
 
     def construct(self, x):
+        """Return the gated projection of rows x (N, in)."""
         both = self.proj(x)
         inner = both.shape[1] // 2
         return both[:, :inner] * ops.gelu(both[:, inner:])
 
 
 def attach(engine, rank, alpha, seed):
-    """Adapt the attention and feed-forward layers of an Engine's UNet; -> the new Parameters.
+    """Adapt the attention and feed-forward layers of an Engine's UNet; return the new Parameters.
 
-    Its output stays what it was: B starts at zero. Queries and keys of the attention to one token have no effect, and are
-    left alone.
+    Its output does not change: B starts at zero. Queries and keys of the attention to one token
+    have no effect and stay as they are.
     """
     for block in [cell for _, cell in engine.model.cells_and_names() if isinstance(cell, TransformerBlock)]:
         for attention, names in (block.attn1, ("to_q", "to_k", "to_v")), (block.attn2, ("to_v",)):

@@ -1,4 +1,4 @@
-"""What is minimised: the EDM loss of the video model, the reconstruction losses of the autoencoder and of its decoder."""
+"""Training losses: EDM's for the video model, those of the autoencoder and of its decoder."""
 from statistics import NormalDist
 
 import mindspore as ms
@@ -8,37 +8,41 @@ from mindspore import ops as ms_ops
 
 
 class Stratified:
-    """A generator of normal numbers that lie evenly: of n, one from each n-th of the distribution, in random order.
+    """A generator of normal numbers that lie evenly: of n, one from each n-th of the distribution.
 
-    Each number alone is normal, so that a loss has the same expectation as with independent ones. But how large a loss is,
-    is told above all by its noise level, and levels that are never all high or all low take that part of the variance from
-    the mean over a step's clips. Number i is the inverse normal CDF of (i + u) / n, with a u of [0, 1) of its own: one u for
-    all would move them together, and leave twice the spread in the mean of 6.
+    They come in random order. Each number alone is normal, so that a loss has the same expectation
+    as with independent ones. But the size of a loss depends above all on its noise level, and
+    levels that are never all high or all low take that part of the variance from the mean over a
+    step's clips. Number i is the inverse normal CDF of (i + u) / n, with a u of [0, 1) of its own:
+    one u for all would move them together, and leave twice the spread in the mean of 6.
     """
 
     def __init__(self, rng):
         self.rng = rng
 
     def standard_normal(self, count):
-        """(count,) float64; they depend on each other."""
-        offsets = (self.rng.integers(2 ** 32, size=count) + 0.5) / 2 ** 32      # never 0 or 1, where the inverse is infinite
+        """Return (count,) float64 numbers, which depend on each other."""
+        # never 0 or 1, where the inverse is infinite
+        offsets = (self.rng.integers(2 ** 32, size=count) + 0.5) / 2 ** 32
         return np.array([NormalDist().inv_cdf(k) for k in (self.rng.permutation(count) + offsets) / count])
 
 
 def lognormal_sigmas(rng, clips, num_frames, mean, std):
-    """One noise level per clip, ln sigma ~ N(mean, std^2): (clips * num_frames,) float32. rng: gives normal numbers.
+    """Return one noise level per clip, ln sigma ~ N(mean, std^2): (clips * num_frames,) float32.
 
-    Source: Karras et al. 2022 (arXiv 2206.00364), table 1. The reference draws one per *frame*, which no sampler uses.
+    rng: gives normal numbers. Source: Karras et al. 2022 (arXiv 2206.00364), table 1. The original
+    draws one per *frame*, which no sampler uses.
     """
     sigma = np.exp(mean + std * rng.standard_normal(clips)).astype(np.float32)
     return np.repeat(sigma, num_frames)
 
 
 def frame_weights(num_frames, front):
-    """Weights (num_frames,) of the views of an orbit that ends on the condition view: `front` for that one, rising with
-    the cosine of the angle to 1 behind the object, then scaled to a mean of 1.
+    """Return the weights (num_frames,) of the views of an orbit that ends on the condition view.
 
-    SV3D lowers the loss near the front view and gives no formula (arXiv 2403.12008 app. C); this one is ours.
+    They are `front` for that view, rise with the cosine of the angle to 1 behind the object, and
+    are then scaled to a mean of 1. SV3D lowers the loss near the front view and gives no formula
+    (arXiv 2403.12008 app. C); this one is ours.
     """
     angles = 2 * np.pi * np.arange(1, num_frames + 1) / num_frames
     weights = front + (1 - front) * (1 - np.cos(angles)) / 2
@@ -46,11 +50,17 @@ def frame_weights(num_frames, front):
 
 
 class DiffusionLoss(nn.Cell):
-    """mean of (1 + 1/sigma^2) (D(x0 + sigma noise) - x0)^2 (v-weighting; arXiv 2311.15127 app. D)."""
+    """The mean of (1 + 1/sigma^2) (D(x0 + sigma noise) - x0)^2.
+
+    Source: v-weighting; arXiv 2311.15127 app. D.
+    """
 
     def __init__(self, denoiser, num_frames, dtype=ms.float32, weights=None):
-        """num_frames: of a whole clip. dtype: in which the network computes; the loss is float32. weights: (num_frames,)
-        numpy, of a clip's frames."""
+        """Keep the denoiser.
+
+        num_frames: frames of a whole clip. dtype: in which the network computes; the loss is
+        float32. weights: (num_frames,) numpy, those of a clip's frames, or None.
+        """
         super().__init__(auto_prefix=False)
         self.denoiser = denoiser
         self.num_frames = num_frames
@@ -58,10 +68,13 @@ class DiffusionLoss(nn.Cell):
         self.weights = weights if weights is None else Tensor(weights.astype(np.float32).reshape(1, -1))
 
     def construct(self, x0, noise, sigma, crossattn, concat, vector, rows=None):
-        """x0, noise (F, z, h, w); sigma (F,); crossattn (F, 1, D); concat (F, z, h, w); vector (F, V) -> loss, a scalar.
+        """Return the loss, a scalar.
 
-        rows (F,) int32: of clips that lack frames, for each of the F that are there its place among those of whole clips;
-        crossattn is then of whole clips. So the network is told every frame's true place in time.
+        x0, noise (F, z, h, w); sigma (F,); crossattn (F, 1, D); concat (F, z, h, w); vector (F, V).
+
+        rows (F,) int32: for clips that lack frames, the place of each of the F frames among those
+        of whole clips; crossattn is then that of whole clips. So every frame has its true place in
+        time.
         """
         loss = self.per_frame(x0, noise, sigma, crossattn, concat, vector, rows)
         if self.weights is not None:
@@ -70,7 +83,7 @@ class DiffusionLoss(nn.Cell):
         return loss.mean()
 
     def per_frame(self, x0, noise, sigma, crossattn, concat, vector, rows=None):
-        """The loss of each frame: (F,)."""
+        """Return the loss of each frame, (F,)."""
         count = x0.shape[0]
         level = sigma.reshape(count, 1, 1, 1)
         image_only = ms_ops.zeros((count,), ms.float32)
@@ -84,7 +97,10 @@ class DiffusionLoss(nn.Cell):
 
 
 class AutoencoderLoss(nn.Cell):
-    """|x - decode(z)| + (x - decode(z))^2 + kl * KL(q(z|x) || N(0, 1)), z drawn from the posterior."""
+    """|x - decode(z)| + (x - decode(z))^2 + kl * KL(q(z|x) || N(0, 1)).
+
+    z is drawn from the posterior.
+    """
 
     def __init__(self, encoder, decoder, kl_weight):
         super().__init__(auto_prefix=False)
@@ -93,7 +109,10 @@ class AutoencoderLoss(nn.Cell):
         self.kl_weight = kl_weight
 
     def construct(self, image, noise):
-        """image (N, 3, H, W) in [-1, 1], noise (N, z, h, w) standard normal -> loss, a scalar."""
+        """Return the loss, a scalar, of image (N, 3, H, W) in [-1, 1].
+
+        noise: (N, z, h, w) standard normal.
+        """
         moments = self.encoder(image)
         channels = noise.shape[1]
         mean, log_variance = moments[:, :channels], moments[:, channels:].clip(-30.0, 20.0)
@@ -105,9 +124,10 @@ class AutoencoderLoss(nn.Cell):
 class DecoderLoss(nn.Cell):
     """(x - decode(z))^2 + 0.1 |x - decode(z)| for latents z that are given.
 
-    The square is least for the mean of the views that such a z may stand for; the little of the absolute error, least for
-    their median, keeps outlines: with weights of 0, 0.1 and 0.3 silhouettes of the small model overlapped the true ones by
-    0.885, 0.896 and 0.904, with foreground PSNR of 15.04, 14.96 and 14.87 dB (the last after 700 steps fewer).
+    The square is least for the mean of the views that such a z may stand for; the small share of
+    the absolute error, least for their median, keeps outlines: with weights of 0, 0.1 and 0.3
+    silhouettes of the small model overlapped the true ones by 0.885, 0.896 and 0.904, with
+    foreground PSNR of 15.04, 14.96 and 14.87 dB (the last after 700 steps fewer).
     """
 
     def __init__(self, decoder):
@@ -115,6 +135,9 @@ class DecoderLoss(nn.Cell):
         self.decoder = decoder
 
     def construct(self, z, image):
-        """z (N, z, h, w) unscaled, image (N, 3, H, W) in [-1, 1] -> loss, a scalar."""
+        """Return the loss, a scalar.
+
+        z (N, z, h, w) unscaled, image (N, 3, H, W) in [-1, 1].
+        """
         error = self.decoder(z, 1) - image
         return (error * error).mean() + 0.1 * error.abs().mean()

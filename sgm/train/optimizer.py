@@ -1,5 +1,7 @@
-"""An optimiser step as compiled graphs: gradients of one batch or several, their norm, AdamW with bias correction, moving
-average. Between them the host decides whether the step is made at all."""
+"""An optimizer step as compiled graphs, between which the host decides whether it is made at all.
+
+Gradients of one batch or several, their norm, AdamW with bias correction, moving average.
+"""
 import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn
@@ -68,22 +70,24 @@ class _Scaled(nn.Cell):
         self.objective = objective
 
     def construct(self, scale, batch):
+        """Return the scaled loss and the loss."""
         loss = self.objective(*batch)
         return loss * scale, loss
 
 
 class TrainStep(nn.Cell):
-    """Decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101) as torch.optim.AdamW does it.
+    """AdamW, decoupled weight decay, as torch.optim does it.
 
-    MindSpore's own AdamWeightDecay has no bias correction; its fused Adam kernel has, and takes the decay beforehand.
-    `objective(*batch)` -> loss, a float32 scalar. weights: float32 Parameters; `average` is their exponential moving
-    average. accumulate: batches whose mean gradient makes a step. half: the caller lowers the weights' precision after
-    this; `master` then holds them in float32, and the weights follow it. world: devices that each have their own batches,
-    and whose gradients are added.
+    Source: Loshchilov & Hutter 2019, arXiv 1711.05101. MindSpore's own AdamWeightDecay has no bias
+    correction; its fused Adam kernel has, and takes the decay beforehand. `objective(*batch)`
+    returns the loss, a float32 scalar. weights: float32 Parameters; `average` is their exponential
+    moving average. accumulate: batches whose mean gradient makes a step. half: the caller lowers
+    the weights' precision after this; `master` then holds them in float32, and the weights follow
+    it. world_size: devices that each have their own batches, and whose gradients are added.
     """
 
     def __init__(self, objective, weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, clip_norm=0.0, accumulate=1,
-                 half=False, world=1):
+                 half=False, world_size=1):
         super().__init__(auto_prefix=False)
         self.objective = objective
         self.weights = ParameterTuple(weights)
@@ -92,43 +96,51 @@ class TrainStep(nn.Cell):
         self.m = self.master.clone("adam_m", "zeros")
         self.v = self.master.clone("adam_v", "zeros")
         self.average = self.master.clone("average", "same")
-        self.sums = self.master.clone("gradient", "zeros")      # between steps they are free, or zero if they accumulate
+        # between steps they are free, or zero if they accumulate
+        self.sums = self.master.clone("gradient", "zeros")
         self.betas, self.eps, self.weight_decay, self.clip_norm = betas, eps, weight_decay, clip_norm
         self.several = accumulate > 1
-        self.reduce, self.first = (P.AllReduce(), P.Broadcast(0)) if world > 1 else (None, None)
+        self.reduce, self.first = (P.AllReduce(), P.Broadcast(0)) if world_size > 1 else (None, None)
         self.gradients = ms_ops.value_and_grad(_Scaled(objective), None, self.weights, has_aux=True)
         self.map = ms_ops.HyperMap()
 
     def rates(self, step, lr, average_decay):
-        """The step's scalars in one tensor; `step` counts from 1."""
+        """Return the step's scalars in one tensor; `step` counts from 1."""
         beta1, beta2 = self.betas
-        # The kernel adds eps to sqrt(v); torch adds it to the bias-corrected root. The factor makes them one.
+        # The kernel adds eps to sqrt(v); torch adds it to the bias-corrected root. The factor makes
+        # them one.
         eps = self.eps * np.sqrt(1 - beta2 ** step)
         values = [lr, beta1 ** step, beta2 ** step, eps, beta1, beta2, 1 - lr * self.weight_decay, 1 - average_decay]
         return Tensor(np.array(values, np.float32))
 
     def accumulate(self, scale, *batch):
-        """Put the gradients of `scale` times a batch's loss into `sums`, or add them; -> the loss."""
+        """Put the gradients of `scale` times a batch's loss into `sums`, or add them.
+
+        Returns the loss.
+        """
         (_, loss), gradients = self.gradients(scale, batch)
         done = self.map(_add if self.several else _put, self.sums, gradients)
         return ms_ops.depend(loss, done)
 
-    def norm(self, notes):
-        """The global norm of `sums`, and `notes`: both added up over all devices, whose `sums` are then the same."""
+    def all_reduce_norm(self, scalars):
+        """Return the global norm of `sums`, and `scalars`, both added up over all devices.
+
+        The devices' `sums` are then the same.
+        """
         if self.reduce is not None:
             # not a loop: the compiler nests its turns, and gives up at a thousand
             done = self.map(ms_ops.partial(_exchange, self.reduce), self.sums)
-            notes = ms_ops.depend(self.reduce(notes), done)
-        return ms_ops.sqrt(ms_ops.addn(self.map(_square_sum, self.sums))), notes
+            scalars = ms_ops.depend(self.reduce(scalars), done)
+        return ms_ops.sqrt(ms_ops.addn(self.map(_square_sum, self.sums))), scalars
 
-    def equalise(self):
+    def broadcast_weights(self):
         """Give all devices the weights and averages of the first one."""
         first = self.first
         done = self.map(ms_ops.partial(_follow, first), self.master) + self.map(ms_ops.partial(_follow, first), self.average)
         return ms_ops.depend(self.map(_put, self.weights, self.master), done)
 
     def update(self, rates, clip):
-        """AdamW on `clip` times `sums`, which are then cleared if they accumulate."""
+        """Apply AdamW to `clip` times `sums`, which are then cleared if they accumulate."""
         done = self.map(ms_ops.partial(_update, rates, clip), self.master, self.m, self.v, self.average, self.sums)
         if self.half:
             done = done + self.map(_put, self.weights, self.master)
@@ -141,7 +153,7 @@ class TrainStep(nn.Cell):
         return self.map(_zero, self.sums)
 
     def clip(self, norm):
-        """The factor for gradients of that norm."""
+        """Return the factor for gradients of that norm."""
         return np.float32(min(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm > 0 else 1.0)
 
     def show_average(self):
@@ -151,16 +163,19 @@ class TrainStep(nn.Cell):
         return self.map(_put, self.weights, self.average)
 
     def show_weights(self):
-        """The inverse of `show_average`, to the last bit."""
+        """Undo `show_average`, to the last bit."""
         done = self.map(_put, self.weights, self.master if self.half else self.sums)
         if self.several:
             done = done + self.clear()
         return done
 
     def construct(self, rates, *batch):
-        """A whole step of one batch in one graph -> loss and gradient norm before clipping."""
+        """Make a whole step of one batch; return loss and gradient norm before clipping.
+
+        It is one graph.
+        """
         one = ms_ops.ones((), ms.float32)
-        norm, loss = self.norm(self.accumulate(one, *batch))
+        norm, loss = self.all_reduce_norm(self.accumulate(one, *batch))
         clip = one
         if self.clip_norm > 0:
             clip = ms_ops.minimum(clip, self.clip_norm / (norm + 1e-6))

@@ -1,9 +1,12 @@
-"""What changes from step to step: learning rate, how fast the average follows, the scale of the loss in float16."""
+"""What changes from step to step: learning rate, moving average, scale of the loss in float16."""
 import numpy as np
 
 
 def learning_rate(recipe, step):
-    """Of step `step` (from 0): a linear rise over `warmup` steps, then lr, or a cosine from lr to lr_final * lr."""
+    """Return the learning rate of step `step` (from 0).
+
+    It is a linear rise over `warmup` steps, then lr, or a cosine from lr to lr_final * lr.
+    """
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
     if recipe.schedule == "constant":
@@ -13,15 +16,16 @@ def learning_rate(recipe, step):
 
 
 def average_decay(recipe, step):
-    """The average follows quickly at first, so that it forgets the start."""
+    """Return the decay of the moving average, low at first: it has to forget the start."""
     return min(recipe.average_decay, (1 + step) / (10 + step))
 
 
 class LossScale:
-    """Dynamic scale of the loss, so that small gradients survive float16 (Micikevicius et al. 2018, arXiv 1710.03740).
+    """Dynamic scale of the loss, so that small gradients survive float16.
 
-    Halved when a gradient overflows, which costs the step, and doubled after `interval` steps without. Powers of two:
-    scaling changes no digit. Other precisions have the range of float32, and a scale of 1.
+    Source: Micikevicius et al. 2018, arXiv 1710.03740. Halved when a gradient overflows, which
+    costs the step, and doubled after `interval` steps without. Powers of two: scaling changes no
+    digit. Other precisions have the range of float32, and a scale of 1.
     """
 
     LARGEST = 2.0 ** 24
@@ -31,8 +35,11 @@ class LossScale:
         self.value = start if self.dynamic else 1.0
         self.interval, self.good = interval, 0
 
-    def follow(self, finite):
-        """Note whether a step's gradients were finite; -> whether a smaller scale may mend them if they were not."""
+    def update(self, finite):
+        """Note whether a step's gradients were finite.
+
+        Returns whether to retry with a smaller scale, which may avoid the overflow.
+        """
         if not self.dynamic:
             return False
         if finite:
@@ -40,12 +47,12 @@ class LossScale:
             if self.good >= self.interval:
                 self.value, self.good = min(2 * self.value, self.LARGEST), 0
             return False
-        mendable = self.value > 1
+        retry = self.value > 1
         self.value, self.good = max(1.0, self.value / 2), 0
-        return mendable
+        return retry
 
     def state(self):
-        """What a resumed run needs, a dict."""
+        """Return what a resumed run needs, a dict."""
         return {"value": self.value, "good": self.good}
 
     def restore(self, state):

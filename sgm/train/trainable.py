@@ -1,13 +1,14 @@
-"""Which parameters a recipe trains, and which its files hold, told by their published names."""
+"""Which parameters a recipe trains, and which its files hold, decided by their published names."""
 from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, image_embedders
 
-# Layers over frames, what mixes them in, and the embedding of the vector condition, through which poses come in.
+# Layers over frames, what mixes them in, and the embedding of the vector condition, through which
+# poses come in.
 TEMPORAL = ("time_stack.", "time_mixer.", "time_pos_embed.", "label_emb.")
 
 
 def is_trained(recipe, spec, name):
-    """Whether the parameter of that name is trained under this recipe, for a model of this spec."""
+    """Return whether this recipe trains the parameter of that name, for a model of this spec."""
     if recipe.task == "autoencoder":
         encoder = image_embedders(spec)[1]
         return name.startswith(FIRST_STAGE) or recipe.trains == "all" and name.startswith(encoder)
@@ -21,7 +22,11 @@ def is_trained(recipe, spec, name):
 
 
 def is_kept(recipe, spec, name):
-    """Whether a checkpoint holds it: of a LoRA only that, of an autoencoder's training all but the UNet."""
+    """Return whether a checkpoint holds it.
+
+    The checkpoint of a LoRA holds only that, the checkpoint of an autoencoder's training all but
+    the UNet.
+    """
     if recipe.trains == "lora":
         return is_trained(recipe, spec, name)
     return recipe.task != "autoencoder" or not name.startswith(UNET)

@@ -1,7 +1,7 @@
-"""One network, its objective and its optimiser: a step, the held-back loss, and all that a run needs to go on as it was.
+"""One network, its loss and its optimizer: steps, the held-out loss, the state of a run.
 
-All randomness of a step follows from the recipe's seed and the step's number, so a resumed run continues bit for bit on a
-CPU; on an NPU closely, as its kernels add in no fixed order.
+All randomness of a step follows from the recipe's seed and the step's number, so a resumed run
+continues bit for bit on a CPU; on an NPU closely, as its kernels add in no fixed order.
 """
 import logging
 import math
@@ -27,47 +27,47 @@ from sgm.train.trainable import is_kept, is_trained
 
 log = logging.getLogger("sgm")
 HALVES = {"fp16": ms.float16, "bf16": ms.bfloat16}
-MOMENTS = ("m", "v", "average")                 # a state has <moment>/<published key> for what is trained
+MOMENTS = ("m", "v", "average")  # a state has <moment>/<published key> for what is trained
 
 
 class TrainingError(InputError):
-    """A training that cannot go on; one line that names step, clips and remedy."""
+    """A training that cannot continue; one line that names step, clips and remedy."""
 
 
 class Row(NamedTuple):
-    """What a step was."""
+    """The figures of a step."""
     loss: float
     grad_norm: float
     lr: float
-    skipped: bool                               # a loss or gradient was not finite: the weights stayed as they were
+    skipped: bool  # a loss or gradient was not finite: the weights stayed as they were
 
 
 class Trainer:
-    """`advance()` makes a step of `recipe` (a Recipe) on the networks of `engine`.
+    """Makes steps of `recipe` (a Recipe) on the networks of `engine`: `advance()`.
 
-    batches(number) -> the arrays of batch `number`, clips(number) -> its clips (`sgm.train.batches`); held_back: the same
-    for validation, or None. rank, world: which of so many processes this is; together they make a step of all their
-    batches.
+    batches(number) returns the arrays of batch `number`, batches.clip_indices(number) its clips
+    (see `sgm.train.batches`); held_out: the same for validation, or None. rank, world_size:
+    data-parallel position; gradients are summed over ranks.
     """
 
-    def __init__(self, engine, recipe, batches, held_back=None, rank=0, world=1):
-        self.engine, self.recipe, self.batches, self.held_back = engine, recipe, batches, held_back
-        self.rank, self.world = rank, world
+    def __init__(self, engine, recipe, batches, held_out=None, rank=0, world_size=1):
+        self.engine, self.recipe, self.batches, self.held_out = engine, recipe, batches, held_out
+        self.rank, self.world_size = rank, world_size
         self.objective = self._objective()
         parameters = self._kept(lambda name: is_trained(recipe, engine.spec, name))
         self.step = TrainStep(self.objective, list(parameters.values()), tuple(recipe.betas),
                               weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm,
-                              accumulate=recipe.accumulate, half=recipe.precision in HALVES, world=world)
+                              accumulate=recipe.accumulate, half=recipe.precision in HALVES, world_size=world_size)
         self.kept = self._kept(lambda name: is_kept(recipe, engine.spec, name))
-        self.exact = {}                         # float32 values of frozen weights that compute in half precision
+        self.exact = {}  # float32 values of frozen weights that compute in half precision
         if recipe.precision in HALVES:
             self._halve(HALVES[recipe.precision], set(parameters))
         self.scale = LossScale(recipe.precision)
-        self.done = 0                           # steps, with those that were skipped
-        self.updates = 0                        # of the weights
-        self.bad = 0                            # steps in a row that were not finite, overflows of float16 aside
-        self.skipped = 0                        # steps in all
-        self.best = None                        # the lowest held-back loss so far
+        self.done = 0                           # steps, including skipped ones
+        self.updates = 0                        # updates of the weights
+        self.bad = 0    # steps in a row that were not finite, except overflows of float16
+        self.skipped = 0                        # skipped steps in all
+        self.best = None                        # the lowest held-out loss so far
         self.stopped = False
         self._graphs = {}
 
@@ -84,7 +84,7 @@ class Trainer:
             for _, cell in engine.model.cells_and_names():
                 if isinstance(cell, Block):
                     cell.recompute()
-        num_frames = self.batches.orbits.num_frames
+        num_frames = self.batches.clips.num_frames
         weights = frame_weights(num_frames, recipe.front_weight) if recipe.front_weight < 1 else None
         return DiffusionLoss(engine.model, num_frames, HALVES.get(recipe.precision, ms.float32), weights)
 
@@ -96,47 +96,51 @@ class Trainer:
             if name not in trained and name in self.kept:
                 self.exact[name] = parameter.asnumpy()
             parameter.set_dtype(dtype)
-        self.engine.dtype = dtype               # in which it samples
+        self.engine.dtype = dtype               # the precision in which it samples
 
     def _run(self, name, *inputs):
-        """A part of the step as a compiled graph."""
+        """Run a part of the step as a compiled graph."""
         if name not in self._graphs:
             self._graphs[name] = ops.compiled(getattr(self.objective if name == "construct" else self.step, name))
         return self._graphs[name](*inputs)
 
-    def _together(self, name, *inputs):
-        """The values of a part of the step in which all processes take part. Raises TrainingError."""
+    def _collective(self, name, *inputs):
+        """Return the values of a part of the step in which all processes take part.
+
+        Raises TrainingError.
+        """
         try:
             return [ops.fetch(value) for value in self._run(name, *inputs)]
         except RuntimeError as error:
-            if self.world == 1:
+            if self.world_size == 1:
                 raise
             reason = next((line for line in str(error).splitlines() if line and line[0] != "-"), "no reason given")
             raise TrainingError(f"step {self.done + 1}: the processes could not add up their gradients ({reason}); one of"
-                                " them is gone or hangs, see its log (worker_<rank>.log of msrun); mend that, and go on from"
+                                " them is gone or hangs, see its log (worker_<rank>.log of msrun); fix that, and continue from"
                                 " the last checkpoint with --resume") from None
 
-    # --- steps ------------------------------------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------------------
 
     def advance(self, stopped=()):
-        """One step -> Row. Raises TrainingError after `recipe.bad_steps` in a row that were not finite.
+        """Make one step; return its Row.
 
-        Once `stopped`, a list that a signal fills, holds something, `self.stopped` is true: in all processes after the same
-        step.
+        Raises TrainingError after `recipe.bad_steps` in a row that were not finite. Once `stopped`,
+        a list that a signal fills, holds something, `self.stopped` is true: in all processes after
+        the same step.
         """
         recipe = self.recipe
         lr = learning_rate(recipe, self.done)
-        first = self.done * recipe.accumulate * self.world
-        numbers = range(first + self.rank, first + recipe.accumulate * self.world, self.world)
+        first = self.done * recipe.accumulate * self.world_size
+        numbers = range(first + self.rank, first + recipe.accumulate * self.world_size, self.world_size)
         scale, losses = Tensor(np.float32(self.scale.value)), []
         for number in numbers:
             loss = self._run("accumulate", scale, *map(Tensor, self.batches(number)))
             losses.append(float(ops.fetch(loss)))
-        share = np.float32(1 / (self.scale.value * recipe.accumulate * self.world))
-        notes = Tensor(np.array([np.mean(losses), bool(stopped)], np.float32))
-        norm, notes = self._together("norm", notes)
-        norm, loss = float(norm * share), float(notes[0] / self.world)
-        self.stopped = bool(notes[1] or self.world == 1 and stopped)
+        share = np.float32(1 / (self.scale.value * recipe.accumulate * self.world_size))
+        scalars = Tensor(np.array([np.mean(losses), bool(stopped)], np.float32))
+        norm, scalars = self._collective("all_reduce_norm", scalars)
+        norm, loss = float(norm * share), float(scalars[0] / self.world_size)
+        self.stopped = bool(scalars[1] or self.world_size == 1 and stopped)
         good = math.isfinite(loss) and math.isfinite(norm)
         if good:
             rates = self.step.rates(self.updates + 1, lr, average_decay(recipe, self.done))
@@ -146,24 +150,24 @@ class Trainer:
             self._run("clear")
         self.done += 1
         self.skipped += not good
-        mendable = self.scale.follow(good)
-        self.bad = 0 if good else self.bad + (not mendable)
+        retry = self.scale.update(good)
+        self.bad = 0 if good else self.bad + (not retry)
         if self.bad >= recipe.bad_steps:
-            clips = sorted({clip for number in numbers for clip in self.batches.clips(number)})
+            clips = sorted({clip for number in numbers for clip in self.batches.clip_indices(number)})
             raise TrainingError(
                 f"step {self.done}: found the loss {loss:g} and a gradient of norm {norm:g}, {self.bad} steps in a row that"
                 f" are not finite (this one on clips {', '.join(map(str, clips[:20]))}), expected finite numbers; nothing of"
                 " them was saved: lower lr, raise warmup, take precision fp32, or look at those clips")
         return Row(loss, norm, lr, not good)
 
-    def equalise(self):
-        """Give all processes the weights of the first, however they were made."""
-        self._run("equalise")
+    def broadcast_weights(self):
+        """Give all processes the weights of the first one."""
+        self._run("broadcast_weights")
         ops.wait()
 
     @contextmanager
     def averaged(self):
-        """Within, the averaged weights are in the weights' place."""
+        """Context manager: the averaged weights are in the weights' place."""
         self._run("show_average")
         try:
             yield
@@ -172,30 +176,40 @@ class Trainer:
             ops.wait()
 
     def validate(self):
-        """The mean loss of the averaged weights on the held-back batches, the same ones and the same noise every time."""
-        # Every process takes all of them: then none waits for another, and all know which checkpoint is the best.
+        """Return the mean loss of the averaged weights on the held-out batches.
+
+        The batches and their noise are the same every time.
+        """
+        # Every process evaluates all of them: then none waits for another, and all know which
+        # checkpoint is the best.
         with self.averaged():
-            losses = [float(ops.fetch(self._run("construct", *map(Tensor, self.held_back(k)))))
-                      for k in range(val_count(self.recipe, self.held_back.orbits))]
+            losses = [float(ops.fetch(self._run("construct", *map(Tensor, self.held_out(k)))))
+                      for k in range(val_count(self.recipe, self.held_out.clips))]
         return float(np.mean(losses))
 
     def draw(self):
-        """Held-back clips as the averaged weights generate them: see `sgm.train.run.validation.draw_sheet`. (None, {}) and a warning
-        for want of memory: a training shall not end for its pictures."""
+        """Return held-out clips as the averaged weights generate them, see `draw_sheet`.
+
+        Returns (None, {}) with a warning if memory runs out: a training must not end because of its
+        pictures.
+        """
         with self.averaged():
             try:
-                return draw_sheet(self.engine, self.held_back.orbits, self.recipe)
+                return draw_sheet(self.engine, self.held_out.clips, self.recipe)
             except (MemoryError, RuntimeError) as error:
                 if not of_memory(error):
                     raise
-        log.warning("step %d: not enough memory for a sheet of held-back clips; sheet_every=0 leaves them out, a lower"
+        log.warning("step %d: not enough memory for a sheet of held-out clips; sheet_every=0 leaves them out, a lower"
                     " encode_chunk decodes fewer frames at once", self.done)
         return None, {}
 
-    # --- what is kept -----------------------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------
 
     def weights(self, averaged):
-        """{published key: float32 array} of what is kept, with the trained part's moving average if `averaged`."""
+        """Return {published key: float32 array} of what is kept.
+
+        The trained part is its moving average if `averaged`.
+        """
         arrays = {name: parameter.asnumpy() for name, parameter in self.kept.items() if name not in self.exact}
         arrays.update(self.exact)
         for weight, master, average in zip(self.step.weights, self.step.master, self.step.average):
@@ -203,7 +217,7 @@ class Trainer:
         return arrays
 
     def state(self):
-        """({name: array}, {name: number or dict}): all that `restore` needs to go on."""
+        """Return ({name: array}, {name: number or dict}): all that `restore` needs."""
         arrays = self.weights(False)
         for weight, *moments in zip(self.step.weights, self.step.m, self.step.v, self.step.average):
             arrays.update({f"{kind}/{weight.name}": moment.asnumpy() for kind, moment in zip(MOMENTS, moments)})
@@ -211,7 +225,10 @@ class Trainer:
                         "best": self.best, "scale": self.scale.state()}
 
     def restore(self, checkpoint, numbers):
-        """Continue from a `state`: an open TensorStore, and the numbers. Raises CheckpointError if it is of another model."""
+        """Continue from a `state`: an open TensorStore, and the numbers.
+
+        Raises CheckpointError if it is that of another model.
+        """
         wanted = {name: parameter.shape for name, parameter in self.kept.items()}
         for weight in self.step.weights:
             wanted.update({f"{kind}/{weight.name}": weight.shape for kind in MOMENTS})
@@ -230,7 +247,7 @@ class Trainer:
             if master is not weight:
                 master.set_data(Tensor(np.array(checkpoint.read(weight.name))))
         self._graphs.clear()
-        self.engine.release()       # a step that was compiled would go on with its own weights
+        self.engine.release()       # a compiled step would continue with its own weights
         self.done, self.updates, self.skipped = (int(numbers[name]) for name in ("step", "updates", "skipped"))
         self.bad, self.best = int(numbers["bad"]), numbers["best"]
         self.scale.restore(numbers["scale"])

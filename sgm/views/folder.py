@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
-from PIL import Image
 
 from sgm.common.errors import InputError
 from sgm.views.cameras import DISTANCE, Orbit
 from sgm.views.images import composite, save_png
 from sgm.views.matting import alpha_from_white
-from sgm.views.media import contact_sheet, plot_orbit, write_video
+from sgm.views.media import contact_sheet, plot_orbit, write_gif, write_video
 from sgm.views.transforms import write_transforms
 
 FORMATS = ("mp4", "gif", "png")
@@ -27,7 +26,7 @@ class ViewsError(InputError):
     """A folder that cannot be written; the message names it and says what to do."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Views:
     """Generated frames and what they belong to.
 
@@ -38,6 +37,10 @@ class Views:
     source: np.ndarray
     orbit: Optional[Orbit] = None
     run: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        count, height, width, _ = self.frames.shape
+        return f"<Views: {count} views of {height}x{width}, {'an orbit' if self.orbit is not None else 'a video'}>"
 
     def rgba(self):
         """Frames with the silhouette estimated from their white background: (T, H, W, 4) uint8, straight alpha."""
@@ -84,10 +87,9 @@ class Views:
             write_transforms(folder, self.orbit, shown.shape[1], distance=DISTANCE)
             if "png" in formats:
                 save_png(folder / "orbit.png", plot_orbit(self.orbit))
-        filmed = "mp4" not in formats or write_video(folder / "views.mp4", shown, fps)
-        if "gif" in formats or not filmed:
-            first, *others = map(Image.fromarray, shown)
-            first.save(folder / "views.gif", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+        has_video = "mp4" not in formats or write_video(folder / "views.mp4", shown, fps)
+        if "gif" in formats or not has_video:
+            write_gif(folder / "views.gif", shown, fps)
         (folder / "run.json").write_text(json.dumps(self.run, indent=1))
 
 

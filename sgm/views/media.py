@@ -1,13 +1,16 @@
-"""Contact sheets, videos and plots of views."""
+"""Contact sheets, videos and plots of views; reading videos."""
 import logging
 
 import cv2
-import imageio_ffmpeg
+import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
 from sgm.common.errors import one_line
 from sgm.views.images import composite
+
+log = logging.getLogger("sgm")
+logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)     # it warns of every video that is scaled
 
 
 def contact_sheet(frames, columns=7):
@@ -24,30 +27,54 @@ def contact_sheet(frames, columns=7):
     return Image.fromarray(sheet)
 
 
-log = logging.getLogger("sgm")
-
-
 def write_video(path, frames, fps):
-    """Encode frames (T, H, W, 3) as H.264, odd sides made even; -> whether that went well, else a warning says why not."""
+    """Encode uint8 frames (T, H, W, 3) as H.264, odd sides made even. Return whether that went well; else a warning says why.
+
+    The file is read back: what a full disk cuts off is removed.
+    """
     frames = _even(frames)
-    height, width = frames.shape[1:3]
     try:
-        writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, codec="libx264", quality=8,
-                                             macro_block_size=2, ffmpeg_log_level="quiet")
-        writer.send(None)
-        for frame in frames:
-            writer.send(np.ascontiguousarray(frame))
-        writer.close()
-        # ffmpeg's exit code is not to be had: that it ran out of disk shows only in the file
-        if imageio_ffmpeg.count_frames_and_secs(str(path))[0] == len(frames):
+        iio.imwrite(path, frames, plugin="FFMPEG", extension=".mp4", is_batch=True, fps=fps, codec="libx264", quality=8,
+                    macro_block_size=2, ffmpeg_log_level="quiet")
+        # ffmpeg's exit code cannot be had: that it ran out of disk shows only in the file
+        if probe_video(path)[0] == len(frames):
             return True
         reason = "frames are missing in it"
-    except Exception as error:  # no ffmpeg, one that stops early, a file that it cannot read back: all sorts come out
+    except Exception as error:  # no ffmpeg, one that stops early, a file that it cannot read back: anything can come out
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     path.unlink(missing_ok=True)
     log.warning("%s: cannot be written (%s); views.gif holds the frames. Free disk space, or see that the ffmpeg of"
                 " imageio-ffmpeg runs", path.name, one_line(reason))
     return False
+
+
+def write_gif(path, frames, fps):
+    """Write uint8 frames (T, H, W, 3) as an endless GIF."""
+    iio.imwrite(path, frames, plugin="pillow", extension=".gif", is_batch=True, duration=round(1000 / fps), loop=0)
+
+
+def probe_video(path):
+    """Return the number of frames of a video file, counted by decoding it, and its frames per second.
+
+    Raises whatever imageio and ffmpeg meet in a damaged file: OSError, RuntimeError, IndexError, ...
+    """
+    with iio.imopen(path, "r", plugin="FFMPEG", extension=".mp4") as file, file.legacy_get_reader() as reader:
+        return reader.count_frames(), reader.get_meta_data()["fps"]
+
+
+def read_video_frames(path, start, stride, count, size):
+    """Return frames start, start + stride, ... of a video file, `count` or as many as can be read: uint8 (T, H, W, 3).
+
+    size: (H, W). Frames are scaled to cover it and cropped around their middle. Raises what `probe_video` does.
+    """
+    height, width = size
+    last = start + stride * (count - 1)
+    # Frames are chosen by their number; regular times of their own keep ffmpeg from doubling or dropping any.
+    graph = (f"select=between(n\\,{start}\\,{last})*not(mod(n-{start}\\,{stride})),settb=1/25,setpts=N,fps=25,"
+             f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,crop={width}:{height}")
+    frames = iio.imiter(path, plugin="FFMPEG", extension=".mp4",
+                        output_params=["-map", "0:v:0", "-vf", graph, "-frames:v", str(count)])
+    return np.concatenate([np.empty((0, height, width, 3), np.uint8), *(frame[None] for frame in frames)])
 
 
 def _even(frames):

@@ -34,7 +34,7 @@ def test_graphs_of_the_mesh_have_no_violations(name):
 
 def test_what_crosses_by_hand():
     """A step of the field: 64 points, 2 levels of 8 corners, index and weight of 4 bytes; per ray 4 distances, 4 lengths,
-    9 colours and alphas but 7 of them; three rates; two results. 14 products of matrices."""
+    9 colors and alphas but 7 of them; three rates; two results. 14 products of matrices."""
     row = examined(CASES["dense: NeRF training step, dense"])
     assert row["host_bytes"] == 64 * 2 * 8 * 8 + 4 * 16 * (4 + 4 + 3 + 1 + 3) + 4 * 3 + 4 * 2
     points, rays = 64, 16
@@ -71,7 +71,7 @@ def test_the_arguments_are_those_of_a_run(spec, cpu_afterwards, monkeypatch):
     row, column = np.mgrid[:32, :32] - 15.5
     mask = np.tile(np.float32(np.hypot(row, column) < 11), (3, 1, 1))
     views = PosedViews(0.5 * mask[..., None].repeat(3, -1), mask, Orbit.dynamic(1, 10, 3).poses(2.0), 52.0, 52.0, 16.0, 16.0)
-    trainer = training.Trainer(views, sdf, spec.nerf)
+    trainer = training.NerfTrainer(views, sdf, spec.nerf)
     refiner = refinement.Refiner(views, sdf, trainer.field, spec.dmtet)
-    for case, step in ((nerf_case, (trainer, "train_step")), (dmtet_case, (refiner, "step"))):
+    for case, step in ((nerf_case, (trainer, "step")), (dmtet_case, (refiner, "step"))):
         assert types_of(step) == [(argument.dtype, argument.shape) for argument in case.arguments.values()]

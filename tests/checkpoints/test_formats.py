@@ -18,7 +18,7 @@ from sgm.checkpoints.mindspore_format import write_ckpt
 from sgm.checkpoints.safetensors_format import Arrays, save_safetensors, write_safetensors
 from sgm.checkpoints.store import CheckpointError, View, passthrough, stored_bytes
 from sgm.common.errors import InputError
-from sgm.common.files import atomic
+from sgm.common.files import HOST, atomic
 
 RANDOM = np.random.RandomState(0)
 TENSORS = {"w": RANDOM.randn(7, 5).astype(np.float32), "half": RANDOM.randn(3).astype(np.float16),
@@ -177,11 +177,14 @@ def test_what_fails_vanishes(folder, error, tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    gone, running = tmp_path / ".x[1].safetensors.4194305.tmp", tmp_path / f".x[1].safetensors.{os.getppid()}.tmp"
+    """Of this host: what another one's processes write into a shared folder is theirs."""
+    gone, running = (tmp_path / f".x[1].safetensors.{HOST}.{pid}.tmp" for pid in (4194305, os.getppid()))
+    elsewhere = tmp_path / ".x[1].safetensors.another.4194305.tmp"
+    elsewhere.write_bytes(b"half")
     gone.write_bytes(b"half")
     running.write_bytes(b"half")
     save_safetensors(tmp_path / "x[1].safetensors", {"a": TENSORS["w"]})
-    assert sorted(os.listdir(tmp_path)) == sorted([running.name, "x[1].safetensors"])
+    assert sorted(os.listdir(tmp_path)) == sorted([running.name, elsewhere.name, "x[1].safetensors"])
 
 
 def test_a_view_is_made_when_it_is_read():

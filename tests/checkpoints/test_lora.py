@@ -123,7 +123,7 @@ def test_fused_loads_as_with_lora(model, tmp_path):
     loaded = []
     for ckpt, lora in ((base, folder / "lora.safetensors"), (fused, None), (base, None)):
         engine = load_model(folder / "p.yaml", ckpt, lora=lora)
-        with engine.holding("model"):
+        with engine.weights_loaded("model"):
             loaded.append({name: value.asnumpy().copy() for name, value in engine.model.parameters_dict().items()})
     differing = {name for name in loaded[0] if not np.array_equal(loaded[0][name], loaded[2][name])}
     assert differing == set(changes)

@@ -95,7 +95,7 @@ def test_weights_from_a_diffusers_folder(weights, tmp_path):
     engine = load_model(PACKAGED / "tiny_svd.yaml", tmp_path / "svd")
     assert engine.spec == load_model(PACKAGED / "tiny_svd.yaml", tmp_path / "svd.safetensors").spec
     for part in engine.PARTS:
-        with engine.holding(part):
+        with engine.weights_loaded(part):
             for key, parameter in getattr(engine, part).parameters_dict().items():
                 assert np.array_equal(parameter.asnumpy(), weights[key]), key
     first = engine.weights_hash()

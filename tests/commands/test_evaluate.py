@@ -9,7 +9,7 @@ from support.commands import load_tool
 
 from sgm.views import metrics
 
-evaluate = load_tool("evaluate")
+evaluate, THUMB = load_tool("evaluate"), load_tool("_evaluation").THUMB
 WHITE = np.full((16, 16, 3), 255, np.uint8)
 
 
@@ -115,7 +115,7 @@ def test_one_pair_with_csv_sheet_and_wrong_poses(tmp_path, capsys):
     assert len(rows) == 4 * 2
     assert {r["method"] for r in rows} == {"prediction", "input repeated", "mean of true orbit", "w"}
     assert float(rows[0]["psnr"]) == 100 and float(rows[2]["iou"]) == 0
-    assert Image.open(tmp_path / "a.png").size == (3 * evaluate.THUMB, 2 * evaluate.THUMB)
+    assert Image.open(tmp_path / "a.png").size == (3 * THUMB, 2 * THUMB)
 
 
 def test_folders_matched_by_name_and_resized(tmp_path, capsys):

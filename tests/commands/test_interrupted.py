@@ -1,9 +1,11 @@
 """Full disk, Ctrl-C and kill -9 on real processes, and the same command again: finished folders stay, the rest gets done, and
 nothing half-written counts as finished."""
 import json
+import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 from support.badfiles import object_on_white
 from support.commands import tree
+from support.paths import ROOT
 from support.processes import running, stop, wait_until
 
 from sgm.views.transforms import read_transforms
@@ -66,7 +69,7 @@ def test_full_disk_while_rendering(tmp_path):
         argv = [*PROCEDURAL, out, *more]
         code, said = finish(argv, limit)
         assert code == 2 and said.strip().count("render_orbits.py: --out ") == 1 and "Traceback" not in said
-        assert f"{out}" in said and "cannot be written: File too large; raise the limit of a file's size" in said
+        assert f"{out}" in said and "cannot be written (File too large); nothing was changed: raise the limit" in said
         assert not finished(out) and not leftovers(out)
         assert finish(argv)[0] == 0 and not leftovers(out)
     assert len(finished(tmp_path / "out0")) == 24
@@ -80,7 +83,7 @@ def test_full_disk_while_measuring(tmp_path):
         argv = ["tools/evaluate.py", "views", tmp_path, tmp_path, flag, tmp_path / "result"]
         with running(argv, limit) as process:
             out, said = process.communicate()
-        assert process.returncode == 2 and f"{tmp_path / 'result'}: cannot be written: File too large" in said
+        assert process.returncode == 2 and f"{tmp_path / 'result'}: cannot be written (File too large)" in said
         assert "PSNR" in out                        # the figures are printed all the same
         assert sorted(path.name for path in tmp_path.iterdir()) == ["000.png", "001.png"]
 
@@ -113,11 +116,32 @@ def test_full_disk_while_a_video_is_written(limit, status, tmp_path):
 
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
+COMMANDS = ["train.py", "simple_video_sample.py",
+            *(f"tools/{path.name}" for path in sorted((ROOT / "tools").glob("[!_]*.py")))]
+# Python imports this on start: it interrupts the process as soon as the first module after sgm.common.startup is wanted.
+INTERRUPT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("sgm.") and name not in ("sgm.common", "sgm.common.startup"):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_while_modules_load(command, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
+    result = subprocess.run([sys.executable, str(ROOT / command), "--help"], capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_ctrl_c_while_rendering(tmp_path):
     with running([*PROCEDURAL, tmp_path / "out", "--count", "200"]) as process:
         wait_until(lambda: len(finished(tmp_path / "out")) > 2, process, "no folder yet")
         code, said = stop(process, signal.SIGINT)
-    assert code == 130 and said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to go on")
+    assert code == 130 and said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to continue")
     assert "Traceback" not in said and not leftovers(tmp_path / "out")
     for folder in finished(tmp_path / "out"):
         check_whole(folder, 4)
@@ -194,7 +218,7 @@ def test_kill_9_while_packing(kills, tmp_path):
     assert finish([*PROCEDURAL, tmp_path / "whole", "--pack"])[0] == 0
     for _ in range(kills):
         with running(argv) as process:
-            wait_until((tmp_path / "out.partial" / "render.json").exists, process, "not begun")
+            wait_until((tmp_path / "out.partial" / "render.json").exists, process, "not started")
             time.sleep(moments.uniform(0, 0.5))
             if process.poll() is None:
                 stop(process, signal.SIGKILL)

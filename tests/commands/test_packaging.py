@@ -1,4 +1,6 @@
 """What is installed, and which `sgm` a tool finds."""
+import ast
+import re
 import subprocess
 import sys
 
@@ -55,3 +57,21 @@ def test_an_installed_package_has_all_it_needs(tmp_path):
             "print(sgm.__file__, EMBEDDED[1].is_file(), load_spec('sv3d_p').num_frames)")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(tmp_path / "site" / "sgm" / "__init__.py"), "True", "21"]
+
+
+def test_requirements_are_the_packages_that_are_imported():
+    """Nothing is imported that requirements.txt does not name, and nothing is named that is not used."""
+    files = [*(ROOT / "sgm").rglob("*.py"), *(ROOT / "tools").glob("*.py"), ROOT / "train.py", ROOT / "simple_video_sample.py"]
+    ours = {"sgm", "simple_video_sample", *(path.stem for path in (ROOT / "tools").glob("*.py"))}
+    found = set()
+    for node in (node for path in files for node in ast.walk(ast.parse(path.read_text()))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    named = {re.match("[A-Za-z0-9-]+", line)[0].lower() for line in (ROOT / "requirements.txt").read_text().splitlines()
+             if line and not line.startswith("#")}
+    distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml", "imageio_ffmpeg": "imageio-ffmpeg"}
+    optional = {"rembg", "tensorboardX"}
+    used = {distributions.get(name, name) for name in found - ours - optional - set(sys.stdlib_module_names)}
+    assert used == named

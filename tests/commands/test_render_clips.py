@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 from support.commands import ending, load_tool, tree
 
+from sgm.render.video_clips import ROLL, SLIDE, clip_poses
 from sgm.train.data.clips import Memo
 from sgm.train.data.videos import read_video
 from sgm.views.cameras import DISTANCE
@@ -12,7 +13,7 @@ render_clips = load_tool("render_clips")
 
 
 def test_the_camera_slides_and_rolls_but_never_turns_about_the_object():
-    poses = render_clips.clip_poses(np.random.RandomState(3), 5)
+    poses = clip_poses(np.random.RandomState(3), 5)
     assert poses.shape == (5, 4, 4)
     first = poses[0]
     np.testing.assert_allclose(first[:3, 3], DISTANCE * first[:3, 2], atol=1e-12)         # it looks at the origin
@@ -20,14 +21,14 @@ def test_the_camera_slides_and_rolls_but_never_turns_about_the_object():
     steps = np.diff(poses[:, :3, 3], axis=0)
     np.testing.assert_allclose(steps, np.tile(steps[0], (4, 1)), atol=1e-12)
     shift = (poses[-1, :3, 3] - first[:3, 3]) @ first[:3, :3]
-    assert 0 < np.abs(shift).max() and (np.abs(shift) <= render_clips.SLIDE).all()
+    assert 0 < np.abs(shift).max() and (np.abs(shift) <= SLIDE).all()
     rolls = [np.degrees(np.arctan2(pose[:3, 0] @ first[:3, 1], pose[:3, 0] @ first[:3, 0])) for pose in poses]
     np.testing.assert_allclose(rolls, np.linspace(0, rolls[-1], 5), atol=1e-9)
-    assert 0 < abs(rolls[-1]) <= render_clips.ROLL
+    assert 0 < abs(rolls[-1]) <= ROLL
 
 
 def test_clips_are_made_once_and_read_as_videos(tmp_path, capsys):
-    out = tmp_path / "films"
+    out = tmp_path / "videos"
     argv = ["--count", "2", "--out", str(out), "--size", "16", "--frames", "3", "--workers", "1"]
     assert render_clips.run(argv) == 0
     before = tree(out)

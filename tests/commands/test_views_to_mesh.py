@@ -16,6 +16,7 @@ import sgm
 from sgm.common.errors import InputError
 from sgm.config.reconstruction import MeshSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
+from sgm.reconstruct import stages
 from sgm.reconstruct.posed_views import PosedViews, ShapeError, read_views
 from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
@@ -27,7 +28,7 @@ TINY = [f"--set={text}" for text in (
     "side=64", "hull.resolution=32", "nerf.resolutions=[8,20]", "nerf.steps=12", "nerf.rays=128", "nerf.samples=8",
     "nerf.save_every=4", "nerf.preview_every=6", "depth.resolution=24", "depth.side=48", "depth.samples=16",
     "dmtet.sides=[48,64]", "dmtet.steps=[4,2]", "dmtet.pixels=1024", "dmtet.save_every=2", "dmtet.preview_every=4",
-    "texture.size=128", "texture.refine=1", "texture.atlas=own")]
+    "texture.size=128", "texture.refine=1")]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,7 @@ def test_from_views_to_files_killed_and_resumed(folder, tmp_path):
     assert names >= {"mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", "contact.png", "report.json", "work"}
     assert {path.name for path in (whole / "work").glob("*.png")} == {
         f"{name}.png" for name in ("nerf_00006", "nerf_00012", "dmtet_00004", "dmtet_00006")}
-    assert Image.open(whole / "work" / "dmtet_00006.png").size == (3 * SIDE, 3 * SIDE)      # views, colours, shape
+    assert Image.open(whole / "work" / "dmtet_00006.png").size == (3 * SIDE, 3 * SIDE)      # views, colors, shape
 
     process = subprocess.Popen(command(folder, parts, "--set=hold_out=5"))
     while process.poll() is None and not (parts / "work" / "nerf.npz").exists():
@@ -262,7 +263,9 @@ def test_ctrl_c_in_the_last_stage_leaves_the_mesh_and_its_report(folder, tmp_pat
             return of(*args, **options)
         return within
 
-    assert run().run()["interrupted"] is False and (output / "contact.png").exists()
+    ended = run()
+    ended.run()
+    assert ended.report["interrupted"] is False and (output / "contact.png").exists()
     baked = (output / "mesh.png").read_bytes()
     for place, name, of in ((baking, "texels", baking.texels), (least_squares, "_observations", observations),
                             (report_module, "facts", facts)):
@@ -301,9 +304,31 @@ def test_from_python(folder, tmp_path):
     assert (tmp_path / "mesh.glb").read_bytes() == (folder / "mesh" / "mesh.glb").read_bytes()
 
 
-def test_too_many_held_back(folder, tmp_path):
-    from sgm.reconstruct.pipeline import Reconstruction
+def test_stages_one_by_one_from_python(folder, tmp_path):
+    """Each alone goes on from what those before it left; without the texture there is no mesh yet."""
+    settings, output = [item.removeprefix("--set=") for item in TINY], tmp_path / "parts"
+
+    def run(*stages, output=output):
+        return sgm.views_to_mesh(folder, output, overrides=settings, stages=stages, progress=False)
+
+    def report(folder):
+        return json.loads((folder / "report.json").read_text())
+
+    assert run("nerf") is None
+    assert report(output)["nerf"]["steps"] == 12 and report(output)["dmtet"] == {"steps": 0}
+    assert report(output)["mesh"]["watertight"] and not (output / "mesh.glb").exists()
+    assert run("dmtet") is None and report(output)["dmtet"]["steps"] == 6 and report(output)["nerf"]["steps"] == 12
+    mesh = run("texture")
+    whole = run("nerf", "dmtet", "texture", output=tmp_path / "whole")
+    assert (mesh.texture == whole.texture).all() and (mesh.vertices == whole.vertices).all()
+    assert report(output)["dmtet"] == report(tmp_path / "whole")["dmtet"]
+    alone = tmp_path / "alone"                  # without a field of views: colors are learned along
+    assert run("dmtet", output=alone) is None and "nerf" not in report(alone) and report(alone)["dmtet"]["steps"] == 6
+    with pytest.raises(ShapeError, match="found nervf, expected some of nerf, dmtet, texture"):
+        run("nervf")
+
+
+def test_too_many_held_out(folder):
     spec = load_mesh_spec("default", ["views=4", "hold_out=2", "side=64"])
-    run = Reconstruction(folder, spec, tmp_path / "out", progress=False)
     with pytest.raises(ShapeError, match="hold_out=2 leaves 2 of 4"):
-        run.read()
+        stages.read(folder, spec)

@@ -145,7 +145,7 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path, text, expected):
     ("unet.channel_mult[0]=3", "--set unet.channel_mult[0]: unknown key; the nearest known key is unet.channel_mult"),
     ("num_frames", "--set num_frames: expected key=value"),
     ("=3", "--set =3: expected key=value"),
-    ("unet.channel_mult=[1", "not key=value"),
+    ("unet.channel_mult=[1", "--set unet.channel_mult: not valid YAML"),
 ])
 def test_a_wrong_override_is_told_in_one_line(override, expected):
     assert expected in error_of(load_spec, "svd", [override])

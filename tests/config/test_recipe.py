@@ -16,25 +16,25 @@ VAE = CONFIGS / "train" / "vae_tiny.yaml"
 
 
 @pytest.mark.parametrize("change, expected", [
-    ("seed=-1", "seed: found -1, expected 0 to 4.29497e+09"),
-    ("lr=inf", "lr: found inf, expected a number above 0"), ("lr=0", "lr: found 0"), ("lr=nan", "lr: found nan"),
-    ("lr_final=nan", "lr_final: found nan, expected 0 to 1"), ("lr_final=-0.1", "lr_final: found -0.1"),
-    ("warmup=-1", "warmup: found -1, expected 0 to"),
+    ("seed=-1", "seed: found -1, expected a number from 0 to 4294967295"),
+    ("lr=inf", "lr: found inf, expected a positive number up to 1000000"), ("lr=0", "lr: found 0"), ("lr=nan", "lr: found nan"),
+    ("lr_final=nan", "lr_final: found nan, expected a number from 0 to 1"), ("lr_final=-0.1", "lr_final: found -0.1"),
+    ("warmup=-1", "warmup: found -1, expected a number from 0 to"),
     ("betas=[0.9,1.0]", "betas: found [0.9, 1.0], expected two numbers from 0 to below 1"),
     ("betas=[-0.1,0.9]", "betas: found [-0.1"), ("betas=[0.9]", "betas: found [0.9]"), ("betas=[nan,0.9]", "betas: found"),
     ("weight_decay=nan", "weight_decay: found nan"), ("weight_decay=-1", "weight_decay: found -1"),
-    ("kl_weight=nan", "kl_weight: found nan"), ("p_mean=nan", "p_mean: found nan, expected -100 to 100"),
-    ("p_std=-1", "p_std: found -1"), ("clip_norm=-1", "clip_norm: found -1.0, expected 0 to 1e+06"),
-    ("clip_norm=inf", "clip_norm: found inf"), ("crop=-1", "crop: found -1, expected 0 to"),
-    ("accumulate=0", "accumulate: found 0, expected 1 to"), ("batch=0", "batch: found 0"), ("keep=0", "keep: found 0"),
-    ("precision=fp8", "precision: found 'fp8', expected auto or fp32 or bf16 or fp16"),
+    ("kl_weight=nan", "kl_weight: found nan"), ("p_mean=nan", "p_mean: found nan, expected a number from -100 to 100"),
+    ("p_std=-1", "p_std: found -1"), ("clip_norm=-1", "clip_norm: found -1.0, expected a number from 0 to 1000000"),
+    ("clip_norm=inf", "clip_norm: found inf"), ("crop=-1", "crop: found -1, expected a number from 0 to"),
+    ("accumulate=0", "accumulate: found 0, expected a number from 1 to"), ("batch=0", "batch: found 0"), ("keep=0", "keep: found 0"),
+    ("precision=fp8", "precision: found 'fp8', expected one of auto, fp32, bf16, fp16"),
     ("precision=fp16", "precision: found 'fp16', expected fp32 for the autoencoder"),
-    ("schedule=linear", "schedule: found 'linear', expected cosine or constant"),
-    ("trains=lora", "trains: found 'lora', expected all or decoder for autoencoder"),
-    ("task=gan", "task: found 'gan', expected diffusion or autoencoder or decoder"),
+    ("schedule=linear", "schedule: found 'linear', expected one of cosine, constant"),
+    ("trains=lora", "trains: found 'lora', expected one of all, decoder for task autoencoder"),
+    ("task=gan", "task: found 'gan', expected one of diffusion, autoencoder, decoder"),
     ("drop_condition=1", "drop_condition: found 1.0, expected 0 <= drop_condition < 1"),
-    ("frames=-1", "frames: found -1, expected 0 to"), ("sheet_every=-1", "sheet_every: found -1, expected 0 to"),
-    ("sheet_clips=0", "sheet_clips: found 0"), ("sheet_steps=0", "sheet_steps: found 0, expected 1 to"),
+    ("frames=-1", "frames: found -1, expected a number from 0 to"), ("sheet_every=-1", "sheet_every: found -1, expected a number from 0 to"),
+    ("sheet_clips=0", "sheet_clips: found 0"), ("sheet_steps=0", "sheet_steps: found 0, expected a number from 1 to"),
     ("lora_rank=0", "lora_rank: found 0"), ("lora_alpha=nan", "lora_alpha: found nan"),
 ])
 def test_what_cannot_be_is_named(change, expected):
@@ -109,16 +109,16 @@ def test_learning_rate_that_stays():
 
 def test_loss_scale_halves_and_doubles():
     scale = LossScale("fp16", start=4.0, interval=3)
-    assert scale.follow(False) and scale.value == 2
-    assert [(scale.follow(True), scale.value) for _ in range(3)] == [(False, 2), (False, 2), (False, 4)]
-    scale.follow(True)
+    assert scale.update(False) and scale.value == 2
+    assert [(scale.update(True), scale.value) for _ in range(3)] == [(False, 2), (False, 2), (False, 4)]
+    scale.update(True)
     again = LossScale("fp16", interval=3)
     again.restore(scale.state())
-    values = [[one.follow(True) or one.value for _ in range(2)] for one in (scale, again)]
+    values = [[one.update(True) or one.value for _ in range(2)] for one in (scale, again)]
     assert values == [[4, 8], [4, 8]]
-    assert [(scale.follow(False), scale.value) for _ in range(4)] == [(True, 4), (True, 2), (True, 1), (False, 1)]
+    assert [(scale.update(False), scale.value) for _ in range(4)] == [(True, 4), (True, 2), (True, 1), (False, 1)]
     for precision in ("fp32", "bf16"):
-        assert not LossScale(precision).follow(False) and LossScale(precision).value == 1
+        assert not LossScale(precision).update(False) and LossScale(precision).value == 1
 
 
 def test_weights_of_frames():

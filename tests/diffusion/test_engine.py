@@ -80,12 +80,12 @@ def test_encode(golden, tiny_engine, agree):
 
 
 def test_weights_of_one_stage_at_a_time(golden, tiny_spec, agree, tmp_path):
-    """`holding` reads a part from the file and gives it back; a second image finds the same weights again."""
+    """`weights_loaded` reads a part from the file and gives it back; a second image finds the same weights again."""
     save_file(build_checkpoint("sv3d_u"), tmp_path / "weights.safetensors")
     engine = Engine(tiny_spec("sv3d_u"), open_checkpoint(tmp_path / "weights.safetensors"))
     g = golden("cond_sv3d_u")
     for _ in range(2):
-        with engine.holding("conditioner"):
+        with engine.weights_loaded("conditioner"):
             c, _ = engine.condition(g["in/image"], g["in/cond_noise"])
             for key in c:
                 agree(f"cond_sv3d_u c/{key}, staged", c[key], g[f"out/c/{key}"])
@@ -110,7 +110,7 @@ def test_half_precision(golden, tiny_spec, filled, relative_error):
     """The UNet in float16, everything around it in float32."""
     g = golden("sample_sv3d_p")
     engine = filled(Engine(tiny_spec("sv3d_p"), dtype=ms.float16))
-    with engine.holding("model"):
+    with engine.weights_loaded("model"):
         assert {parameter.dtype for parameter in engine.model.get_parameters()} == {ms.float16}
         conditions = [{key: g[f"in/{side}/{key}"] for key in ("crossattn", "concat", "vector")} for side in ("c", "uc")]
         x, sigma = Tensor(g["trace/x.5"]), g["trace/sigma.5"][0]

@@ -4,11 +4,12 @@ import pytest
 import trimesh
 
 from sgm.common.errors import InputError
+from sgm.config.reconstruction import CleanSpec
 from sgm.geometry import topology
-from sgm.geometry.cleaning import CleanSettings, clean
+from sgm.geometry.cleaning import clean
 from sgm.geometry.decimation import decimate
 
-KEEP = CleanSettings(faces=10 ** 6, shortest=0)
+KEEP = CleanSpec(faces=10 ** 6)
 
 
 def joined(*parts):
@@ -17,9 +18,9 @@ def joined(*parts):
     return np.concatenate([p.vertices for p in parts]), np.concatenate([p.faces + k for p, k in zip(parts, first)])
 
 
-def ball(radius, centre=(0, 0, 0), subdivisions=3):
+def ball(radius, center=(0, 0, 0), subdivisions=3):
     solid = trimesh.creation.icosphere(subdivisions, radius)
-    solid.vertices += centre
+    solid.vertices += center
     return solid
 
 
@@ -31,7 +32,7 @@ def test_floaters_and_hidden_parts_go():
     shape = topology.describe(vertices, faces)
     assert shape["components"] == 2 and shape["watertight"]
     assert shape["volume"] == pytest.approx(body.volume + part.volume, rel=1e-5)
-    alone = topology.describe(*clean(*joined(floater, body, part), CleanSettings(faces=10 ** 6, floaters=2, shortest=0)))
+    alone = topology.describe(*clean(*joined(floater, body, part), CleanSpec(faces=10 ** 6, floaters=2)))
     assert alone["components"] == 1 and alone["volume"] == pytest.approx(body.volume, rel=1e-5)
 
 
@@ -68,7 +69,7 @@ def test_unusable_faces_go_and_the_rest_stays_closed():
                                          (lambda: trimesh.creation.torus(0.35, 0.15, 96, 64), 1)], ids=["ball", "torus"])
 def test_decimation_keeps_shape_handles_and_closedness(make, genus):
     solid = make()
-    vertices, faces = clean(solid.vertices, solid.faces, CleanSettings(faces=1200))
+    vertices, faces = clean(solid.vertices, solid.faces, CleanSpec(faces=1200))
     shape = topology.describe(vertices, faces)
     assert 1190 <= shape["faces"] <= 1200
     assert shape["watertight"] and shape["genus"] == genus and shape["components"] == 1
@@ -114,7 +115,7 @@ def test_slivers_go_even_within_the_budget():
     a, b, c = solid.faces[7]
     new = len(solid.vertices)
     faces = np.concatenate([np.delete(solid.faces, 7, 0), [[a, b, new], [b, c, new], [c, a, new]]])
-    vertices, faces = clean(np.vstack([solid.vertices, point]), faces)
+    vertices, faces = clean(np.vstack([solid.vertices, point]), faces, KEEP)
     assert topology.describe(vertices, faces)["watertight"] and len(vertices) == len(solid.vertices)
     assert topology.heights(vertices, faces).min() > 0.01
 
@@ -125,4 +126,4 @@ def test_slivers_go_even_within_the_budget():
     ids=["empty", "one place", "nan", "twice"])
 def test_nothing_to_clean_is_said(vertices, faces):
     with pytest.raises(InputError, match="no triangle with an area"):
-        clean(vertices, faces)
+        clean(vertices, faces, KEEP)

@@ -11,7 +11,6 @@ from support.paths import GOLDEN
 
 from sgm.geometry import metrics, topology
 from sgm.geometry.mesh_reader import load_mesh
-from sgm.geometry.nearest import Cloud
 from sgm.reconstruct import report
 from sgm.render.zbuffer import render_views
 from sgm.views.cameras import FOV_DEG, Orbit
@@ -40,19 +39,6 @@ def test_figures_of_the_evaluation_script(meshes, name):
         else:
             assert ours[key] == told[key], key
     assert {"chamfer_l1", "fscore_0.01", "normal_consistency", "iou", "iou_mode"} <= told.keys() & ours.keys()
-
-
-def test_nearest_against_brute_force():
-    rng = np.random.default_rng(0)
-    points = np.concatenate([rng.random((700, 3)), np.full((50, 3), 0.5), [(9.0, 9, 9)]])   # equal ones, and one far away
-    asked = np.concatenate([rng.random((200, 3)) * 3 - 1, [(0.5, 0.5, 0.5), (8.0, 8, 8)]])
-    distance, found = Cloud(points).query(asked)
-    every = np.linalg.norm(asked[:, None] - points, axis=2)
-    np.testing.assert_allclose(distance, every.min(1), rtol=1e-12)
-    np.testing.assert_allclose(np.linalg.norm(points[found] - asked, axis=1), distance, rtol=1e-12)
-    assert Cloud(points[:1]).query(asked)[1].max() == 0
-    with pytest.raises(ValueError, match="N > 0"):
-        Cloud(np.zeros((0, 3)))
 
 
 def test_samples_lie_uniformly_on_the_surface():
@@ -126,10 +112,10 @@ def test_command_with_the_up_axis(meshes, tmp_path, capsys, monkeypatch):
 def test_command_with_views_that_were_held_back(tmp_path, capsys, monkeypatch):
     """The views are of the mesh itself, except the last, which is not counted; a smaller mesh has smaller outlines."""
     monkeypatch.setattr(metrics, "compare", partial(metrics.compare, samples=500, dense=5000))
-    colours = np.random.RandomState(0).randint(0, 255, (8, 3))
+    colors = np.random.RandomState(0).randint(0, 255, (8, 3))
     for name, size in (("box.ply", 1.0), ("small.ply", 0.8)):
         box = trimesh.creation.box(size * np.array((0.6, 0.5, 0.4)))
-        box.visual.vertex_colors = colours
+        box.visual.vertex_colors = colors
         box.export(tmp_path / name)
     orbit, folder = Orbit.static(20, 5), tmp_path / "views"
     views = render_views(load_mesh(tmp_path / "box.ply"), orbit.poses(2.0), 64, FOV_DEG, lighting=report.UNLIT)

@@ -1,6 +1,7 @@
-"""Mesh files read back by trimesh and by our own reader: places, axes, colours, closedness; nothing half-written."""
+"""Mesh files read back by trimesh and by our own reader: places, axes, colors, closedness; nothing half-written."""
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def mesh():
     """A closed brick in the world, whose texture tells the place: red grows with x, green with y, blue with z."""
     box = trimesh.creation.box((1.0, 0.6, 0.4)).subdivide().subdivide()
     vertices = box.vertices.astype(np.float32)
-    uv, face_uv = unwrap(vertices, box.faces, 128, 2, method="own")
+    uv, face_uv = unwrap(vertices, box.faces, 128, 2)
     face, weights = texels(uv, face_uv, 128)
     inside = face >= 0
     w = np.concatenate([1 - weights.sum(-1, keepdims=True), weights], -1)[inside][..., None]
@@ -44,8 +45,8 @@ def test_glb_is_y_up_and_faces_z(mesh, tmp_path):
     np.testing.assert_allclose(as_set(read.vertices), as_set(mesh.vertices[:, [1, 2, 0]]), atol=1e-6)
     np.testing.assert_allclose(read.extents, (0.6, 0.4, 1.0), atol=1e-6)
     assert np.asarray(read.visual.material.baseColorTexture).shape[:2] == (128, 128)
-    colours = trimesh.visual.color.uv_to_color(read.visual.uv, read.visual.material.baseColorTexture)[:, :3]
-    np.testing.assert_allclose(colours / 255, read.vertices[:, [2, 0, 1]] / (1, 0.6, 0.4) + 0.5, atol=0.06)
+    colors = trimesh.visual.color.uv_to_color(read.visual.uv, read.visual.material.baseColorTexture)[:, :3]
+    np.testing.assert_allclose(colors / 255, read.vertices[:, [2, 0, 1]] / (1, 0.6, 0.4) + 0.5, atol=0.06)
     assert np.einsum("ij,ij->i", read.vertex_normals, read.vertices).min() > 0
     welded = trimesh.Trimesh(read.vertices, read.faces)
     assert welded.is_watertight and welded.volume == pytest.approx(0.24, rel=1e-5)
@@ -74,17 +75,17 @@ def test_glb_keeps_the_rules_of_gltf(mesh, tmp_path):
 
 
 def test_obj_and_ply_stay_in_the_input_world(mesh, tmp_path):
-    centre, scale = np.array([100.0, -3, 7]), 0.25
-    world = mesh.placed(scale, centre)
+    center, scale = np.array([100.0, -3, 7]), 0.25
+    world = mesh.placed(scale, center)
     assert {p.name for p in mesh_writer.save(world, tmp_path / "m.obj")} == {"m.obj", "m.mtl", "m.png"}
     mesh_writer.save(world, tmp_path / "m.ply")
     obj = trimesh.load(tmp_path / "m.obj", force="mesh", process=False)
     ply = trimesh.load(tmp_path / "m.ply", process=False)
     for read in (obj, ply):
-        np.testing.assert_allclose(as_set(read.vertices), as_set(mesh.vertices / scale + centre), atol=2e-5)
+        np.testing.assert_allclose(as_set(read.vertices), as_set(mesh.vertices / scale + center), atol=2e-5)
     assert ply.is_watertight and len(ply.vertices) == len(mesh.vertices)        # whole at seams
     assert ply.volume == pytest.approx(0.24 / scale ** 3, rel=1e-4)
-    # a corner's colour is the mean over three sides of the brick; all sides have it
+    # a corner's color is the mean over three sides of the brick; all sides have it
     wanted = mesh.vertices / (1, 0.6, 0.4) + 0.5
     np.testing.assert_allclose(ply.visual.vertex_colors[:, :3] / 255, wanted, atol=0.06)
     text = (tmp_path / "m.obj").read_text()
@@ -95,7 +96,7 @@ def test_obj_and_ply_stay_in_the_input_world(mesh, tmp_path):
 def test_all_kinds_look_alike_in_our_own_reader(mesh, tmp_path):
     cameras = Orbit.static(25.0, 3).poses(2.5)
     wanted = render_views(mesh.drawable(), cameras, 96, 33.8, lighting=UNLIT)
-    for name, limit in (("a.glb", 0.5), ("a.obj", 0.5), ("a.ply", 6)):            # ply: colours at vertices only
+    for name, limit in (("a.glb", 0.5), ("a.obj", 0.5), ("a.ply", 6)):            # ply: colors at vertices only
         mesh_writer.save(mesh, tmp_path / name)
         seen = render_views(load_mesh(tmp_path / name), cameras, 96, 33.8, lighting=UNLIT)
         assert (seen[..., 3] != wanted[..., 3]).mean() < 1e-3
@@ -106,12 +107,17 @@ def test_nothing_is_left_half_written(mesh, tmp_path, monkeypatch):
     mesh_writer.save(mesh, tmp_path / "m.obj")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
-    def full(texture):
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(mesh_writer, "png", full)
-    with pytest.raises(OSError):
+    write, sizes = Path.write_bytes, []
+
+    def full(path, data):
+        sizes.append(write(path, data))
+        if len(sizes) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="No space left on device"):
         mesh_writer.save(mesh.placed(2, (1, 1, 1)), tmp_path / "m.obj")
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert len(sizes) == 3 and {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     with pytest.raises(InputError, match="kind .stl cannot be written; give one of .glb, .obj, .ply"):
         mesh_writer.save(mesh, tmp_path / "m.stl")
     (tmp_path / "folder.ply").mkdir()
@@ -124,7 +130,7 @@ def test_turntable(mesh, tmp_path):
     assert frames.shape == (8, 48, 96, 3) and frames.dtype == np.uint8
     both = [frames[..., :48, :], frames[..., 48:, :]]
     assert all((side != 255).any(-1).mean() > 0.05 for side in both)
-    assert (both[0].max(-1) != both[0].min(-1)).any() and (both[1].max(-1) == both[1].min(-1)).all()   # colours, and clay
+    assert (both[0].max(-1) != both[0].min(-1)).any() and (both[1].max(-1) == both[1].min(-1)).all()   # colors, and clay
     files = write_turntable(tmp_path, frames)
     assert {f.name for f in files} == {"turntable.mp4", "turntable.gif"} == {p.name for p in tmp_path.iterdir()}
     told = facts(mesh)

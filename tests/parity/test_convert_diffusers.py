@@ -102,11 +102,11 @@ def test_image_to_video(converted, agree):
 
     engine = load_model(folder.parent / "small.yaml", folder)
     pixels = image.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
-    with engine.holding("conditioner"):
+    with engine.weights_loaded("conditioner"):
         c, uc = engine.condition(pixels, cond_noise, COND_AUG, fps_id=6, motion_bucket_id=127)
-    with engine.holding("model"):
+    with engine.weights_loaded("model"):
         z = engine.sample(noise, c, uc, STEPS, guidance_scales=np.linspace(*GUIDANCE, SPEC.num_frames))
-    with engine.holding("first_stage_model"):
+    with engine.weights_loaded("first_stage_model"):
         frames = engine.decode(z, chunk=SPEC.num_frames)
     agree("converted svd, image to frames", (frames / 2 + 0.5).clip(0, 1).transpose(0, 2, 3, 1), theirs, 2e-5)
 

@@ -7,6 +7,7 @@ from PIL import Image
 from support.commands import load_tool
 from support.making_data import small_spec
 
+from sgm.render.datasets import OrbitSettings, lighting_of
 from sgm.render.zbuffer import SOFT, STUDIO
 from sgm.train.data import DataSettings, Memo, read_clips
 from sgm.train.data.examples import choose_views
@@ -20,8 +21,8 @@ def test_any_21_of_84(orbit, tmp_path):
     """All of the 84 can be the input view; what is chosen goes once round from it, in even steps if static."""
     assert render_orbits.run([*FLAGS, "84", "--orbit", orbit, "--out", str(tmp_path / "set")]) == 0
     spec = small_spec("sv3d_p", "num_frames=21")
-    (clips, tally), _ = read_clips(DataSettings(data=[str(tmp_path / "set")], cache=False), spec, Memo())
-    assert len(clips) == 3 and clips.num_frames == 84 and not tally.bad
+    (clips, skipped), _ = read_clips(DataSettings(data=[str(tmp_path / "set")], cache=False), spec, Memo())
+    assert len(clips) == 3 and clips.num_frames == 84 and not skipped.reasons
     azimuths, elevations = clips[0].angles
     for condition in range(84):
         views = choose_views(np.random.default_rng(0), azimuths, 21, condition)
@@ -69,11 +70,11 @@ def test_sets_from_before_have_fixed_lights(tmp_path, capsys):
 def test_lights_stay_soft_and_above():
     seen = []
     for k in range(200):
-        lights = render_orbits.lighting_of(f"object{k}", {"lighting": "varied", "seed": 0}, STUDIO)
+        lights = lighting_of(f"object{k}", OrbitSettings(lighting="varied"), STUDIO)
         key, fill = np.array(lights.key_direction), np.array(lights.fill_direction)
         assert np.linalg.norm(key) == pytest.approx(1) and np.sin(np.radians(20)) <= key[2] <= np.sin(np.radians(75))
         assert fill[2] >= 0 and key[:2] @ fill[:2] < 0          # from the other side
         assert 0.3 < lights.ambient < 0.5 and lights.key + lights.ambient < 1.1
         seen.append(np.arctan2(key[1], key[0]))
     assert np.histogram(seen, 8, (-np.pi, np.pi))[0].min() > 10     # from everywhere
-    assert render_orbits.lighting_of("object", {"lighting": "fixed", "seed": 0}, SOFT) is SOFT
+    assert lighting_of("object", OrbitSettings(), SOFT) is SOFT

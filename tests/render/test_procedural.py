@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from sgm.render.primitives import Paint, box, loft, section
-from sgm.render.procedural import HELD_BACK_SEEDS, TRAIN_SEEDS, make_object, render_clip
+from sgm.render.procedural import make_object, render_clip
+from sgm.render.seeds import HELD_BACK_SEEDS, TRAIN_SEEDS
 from sgm.render.zbuffer import SOFT, Lighting, render_views
 from sgm.views import metrics
 from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world

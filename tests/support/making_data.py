@@ -1,7 +1,7 @@
 """Training data for tests: orbit folders, packed sets, videos, and an engine whose encoders can be computed by hand."""
 from types import SimpleNamespace
 
-import imageio_ffmpeg
+import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 from support.goldens import PACKAGED
@@ -10,6 +10,7 @@ from sgm.config.model_files import load_spec
 from sgm.train.data import Clips
 from sgm.train.data.orbits import read_orbit
 from sgm.views.cameras import Orbit
+from sgm.views.media import write_gif
 from sgm.views.transforms import write_transforms
 
 SIZE = 32
@@ -89,16 +90,10 @@ def write_packed(folder, clips=2, views=4, size=SIZE, seed=0):
 def write_film(path, frames, fps=8):
     """uint8 (T, H, W, 3) as the video file that the suffix says; -> path."""
     if path.suffix == ".gif":
-        first, *others = map(Image.fromarray, frames)
-        first.save(path, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
-        return path
-    codec = {".mp4": "libx264", ".webm": "libvpx-vp9"}[path.suffix]
-    writer = imageio_ffmpeg.write_frames(str(path), frames.shape[2:0:-1], fps=fps, codec=codec, quality=9,
-                                         macro_block_size=2, ffmpeg_log_level="quiet")
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+        write_gif(path, frames, fps)
+    else:
+        codec = {".mp4": "libx264", ".webm": "libvpx-vp9"}[path.suffix]
+        iio.imwrite(path, frames, plugin="FFMPEG", is_batch=True, fps=fps, codec=codec, quality=9, macro_block_size=2)
     return path
 
 

@@ -24,12 +24,12 @@ class Noise:
     """Batches of noise, or not of numbers at all where `bad` says so."""
 
     def __init__(self, bad=()):
-        self.orbits, self.bad, self.num_frames = self, bad, 3
+        self.clips, self.bad, self.num_frames = self, bad, 3
 
     def __len__(self):
         return 4
 
-    def clips(self, number):
+    def clip_indices(self, number):
         return [number % 4]
 
     def __call__(self, number):
@@ -88,6 +88,6 @@ def engine_of(seed=0, make=Engine):
     return engine
 
 
-def trainer_of(seed=0, bad=(), held_back=None, make=ToyEngine, **changes):
+def trainer_of(seed=0, bad=(), held_out=None, make=ToyEngine, **changes):
     options = {"seed": 5, "steps": 8, "lr": 1e-2, "warmup": 0, "average_decay": 0.5, **changes}
-    return Trainer(engine_of(seed, make), Recipe(**options), Noise(bad), held_back)
+    return Trainer(engine_of(seed, make), Recipe(**options), Noise(bad), held_out)

@@ -10,7 +10,8 @@ from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialize
-from sgm.render.procedural import TRAIN_SEEDS, render_clip
+from sgm.render.procedural import render_clip
+from sgm.render.seeds import TRAIN_SEEDS
 from sgm.train.batches import DiffusionBatches, ViewBatches
 from sgm.train.data import LatentClips, PackedOrbits, shuffled
 from sgm.train.run.run_folder import RunFolder
@@ -125,7 +126,7 @@ def test_roaming_clips(latents, relative_error):
     angles = plain[3][:, -128:]         # the azimuth's columns
     starts, steps = set(), set()
     for seed in range(40):
-        x0, token, latent, vector = latents[0].batch(np.random.default_rng(seed), [2], drop=0.0, roam=1.0)
+        x0, token, latent, vector = latents[0].batch(np.random.default_rng(seed), [2], drop=0.0, random_start=1.0)
         order = [int(np.abs(angles - row).sum(1).argmin()) for row in vector[:, -128:]]
         np.testing.assert_array_equal(vector, plain[3][order])
         np.testing.assert_array_equal(token, plain[1])

@@ -9,7 +9,7 @@ from sgm.common.errors import InputError
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialize
-from sgm.train.clip_whitening import tell_apart, whiten
+from sgm.train.clip_whitening import whiten, whiten_image_tokens
 from sgm.train.data.examples import Encoders
 
 
@@ -38,7 +38,7 @@ def test_tokens_of_a_drawn_tower_tell_images_apart():
     before = tokens()
     assert before.std(0).mean() < 0.2 * np.sqrt((before ** 2).mean())        # nearly the same for all
     clips.insert(3, SimpleNamespace(angles=None, frames=broken))
-    tell_apart(engine, clips)
+    whiten_image_tokens(engine, clips)
     after = tokens()
     np.testing.assert_allclose(after.mean(0), 0, atol=1e-3)
     covariance = after.T @ after / len(after)

@@ -82,7 +82,7 @@ def test_the_share_that_is_predicted(predicted):
     assert 8 < guessed.sum() < 32
     np.testing.assert_allclose(latents[~guessed], mean_of(images[~guessed]), atol=1e-5)
     assert len(engine.steps) == 2 and all(2 <= steps <= 8 for steps in engine.steps)        # predicted_clips
-    assert set(batches.clips(0)) == {0, 1} and len(batches.clips(0)) == 40
+    assert set(batches.clip_indices(0)) == {0, 1} and len(batches.clip_indices(0)) == 40
     for first, again in zip(batches(3), batches(3)):
         np.testing.assert_array_equal(first, again)
 

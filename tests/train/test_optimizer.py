@@ -29,7 +29,7 @@ def made(**options):
     """A step and its graphs."""
     objective = Quadratic()
     step = TrainStep(objective, [objective.weight, objective.bias], BETAS, EPS, DECAY, **options)
-    names = "accumulate", "norm", "update", "clear", "show_average", "show_weights"
+    names = "accumulate", "all_reduce_norm", "update", "clear", "show_average", "show_weights"
     return objective, step, {name: ms.jit(getattr(step, name)) for name in names}
 
 
@@ -63,7 +63,7 @@ def test_accumulation_and_scale(batches, scale, relative_error):
     for number, (batch, (lr, follow)) in enumerate(zip(batches, RATES), 1):
         for k in batch:
             run["accumulate"](Tensor(np.float32(scale)), Tensor(X[k]), Tensor(Y[k]))
-        norm = float(run["norm"](Tensor(np.float32(0)))[0].asnumpy()) / scale / count
+        norm = float(run["all_reduce_norm"](Tensor(np.float32(0)))[0].asnumpy()) / scale / count
         assert norm == pytest.approx(norms[number - 1], rel=1e-5)
         run["update"](step.rates(number, lr, follow), Tensor(np.float32(1 / scale / count)))
     for ours, theirs in zip((*step.weights, *step.average), (*values, *average)):
@@ -80,7 +80,7 @@ def test_a_step_that_is_left_out(count):
         if bad:
             for _ in range(count):
                 run["accumulate"](one, Tensor(np.full(2, np.inf, np.float32)), Tensor(Y[0]))
-            assert not np.isfinite(run["norm"](Tensor(np.float32(0)))[0].asnumpy())
+            assert not np.isfinite(run["all_reduce_norm"](Tensor(np.float32(0)))[0].asnumpy())
             if count > 1:
                 run["clear"]()
         for k in range(count):

@@ -141,7 +141,7 @@ def test_float16(tmp_path):
 
 
 def test_the_best_and_the_latest_are_kept(tmp_path):
-    trainer = trainer_of(held_back=Noise(), val_batches=3, keep=2)
+    trainer = trainer_of(held_out=Noise(), val_batches=3, keep=2)
     folder, losses, before = RunFolder(tmp_path, trainer.recipe, SPEC), [], None
     for _ in range(4):
         trainer.advance()
@@ -155,6 +155,6 @@ def test_the_best_and_the_latest_are_kept(tmp_path):
                     "best.safetensors", "state.safetensors"]
     assert open_checkpoint(tmp_path / "best.safetensors").metadata["step"] == str(1 + int(np.argmin(losses)))
     assert open_checkpoint(tmp_path / "averaged_00000003.safetensors").metadata["step"] == "3"
-    other = trainer_of(held_back=Noise(), val_batches=3, keep=2)
+    other = trainer_of(held_out=Noise(), val_batches=3, keep=2)
     folder.resume(other)
     assert other.best == min(losses) and other.validate() == losses[-1]

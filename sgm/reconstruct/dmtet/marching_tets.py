@@ -1,9 +1,10 @@
-"""Marching tetrahedra: which edges of the grid the surface crosses and how the crossings are joined (numba, host), and
-where on these edges they lie (device, differentiable).
+"""Marching tetrahedra: which grid edges the surface crosses, how, and where.
 
-The joining depends on signs only, so gradients need just the place p = a + (b - a) s_a / (s_a - s_b) of a crossing
-(Shen et al., "Deep Marching Tetrahedra", NeurIPS 2021, eq. 3). A sealed grid gives closed surfaces, whatever its values:
-every triangle side lies in a face that two tetrahedra share, and both put it there, in opposite directions.
+The host (numba) finds the crossed edges and joins the crossings; the device, differentiably, finds
+where on the edges they lie. The joining depends on signs only, so gradients need only the place p =
+a + (b - a) s_a / (s_a - s_b) of a crossing (Shen et al., "Deep Marching Tetrahedra", NeurIPS 2021,
+eq. 3). A sealed grid gives closed surfaces for any values: every triangle side lies in a face that
+two tetrahedra share, and both put it there, in opposite directions.
 """
 from itertools import combinations, permutations
 
@@ -14,9 +15,10 @@ from sgm.reconstruct.dmtet.tet_grid import DIRECTIONS, corner_offsets, corner_pa
 
 
 def _triangles():
-    """What to draw in each tetrahedron -> counts (6, 16) and edges (6, 16, 2, 3, 2) as (lower corner, direction).
+    """Return what to draw in each tetrahedron: counts (6, 16) and edges (6, 16, 2, 3, 2).
 
-    The second index is the set of corners inside, as bits of their place in the tetrahedron.
+    An edge is (lower corner, direction). The second index is the set of corners inside, as bits of
+    their place in the tetrahedron.
     """
     counts, edges = np.zeros((6, 16), np.int64), np.zeros((6, 16, 2, 3, 2), np.int64)
 
@@ -100,49 +102,29 @@ def _march(sdf, offsets, corners, counts, table):
 
 
 def march(sdf):
-    """The surface of a grid (R + 1,) * 3 that is negative inside -> edges (E, 2) int32, faces (M, 3) int32.
+    """Return the surface of a grid (R + 1,) * 3 that is negative inside.
 
-    edges: grid vertices, one of each pair inside, of every crossing; faces: crossings, counter-clockwise seen from
-    outside. The surface is closed if the grid is `tetgrid.sealed`.
+    edges (E, 2) int32: grid vertices, one of each pair inside, of every crossing; faces (M, 3)
+    int32: crossings, counter-clockwise seen from outside. The surface is closed if the grid is
+    `tet_grid.sealed`.
     """
     sdf = np.ascontiguousarray(sdf, np.float32)
     return _march(sdf, corner_offsets(sdf.shape[0] - 1), _CORNERS, _COUNTS, _EDGES)
 
 
-@njit(cache=True)
-def neighbours(faces, vertices):
-    """The face on the other side of each face's sides (corners 0-1, 1-2, 2-0) -> (M, 3) int32; -1 where there is none.
-
-    vertices: how many there are. Of a side that more than two faces share, faces are paired that run opposite ways.
-    """
-    count = len(faces)
-    first = np.full(vertices, -1, np.int32)         # sides that start at a vertex, as a linked list
-    later = np.empty(3 * count, np.int32)
-    for side in range(3 * count):
-        start = faces[side // 3, side % 3]
-        later[side], first[start] = first[start], side
-    out = np.full((count, 3), -1, np.int32)
-    for f in range(count):
-        for i in range(3):
-            start, end = faces[f, i], faces[f, (i + 1) % 3]
-            side = first[end]
-            while side >= 0:
-                g, j = side // 3, side % 3
-                if faces[g, (j + 1) % 3] == start and out[g, j] < 0 and out[f, i] < 0 and g != f:
-                    out[f, i], out[g, j] = g, f
-                side = later[side]
-    return out
-
-
 def crossings(s_a, s_b, a, b):
-    """Points where edges cross the surface: values (E,) of opposite signs and ends a, b (E, 3) -> (E, 3), numpy."""
+    """Return points (E, 3) where edges cross the surface, numpy.
+
+    s_a, s_b (E,): values of opposite signs; a, b (E, 3): the ends.
+    """
     return a + (b - a) * (s_a / (s_a - s_b))[:, None]
 
 
 def device_crossings(ends):
-    """The same on the device: x, y, z (E,) each, of eight tensors (E,): s_a, s_b, a's x, y, z and b's.
+    """Return the same on the device: x, y, z (E,) each.
 
-    Where s_a = s_b, in the padding of a static length, the place is a.
+    ends: eight tensors (E,): s_a, s_b, a's x, y, z and b's. Where s_a = s_b, in the padding of a
+    static length, the place is a.
     """
     s_a, s_b, a, b = ends[0], ends[1], ends[2:5], ends[5:8]
     difference = s_a - s_b

@@ -1,20 +1,127 @@
-"""What one step of the refinement looks at: the arrays of fixed length that its device graph takes (numpy, host)."""
+"""Fixed-size batches of pixels, rays and silhouettes for one DMTet step (numpy, host)."""
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from sgm.geometry.topology import face_neighbors
 from sgm.reconstruct.dmtet import marching_tets, rasterizer, tet_grid
 
 UNIT = 1024         # lengths are multiples of this
 SPARE = 1.2         # room for growth when a length is first fixed
-AHEAD = 0.5         # cells: how far along the ray, this way or that, the colour field is asked a second time
+AHEAD = 0.5         # cells: how far along the ray, this way or that, the color field is evaluated a second time
+
+# A batch has E edges of the grid, M faces, N colored pixels, the first G of which move the surface, and Q outlines. All are
+# filled up to a fixed length. Vectors are stored by component, so that no kernel works on rows of three.
+
+
+class Edges(NamedTuple):
+    """Edges of the grid that the surface crosses: values and places of their ends a, b, (E,)."""
+    s_a: np.ndarray
+    s_b: np.ndarray
+    ax: np.ndarray
+    ay: np.ndarray
+    az: np.ndarray
+    bx: np.ndarray
+    by: np.ndarray
+    bz: np.ndarray
+
+
+class Points(NamedTuple):
+    """Where the field is evaluated, as `Field.encode` returns it.
+
+    These are the N colored points, and points further along the rays of the first G of them.
+    """
+    indices: np.ndarray
+    weights: np.ndarray
+    further_indices: np.ndarray
+    further_weights: np.ndarray
+
+
+class Faces(NamedTuple):
+    """Vertices of the faces' three corners, (M,) int32."""
+    i: np.ndarray
+    j: np.ndarray
+    k: np.ndarray
+
+
+class Outlines(NamedTuple):
+    """Pairs of pixels between which a silhouette passes, see `rasterizer.Outline`.
+
+    Rows of the pixels near, far and receiver and vertices p, q of the edge are (Q,) int32; across
+    (Q,), functionals (9, Q) and eyes (3, Q), the cameras' places, are float32.
+    """
+    near: np.ndarray
+    far: np.ndarray
+    receiver: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    across: np.ndarray
+    functionals: np.ndarray
+    eyes: np.ndarray
+
+
+class Pixels(NamedTuple):
+    """Goals of the rows: the N colored pixels, then the background pixels that outlines blend with.
+
+    target (N + Q, 3): colors; wanted (N + Q,): alpha; shares (N + Q,): weights in the loss;
+    backdrop (Q, 3): the colors of the background pixels.
+    """
+    target: np.ndarray
+    wanted: np.ndarray
+    shares: np.ndarray
+    backdrop: np.ndarray
+
+
+class Rays(NamedTuple):
+    """The rays of the first G pixels.
+
+    Each meets the triangle of vertices i, j, k (G,) int32. directions, eyes (3, G); moves (G,): how
+    often a pixel counts, divided by the distance to its further point.
+    """
+    i: np.ndarray
+    j: np.ndarray
+    k: np.ndarray
+    directions: np.ndarray
+    eyes: np.ndarray
+    moves: np.ndarray
+
+
+class Pairs(NamedTuple):
+    """Neighboring pixels whose normals are compared: rows first and second (G,) int32.
+
+    even (G,): weights, smaller where the picture has an edge.
+    """
+    first: np.ndarray
+    second: np.ndarray
+    even: np.ndarray
+
+
+class Batch(NamedTuple):
+    """All arguments of `refinement.Loss`."""
+    edges: Edges
+    points: Points
+    faces: Faces
+    outlines: Outlines
+    pixels: Pixels
+    rays: Rays
+    pairs: Pairs
+
+    def arrays(self):
+        """Return all arrays in a row, as a compiled graph takes them."""
+        return [array for group in self for array in group]
+
+
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """The mesh of a grid: edges (E, 2) of the grid, faces (M, 3), around (M, 3) their neighbours, values (2, E) at the
-    edges' ends, places (2, E, 3) of these, vertices (E, 3)."""
+    """The mesh of a grid.
+
+    edges (E, 2) of the grid, faces (M, 3), around (M, 3) the faces' neighbors, values (2, E) at the
+    edges' ends, places (2, E, 3) of these, vertices (E, 3).
+    """
     edges: np.ndarray
     faces: np.ndarray
     around: np.ndarray
@@ -24,7 +131,10 @@ class Surface:
 
 
 def surface_of(sdf, half, deformation=None, bound=0.0):
-    """The Surface of a sealed grid, its vertices moved by `tetgrid.deformed` if there is a deformation ((R + 1)^3, 3)."""
+    """Return the Surface of a sealed grid.
+
+    Its vertices are moved by `tet_grid.deformed` if there is a deformation ((R + 1)^3, 3).
+    """
     resolution = sdf.shape[0] - 1
     edges, faces = marching_tets.march(sdf)
     values = sdf.reshape(-1)[edges.T]
@@ -33,13 +143,14 @@ def surface_of(sdf, half, deformation=None, bound=0.0):
     else:
         places = np.stack([tet_grid.deformed(resolution, half, ends, deformation, bound) for ends in edges.T])
     vertices = marching_tets.crossings(*values, *places).astype(np.float32)
-    return Surface(edges, faces, marching_tets.neighbours(faces, len(vertices)), values, places, vertices)
+    return Surface(edges, faces, face_neighbors(faces), values, places, vertices)
 
 
 def picture(surface, field, views, view):
-    """View number `view` of a surface in the colours of a field -> rgb (h, w, 3) float32 premultiplied, covered (h, w) bool.
+    """Return view number `view` of a surface in the colors of a field.
 
-    Not antialiased: one ray through the middle of each pixel.
+    rgb (h, w, 3) float32 premultiplied, covered (h, w) bool. Not antialiased: one ray through the
+    middle of each pixel.
     """
     c2w = views.c2w[view]
     ids, depth = rasterizer.face_ids(surface.vertices, surface.faces, c2w, views.intrinsics, views.w, views.h)
@@ -52,90 +163,82 @@ def picture(surface, field, views, view):
 
 
 class Lengths:
-    """The static lengths of a device graph: each is fixed with room to spare when first asked for, and grows if need be
-    (the graph is then compiled again)."""
+    """The static lengths of a device graph.
+
+    Each is fixed with some room to spare when first needed, and grows if necessary (the graph is
+    then compiled again).
+    """
 
     def __init__(self):
         self.fixed = {}
 
     def of(self, name, count):
-        """A length of at least `count`."""
+        """Return a length of at least `count`."""
         if count > self.fixed.get(name, 0):
             self.fixed[name] = -(-int(max(count, 1) * SPARE) // UNIT) * UNIT
         return self.fixed[name]
 
 
 def geometry_rows(settings):
-    """How many of the coloured pixels move the surface by colour and normal."""
+    """Return how many of the colored pixels move the surface by color and normal."""
     return int(settings.geometry * settings.pixels) // 2 * 2
 
 
 def padded(array, length, fill=0):
-    """The array with its last axis filled up to a length, contiguous."""
+    """Return the array with its last axis filled up to a length, contiguous."""
     out = np.full((*array.shape[:-1], length), fill, array.dtype)
     out[..., :array.shape[-1]] = array
     return out
 
 
-class Shading:
-    """Batches of views (of one size) for `dmtet.Loss`."""
+class PixelBatcher:
+    """Makes batches for `refinement.Loss` of views of one size.
 
-    def __init__(self, views, half, resolution, settings):
-        self.views, self.settings = views, settings
+    resolution: cells per side of the grid over [-half, half]^3. settings: a `DMTetSpec`. lengths: a
+    `Lengths`, which all sizes of views share.
+    """
+
+    def __init__(self, views, half, resolution, settings, lengths):
+        self.views, self.settings, self.lengths = views, settings, lengths
         self.ahead = AHEAD * 2 * half / resolution
-        grey = [cv2.cvtColor(rgb + (1 - mask)[..., None], cv2.COLOR_RGB2GRAY) for rgb, mask in zip(views.rgb, views.mask)]
-        slopes = [np.hypot(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1)) for g in grey]
+        gray = [cv2.cvtColor(rgb + (1 - mask)[..., None], cv2.COLOR_RGB2GRAY) for rgb, mask in zip(views.rgb, views.mask)]
+        slopes = [np.hypot(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1)) for g in gray]
         self.flat = np.exp(-3 * np.stack(slopes))      # 1 where the picture is even, 0 at its edges
 
-    def batch(self, surface, chosen, lengths, rng):
-        """The views `chosen` of a surface -> {name: array} in the order in which `dmtet.Loss` takes them, the points (N, 3)
-        that are coloured, and points (G, 3) a little before or behind the first G of these."""
+    def batch(self, surface, chosen, encode, rng):
+        """Return the Batch of the views `chosen` of a surface.
+
+        encode(points, further) returns four arrays: what `Field.encode` makes of the points (N, 3)
+        that are colored, and of points (G, 3) a little before or behind the first G of these.
+        """
         views, settings, count = self.views, self.settings, len(chosen)
         h, w = views.h, views.w
         background = rng.random_sample((count, 3)).astype(np.float32)
+
+        # What each pixel shows, and where silhouettes pass. Pixels are numbered through all views.
         ids, depth = np.empty((count, h * w), np.int32), np.empty((count, h * w))
-        outlines = []
+        found_outlines = []
         for b, k in enumerate(chosen):
             found = rasterizer.face_ids(surface.vertices, surface.faces, views.c2w[k], views.intrinsics, w, h)
             ids[b], depth[b] = found[0].reshape(-1), found[1].reshape(-1)
-            outlines.append(rasterizer.outline(surface.vertices, surface.faces, surface.around, *found, views.c2w[k],
-                                           views.intrinsics))
-        near, far = (np.concatenate([getattr(o, name).astype(np.int64) + b * h * w for b, o in enumerate(outlines)])
-                     for name in ("near", "far"))
+            found_outlines.append(rasterizer.outline(surface.vertices, surface.faces, surface.around, *found, views.c2w[k],
+                                                     views.intrinsics))
         ids, depth = ids.reshape(-1), depth.reshape(-1)
+        near, far = (np.concatenate([getattr(o, name).astype(np.int64) + b * h * w for b, o in enumerate(found_outlines)])
+                     for name in ("near", "far"))
+
+        # Rows: the colored pixels, room for more of them, then the background pixels that outlines blend with.
         pixels, weight, others = self._chosen_pixels(ids, near, far, rng)
-        # Rows: the coloured pixels, room for more of them, then the background pixels that outlines blend with.
         n = settings.pixels
         row_of = np.full(len(ids), -1, np.int32)
         row_of[pixels] = np.arange(len(pixels))
         behind = np.unique(far[ids[far] < 0])
         row_of[behind] = n + np.arange(len(behind))
-        kept = (row_of[near] >= 0) & (row_of[far] >= 0)
-        q = lengths.of("outlines", len(near))
-        view = np.repeat(np.arange(count), [len(o.near) for o in outlines])[kept]
-        ends, across, place, functionals = (np.concatenate([getattr(o, name) for o in outlines])[kept]
-                                            for name in ("ends", "across", "place", "functionals"))
-        near, far = row_of[near[kept]], row_of[far[kept]]
         eyes = views.c2w[chosen, :3, 3].astype(np.float32)
-        batch = {
-            "near": padded(near, q), "far": padded(far, q), "receiver": padded(np.where(place > 0.5, far, near), q),
-            "p": padded(ends[:, 0], q), "q": padded(ends[:, 1], q), "across": padded(across, q),
-            "functionals": padded(np.ascontiguousarray(functionals.T), q),
-            "outline_eyes": padded(np.ascontiguousarray(eyes[view].T), q),
-        }
-        shown = np.concatenate([pixels, behind])
-        all_rows = np.concatenate([np.arange(len(pixels)), n + np.arange(len(behind))])
-        rows = n + q
-        mask = views.mask[chosen].reshape(-1)
-        target, wanted, weights = np.zeros((rows, 3), np.float32), np.zeros(rows, np.float32), np.zeros(rows, np.float32)
-        wanted[all_rows] = mask[shown]
-        target[all_rows] = (views.rgb[chosen].reshape(-1, 3)[shown]
-                            + (1 - mask[shown])[:, None] * background[shown // (h * w)])
-        weights[all_rows[len(pixels):]] = 1
-        weights[:len(pixels)] = weight
-        backdrop = np.zeros((q, 3), np.float32)
-        backdrop[:len(behind)] = background[behind // (h * w)]
-        batch.update(target=target, wanted=wanted, weights=weights / max(mask.sum(), 1), backdrop=backdrop)
+        outlines = self._outlines(found_outlines, near, far, row_of, eyes)
+        targets = self._pixels(chosen, pixels, weight, behind, background, len(outlines.near))
+
+        # Points of the surface, and those ahead of them.
         points = np.zeros((n, 3), np.float32)
         direction = np.zeros((len(pixels), 3), np.float32)
         for b, k in enumerate(chosen):
@@ -143,17 +246,56 @@ class Shading:
             direction[mine] = rasterizer.pixel_rays(pixels[mine] % (h * w), w, views.c2w[k], views.intrinsics)
         points[:len(pixels)] = eyes[pixels // (h * w)] + depth[pixels, None].astype(np.float32) * direction
         g = geometry_rows(settings)
-        batch.update(self._geometry(surface, pixels[:g], ids, depth, direction[:g], eyes, row_of, others, g, rng,
-                                    self.flat[chosen].reshape(-1)))
+        pairs = self._pairs(pixels[:g], ids, depth, row_of, g, rng, self.flat[chosen].reshape(-1))
         # Before and behind the surface in turn: where it has not been yet, the field knows less, which must not count more.
         ahead = np.float32(self.ahead if rng.random_sample() < 0.5 else -self.ahead)
-        batch["moves"] /= ahead
-        return batch, points, points[:g] + ahead * batch["directions"].T[:g]
+        rays = self._rays(surface, pixels[:g], ids, direction[:g], eyes, others, g, ahead)
+        return Batch(self._edges(surface), Points(*encode(points, points[:g] + ahead * rays.directions.T[:g])),
+                     self._faces(surface), outlines, targets, rays, pairs)
+
+    def _edges(self, surface):
+        length = self.lengths.of("edges", len(surface.edges))
+        places = padded(np.ascontiguousarray(surface.places.transpose(0, 2, 1)), length).reshape(6, -1)
+        return Edges(*padded(surface.values, length, 1), *places)
+
+    def _faces(self, surface):
+        length = self.lengths.of("faces", len(surface.faces))
+        return Faces(*padded(np.ascontiguousarray(surface.faces.T), length))
+
+    def _outlines(self, found, near, far, row_of, eyes):
+        """Return the Outlines both of whose pixels have a row."""
+        kept = (row_of[near] >= 0) & (row_of[far] >= 0)
+        length = self.lengths.of("outlines", len(near))
+        view = np.repeat(np.arange(len(found)), [len(o.near) for o in found])[kept]
+        ends, across, place, functionals = (np.concatenate([getattr(o, name) for o in found])[kept]
+                                            for name in ("ends", "across", "place", "functionals"))
+        near, far = row_of[near[kept]], row_of[far[kept]]
+        return Outlines(padded(near, length), padded(far, length), padded(np.where(place > 0.5, far, near), length),
+                        padded(ends[:, 0], length), padded(ends[:, 1], length), padded(across, length),
+                        padded(np.ascontiguousarray(functionals.T), length),
+                        padded(np.ascontiguousarray(eyes[view].T), length))
+
+    def _pixels(self, chosen, pixels, weight, behind, background, length):
+        """Return the Pixels: the colored ones with their weights, and up to `length` others."""
+        views, n = self.views, self.settings.pixels
+        area = views.h * views.w
+        shown = np.concatenate([pixels, behind])
+        rows = np.concatenate([np.arange(len(pixels)), n + np.arange(len(behind))])
+        mask = views.mask[chosen].reshape(-1)
+        target, wanted = np.zeros((n + length, 3), np.float32), np.zeros(n + length, np.float32)
+        shares, backdrop = np.zeros(n + length, np.float32), np.zeros((length, 3), np.float32)
+        wanted[rows] = mask[shown]
+        target[rows] = views.rgb[chosen].reshape(-1, 3)[shown] + (1 - mask[shown])[:, None] * background[shown // area]
+        shares[rows[len(pixels):]] = 1
+        shares[:len(pixels)] = weight
+        backdrop[:len(behind)] = background[behind // area]
+        return Pixels(target, wanted, shares / max(mask.sum(), 1), backdrop)
 
     def _chosen_pixels(self, ids, near, far, rng):
-        """Which covered pixels are coloured -> numbers, weights, how many are not at outlines (these come first).
+        """Choose the covered pixels that are colored.
 
-        Blocks of 2 x 2 pixels are drawn at random, so that neighbours are there to compare, and in random order.
+        Return their numbers, their weights, and how many are not at outlines (these come first).
+        Blocks of 2 x 2 pixels are drawn in random order, so that neighbors can be compared.
         """
         views, n = self.views, self.settings.pixels
         h, w = views.h, views.w
@@ -169,9 +311,9 @@ class Shading:
         weight[:len(order)] = len(covered) / max(len(order), 1)
         return np.concatenate([covered[order], fixed]), weight, len(order)
 
-    def _geometry(self, surface, pixels, ids, depth, direction, eyes, row_of, others, g, rng, flat):
-        """The first g rows' triangles and rays, and the pairs of them whose normals are compared."""
-        views, count, length = self.views, len(pixels), max(g, 2)       # a graph takes no arrays of length 0
+    def _pairs(self, pixels, ids, depth, row_of, g, rng, flat):
+        """Return the Pairs of the first g rows that are neighbors on one surface."""
+        views, count = self.views, len(pixels)
         h, w = views.h, views.w
         pairs = []
         for step in (1, w):
@@ -179,18 +321,25 @@ class Shading:
             b = row_of[pixels[a] + step]
             a, b = a[(b >= 0) & (b < count)], b[(b >= 0) & (b < count)]
             one, two = depth[pixels[a]], depth[pixels[b]]
-            good = (ids[pixels[a]] != ids[pixels[b]]) & (np.abs(one - two) < rasterizer.JUMP * np.minimum(one, two) / views.fl_x)
+            near = np.abs(one - two) < rasterizer.JUMP * np.minimum(one, two) / views.fl_x
+            good = (ids[pixels[a]] != ids[pixels[b]]) & near
             pairs.append(np.stack([a[good], b[good]]))
         pairs = np.concatenate(pairs, axis=1)
         if pairs.shape[1] > g:
             pairs = pairs[:, rng.permutation(pairs.shape[1])[:g]]
         even = flat[pixels[pairs]].min(axis=0) / max(pairs.shape[1], 1)
-        moving = min(others, count)
+        length = max(g, 2)                      # a graph takes no arrays of length 0
+        return Pairs(*padded(pairs.astype(np.int32), length), padded(even.astype(np.float32), length))
+
+    def _rays(self, surface, pixels, ids, direction, eyes, others, g, ahead):
+        """Return the Rays of the first g rows.
+
+        The first `others` of them are not at outlines and move the surface.
+        """
+        length, moving = max(g, 2), min(others, len(pixels))
         moves = np.zeros(length, np.float32)
         moves[:moving] = others / max(moving, 1)
-        corners = padded(np.ascontiguousarray(surface.faces[ids[pixels]].T), length)
-        first, second = padded(pairs.astype(np.int32), length)
-        return {"a": corners[0], "b": corners[1], "c": corners[2],
-                "directions": padded(np.ascontiguousarray(direction.T), length),
-                "eyes": padded(np.ascontiguousarray(eyes[pixels // (h * w)].T), length), "moves": moves,
-                "first": first, "second": second, "even": padded(even.astype(np.float32), length)}
+        moves /= ahead
+        return Rays(*padded(np.ascontiguousarray(surface.faces[ids[pixels]].T), length),
+                    padded(np.ascontiguousarray(direction.T), length),
+                    padded(np.ascontiguousarray(eyes[pixels // (self.views.h * self.views.w)].T), length), moves)

@@ -1,7 +1,8 @@
-"""The device's half of the rasteriser: depth, barycentric weights, normals and antialiased outlines, all differentiable.
+"""The device's half of the rasterizer, all differentiable.
 
-Elementwise but for gathers and their sums back, on static lengths, with what `raster` found on the host. A vector is a tuple
-of its components x, y, z, tensors (N,) each: no kernel then works on rows of three.
+Depth, barycentric weights, normals and antialiased outlines. Elementwise but for gathers and their
+sums back, on static lengths, with what `rasterizer` found on the host. A vector is a tuple of its
+components x, y, z, tensors (N,) each: no kernel then works on rows of three.
 """
 from mindspore import ops as P
 
@@ -11,36 +12,38 @@ GRAZING = 0.08      # cosine of the ray with the normal below which a depth's gr
 
 
 def cross(a, b):
-    """Cross products."""
+    """Return cross products."""
     return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
 def dot(a, b):
-    """Inner products (N,)."""
+    """Return inner products (N,)."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def minus(a, b):
-    """Differences."""
+    """Return differences."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]
 
 
 def take(vectors, index):
-    """Vectors at an index (N,) int32."""
+    """Return vectors at an index (N,) int32."""
     return scatter.take(vectors[0], index), scatter.take(vectors[1], index), scatter.take(vectors[2], index)
 
 
 def unit(a, eps=1e-20):
-    """Vectors of length 1; those shorter than sqrt(eps) stay short."""
+    """Return vectors of length 1; those shorter than sqrt(eps) stay short."""
     scale = 1.0 / P.sqrt(dot(a, a) + eps)
     return a[0] * scale, a[1] * scale, a[2] * scale
 
 
 def intersect(a, b, c, eye, direction):
-    """Where rays meet the planes of triangles a, b, c -> distance (N,) in lengths of `direction`, weights of b and c.
+    """Intersect rays with the planes of triangles a, b, c.
 
-    The weights are barycentric in space, so interpolation with them is correct in perspective. A grazing ray's distance
-    has no gradient (`GRAZING`); a triangle of no area gets the distance 0 and finite weights.
+    Return the distance (N,) in lengths of `direction`, and the weights of b and c. The weights are
+    barycentric in space, so interpolation with them is correct in perspective. A grazing ray's
+    distance has no gradient (`GRAZING`); a triangle of no area gets the distance 0 and finite
+    weights.
     """
     u, v = minus(b, a), minus(c, a)
     normal = cross(u, v)
@@ -57,13 +60,16 @@ def intersect(a, b, c, eye, direction):
 
 
 def interpolate(a, b, c, of_b, of_c):
-    """Vectors at the corners a, b, c, weighted by 1 - of_b - of_c, of_b, of_c."""
+    """Return vectors at corners a, b, c, weighted by 1 - of_b - of_c, of_b, of_c."""
     return (a[0] + of_b * (b[0] - a[0]) + of_c * (c[0] - a[0]), a[1] + of_b * (b[1] - a[1]) + of_c * (c[1] - a[1]),
             a[2] + of_b * (b[2] - a[2]) + of_c * (c[2] - a[2]))
 
 
 def vertex_normals(vertices, corners, count):
-    """Unit normals of `count` vertices, the mean of the faces around weighted by area. corners: three (M,) int32."""
+    """Return unit normals of `count` vertices, the mean of the faces around weighted by area.
+
+    corners: three (M,) int32.
+    """
     a, b, c = take(vertices, corners[0]), take(vertices, corners[1]), take(vertices, corners[2])
     normal = cross(minus(b, a), minus(c, a))
     where = P.concat((corners[0], corners[1], corners[2]), 0)
@@ -73,10 +79,11 @@ def vertex_normals(vertices, corners, count):
 
 
 def place(p, q, eye, functionals):
-    """Where outlines cross their pairs, 0 at near's centre and 1 at far's -> (Q,).
+    """Return where outlines cross their pairs, (Q,): 0 at near's center and 1 at far's.
 
-    p, q: the ends of the edges. functionals: three vectors; the first is zero on the plane of the eye and the line
-    through both pixel centres, the second times a point over the third times it is the place.
+    p, q: the ends of the edges. functionals: three vectors; the first is zero on the plane of the
+    eye and the line through both pixel centers, the second times a point over the third times it is
+    the place.
     """
     p, q = minus(p, eye), minus(q, eye)
     across, along, ahead = functionals
@@ -88,11 +95,12 @@ def place(p, q, eye, functionals):
 
 
 def antialias(colors, near, far, receiver, across, place):
-    """Colours (A, C) of pixels, blended where outlines pass.
+    """Return colors (A, C) of pixels, blended where outlines pass.
 
-    near, far (Q,) int32: rows of the pairs; receiver: row of the pixel in which the outline lies, far's if place > 0.5.
-    across (Q,): see `Outline`; 0 in padding. The blend is zero when the outline passes half way between the centres, so
-    it is continuous when the receiver changes.
+    near, far (Q,) int32: rows of the pairs; receiver: row of the pixel in which the outline lies,
+    far's if place > 0.5. across (Q,): see `rasterizer.Outline`; 0 in padding. The blend is zero
+    when the outline passes half way between the centers, so it is continuous when the receiver
+    changes.
     """
     difference = scatter.take(colors, near) - scatter.take(colors, far)
     share = (across * (place - 0.5)).reshape(-1, 1)

@@ -1,18 +1,19 @@
-"""The host's half of the rasteriser: which face a pixel shows, and where outlines pass between pixels (numpy and numba).
+"""The host's half of the rasterizer: which face a pixel shows, and where outlines pass.
 
-None of it has a gradient; `device_raster` computes again from the corners found here what has one. Split like nvdiffrast's
-rasterise, interpolate and antialias (Laine et al., "Modular primitives for high-performance differentiable rendering",
-2020). Cameras are OpenGL camera-to-world with intrinsics (fl_x, fl_y, cx, cy) in pixels, pixel centres at +0.5.
+Numpy and numba. None of it has a gradient; `raster_gradients` computes again, from the corners
+found here, what has one. The split is that of nvdiffrast's rasterize, interpolate and antialias
+(Laine et al., "Modular primitives for high-performance differentiable rendering", 2020). Cameras
+are OpenGL camera-to-world with intrinsics (fl_x, fl_y, cx, cy) in pixels, pixel centers at +0.5.
 """
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
-from sgm.render.zbuffer import NEAR, rasterise
+from sgm.render.zbuffer import NEAR, rasterize
 
-JUMP = 3.0          # widths of a pixel: two neighbouring pixels whose depths differ by less show one surface
-WALK = 64           # triangles crossed between two pixel centres before an outline is given up
+JUMP = 3.0          # widths of a pixel: two neighboring pixels whose depths differ by less show one surface
+WALK = 64           # triangles crossed between two pixel centers before an outline is given up
 
 # What the z-buffer wants for surfaces without texture: texture coordinates, materials, a texel.
 _PLAIN = (np.zeros((1, 2), np.float32), np.ones((1, 4), np.float32), np.zeros((1, 3), np.int64), np.zeros(1, np.float32),
@@ -32,7 +33,7 @@ def _camera_space(vertices, c2w):
 
 @njit(cache=True)
 def _facing(view, faces):
-    """Numbers of the faces whose outer side the camera sees."""
+    """Return the numbers of the faces whose outer side the camera sees."""
     out = np.empty(len(faces), np.int32)
     count = 0
     for f in range(len(faces)):
@@ -46,9 +47,10 @@ def _facing(view, faces):
 
 
 def face_ids(vertices, faces, c2w, intrinsics, width, height):
-    """The nearest outward face at each pixel centre -> (H, W) int32, -1 where there is none; z-depth (H, W) float64.
+    """Return the nearest outward face at each pixel center (H, W) int32, and z-depth (H, W).
 
-    vertices (N, 3), faces (M, 3) counter-clockwise from outside, one camera c2w (4, 4), intrinsics (4,).
+    The id is -1 where there is no face; depths are float64. vertices (N, 3), faces (M, 3)
+    counter-clockwise from outside, one camera c2w (4, 4), intrinsics (4,).
     """
     view = _camera_space(np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(c2w, np.float64))
     front = _facing(view, faces)
@@ -59,7 +61,7 @@ def face_ids(vertices, faces, c2w, intrinsics, width, height):
     sheared[:, 0] = (fl_x * view[:, 0] - (cx - samples / 2) * view[:, 2]) / fl_x
     sheared[:, 1] = (fl_y * view[:, 1] - (samples / 2 - cy) * view[:, 2]) / fl_x
     uv, factor, texture, cutoff, texel = _PLAIN
-    depth, ids, _ = rasterise(sheared, faces[front], uv, np.zeros(len(front), np.int32), factor, texture, cutoff, texel,
+    depth, ids, _ = rasterize(sheared, faces[front], uv, np.zeros(len(front), np.int32), factor, texture, cutoff, texel,
                                samples, float(fl_x), NEAR)
     ids, depth = ids[:height, :width], depth[:height, :width]
     return np.where(ids >= 0, np.append(front, -1)[ids], -1).astype(np.int32), depth
@@ -67,13 +69,15 @@ def face_ids(vertices, faces, c2w, intrinsics, width, height):
 
 @dataclass(frozen=True)
 class Outline:
-    """Pairs of neighbouring pixels of one view between which a silhouette passes, Q of them.
+    """Pairs of neighboring pixels of one view between which a silhouette passes, Q of them.
 
-    near, far (Q,) int32: pixel numbers (row * W + column); the outline belongs to the surface seen at `near`.
-    ends (Q, 2) int32: vertices of the mesh edge that is the outline there. across (Q,) float32: how much of the pair
-    counts, the squared component of the edge's normal along the pair: horizontal and vertical pairs of an edge then
-    add up to one. place (Q,) float32 in [0, 1): where the outline crosses, 0 at near's centre and 1 at far's.
-    functionals (Q, 9) float32: see `device_raster.place`.
+    near, far (Q,) int32: pixel numbers (row * W + column); the outline belongs to the surface seen
+    at `near`.
+    ends (Q, 2) int32: vertices of the mesh edge that is the outline there. across (Q,) float32: how
+    much of the pair counts, the squared component of the edge's normal along the pair: horizontal
+    and vertical pairs of an edge then add up to one. place (Q,) float32 in [0, 1): where the
+    outline crosses, 0 at near's center and 1 at far's.
+    functionals (Q, 9) float32: see `raster_gradients.place`.
     """
     near: np.ndarray
     far: np.ndarray
@@ -85,9 +89,10 @@ class Outline:
 
 @njit(cache=True)
 def _walk(screen, faces, around, front, f, x, y, step, axis):
-    """From the pixel centre (x, y) on face f by `step` along the axis: the outline's edge (p, q) and its distance.
+    """Walk from the pixel center (x, y) on face f by `step` along the axis to the outline.
 
-    p = -1: the surface goes on to the next pixel, or does not end within WALK triangles.
+    Return the outline's edge (p, q) and its distance. p = -1: the surface goes on to the next
+    pixel, or does not end within WALK triangles.
     """
     here, line = (x, y) if axis == 0 else (y, x)
     for _ in range(WALK):
@@ -147,11 +152,12 @@ def _outline(screen, faces, around, front, ids, depth, focal):
 
 
 def outline(vertices, faces, around, ids, depth, c2w, intrinsics):
-    """The silhouettes of one view, occluding contours inside the object included -> Outline.
+    """Return the Outline of one view, occluding contours inside the object included.
 
-    around: `marching.neighbours` of the faces; ids, depth: of `face_ids`. From the nearer of two differing pixels the
-    surface is followed from triangle to triangle towards the other one until it turns away from the camera. To ask
-    only the visible triangle itself, as nvdiffrast does, misses most outlines once triangles are smaller than pixels.
+    around: `sgm.geometry.topology.face_neighbors`; ids, depth: of `face_ids`. From the nearer of
+    two differing pixels the surface is followed from triangle to triangle towards the other one
+    until it turns away from the camera. Testing only the visible triangle itself, as nvdiffrast
+    does, misses most outlines once triangles are smaller than pixels.
     """
     fl_x, fl_y, cx, cy = intrinsics
     view = _camera_space(np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(c2w, np.float64))
@@ -163,7 +169,7 @@ def outline(vertices, faces, around, ids, depth, c2w, intrinsics):
     row, column = np.divmod(near, ids.shape[1])
     right, up, ahead = c2w[:3, 0], c2w[:3, 1], -c2w[:3, 2]
     along_x = fl_x * right + (cx - column - 0.5)[:, None] * ahead       # times a point: depth times its pixels to the
-    along_y = -fl_y * up + (cy - row - 0.5)[:, None] * ahead            # right of, and below, the centre of `near`
+    along_y = -fl_y * up + (cy - row - 0.5)[:, None] * ahead            # right of, and below, the center of `near`
     level = (axis == 0)[:, None]
     sign = np.sign(far - near)[:, None]
     functionals = np.concatenate([np.where(level, along_y, along_x), sign * np.where(level, along_x, along_y),
@@ -172,7 +178,10 @@ def outline(vertices, faces, around, ids, depth, c2w, intrinsics):
 
 
 def pixel_rays(pixels, width, c2w, intrinsics):
-    """World directions (N, 3) float32 through pixel centres, of length 1 along the optical axis: distances are z-depths."""
+    """Return world directions (N, 3) float32 through pixel centers.
+
+    Their length is 1 along the optical axis, so that distances are z-depths.
+    """
     row, column = np.divmod(pixels, width)
     fl_x, fl_y, cx, cy = intrinsics
     local = np.stack([(column + 0.5 - cx) / fl_x, (cy - row - 0.5) / fl_y, -np.ones(len(pixels))], axis=-1)

@@ -1,52 +1,27 @@
-"""How a grid of distances follows a gradient: blurred, smoothed near the surface, scaled by Adam (numpy and numba, host).
+"""The optimizer of the SDF grid: gradient blur, Laplacian smoothing, Adam with relative epsilon.
 
-Adam (Kingma & Ba 2015) gives every value the same speed, however weak its gradient. Where no view sees the surface only
-the smoothing would act, and Adam would make it drift at full speed (measured: it filled a mug's inside). So epsilon is a
-share of the gradient's usual size instead of 1e-8, and a value that no picture has ever moved is not smoothed. It may
-follow, though: the change of hidden parts is then the harmonic one between those of the parts around them, so that a hidden
-base goes along with its visible rim, and nothing hidden moves when nothing around it does.
+Numpy, numba and scipy, host. Adam (Kingma & Ba 2015) gives every value the same speed, however weak
+its gradient. Where no view sees the surface only the smoothing would act, and Adam would make it
+drift at full speed (measured: it filled a mug's inside). So epsilon is a share of the gradient's
+usual size instead of 1e-8, and a value that no picture has ever moved is not smoothed. Hidden parts
+may follow, though: their change is then the harmonic one between those of the parts around them, so
+that a hidden base moves with its visible rim, and nothing hidden moves when nothing around it does.
 """
 import numpy as np
 from numba import njit
 
+from sgm.reconstruct.hull.sdf_grid import blurred
+
 BETAS = (0.9, 0.98)
 REACH = 2.0         # cells: the smoothing falls as exp(-(s / 2 REACH cells)^2) with the distance s to the surface
-USUAL = 0.9         # memory of the gradient's usual size
+MEMORY = 0.9        # of the mean square of the gradient from step to step
 BAND = 3.0          # cells: the hidden part that follows is this thick on both sides of the surface
 SWEEPS = 4          # of relaxation per step
 
 
 @njit(cache=True)
-def _blur_last(values, taps):
-    """Convolution along the last of two axes, zero beyond the ends."""
-    reach = len(taps) // 2
-    out = np.zeros_like(values)
-    rows, count = values.shape
-    for r in range(rows):
-        for n in range(count):
-            value = values[r, n]
-            if value != 0:
-                for k in range(max(-reach, -n), min(reach, count - 1 - n) + 1):
-                    out[r, n + k] += value * taps[k + reach]
-    return out
-
-
-def blurred(grid, sigma):
-    """A Gaussian of `sigma` cells over a grid (n, n, n) -> float32; the sum is kept but at the ends."""
-    if sigma <= 0:
-        return grid
-    reach = max(1, int(np.ceil(3 * sigma)))
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    taps = (taps / taps.sum()).astype(np.float32)
-    n = len(grid)
-    for _ in range(3):          # each pass blurs the last axis and moves it to the front
-        grid = np.ascontiguousarray(np.moveaxis(_blur_last(grid.reshape(-1, n), taps).reshape(n, n, n), 2, 0))
-    return grid
-
-
-@njit(cache=True)
 def _smoothing(sdf, cell, seen, laplacian, sign_change, crossed, out):
-    """Add the smoothing's gradient, in units of the data's: see `Descent.step`."""
+    """Add the smoothing's gradient, in units of the data's: see `SdfOptimizer.step`."""
     n = sdf.shape[0]
     for x in range(1, n - 1):
         for y in range(1, n - 1):
@@ -63,8 +38,11 @@ def _smoothing(sdf, cell, seen, laplacian, sign_change, crossed, out):
 
 
 @njit(cache=True)
-def _relax(change, start, seen, band, sweeps):
-    """Gauss-Seidel sweeps of Laplace's equation for the change of what is not seen, `band` around the start's surface."""
+def relax_hidden(change, start, seen, band, sweeps):
+    """Relax the change of what is not seen by Gauss-Seidel sweeps of Laplace's equation.
+
+    It acts within `band` around the surface at the start.
+    """
     n = change.shape[0]
     for sweep in range(sweeps):
         for i in range(1, n - 1):
@@ -87,14 +65,14 @@ def _relax(change, start, seen, band, sweeps):
 
 
 class Adam:
-    """Adam of an array on the host, its epsilon given at each step. `state` holds all of it."""
+    """Adam of an array on the host, with an epsilon that is given at each step."""
 
     def __init__(self, shape):
         self.m, self.v = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         self.steps = 0
 
     def update(self, gradient, lr, eps):
-        """-> what to subtract from the values."""
+        """Return what to subtract from the values."""
         self.steps += 1
         self.m += (1 - BETAS[0]) * (gradient - self.m)
         self.v += (1 - BETAS[1]) * (gradient * gradient - self.v)
@@ -102,38 +80,44 @@ class Adam:
         return np.float32(lr / (1 - BETAS[0] ** self.steps)) * self.m / (root + np.float32(eps))
 
     def state(self):
-        """{name: array}."""
+        """Return {name: array}."""
         return {"m": self.m, "v": self.v, "steps": np.array(self.steps)}
 
     def restore(self, arrays):
-        """Take over what `state` gave."""
+        """Take over what `state` returned."""
         self.m, self.v, self.steps = arrays["m"].copy(), arrays["v"].copy(), int(arrays["steps"])
 
 
-class Descent:
-    """The state of a grid's optimisation. sdf: the grid at the start, over [-half, half]^3. settings: of a `DMTetSpec` blur,
-    laplacian, sign_change, damping, follow."""
+class SdfOptimizer:
+    """The state of an SDF grid's optimization.
+
+    sdf: the grid at the start, over [-half, half]^3. settings: a `DMTetSpec`, of which blur,
+    laplacian, sign_change, damping and follow are used.
+    """
 
     def __init__(self, sdf, half, settings):
         self.settings, self.cell, self.start = settings, 2 * half / (sdf.shape[0] - 1), sdf.copy()
-        self.adam, self.seen, self.usual = Adam(sdf.shape), np.zeros(sdf.shape, bool), 0.0
+        self.adam, self.seen, self.mean_square = Adam(sdf.shape), np.zeros(sdf.shape, bool), 0.0
 
     def step(self, sdf, gradient, crossed, lr):
-        """The next values. gradient (R + 1,) * 3: the data's; crossed, bool: ends of edges that the surface crosses.
+        """Return the next values of the grid.
 
-        The smoothing is relative to the root mean square r of the data's gradient where it acts: the gradient that is
-        followed is g + r (laplacian w (s - mean of the six around) + sign_change sign(s) sigmoid(|s|)), s in cells. The
-        last term is the cross-entropy of nvdiffrec (Munkberg et al. 2022, eq. 2): of a crossed edge, each end is
-        pulled to the other's sign.
+        gradient (R + 1,) * 3: that of the data; crossed, bool: ends of edges that the surface
+        crosses.
+        The smoothing is relative to the root mean square r of the data's gradient where it acts:
+        the gradient that is followed is g + r (laplacian w (s - mean of the six around) +
+        sign_change sign(s) sigmoid(|s|)), s in cells. The last term is the cross-entropy of
+        nvdiffrec (Munkberg et al. 2022, eq. 2): of a crossed edge, each end is pulled to the
+        other's sign.
         """
         settings = self.settings
-        gradient = blurred(gradient, settings.blur)
+        gradient = blurred(gradient, settings.blur, "constant")
         moved = gradient != 0
         self.seen |= moved
         if moved.any():
             now = float(np.square(gradient[moved], dtype=np.float64).mean())
-            self.usual = now if self.usual == 0 else USUAL * self.usual + (1 - USUAL) * now
-        scale = np.float32(np.sqrt(self.usual))
+            self.mean_square = now if self.mean_square == 0 else MEMORY * self.mean_square + (1 - MEMORY) * now
+        scale = np.float32(np.sqrt(self.mean_square))
         if scale == 0:
             return sdf
         smoothing = np.zeros_like(sdf)
@@ -141,15 +125,15 @@ class Descent:
         sdf = sdf - self.adam.update(gradient + scale * smoothing, lr, settings.damping * scale)
         if settings.follow:
             change = sdf - self.start
-            _relax(change, self.start, self.seen, np.float32(BAND * self.cell), SWEEPS)
+            relax_hidden(change, self.start, self.seen, np.float32(BAND * self.cell), SWEEPS)
             sdf = self.start + change
         return sdf
 
     def state(self):
-        """{name: array} of everything that the next steps depend on."""
-        return {**self.adam.state(), "seen": self.seen, "usual": np.array(self.usual), "start": self.start}
+        """Return {name: array} of everything that the next steps depend on."""
+        return {**self.adam.state(), "seen": self.seen, "usual": np.array(self.mean_square), "start": self.start}
 
     def restore(self, arrays):
-        """Take over what `state` gave."""
+        """Take over what `state` returned."""
         self.adam.restore(arrays)
-        self.seen, self.start, self.usual = arrays["seen"].copy(), arrays["start"].copy(), float(arrays["usual"])
+        self.seen, self.start, self.mean_square = arrays["seen"].copy(), arrays["start"].copy(), float(arrays["usual"])

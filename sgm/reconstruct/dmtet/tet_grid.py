@@ -1,11 +1,13 @@
-"""A tetrahedral grid without a file: cubes cut into six (numpy only).
+"""A tetrahedral grid without a data file: cubes cut into six (numpy only).
 
-Kuhn's triangulation ("Some combinatorial lemmas in topology", 1960): in every cube one tetrahedron for each order in
-which the three axes can be walked from its lowest to its highest corner. All cubes are alike and neighbours fit, so that
-everything about the grid is arithmetic. Grid vertices are numbered as `sdf.reshape(-1)` of a grid indexed [x, y, z].
+Kuhn's triangulation ("Some combinatorial lemmas in topology", 1960): in every cube one tetrahedron
+for each order in which the three axes can be walked from its lowest to its highest corner. All
+cubes are alike and neighbors fit, so that everything about the grid is arithmetic. Grid vertices
+are numbered as `sdf.reshape(-1)` of a grid indexed [x, y, z].
 
-The seven edges that start at a vertex go to the other corners of its cube; edge directions are those corners as bits:
-1 = +z, 2 = +y, 4 = +x, so 7 is the diagonal. The edge from vertex v in direction d has the key 7 v + d - 1.
+The seven edges that start at a vertex go to the other corners of its cube; edge directions are
+those corners as bits: 1 = +z, 2 = +y, 4 = +x, so 7 is the diagonal. The edge from vertex v in
+direction d has the key 7 v + d - 1.
 """
 from itertools import permutations
 
@@ -17,7 +19,10 @@ UNFOLDED = 1 / 6    # cells: a deformation below this cannot turn a tetrahedron 
 
 
 def corner_paths():
-    """The six tetrahedra of a cube -> (6, 4) int: corners as bits, ordered so that every volume is positive."""
+    """Return the six tetrahedra of a cube, (6, 4) int: corners as bits.
+
+    They are ordered so that every volume is positive.
+    """
     paths = []
     for order in permutations((4, 2, 1)):
         path = np.cumsum((0,) + order)
@@ -29,21 +34,20 @@ def corner_paths():
 
 
 def corner_offsets(resolution):
-    """Differences of vertex number from a cube's lowest corner to all eight -> (8,) int, by the corner's bits."""
+    """Return the vertex numbers of a cube's eight corners less that of the lowest, (8,) int.
+
+    They are in the order of the corners' bits.
+    """
     side = resolution + 1
     bits = np.arange(8)
     return (bits >> 2 & 1) * side * side + (bits >> 1 & 1) * side + (bits & 1)
 
 
-def tetrahedra(resolution):
-    """All tetrahedra as vertex numbers -> (6 R^3, 4) int64. For tests and for other programs: marching needs no list."""
-    x, y, z = np.meshgrid(*[np.arange(resolution)] * 3, indexing="ij")
-    lowest = (x * (resolution + 1) + y) * (resolution + 1) + z
-    return (lowest.reshape(-1, 1, 1) + corner_offsets(resolution)[corner_paths()]).reshape(-1, 4)
-
-
 def positions(resolution, half, vertices=None):
-    """Coordinates of grid vertices in [-half, half]^3 -> (N, 3) float32; of all, or of those numbers (N,)."""
+    """Return coordinates of grid vertices in [-half, half]^3, (N, 3) float32.
+
+    They are those of all vertices, or of the numbers `vertices` (N,).
+    """
     side = resolution + 1
     vertices = np.arange(side ** 3) if vertices is None else np.asarray(vertices)
     index = np.stack([vertices // (side * side), vertices // side % side, vertices % side], axis=-1)
@@ -51,10 +55,11 @@ def positions(resolution, half, vertices=None):
 
 
 def deformed(resolution, half, vertices, deformation, bound):
-    """Coordinates of the vertices (N,) moved by bound tanh(d) cells along each axis, d = deformation[vertices] -> (N, 3).
+    """Return coordinates (N, 3) of the vertices (N,), moved by bound tanh(d) cells on each axis.
 
-    Up to `UNFOLDED` no tetrahedron can fold over: its three steps along the axes form, in cells, the unit matrix plus
-    entries of at most 2 bound, which stays diagonally dominant while 6 bound < 1.
+    d = deformation[vertices]. Up to `UNFOLDED` no tetrahedron can fold over: its three steps along
+    the axes form, in cells, the unit matrix plus entries of at most 2 bound, which stays diagonally
+    dominant while 6 bound < 1.
     """
     cell = 2 * half / resolution
     moved = positions(resolution, half, vertices)
@@ -63,7 +68,7 @@ def deformed(resolution, half, vertices, deformation, bound):
 
 
 def sealed(sdf, half):
-    """A copy whose surface is closed at the box and passes through no grid vertex -> float32 (R + 1,) * 3.
+    """Return a copy float32 (R + 1,) * 3 whose surface is closed and passes through no grid vertex.
 
     The outermost vertices are at least half a cell outside.
     """
@@ -75,16 +80,3 @@ def sealed(sdf, half):
             side[axis] = end
             out[tuple(side)] = np.maximum(out[tuple(side)], cell / 2)
     return out
-
-
-def resampled(grid, resolution):
-    """A grid (R + 1,) * 3 interpolated trilinearly to another resolution -> float32 (resolution + 1,) * 3."""
-    for axis in range(3):
-        cells = grid.shape[axis] - 1
-        place = np.linspace(0, cells, resolution + 1)
-        low = np.minimum(place.astype(int), cells - 1)
-        shape = [1, 1, 1]
-        shape[axis] = -1
-        part = (place - low).reshape(shape)
-        grid = np.take(grid, low, axis) * (1 - part) + np.take(grid, low + 1, axis) * part
-    return grid.astype(np.float32)

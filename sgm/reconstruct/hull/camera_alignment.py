@@ -1,7 +1,8 @@
-"""Cameras turned until outlines agree: a remedy for directions that are a little off (numpy, numba and OpenCV only).
+"""Camera alignment: turns cameras until outlines agree, for directions that are a little off.
 
-In turn, the hull of all views is carved, in which a minority of them is outvoted, and each camera is turned about its own
-place so that its picture's outline falls on the hull's. Places, and turns about the line of sight, stay as they are.
+Numpy, numba and OpenCV only. In turn, the hull of all views is carved, tolerating a minority that
+contradicts it, and each camera is turned about its own place so that its picture's outline falls on
+the hull's. Places, and turns about the line of sight, stay as they are.
 """
 from dataclasses import replace
 
@@ -12,14 +13,16 @@ from sgm.reconstruct.hull import sdf_grid, visual_hull
 from sgm.reconstruct.posed_views import HALF
 
 CELLS = 64                                      # per side of the hull's grid
-OUTVOTED = (0.3, 0.25, 0.2, 0.15, 0.1, 0.1)     # share of the views, round by round
+ALLOWED_OUTLIERS = (0.3, 0.25, 0.2, 0.15, 0.1, 0.1)     # share of the views, round by round
 BLUR = 1 / 120                                  # of the pictures' longer side, before they are compared
 STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
 
 
 def turned(camera, intrinsics, place, found):
-    """A camera-to-world (4, 4) turned about its place by the least angle so that what it shows at pixel `place` (x, y)
-    appears at `found`. intrinsics: fl_x, fl_y, cx, cy."""
+    """Return a camera-to-world (4, 4) turned about its place by the least angle.
+
+    What it shows at pixel `place` (x, y) then appears at `found`. intrinsics: fl_x, fl_y, cx, cy.
+    """
     fx, fy, cx, cy = intrinsics
     a, b = (np.array([(x - cx) / fx, (cy - y) / fy, -1.0]) for x, y in (found, place))
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
@@ -31,8 +34,12 @@ def turned(camera, intrinsics, place, found):
 
 
 def shift(outline, mask):
-    """By how many pixels (x, y) an outline (H, W) is to be moved to lie on a mask, both in [0, 1] and not empty; by the
-    enhanced correlation coefficient (Evangelidis & Psarakis 2008), from where their middles meet; the start if that fails."""
+    """Return by how many pixels (x, y) an outline (H, W) must be moved to lie on a mask.
+
+    Both are in [0, 1] and not empty. It is found by the enhanced correlation coefficient
+    (Evangelidis & Psarakis 2008), from where their middles meet; that start is returned if it
+    fails.
+    """
     soft = [cv2.GaussianBlur(np.asarray(picture, np.float32), (0, 0), BLUR * max(mask.shape)) for picture in (outline, mask)]
     middles = [np.array([(picture * axis).sum() for axis in np.mgrid[:mask.shape[0], :mask.shape[1]]]) / picture.sum()
                for picture in soft]
@@ -45,7 +52,10 @@ def shift(outline, mask):
 
 
 def without_common(shifts, views):
-    """Shifts (V, 2) of pixels less what one move of the whole object would do to all pictures: no outline can tell it."""
+    """Return shifts (V, 2) of pixels less what one move of the whole object does to all pictures.
+
+    Outlines contain no information on such a move.
+    """
     depth = np.einsum("ni,ni->n", views.c2w[:, :3, 3], views.c2w[:, :3, 2])[:, None]        # of the box's middle
     per_unit = np.stack([views.fl_x / depth * views.c2w[:, :3, 0], -views.fl_y / depth * views.c2w[:, :3, 1]], axis=1)
     move = np.linalg.lstsq(per_unit.reshape(-1, 3), shifts.reshape(-1), rcond=None)[0]
@@ -53,10 +63,11 @@ def without_common(shifts, views):
 
 
 def aligned(views):
-    """Small views of an object in the box |x| <= HALF -> the same with cameras turned so that their outlines agree."""
+    """Return small views in the box |x| <= HALF with cameras turned so that their outlines agree.
+    """
     middle, start = views.intrinsics[2:], views
     total = np.zeros((len(views), 2))
-    for share in OUTVOTED:
+    for share in ALLOWED_OUTLIERS:
         sdf = visual_hull.closed(visual_hull.hull_sdf(views, CELLS, HALF, int(share * len(views))), HALF)
         outlines, _ = sdf_grid.silhouettes(sdf, HALF, views)
         total += [shift(outline, mask) if outline.any() else (0, 0) for outline, mask in zip(outlines, views.mask)]

@@ -1,10 +1,13 @@
-"""The prior for vessels: a hollow that is open at the top goes on straight down, with walls and floor of one thickness.
+"""Cavity prior: extends concavities that open upwards down to a floor (cups, bowls).
 
-Cameras that look down at 20 degrees see a cup's inside to a quarter of its depth, and what no view sees stays solid; of a
-plain cup even the part that is seen comes out as a shallow bowl, because its walls look alike. Here every hollow of the
-surface that would hold water is taken for a vessel on trial: the hull's cross-section below the brim, less a wall, is
-dug out down to the floor. The wall is the one with which the pictures agree best, and the vessel stays only if they agree
-with it far better than with the surface as it was. So what is seen of the inside is evidence; how it goes on below is not.
+A prior is an assumption about objects that the pictures do not prove. Cameras that look down at 20
+degrees see a cup's inside to a quarter of its depth, and what no view sees stays solid; of a plain
+cup even the visible part comes out as a shallow bowl, because its walls look alike. Here every
+hollow of the surface that would hold water is tried as a vessel with walls and floor of one
+thickness: the hull's cross-section below the brim, less a wall, is dug out down to the floor. The
+wall with which the pictures agree best is chosen, and the vessel stays only if they agree with it
+far better than with the surface as it was. So the visible part of the inside is evidence; the part
+below is assumed. Setting depth.cavity=false switches the prior off.
 """
 import heapq
 import logging
@@ -25,7 +28,10 @@ log = logging.getLogger("sgm")
 
 
 def tops(sdf):
-    """Heights (n, n) float64 of the highest surface on every vertical line of a grid, -HALF where there is none."""
+    """Return heights (n, n) float64 of the highest surface on every vertical line of a grid.
+
+    They are -HALF where there is none.
+    """
     n = sdf.shape[2]
     inside = sdf < 0
     index = n - 1 - np.argmax(inside[..., ::-1], axis=2)
@@ -36,9 +42,12 @@ def tops(sdf):
     return np.where(inside.any(2), axis[index] + share * (axis[1] - axis[0]), -HALF)
 
 
-def filled(heights):
-    """How high water stands on a landscape (n, m) whose border drains -> (n, m): the lowest brim on the way out, or the
-    ground where that is higher (priority flood; Barnes, Lehman & Mulla 2014)."""
+def water_level(heights):
+    """Return how high water stands on a landscape (n, m) whose border drains, (n, m).
+
+    That is the lowest brim on the way out, or the ground where that is higher (priority flood;
+    Barnes, Lehman & Mulla 2014).
+    """
     level = np.full(heights.shape, np.inf)
     border = np.ones(heights.shape, bool)
     border[1:-1, 1:-1] = False
@@ -55,16 +64,22 @@ def filled(heights):
 
 
 def hollows(sdf):
-    """Hollows of a surface that hold water -> masks (n, n) bool of their vertical lines, and the heights of their brims."""
+    """Return the hollows of a surface that hold water.
+
+    Of each, a mask (n, n) bool of its vertical lines, and the height of its brim.
+    """
     heights = tops(sdf)
-    level = filled(heights)
+    level = water_level(heights)
     count, labels = cv2.connectedComponents((level - heights > HOLLOW).astype(np.uint8), connectivity=4)
     regions = [labels == label for label in range(1, count)]
     return [(region, float(level[region].max())) for region in regions if region.sum() >= NARROW]
 
 
 def depths(outside):
-    """How deep every vertex lies within the hull's horizontal cross-section, box units, negative without it."""
+    """Return how deep every vertex lies within the hull's horizontal cross-section, box units.
+
+    Values are negative outside of it.
+    """
     cell = 2 * HALF / (outside.shape[0] - 1)
     cover = np.clip(0.5 - outside / cell, 0, 1)
     return np.stack([-visual_hull.outline_distance(np.ascontiguousarray(cover[:, :, k])) for k in range(outside.shape[2])],
@@ -72,7 +87,10 @@ def depths(outside):
 
 
 def dug(sdf, inwards, region, brim, wall):
-    """The surface with a vessel of this wall, box units, dug out under the brim of a hollow. inwards: see `depths`."""
+    """Return the surface with a vessel dug out under the brim of a hollow.
+
+    wall: its thickness, box units. inwards: see `depths`.
+    """
     z = sdf_grid.vertices(sdf.shape[0] - 1, HALF)
     top = int(np.searchsorted(z, brim)) - 1
     opening = inwards[:, :, top] - np.float32(wall)
@@ -87,13 +105,14 @@ def dug(sdf, inwards, region, brim, wall):
 
 
 def disagreement(points, pixels, maps, views, tolerance):
-    """Mean square difference between the colours of pixels and those that other views have where they see the same points.
+    """Return the mean square difference between colors of pixels and those in other views.
 
-    points (N, 3) of the surface, pixels (view, row, column) that show them; maps (V, h, w): distance of the surface along
-    every ray; tolerance: box units in distance for seeing a point. What no other view sees is compared with the mean of all.
+    points (N, 3) of the surface, pixels (view, row, column) that show them; maps (V, h, w):
+    distance of the surface along every ray; tolerance: box units in distance for seeing a point. A
+    point that no other view sees is compared with the mean of all.
     """
-    colour = views.rgb[pixels]
-    total, count = np.zeros(colour.shape), np.zeros(len(points))
+    color = views.rgb[pixels]
+    total, count = np.zeros(color.shape), np.zeros(len(points))
     for k, c2w in enumerate(views.c2w):
         local = (points - c2w[:3, 3]) @ c2w[:3, :3]
         z = np.maximum(-local[:, 2], 1e-6)
@@ -104,15 +123,17 @@ def disagreement(points, pixels, maps, views, tolerance):
         sees &= np.abs(maps[at] - np.linalg.norm(local, axis=1)) < tolerance
         total[sees] += views.rgb[at][sees]
         count += sees
-    others = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], colour.mean(0))
-    return float(np.square(colour - others).mean())
+    others = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], color.mean(0))
+    return float(np.square(color - others).mean())
 
 
 def continued(sdf, outside, views):
-    """Dig out the vessels of an object -> sdf, and a list of {"wall", "ratio", "dug"}: of every hollow the best wall, box
-    units, the pictures' disagreement with it over that with `sdf`, and whether it was dug.
+    """Dig out the vessels of an object. Return the sdf, and a list of what was found.
 
-    sdf, outside (R + 1,) * 3 float32: the surface, and the hull around it, closed; views: in the box |x| <= HALF.
+    The list has {"wall", "ratio", "dug"} of every hollow: the best wall, box units, the pictures'
+    disagreement with it over that with `sdf`, and whether it was dug.
+    sdf, outside (R + 1,) * 3 float32: the surface, and the hull around it, closed; views: in the
+    box |x| <= HALF.
     """
     views, cell, report = views.resized(SIDE), 2 * HALF / (sdf.shape[0] - 1), []
     inwards = depths(outside)

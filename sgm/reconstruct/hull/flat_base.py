@@ -1,4 +1,9 @@
-"""The underside that no camera sees: cut flat."""
+"""Base prior: the underside that no camera sees is cut flat.
+
+A prior is an assumption about objects that the pictures do not prove. Cameras at the level of an
+object or above leave a cone open below it, which belongs to the hull although the object stands on
+a flat base. Setting hull.base=false switches the prior off.
+"""
 import numpy as np
 
 from sgm.geometry import topology
@@ -10,7 +15,10 @@ BASE_FACING = 0.2       # cosine above which a face counts as seen: grazing face
 
 
 def visibility(sdf, half, points, normals, views):
-    """The best cosine between normal and direction to a camera that sees the point -> (N,) float32; -1: seen by none."""
+    """Return the best cosine between normal and direction to a camera that sees a point, (N,).
+
+    It is float32, and -1 for points that no camera sees.
+    """
     cell = 2 * half / (sdf.shape[0] - 1)
     best = np.full(len(points), -1, np.float32)
     for eye in views.c2w[:, :3, 3]:
@@ -26,10 +34,11 @@ def visibility(sdf, half, points, normals, views):
 
 
 def base_height(sdf, half, views):
-    """Height z of the object's underside under the prior that what no camera sees from below is flat.
+    """Return the height z of the underside, assuming that what no camera sees from below is flat.
 
-    The lowest part of the hull that some camera sees under a cosine above BASE_FACING: what lies deeper is the cone that
-    the silhouettes leave open below. -> float, or None where nothing is cut off (the hull is seen down to its end).
+    It is the lowest part of the hull that some camera sees under a cosine above BASE_FACING: what
+    lies deeper is the cone that the silhouettes leave open below. None means that nothing is cut
+    off (the hull is seen down to its end).
     """
     points = surface_points(sdf, half)
     if not len(points):
@@ -47,10 +56,12 @@ def base_height(sdf, half, views):
 
 
 def flattened(vertices, faces, base, sdf, half):
-    """The same prior for the finished surface, whose outlines know the rim better than the hull did -> vertices.
+    """Return vertices of the finished surface under the same prior.
 
-    What faces down within one cell of the estimated `base` goes down to the rim, the mean height of the lowest half
-    percent of the vertices, as far as it stays inside the hull, so that no outline changes: `sdf`, of the hull uncut.
+    Its outlines know the rim better than the hull did: what faces down within one cell of the
+    estimated `base` goes down to the rim, the mean height of the lowest half percent of the
+    vertices, as far as it stays inside the hull, so that no outline changes. sdf: that of the hull,
+    not cut.
     """
     vertices = np.array(vertices, np.float32)
     cell = 2 * half / (sdf.shape[0] - 1)
@@ -66,5 +77,5 @@ def flattened(vertices, faces, base, sdf, half):
 
 
 def cut_below(sdf, half, height):
-    """The grid without what is below the plane z = height."""
+    """Return the grid without what is below the plane z = height."""
     return np.maximum(sdf, np.float32(height) - sdf_grid.vertices(sdf.shape[0] - 1, half)[None, None, :])

@@ -1,13 +1,13 @@
-"""A scalar on the vertices of a cube grid: sampled, differentiated, traced by rays (numpy and numba only).
+"""A scalar on the vertices of a cube grid: sampled, differentiated, blurred, traced by rays.
 
-A grid is float32 (R + 1, R + 1, R + 1), indexed [x, y, z], over the box [-half, half]^3; as a signed distance it is
-negative inside.
+Numpy, numba and scipy only. A grid is float32 (R + 1, R + 1, R + 1), indexed [x, y, z], over the
+box [-half, half]^3; as a signed distance it is negative inside.
 """
 import logging
 
-import cv2
 import numpy as np
 from numba import njit
+from scipy import ndimage
 
 from sgm.reconstruct.posed_views import ShapeError
 
@@ -15,71 +15,40 @@ log = logging.getLogger("sgm")
 
 
 def one_piece(sdf):
-    """The grid with its largest connected inside alone, and voids in it filled. Raises ShapeError if there is none."""
+    """Return the grid with its largest connected inside alone, and voids in it filled.
+
+    Raises ShapeError if there is none.
+    """
     inside = sdf < 0
     if not inside.any():
         raise ShapeError("the surface is empty: nothing is left inside; check masks and poses, or use depth.fusion=hull")
-    labels, sizes = components(inside)
-    inside = labels == 1 + int(np.argmax(sizes))
-    empty, _ = components(~inside)
+    labels, _ = ndimage.label(inside)           # connected by faces
+    inside = labels == 1 + int(np.argmax(np.bincount(labels.reshape(-1))[1:]))
+    empty, _ = ndimage.label(~inside)
     void = ~inside & (empty != empty[0, 0, 0])
     smallest = np.float32(1e-3)
     sdf = np.where(inside, sdf, np.maximum(sdf, smallest))
     return np.where(void, -np.maximum(np.abs(sdf), smallest), sdf)
 
 
-@njit(cache=True)
-def components(mask):
-    """Regions connected by faces of a bool grid -> labels int32 (0 outside, from 1 up), their sizes (list of int64)."""
-    labels = np.zeros(mask.shape, np.int32)
-    stack = np.empty((mask.size, 3), np.int32)
-    sizes = []
-    for i in range(mask.shape[0]):
-        for j in range(mask.shape[1]):
-            for k in range(mask.shape[2]):
-                if not mask[i, j, k] or labels[i, j, k]:
-                    continue
-                label, top, size = len(sizes) + 1, 1, 0
-                stack[0] = i, j, k
-                labels[i, j, k] = label
-                while top:
-                    top -= 1
-                    size += 1
-                    a, b, c = stack[top]
-                    for d in range(6):
-                        x = a + (d == 0) - (d == 1)
-                        y = b + (d == 2) - (d == 3)
-                        z = c + (d == 4) - (d == 5)
-                        if (0 <= x < mask.shape[0] and 0 <= y < mask.shape[1] and 0 <= z < mask.shape[2]
-                                and mask[x, y, z] and not labels[x, y, z]):
-                            labels[x, y, z] = label
-                            stack[top] = x, y, z
-                            top += 1
-                sizes.append(size)
-    return labels, np.array(sizes)
+def blurred(grid, sigma, mode="nearest"):
+    """Return a grid under a Gaussian of `sigma` cells, cut off at three; 0 returns the grid itself.
 
-
-def blurred(sdf, sigma):
-    """Gaussian blur with a standard deviation in cells, the border repeated; 0 returns the grid itself."""
+    mode: what lies beyond the border: "nearest" repeats it, "constant" is zero.
+    """
     if sigma <= 0:
-        return sdf
-    size = sdf.shape
-    for axis in range(3):
-        lines = np.ascontiguousarray(np.moveaxis(sdf, axis, 0).reshape(size[axis], -1))
-        lines = cv2.GaussianBlur(lines, (1, 2 * int(np.ceil(3 * sigma)) + 1), sigmaX=1e-6, sigmaY=sigma,
-                                 borderType=cv2.BORDER_REPLICATE)
-        sdf = np.moveaxis(lines.reshape(np.moveaxis(sdf, axis, 0).shape), 0, axis)
-    return np.ascontiguousarray(sdf)
+        return grid
+    return ndimage.gaussian_filter(grid, sigma, mode=mode, radius=max(1, int(np.ceil(3 * sigma))))
 
 
 def vertices(resolution, half):
-    """Coordinates of one axis: (resolution + 1,) float32 from -half to half."""
+    """Return the coordinates of one axis, (resolution + 1,) float32 from -half to half."""
     return np.linspace(-half, half, resolution + 1, dtype=np.float32)
 
 
 @njit(cache=True, inline="always")
 def at(grid, half, x, y, z):
-    """Trilinear value at a point; beyond the box, that of the nearest point of it."""
+    """Return the trilinear value at a point; beyond the box, that of the nearest point of it."""
     cells = grid.shape[0] - 1
     scale = cells / (2 * half)
     u = min(max((x + half) * scale, 0.0), cells - 1e-6)
@@ -96,7 +65,7 @@ def at(grid, half, x, y, z):
 
 @njit(cache=True)
 def sample(grid, half, points):
-    """Trilinear values at points (N, 3) -> (N,) float32."""
+    """Return trilinear values (N,) float32 at points (N, 3)."""
     out = np.empty(len(points), np.float32)
     for n in range(len(points)):
         out[n] = at(grid, half, points[n, 0], points[n, 1], points[n, 2])
@@ -105,7 +74,7 @@ def sample(grid, half, points):
 
 @njit(cache=True)
 def gradient(grid, half, points):
-    """Central differences over one cell at points (N, 3) -> (N, 3) float32, not normalised."""
+    """Return central differences over one cell at points (N, 3), (N, 3) float32, not normalized."""
     out = np.empty((len(points), 3), np.float32)
     step = half / (grid.shape[0] - 1)       # half a cell
     for n in range(len(points)):
@@ -118,7 +87,10 @@ def gradient(grid, half, points):
 
 @njit(cache=True, inline="always")
 def enter_box(ox, oy, oz, dx, dy, dz, half):
-    """Distances at which a ray enters and leaves the box; the second is smaller than the first if it misses."""
+    """Return distances at which a ray enters and leaves the box.
+
+    The second is smaller than the first if the ray misses.
+    """
     near, far = 0.0, 1e30
     for o, d in ((ox, dx), (oy, dy), (oz, dz)):
         if abs(d) < 1e-12:
@@ -132,9 +104,10 @@ def enter_box(ox, oy, oz, dx, dy, dz, half):
 
 @njit(cache=True)
 def trace(grid, half, origins, directions):
-    """Distance along rays (N, 3) to the first point where the grid is negative -> (N,) float32, inf where there is none.
+    """Return distances (N,) along rays (N, 3) to the first point where the grid is negative.
 
-    Steps are the value's, at least half a cell and at most four: a grid need not be a true distance.
+    They are float32, inf where there is none. Steps are the value's, at least half a cell and at most four:
+    a grid need not be a true distance.
     """
     cell = 2 * half / (grid.shape[0] - 1)
     out = np.full(len(origins), np.inf, np.float32)
@@ -156,7 +129,10 @@ def trace(grid, half, origins, directions):
 
 
 def silhouettes(grid, half, views):
-    """Where the rays of `views` meet the negative part: (V, H, W) bool, and the distances (V, H, W) float32 (inf: no)."""
+    """Return where the rays of `views` meet the negative part, (V, H, W) bool, and how far away.
+
+    The distances (V, H, W) are float32, inf where a ray meets nothing.
+    """
     rows, columns = np.divmod(np.arange(views.h * views.w), views.w)
     depth = np.stack([trace(grid, half, *views.rays(np.full(len(rows), k), rows, columns)).reshape(views.h, views.w)
                       for k in range(len(views))])

@@ -1,7 +1,8 @@
-"""The visual hull as a signed distance, and the prior that closes it below (numpy, numba, OpenCV only).
+"""The visual hull as a signed distance (numpy, numba, OpenCV only).
 
-Laurentini, "The visual hull concept for silhouette-based image understanding", 1994. The distance is the largest over
-views of the distance to the outline in the picture, at the point's depth: exact at the surface, a bound elsewhere.
+Laurentini, "The visual hull concept for silhouette-based image understanding", 1994. The distance
+is the largest over views of the distance to the outline in the picture, at the point's depth: exact
+at the surface, a bound elsewhere.
 """
 import cv2
 import numpy as np
@@ -11,9 +12,10 @@ from sgm.reconstruct.hull import sdf_grid
 
 
 def outline_distance(mask):
-    """Signed distance in pixels to the outline of a mask (H, W) in [0, 1] -> (H, W) float32, negative inside.
+    """Return the signed distance in pixels to the outline of a mask, negative inside.
 
-    Where alpha is between 0 and 1 the outline is known to a fraction of a pixel.
+    mask (H, W) in [0, 1]; the result is (H, W) float32. Where alpha is between 0 and 1 the outline
+    is known to a fraction of a pixel.
     """
     inside = (mask > 0.5).astype(np.uint8)
     # OpenCV's last bit is another one at each call; squares of distances between pixels are whole numbers.
@@ -25,11 +27,11 @@ def outline_distance(mask):
 
 
 @njit(cache=True)
-def _carve(distances, open_sides, world_to_camera, intrinsics, axis, outvoted):
+def _carve(distances, open_sides, world_to_camera, intrinsics, axis, allowed_outliers):
     count, height, width = distances.shape
     fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
     n = len(axis)
-    out, largest = np.empty((n, n, n), np.float32), np.empty(outvoted + 1)
+    out, largest = np.empty((n, n, n), np.float32), np.empty(allowed_outliers + 1)
     for i in range(n):
         for j in range(n):
             for k in range(n):
@@ -56,27 +58,28 @@ def _carve(distances, open_sides, world_to_camera, intrinsics, axis, outvoted):
                     value = ((d[b, a] * (1 - s) + d[b, a + 1] * s) * (1 - t)
                              + (d[b + 1, a] * (1 - s) + d[b + 1, a + 1] * s) * t + max(beyond, 0.0))
                     value *= depth / fx
-                    for place in range(outvoted + 1):
+                    for place in range(allowed_outliers + 1):
                         if value > largest[place]:
                             value, largest[place] = largest[place], value
-                out[i, j, k] = largest[outvoted]
+                out[i, j, k] = largest[allowed_outliers]
     return out
 
 
-def hull_sdf(views, resolution, half, outvoted=0):
-    """The hull of `views` on a grid -> (R + 1,) * 3 float32, box units, negative inside; not closed at the box.
+def hull_sdf(views, resolution, half, allowed_outliers=0):
+    """Return the hull of `views` on a grid (R + 1,) * 3 float32, box units, negative inside.
 
-    outvoted: so many views may deny a place before it counts as outside, for poses or masks that are not exact.
+    It is not closed at the box. allowed_outliers: number of views allowed to contradict a voxel,
+    for poses or masks that are not exact.
     """
     distances = np.stack([outline_distance(mask) for mask in views.mask])
     touches = np.stack([np.array([side.mean() > 0.01 for side in (mask[:, 0], mask[:, -1], mask[0], mask[-1])])
                         for mask in views.mask > 0.5])
     return _carve(distances, touches, np.linalg.inv(views.c2w), views.intrinsics, sdf_grid.vertices(resolution, half),
-                  min(outvoted, len(views) - 1))
+                  min(allowed_outliers, len(views) - 1))
 
 
 def closed(sdf, half):
-    """The grid cut by the box, half a cell within its sides: all outermost vertices are outside."""
+    """Return the grid cut by the box, half a cell within its sides: its border is outside."""
     resolution = sdf.shape[0] - 1
     away = np.abs(sdf_grid.vertices(resolution, half))
     furthest = np.maximum(np.maximum(away[:, None, None], away[None, :, None]), away[None, None, :])
@@ -84,7 +87,7 @@ def closed(sdf, half):
 
 
 def surface_points(sdf, half):
-    """Points where edges of the grid cross zero -> (N, 3) float32."""
+    """Return points (N, 3) float32 where edges of the grid cross zero."""
     axis = sdf_grid.vertices(sdf.shape[0] - 1, half)
     points = []
     for d in range(3):

@@ -1,8 +1,9 @@
-"""From a field's depth maps to a signed distance: fused, joined with the hull, one solid piece.
+"""Depth fusion: from a field's depth maps to a signed distance of one solid piece.
 
-A field's density is not a distance: nothing constrains it inside an object, so a threshold finds hollow shells. What
-pictures do constrain is where a ray loses its light. Those depths are fused as a truncated distance (Curless & Levoy
-1996) on the grid of the hull; whatever no view sees stays solid.
+A field's density is not a distance: nothing constrains it inside an object, so a threshold finds
+hollow shells. What pictures do constrain is where a ray loses its light. Those depths are fused as
+a truncated distance (Curless & Levoy 1996) on the grid of the hull and joined with it; what no view
+sees stays solid.
 """
 import logging
 
@@ -18,15 +19,17 @@ from sgm.reconstruct.posed_views import HALF
 SHARE = 0.5             # of its final opacity a ray has lost at the surface
 OPAQUE = 0.5            # opacity below which a ray has no surface
 TIGHT, FARTHEST = 0.25, 0.03    # share of the pixels where hull and object nearly touch; no larger bias is believed
-OUTLINE = 0.05          # weight of the error of alpha beside that of colour: outlines are what DMTet mends first
+OUTLINE = 0.05          # weight of the error of alpha beside that of color: outlines are what DMTet mends first
 TEXTURED = 0.5          # see `choice`; between .3 (panda, mug) and .7 (duck), where the rest of the mesh decides
 SCORED = 144            # pixels of the longer side of the pictures that candidates are compared with
 log = logging.getLogger("sgm")
 
 
 def depth_maps(trainer, side, samples, progress=False):
-    """Distance along the ray to the surface, from every view at most `side` pixels large -> (views, maps (V, h, w)
-    float32; inf: no surface)."""
+    """Return views at most `side` pixels large, and distances along their rays to the surface.
+
+    The distances (V, h, w) are float32, inf where there is no surface.
+    """
     views = trainer.views.resized(side)
     rows, columns = np.divmod(np.arange(views.h * views.w), views.w)
     maps = np.full((len(views), views.h * views.w), np.inf, np.float32)
@@ -69,16 +72,20 @@ def _fuse(maps, eyes, world_to_camera, intrinsics, axis, truncation, offset):
 
 
 def fuse(maps, views, resolution, truncation, offset=0.0):
-    """Truncated signed distance on a grid of the box from distance maps (V, h, w): the mean over the views that see a
-    vertex, or nearly; -truncation where none does. offset is taken off every depth. -> (R + 1,) * 3 float32."""
+    """Return the truncated signed distance (R + 1,) * 3 float32 of distance maps (V, h, w).
+
+    It is the mean over the views that see a vertex, or nearly; -truncation where none does. offset
+    is subtracted from every depth.
+    """
     return _fuse(maps, views.c2w[:, :3, 3].copy(), np.linalg.inv(views.c2w), views.intrinsics,
                  sdf_grid.vertices(resolution, HALF), truncation, offset)
 
 
 def deep_only(outside, fused, deep):
-    """`fused` joined with the hull `outside` only around places where it lies more than `deep` below the hull.
+    """Join `fused` with the hull `outside` only where it lies more than `deep` below the hull.
 
-    Near its outline a hull is better than depth, which is a little noise; in cavities it knows nothing.
+    Near its outline a hull is better than depth, which is a little noisy; in cavities it knows
+    nothing.
     """
     seeds = ((fused > 0) & (outside < -deep)).astype(np.float32)
     reach = deep * (outside.shape[0] - 1) / (2 * HALF)
@@ -87,10 +94,11 @@ def deep_only(outside, fused, deep):
 
 
 def bias(maps, views, sdf):
-    """By how much distance maps (V, h, w) lie too deep, box units: a density rises over a length, the softer the longer.
+    """Return by how much distance maps (V, h, w) lie too deep, box units.
 
-    Every view's object touches its hull (a closed grid `sdf`) along a curve, and on convex parts they are close: there
-    both distances should agree. So it is a low quantile of the difference, between 0 and FARTHEST.
+    A density rises over a length, the softer the longer. Every view's object touches its hull (a
+    closed grid `sdf`) along a curve, and on convex parts they are close: there both distances
+    should agree. So it is a low quantile of the difference, between 0 and FARTHEST.
     """
     _, distance = sdf_grid.silhouettes(sdf, HALF, views)
     known = np.isfinite(maps) & np.isfinite(distance)
@@ -100,35 +108,40 @@ def bias(maps, views, sdf):
 
 
 def score(sdf, field, views, deeper=0.0):
-    """How a surface with the field's colours explains pictures -> silhouette IoU, and an error: the mean square of colour
-    where picture and surface overlap, plus OUTLINE times that of alpha where either has something (`views`: small).
+    """Score how a surface with the field's colors explains pictures. Return its IoU and an error.
 
-    deeper: how far behind a surface the field has its colours, see `bias`.
+    The IoU is that of silhouettes. The error is the mean square of color where picture and surface
+    overlap, plus OUTLINE times that of alpha where either has something. views: small. deeper: how
+    far behind a surface the field has its colors, see `bias`.
     """
     seen, distance = sdf_grid.silhouettes(sdf, HALF, views)
     solid = views.mask > 0.5
     view, row, column = np.nonzero(seen & solid)
     origins, directions = views.rays(view, row, column)
-    colour = field.evaluate(origins + (distance[view, row, column, None] + np.float32(deeper)) * directions)[1]
-    off = np.square(colour - views.rgb[view, row, column]).mean() if len(view) else 1.0
+    color = field.evaluate(origins + (distance[view, row, column, None] + np.float32(deeper)) * directions)[1]
+    off = np.square(color - views.rgb[view, row, column]).mean() if len(view) else 1.0
     outline = np.square(seen - views.mask)[seen | solid].mean()
     ious = (seen & solid).sum((1, 2)) / np.maximum((seen | solid).sum((1, 2)), 1)
     return float(ious.mean()), float(off + OUTLINE * outline)
 
 
 def choice(errors):
-    """The fusion to take, {name: error}: "max" has the noise of the depth everywhere, which only pays where texture tells
-    depth, so that the error falls below TEXTURED times the hull's; else the better of the others."""
+    """Return the name of the fusion to use, of {name: error}.
+
+    "max" has the noise of the depth everywhere, which only pays where texture shows depth, so that
+    the error falls below TEXTURED times the hull's; else the better of the others is used.
+    """
     if len(errors) > 1 and errors["max"] > TEXTURED * errors["hull"]:
         errors = {name: error for name, error in errors.items() if name != "max"}
     return min(errors, key=errors.get)
 
 
 def surface(trainer, sdf, base, settings, progress=False):
-    """The signed distance to start a mesh from -> (R + 1,) * 3 float32, and a dict of what was chosen and why.
+    """Return the signed distance (R + 1,) * 3 float32 to start a mesh from, and how it was chosen.
 
-    sdf: of the hull, on a grid of `settings.resolution` cells, not closed; base: height of the flat underside, or None.
-    The fusions that `settings.fusion` allows are made, compared with the pictures by `score`, and one is chosen by `choice`.
+    sdf: that of the hull, on a grid of `settings.resolution` cells, not closed; base: height of the
+    flat underside, or None. The fusions that `settings.fusion` allows are made, compared with the
+    pictures by `score`, and one is chosen by `choice`.
     """
     outside = sdf if base is None else flat_base.cut_below(sdf, HALF, base)
     candidates, offset = {}, 0.0

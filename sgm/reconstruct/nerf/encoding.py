@@ -1,9 +1,10 @@
-"""Multi-resolution grid encodings: which table entries a point reads, and with which weights (numpy and numba only).
+"""Multi-resolution grid encodings: which table entries a point reads, and with which weights.
 
-Two layouts behind one interface, each level trilinear: dense grids, one entry per vertex; and Instant-NGP's hash grid
-(Mueller et al. 2022, arXiv 2201.05989), whose levels with no more vertices than the hash table are stored densely too.
-Indices carry no gradient and hashing wants integers of 32 bits, which an NPU does not promise to wrap: so the host
-computes both, and the device gathers.
+Numpy and numba only. Two layouts behind one interface, each level trilinear: dense grids, one entry
+per vertex; and Instant-NGP's hash grid (Mueller et al. 2022, arXiv 2201.05989), whose levels with
+no more vertices than the hash table are stored densely too. Indices carry no gradient and hashing
+needs integers of 32 bits, which an NPU does not promise to wrap: so the host computes both, and the
+device gathers.
 """
 from dataclasses import dataclass
 
@@ -15,8 +16,12 @@ from sgm.common.errors import InputError
 
 @dataclass(frozen=True)
 class Levels:
-    """L levels in one table. resolution (L,) cells per side; first (L,) first entry; size (L,) entries: a level with
-    size == (resolution + 1)^3 is dense, the others are hashed into a power of two. features: F floats per entry."""
+    """L levels in one table.
+
+    resolution (L,) cells per side; first (L,) first entry; size (L,) entries: a level with size ==
+    (resolution + 1)^3 is dense, the others are hashed into a power of two. features: F floats per
+    entry.
+    """
     resolution: np.ndarray
     first: np.ndarray
     size: np.ndarray
@@ -27,12 +32,12 @@ class Levels:
 
     @property
     def entries(self):
-        """Rows of the table."""
+        """Return the number of rows of the table."""
         return int(self.first[-1] + self.size[-1])
 
     @property
     def hashed(self):
-        """(L,) bool."""
+        """Return which levels are hashed, (L,) bool."""
         return self.size < (self.resolution + 1) ** 3
 
 
@@ -42,12 +47,15 @@ def _levels(resolution, size, features):
 
 
 def dense_levels(resolutions, features=4):
-    """Dense grids of these many cells per side."""
+    """Return dense Levels of the given numbers of cells per side."""
     return _levels(resolutions, [(r + 1) ** 3 for r in resolutions], features)
 
 
 def hash_levels(levels=16, features=2, log2_size=17, coarsest=16, finest=1024):
-    """N_l = floor(N_min b^l) cells per side, b = (N_max / N_min)^(1 / (L - 1)) (eq. 2 and 3 of the paper)."""
+    """Return Instant-NGP's Levels (eq. 2 and 3 of the paper).
+
+    They have N_l = floor(N_min b^l) cells per side, b = (N_max / N_min)^(1 / (L - 1)).
+    """
     growth = np.exp((np.log(finest) - np.log(coarsest)) / max(levels - 1, 1))
     resolution = np.floor(coarsest * growth ** np.arange(levels) + 1e-9).astype(np.int64)
     return _levels(resolution, np.minimum((resolution + 1) ** 3, 1 << log2_size), features)
@@ -55,7 +63,10 @@ def hash_levels(levels=16, features=2, log2_size=17, coarsest=16, finest=1024):
 
 @njit(cache=True, inline="always")
 def spatial_hash(x, y, z, size):
-    """(x 1 ^ y 2654435761 ^ z 805459861) mod size, size a power of two (eq. 4). Unsigned 64 bits keep every product."""
+    """Return (x 1 ^ y 2654435761 ^ z 805459861) mod size, size a power of two (eq. 4).
+
+    Unsigned 64 bits keep every product.
+    """
     h = np.uint64(x) ^ (np.uint64(y) * np.uint64(2654435761)) ^ (np.uint64(z) * np.uint64(805459861))
     return np.int64(h & np.uint64(size - 1))
 
@@ -87,11 +98,13 @@ def _encode(points, half, resolution, first, hashed, size, features, indices, we
 
 
 def encode(points, half, levels, out=None, copies=None):
-    """Points (N, 3) of the box [-half, half]^3 -> indices int32 (8, N L) and weights float32 (8, N L, copies).
+    """Return indices int32 (8, N L) and weights float32 (8, N L, copies) of points (N, 3).
 
-    Corners come first and weights are repeated over the F features, unless `copies` says otherwise: summing over a leading
-    axis and multiplying equal shapes is several times faster on a CPU than broadcasting (measured). out: the two arrays
-    of an earlier call with as many points, to be filled again: new ones of this size cost more than the values in them.
+    Points are in the box [-half, half]^3. Corners come first and weights are repeated over the F
+    features, unless `copies` says otherwise: summing over a leading axis and multiplying equal
+    shapes is several times faster on a CPU than broadcasting (measured). out: the two arrays of an
+    earlier call with as many points, to be filled again: new ones of this size cost more than the
+    values in them.
     """
     rows, copies = len(points) * len(levels), copies or levels.features
     indices, weights = out or (np.empty((8, rows), np.int32), np.empty((8, rows, copies), np.float32))
@@ -100,11 +113,12 @@ def encode(points, half, levels, out=None, copies=None):
     return indices, weights
 
 
-def neighbours(levels, count, rng):
-    """Random neighbouring vertices of the dense levels, for total variation -> int32 (2, count) rows of the table.
+def vertex_pairs(levels, count, rng):
+    """Return random neighboring vertices of the dense levels, for total variation.
 
-    Levels are drawn by their number of entries, directions evenly; hashed levels have no neighbours and are left out.
-    Raises InputError if all are hashed.
+    They are rows of the table, int32 (2, count). Levels are drawn by their number of entries,
+    directions evenly; hashed levels have no neighbors and are left out. Raises InputError if all
+    are hashed.
     """
     dense = np.flatnonzero(~levels.hashed)
     if not len(dense):
@@ -122,8 +136,10 @@ def neighbours(levels, count, rng):
 
 
 def spherical_harmonics(directions):
-    """Real spherical harmonics of degrees 0 to 3 of unit directions (N, 3) -> (N, 16) float32 (the sign convention of
-    Instant-NGP; see tests for the closed forms)."""
+    """Return real spherical harmonics of degrees 0 to 3 of unit directions (N, 3), (N, 16) float32.
+
+    The sign convention is Instant-NGP's; see the tests for the closed forms.
+    """
     x, y, z = np.asarray(directions, np.float64).T
     xx, yy, zz = x * x, y * y, z * z
     out = [

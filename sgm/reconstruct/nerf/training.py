@@ -1,31 +1,24 @@
-"""A radiance field fitted to views: one compiled step of static shape, sampled on the host within the hull."""
-from pathlib import Path
-
+"""NeRF training: one compiled step of static shape, on rays sampled on the host within the hull."""
 import cv2
 import mindspore as ms
 import numpy as np
-from mindspore import ParameterTuple, Tensor, nn
+from mindspore import Tensor, nn
 from mindspore import ops as P
-from tqdm import tqdm
 
 from sgm import ops
-from sgm.common.cli import signals_handled
-from sgm.reconstruct import report
+from sgm.ops import adam
 from sgm.reconstruct.nerf import encoding, volume_rendering
 from sgm.reconstruct.nerf.field import Field
 from sgm.reconstruct.posed_views import HALF, ShapeError
-from sgm.reconstruct.stage_files import save_state
-from sgm.views.images import save_png
 
 CELLS = 64              # per side of the grid of where the object may be
 MARGIN = 0.02           # around the hull, box units
-BETAS, ADAM_EPS = (0.9, 0.99), 1e-15            # Instant-NGP's
-TV_PAIRS = 16384        # neighbours looked at per step
+TV_PAIRS = 16384        # neighbors looked at per step
 MEMORY = 0.7            # of the cached density that a look leaves, where it finds less
 
 
 def make_levels(settings):
-    """The `encoding.Levels` that a NerfSpec asks for."""
+    """Return the `encoding.Levels` of a `NerfSpec`."""
     if settings.encoding == "dense":
         return encoding.dense_levels(settings.resolutions, settings.features)
     return encoding.hash_levels(settings.hash_levels, settings.hash_features, settings.hash_log2, settings.hash_coarsest,
@@ -33,17 +26,12 @@ def make_levels(settings):
 
 
 def make_field(settings, seed=0):
-    """An untrained Field as a NerfSpec asks for it."""
+    """Return an untrained Field of a `NerfSpec`."""
     return Field(make_levels(settings), HALF, settings.width, settings.directional, seed)
 
 
 class Rendering(nn.Cell):
-    """The loss of a batch of rays. Arguments of `construct`, N rays of S samples:
-
-    indices, weights: `field.encode` of the N S sample points; t, delta (N, S): see `volume.place_samples`; harmonics
-    (N S, 16) or None; rgb (N, 3) premultiplied, alpha (N,), background (N, 3): the picture; pairs: of `neighbours`.
-    -> loss, mean squared error of the colours over background (a scalar each).
-    """
+    """The loss of a batch of N rays of S samples."""
 
     def __init__(self, field, settings):
         super().__init__(auto_prefix=False)
@@ -51,13 +39,19 @@ class Rendering(nn.Cell):
         self.composite = volume_rendering.Composite(settings.samples)
 
     def construct(self, indices, weights, t, delta, rgb, alpha, background, harmonics=None, pairs=None):
-        raw, colours = self.field(indices, weights, harmonics)
+        """Return the loss and the mean squared error of the colors over background, a scalar each.
+
+        indices, weights: `field.encode` of the N S sample points; t, delta (N, S): see
+        `volume_rendering.place_samples`; rgb (N, 3) premultiplied, alpha (N,), background (N, 3):
+        the picture; harmonics (N S, 16) or None; pairs: of `encoding.vertex_pairs`.
+        """
+        raw, colors = self.field(indices, weights, harmonics)
         shares = self.composite(self.field.sigma(raw).reshape(t.shape), delta)
         opacity = shares.sum(-1)
         see_through = (1 - opacity).reshape(-1, 1)
-        colour = volume_rendering.accumulate(shares, colours) + see_through * background
+        color = volume_rendering.accumulate(shares, colors) + see_through * background
         target = rgb + (1 - alpha).reshape(-1, 1) * background
-        loss = volume_rendering.photometric(colour, target) + self.settings.mask * volume_rendering.squared(opacity - alpha).mean()
+        loss = volume_rendering.photometric(color, target) + self.settings.mask * volume_rendering.squared(opacity - alpha).mean()
         if self.settings.distortion > 0:
             loss = loss + self.settings.distortion * volume_rendering.distortion(self.composite, shares, t, delta)
         if self.settings.depth > 0:
@@ -65,36 +59,7 @@ class Rendering(nn.Cell):
             loss = loss + self.settings.depth * volume_rendering.depth_smoothness((shares * t).sum(-1), inside)
         if self.settings.tv > 0:
             loss = loss + self.settings.tv * volume_rendering.total_variation(self.field.table, pairs, TV_PAIRS)
-        return loss, volume_rendering.squared(P.stop_gradient(colour) - target).mean()
-
-
-class Step(nn.Cell):
-    """Gradient and Adam's update (Kingma & Ba 2015) in one graph. rates: see `rates_of`."""
-
-    def __init__(self, loss, parameters):
-        super().__init__(auto_prefix=False)
-        self.loss = loss
-        self.parameters_ = ParameterTuple(parameters)
-        self.m = self.parameters_.clone("adam_m", "zeros")
-        self.v = self.parameters_.clone("adam_v", "zeros")
-        self.gradients = ms.value_and_grad(loss, None, self.parameters_, has_aux=True)
-        self.adam = P.Adam()
-        self.count = len(parameters)
-
-    def construct(self, rates, *batch):
-        (loss, error), gradients = self.gradients(*batch)
-        lr, beta1_power, beta2_power = rates
-        done = ()
-        for k in range(self.count):
-            weight, m, v = self.parameters_[k], self.m[k], self.v[k]
-            done = done + (self.adam(weight, m, v, beta1_power, beta2_power, lr, *BETAS, ADAM_EPS, gradients[k]),)
-        return P.depend(loss, done), error
-
-
-def rates_of(step, steps, lr):
-    """Adam's scalars of step 0, 1, ...: learning rate, falling exponentially to a tenth, and powers of the betas."""
-    values = [lr * 0.1 ** (step / steps), BETAS[0] ** (step + 1), BETAS[1] ** (step + 1)]
-    return Tensor(np.array(values, np.float32))
+        return loss, volume_rendering.squared(P.stop_gradient(color) - target).mean()
 
 
 class Rays:
@@ -107,7 +72,7 @@ class Rays:
         self.pixels = np.argwhere(near).astype(np.int32)
 
     def draw(self, count, rng):
-        """-> origins, directions (N, 3), rgb (N, 3), alpha (N,), all float32."""
+        """Return origins, directions (N, 3), rgb (N, 3), alpha (N,), all float32."""
         if not self.patches:
             view, row, column = self.pixels[rng.randint(len(self.pixels), size=count)].T
         else:
@@ -119,11 +84,17 @@ class Rays:
         return origins, directions, self.views.rgb[view, row, column], self.views.mask[view, row, column]
 
 
-class Trainer:
-    """A field, where its density is, and the training state; `state` and `restore` make a run resume bit for bit."""
+class NerfTrainer:
+    """A field, where its density is, and the training state.
+
+    `sgm.reconstruct.optimization.optimize` trains it. `state` and `restore` make a run resume bit
+    for bit.
+    views: normalized. sdf: that of the hull, on a grid of the box |x| <= HALF: there is nothing
+    outside it. settings: a `NerfSpec`. Raises ShapeError if the hull is empty.
+    """
+    name = "nerf"
 
     def __init__(self, views, sdf, settings, seed=0):
-        """views: normalised; sdf: of the hull, on a grid of the box |x| <= HALF: nothing is looked for outside it."""
         self.views, self.settings, self.seed = views.resized(settings.side), settings, seed
         self.field = make_field(settings, seed)
         self.rays = Rays(self.views, patches=settings.depth > 0)
@@ -131,17 +102,22 @@ class Trainer:
         if not self.occupied.any():
             raise ShapeError("the hull is empty: there is no place for a field; check masks and poses")
         self.density = np.zeros(self.occupied.shape, np.float32)
-        self.step = 0
-        self.trainer = Step(Rendering(self.field, settings), self.field.trainable_params())
-        self.graph = ops.compiled(self.trainer.construct)
+        self.done = 0
+        self.adam = adam.AdamStep(Rendering(self.field, settings), self.field.trainable_params())
+        self.graph = ops.compiled(self.adam.construct)
         self.buffers = None
         self.history = []
 
-    def train_step(self):
-        """One step -> loss, PSNR of its rays in dB."""
-        settings, rng = self.settings, np.random.RandomState([self.seed, self.step])
-        if self.step % settings.refresh == 0 and self.step:
-            self.look(rng)
+    @property
+    def total(self):
+        """Return the number of all steps, done or not."""
+        return self.settings.steps
+
+    def step(self):
+        """Make one step. Return its loss and the PSNR of its rays in dB."""
+        settings, rng = self.settings, np.random.RandomState([self.seed, self.done])
+        if self.done % settings.refresh == 0 and self.done:
+            self.refresh_density(rng)
         origins, directions, rgb, alpha = self.rays.draw(settings.rays, rng)
         t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, settings.samples, rng,
                                   settings.uniform)
@@ -153,15 +129,16 @@ class Trainer:
             harmonics = np.repeat(encoding.spherical_harmonics(directions), settings.samples, axis=0)
             batch.append(harmonics if settings.directional else np.zeros(1, np.float32))
         if settings.tv > 0:
-            batch.append(encoding.neighbours(self.field.levels, TV_PAIRS, rng).reshape(-1))
-        loss, error = self.graph(rates_of(self.step, settings.steps, settings.lr), *map(Tensor.from_numpy, batch))
+            batch.append(encoding.vertex_pairs(self.field.levels, TV_PAIRS, rng).reshape(-1))
+        rates = adam.rates(self.done, settings.lr * 0.1 ** (self.done / settings.steps))
+        loss, error = self.graph(rates, *map(Tensor.from_numpy, batch))
         error, loss = float(ops.fetch(error)), float(loss.asnumpy())
         if not np.isfinite(loss):
-            raise ShapeError(f"nerf: the loss is not finite at step {self.step}; use a smaller nerf.lr (now {settings.lr:g})")
-        self.step += 1
+            raise ShapeError(f"nerf: the loss is not finite at step {self.done}; use a smaller nerf.lr (now {settings.lr:g})")
+        self.done += 1
         return loss, -10 * np.log10(max(error, 1e-10))
 
-    def look(self, rng):
+    def refresh_density(self, rng):
         """Renew the cached density at a random point of every cell that may hold something."""
         places = np.argwhere(self.occupied)
         points = (places + rng.random_sample(places.shape)) * (2 * HALF / CELLS) - HALF
@@ -170,19 +147,22 @@ class Trainer:
         self.density[index] = np.maximum(found, MEMORY * self.density[index])
 
     def render(self, view, side, samples):
-        """A view of the field at most `side` pixels large, on white -> uint8 (h, w, 3)."""
+        """Return a view of the field at most `side` pixels large, on white, uint8 (h, w, 3)."""
         views = self.views.subset([view]).resized(side)
         rows, columns = np.divmod(np.arange(views.h * views.w), views.w)
         sigma, rgb, t, delta, _, _ = self.march(*views.rays(np.zeros(len(rows), int), rows, columns), samples)
         tau = sigma * delta
         before = np.cumsum(tau, axis=1) - tau
         shares = np.exp(-before) * (1 - np.exp(-tau))
-        colour = (shares[..., None] * rgb).sum(1) + (1 - shares.sum(1))[:, None]
-        return np.round(np.clip(colour, 0, 1) * 255).astype(np.uint8).reshape(views.h, views.w, 3)
+        color = (shares[..., None] * rgb).sum(1) + (1 - shares.sum(1))[:, None]
+        return np.round(np.clip(color, 0, 1) * 255).astype(np.uint8).reshape(views.h, views.w, 3)
 
     def march(self, origins, directions, samples):
-        """The field along rays -> sigma (N, S), rgb (N, S, 3), t, delta (N, S), origins, directions; only rays that meet
-        the occupied cells cost anything."""
+        """Evaluate the field along rays.
+
+        Return sigma (N, S), rgb (N, S, 3), t, delta (N, S), origins, directions. Only rays that
+        meet the occupied cells cost anything.
+        """
         t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, samples, None,
                                   0.5 * self.settings.uniform)
         hit = delta[:, -1] > 0
@@ -194,54 +174,15 @@ class Trainer:
         return sigma, rgb, t, delta, origins, directions
 
     def state(self):
-        """{name: array} of everything that the rest of the run depends on."""
-        cells = {"parameter": self.trainer.parameters_, "m": self.trainer.m, "v": self.trainer.v}
-        arrays = {f"{kind}.{p.name}": p.asnumpy() for kind, group in cells.items() for p in group}
-        return {**arrays, "density": self.density, "step": np.array(self.step), "history": np.array(self.history)}
+        """Return {name: array} of everything that the rest of the run depends on."""
+        return {**self.adam.state(), "density": self.density, "step": np.array(self.done), "history": np.array(self.history)}
 
     def restore(self, arrays):
-        """Take over what `state` gave. Raises ShapeError if it is of other settings."""
+        """Take over what `state` returned. Raises ShapeError if it is of other settings."""
         try:
-            for kind, group in (("parameter", self.trainer.parameters_), ("m", self.trainer.m), ("v", self.trainer.v)):
-                for p in group:
-                    value = arrays[f"{kind}.{p.name}"]
-                    if value.shape != p.shape:
-                        raise KeyError(p.name)
-                    p.set_data(Tensor(value))
-            self.density, self.step = arrays["density"].copy(), int(arrays["step"])
+            self.adam.restore(arrays)
+            self.density, self.done = arrays["density"].copy(), int(arrays["step"])
             self.history = [tuple(row) for row in arrays["history"]]
         except KeyError as error:
             raise ShapeError(f"nerf: the checkpoint does not fit the settings ({error}); run without --resume, or with the"
                              " settings of the first run") from None
-
-
-def fit(trainer, folder, progress=True):
-    """Train to the end -> whether it got there; checkpoints nerf.npz and previews nerf_<step>.png go to `folder`.
-
-    Ctrl-C and SIGTERM end it after the step under way, with the state saved: an exception inside MindSpore would break it.
-    """
-    settings, stopped, psnr = trainer.settings, [], None
-    folder = Path(folder)
-    bar = tqdm(total=settings.steps, initial=trainer.step, desc="nerf", disable=not progress, unit="step")
-    with bar, signals_handled(lambda number, frame: stopped.append(number)):
-        while trainer.step < settings.steps and not stopped:
-            loss, found = trainer.train_step()
-            psnr = found if psnr is None else 0.9 * psnr + 0.1 * found
-            bar.set_postfix(psnr=f"{psnr:.2f} dB", refresh=False)
-            bar.update()
-            done, last = trainer.step, trainer.step == settings.steps or bool(stopped)
-            if done % 10 == 0 or last:
-                trainer.history.append((done, loss, psnr))
-            if last or settings.save_every and done % settings.save_every == 0:
-                save_state(folder / "nerf.npz", trainer.state())
-            if settings.preview_every and (last or done % settings.preview_every == 0):
-                save_png(folder / f"nerf_{done:05d}.png", preview(trainer))
-    return trainer.step == settings.steps
-
-
-def preview(trainer, samples=24):
-    """Views, and below each the field -> uint8 (2 h, 3 w, 3)."""
-    chosen = report.shown(len(trainer.views))
-    small = trainer.views.subset(chosen).resized(report.SIDE)
-    return report.stacked(report.on_white(small.rgb, small.mask),
-                            [trainer.render(k, report.SIDE, samples) for k in chosen])

@@ -1,7 +1,7 @@
-"""Volume rendering with static shapes: where a ray is sampled (host), how samples are composited (device), losses.
+"""Volume rendering with static shapes: samples along rays (host), compositing and losses (device).
 
-The emission-absorption model of NeRF (Mildenhall et al. 2020, arXiv 2003.08934, eq. 3), transmittance as
-exp(-cumulative sum), which has no product whose gradient divides by zero.
+The emission-absorption model of NeRF (Mildenhall et al. 2020, arXiv 2003.08934, eq. 3),
+transmittance as exp(-cumulative sum), which has no product whose gradient divides by zero.
 """
 import numpy as np
 from mindspore import Tensor, nn
@@ -18,17 +18,19 @@ EPS = 1e-4                  # under the root of the photometric loss: a differen
 
 @njit(cache=True)
 def place_samples(origins, directions, occupied, density, half, jitter, uniform, t, delta):
-    """Place S samples on each ray, within occupied cells alone, where a cached density says that they matter.
+    """Place S samples on each ray, in occupied cells, where a cached density makes them matter.
 
-    origins, directions (N, 3) unit; occupied (R, R, R) bool and density (R, R, R) float32, per unit of length, of the
-    cells of the box [-half, half]^3; jitter (N, S) in [0, 1): 0.5 everywhere gives the strata's middles. uniform: share of
-    the samples spread evenly over the occupied length whatever the density.
-    Fills t (N, S), ascending distances, and delta (N, S), the occupied length each sample stands for: empty space between
-    two samples does not count. Rays that meet nothing get t = 0, delta = 0.
+    origins, directions (N, 3) unit; occupied (R, R, R) bool and density (R, R, R) float32, per unit
+    of length, of the cells of the box [-half, half]^3; jitter (N, S) in [0, 1): 0.5 everywhere
+    gives the strata's middles. uniform: share of the samples spread evenly over the occupied
+    length, whatever the density.
+    Fills t (N, S), ascending distances, and delta (N, S), the occupied length each sample stands
+    for: empty space between two samples does not count. Rays that meet nothing get t = 0, delta =
+    0.
 
-    The ray is cut into steps; step b has the probability p_b = uniform / B + (1 - uniform) (w_b + (1 - sum w) / B) of
-    its weight w_b, the B occupied steps sharing what passes through. Sample k lies in the k-th of S equal slices of the
-    cumulative distribution (stratified inverse sampling).
+    The ray is cut into steps; step b has the probability p_b = uniform / B + (1 - uniform) (w_b +
+    (1 - sum w) / B) of its weight w_b, the B occupied steps sharing what passes through. Sample k
+    lies in the k-th of S equal slices of the cumulative distribution (stratified inverse sampling).
     """
     cells = occupied.shape[0]
     step = 2 * half / cells / STEPS_PER_CELL
@@ -78,7 +80,10 @@ def place_samples(origins, directions, occupied, density, half, jitter, uniform,
 
 
 def sampled(origins, directions, occupied, density, half, count, rng=None, uniform=0.25):
-    """`place_samples` into new arrays -> t, delta (N, count) float32. rng: a RandomState; None puts samples in the middle."""
+    """Return t, delta (N, count) float32 of `place_samples`, as new arrays.
+
+    rng: a RandomState; None puts samples in the middle.
+    """
     shape = (len(origins), count)
     jitter = np.full(shape, 0.5) if rng is None else rng.random_sample(shape)
     t, delta = np.empty(shape, np.float32), np.empty(shape, np.float32)
@@ -87,8 +92,10 @@ def sampled(origins, directions, occupied, density, half, count, rng=None, unifo
 
 
 def occupancy(sdf, half, cells, margin):
-    """Cells that hold a point where the grid is below `margin` (box units) -> (cells,) * 3 bool; by their 27 corners,
-    middles of edges and faces."""
+    """Return which cells hold a point where the grid is below `margin` (box units).
+
+    The result is (cells,) * 3 bool, found by the cells' 27 corners, middles of edges and faces.
+    """
     ticks = np.linspace(-half, half, 2 * cells + 1)
     points = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 3)
     inside = (sdf_grid.sample(sdf, half, points) < margin).reshape((2 * cells + 1,) * 3)
@@ -100,7 +107,10 @@ def occupancy(sdf, half, cells, margin):
 
 @njit(cache=True)
 def surface_depth(sigma, delta, t, share):
-    """Where a ray has lost `share` of the opacity it ends with: sigma, delta, t (N, S) -> depth, opacity (N,) float32."""
+    """Return depth (N,) where a ray has lost `share` of its final opacity, and that opacity (N,).
+
+    float32; sigma, delta, t: (N, S).
+    """
     rays, samples = sigma.shape
     depth, opacity = np.zeros(rays, np.float32), np.zeros(rays, np.float32)
     for n in range(rays):
@@ -121,9 +131,10 @@ def surface_depth(sigma, delta, t, share):
 
 
 class Composite(nn.Cell):
-    """sigma, delta (N, S) -> weights (N, S) = T (1 - exp(-sigma delta)), T = exp(-sum of sigma delta before).
+    """Weights of samples: (N, S) = T (1 - exp(-sigma delta)), T = exp(-sum of sigma delta before).
 
-    The exclusive cumulative sum is a product with a triangular matrix: a matmul, and its gradient, are fast everywhere.
+    sigma, delta: (N, S). The exclusive cumulative sum is a product with a triangular matrix: a
+    matmul, and its gradient, are fast everywhere.
     """
 
     def __init__(self, samples):
@@ -131,44 +142,47 @@ class Composite(nn.Cell):
         self.before = Tensor(np.triu(np.ones((samples, samples), np.float32), 1))
 
     def construct(self, sigma, delta):
+        """Return the weights."""
         tau = sigma * delta
         return P.exp(-P.matmul(tau, self.before)) * (1 - P.exp(-tau))
 
     def sums_before(self, values):
-        """Exclusive cumulative sums along the samples of (N, S)."""
+        """Return exclusive cumulative sums along the samples of (N, S)."""
         return P.matmul(values, self.before)
 
 
 def accumulate(weights, values):
-    """Sum over samples: weights (N, S), values (N S, C) -> (N, C)."""
+    """Return the sum over samples (N, C): weights (N, S), values (N S, C)."""
     rays, samples = weights.shape
     return (weights.reshape(rays, samples, 1) * values.reshape(rays, samples, -1)).sum(1)
 
 
 def squared(x):
-    """x^2, by the one operator for it that every device's tables name."""
+    """Return x^2, by the one operator for it that every device's tables name."""
     return x * x
 
 
-def photometric(colour, target):
-    """Mean over rays of sqrt(|colour - target|^2 + EPS): (N, 3) each."""
-    return P.sqrt(squared(colour - target).sum(-1) + EPS).mean()
+def photometric(color, target):
+    """Return the mean over rays of sqrt(|color - target|^2 + EPS): (N, 3) each."""
+    return P.sqrt(squared(color - target).sum(-1) + EPS).mean()
 
 
 def distortion(composite, weights, t, delta):
-    """Mean over rays of sum_ij w_i w_j |t_i - t_j| + 1/3 sum_i w_i^2 delta_i (Mip-NeRF 360, arXiv 2111.12077, eq. 15).
+    """Return the distortion loss of Mip-NeRF 360 (arXiv 2111.12077, eq. 15).
 
-    t ascending, so the double sum is 2 sum_i w_i (t_i W_i - M_i), W and M sums of w and w t before i.
+    It is the mean over rays of sum_ij w_i w_j |t_i - t_j| + 1/3 sum_i w_i^2 delta_i. t is
+    ascending, so the double sum is 2 sum_i w_i (t_i W_i - M_i), W and M sums of w and w t before i.
     """
     pairs = weights * (t * composite.sums_before(weights) - composite.sums_before(weights * t))
     return (2 * pairs.sum(-1) + (weights * weights * delta).sum(-1) / 3).mean()
 
 
 def depth_smoothness(depth, inside):
-    """Squared depth differences to the right and lower neighbour (RegNeRF, arXiv 2112.00724, eq. 5), mean over patches.
+    """Return the mean over patches of squared depth differences to the right and lower neighbor.
 
-    depth, inside (N,): rays in patches of four, row by row; inside = 1 where the ray meets the object surely: only
-    patches that lie wholly inside count.
+    RegNeRF, arXiv 2112.00724, eq. 5. depth, inside (N,): rays in patches of four, row by row;
+    inside = 1 where the ray meets the object for certain: only patches that lie wholly inside
+    count.
     """
     d, m = depth.reshape(-1, 4), inside.reshape(-1, 4)
     whole = m[:, 0] * m[:, 1] * m[:, 2] * m[:, 3]
@@ -177,6 +191,9 @@ def depth_smoothness(depth, inside):
 
 
 def total_variation(table, pairs, count):
-    """Mean squared difference of the table's rows `pairs` (2 count,) int32: first the one end, then the other."""
+    """Return the mean squared difference of the table's rows `pairs`.
+
+    pairs (2 count,) int32: first the one end, then the other.
+    """
     ends = scatter.take(table, pairs)
     return squared(ends[:count] - ends[count:]).mean()

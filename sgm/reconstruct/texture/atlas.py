@@ -1,7 +1,9 @@
-"""Charts packed into a square texture, in bounded time: by their outlines, as blocks fall in Tetris (Levy et al. 2002)."""
+"""Texture atlas: charts packed into a square by their outlines, in bounded time.
+
+They fall into place like blocks in Tetris (Levy et al. 2002).
+"""
 from __future__ import annotations
 
-import importlib.util
 import logging
 
 import numpy as np
@@ -10,27 +12,21 @@ from numba import njit
 from sgm.common.errors import InputError
 from sgm.reconstruct.texture import charts
 
-XATLAS_FACES = 50_000       # xatlas takes hours for large meshes
 TRIALS = 14                 # bisections of the scale
 log = logging.getLogger("sgm")
 
 
-def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int, weight: np.ndarray | None = None,
-           method: str = "auto") -> tuple[np.ndarray, np.ndarray]:
-    """Texture coordinates -> uv (K, 2) float32 in [0, 1], v up, and face_uv (M, 3) int32, rows of it.
+def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int, weight: np.ndarray | None = None
+           ) -> tuple[np.ndarray, np.ndarray]:
+    """Return texture coordinates uv (K, 2) float32, and their rows face_uv (M, 3) int32.
 
-    vertices (N, 3), faces (M, 3), M > 0.  size: texels per side; padding: texels left free around every chart, fewer if
-    there are too many charts for it.
-    weight (M,): how finely a face should be sampled, relative to the others; a chart gets its faces' mean.
-    method: 'own', 'xatlas', or 'auto' = xatlas if it is installed and the mesh small enough for it.
-    No texel belongs to two charts.  Raises InputError if the charts do not fit even with next to no texels each.
+    uv is in [0, 1], v up. vertices (N, 3), faces (M, 3), M > 0. size: texels per side; padding:
+    texels left free around every chart, fewer if there are too many charts for it.
+    weight (M,): how finely a face should be sampled, relative to the others; a chart gets its
+    faces' mean.
+    No texel belongs to two charts. Raises InputError if the charts do not fit even with next to no
+    texels each.
     """
-    if method not in ("auto", "own", "xatlas"):
-        raise InputError(f"texture atlas: method is {method!r}; expected auto, own or xatlas")
-    if method == "xatlas" or (method == "auto" and len(faces) <= XATLAS_FACES and importlib.util.find_spec("xatlas")):
-        found = _xatlas(vertices, faces, size, padding)
-        if found is not None:
-            return found
     cut = charts.cut(vertices, faces)
     count = int(cut.label.max()) + 1
     flat = cut.corners[cut.face_corners]
@@ -57,9 +53,9 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int, wei
 
 
 def _largest(corners, face_corners, order, start, size, padding, area):
-    """Pack at the largest scale that bisection finds -> ((shift, quarter turns), scale), or None if none fits.
+    """Pack at the largest scale that bisection finds.
 
-    area: of all charts at scale 1.
+    Return ((shift, quarter turns), scale), or None if none fits. area: of all charts at scale 1.
     """
     low, high, best = 0.0, np.sqrt(size * size / area), None    # at `high` they would fill the square without gaps
     for trial in range(TRIALS):
@@ -75,7 +71,10 @@ def _largest(corners, face_corners, order, start, size, padding, area):
 
 
 def _turned(corners, owner, turn):
-    """Corners (K, 2), each chart at its own origin, after `turn` quarter turns of its rectangle; rows run down."""
+    """Return corners (K, 2) after `turn` quarter turns of each chart's rectangle; rows run down.
+
+    Each chart lies at its own origin.
+    """
     top = np.zeros((len(turn), 2))
     np.maximum.at(top, owner, corners)
     x, y, (width, height) = corners[:, 0], corners[:, 1], top[owner].T
@@ -86,7 +85,10 @@ def _turned(corners, owner, turn):
 
 
 def _pack(corners, face_corners, order, start, size, padding):
-    """-> (shift (C, 2), quarter turns (C,)) of every chart in texels, or None if they do not fit."""
+    """Return (shift (C, 2), quarter turns (C,)) of every chart in texels, or None.
+
+    None means that they do not fit.
+    """
     count = len(start) - 1
     outlines, spans = [], np.zeros((count, 2))
     for c in range(count):
@@ -109,9 +111,10 @@ def _pack(corners, face_corners, order, start, size, padding):
 
 @njit(cache=True)
 def _profile(triangles, span, quarter, padding, low, high):
-    """Lowest and highest row that a turned chart covers in every column, with the padding -> its columns.
+    """Write the lowest and highest row that a turned chart covers in every column.
 
-    The chart's own corner lies `padding` texels into its rectangle.
+    Return the number of columns. The padding is included: the chart's own corner lies `padding`
+    texels into its rectangle.
     """
     width = span[0] if quarter % 2 == 0 else span[1]
     columns = int(np.ceil(width)) + 2 * padding + 1
@@ -151,7 +154,10 @@ def _profile(triangles, span, quarter, padding, low, high):
 
 @njit(cache=True)
 def _drop(triangles, span, horizon, size, padding):
-    """Let one chart fall where it ends lowest -> (quarter turn or -1, x, y of its corner); raises the horizon."""
+    """Let one chart fall where it ends lowest, and raise the horizon.
+
+    Return (quarter turn or -1, x, y of its corner).
+    """
     low, high = np.empty(size + 1, np.int64), np.empty(size + 1, np.int64)
     best = (-1, 0, 0)
     least_end, least_waste = np.int64(1 << 40), np.int64(1 << 40)
@@ -179,21 +185,3 @@ def _drop(triangles, span, horizon, size, padding):
             if high[c] >= 0:
                 horizon[x + c] = y + high[c]
     return quarter, x + padding, y + padding
-
-
-def _xatlas(vertices, faces, size, padding):
-    """The atlas that the xatlas package makes, or None with a word in the log if it fails."""
-    try:
-        import xatlas
-        atlas = xatlas.Atlas()
-        atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
-        options = xatlas.PackOptions()
-        options.resolution, options.padding, options.bilinear = size, padding, True
-        atlas.generate(pack_options=options)
-        _, corners, uv = atlas[0]
-        if atlas.atlas_count != 1 or len(corners) != len(faces):
-            raise RuntimeError(f"{atlas.atlas_count} atlases for {len(corners)} of {len(faces)} faces")
-    except Exception as error:      # a foreign extension: whatever goes wrong there, our own atlas is as good
-        log.warning("xatlas: %s; using the built-in atlas", " ".join(str(error).split()) or type(error).__name__)
-        return None
-    return np.clip(uv, 0, 1).astype(np.float32), corners.astype(np.int32)

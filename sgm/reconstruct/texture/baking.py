@@ -1,18 +1,19 @@
-"""A texture baked from views with known cameras: where each texel is seen, what the views say together, what nobody saw.
+"""Texture baking from views with known cameras.
 
-First every texel takes the mean of the views that see it, weighted by the angle.  Then the whole texture is solved for: the
-linear least squares of what it shows in every pixel of every view, so that the blur of sampling twice is undone and both
-sides of a seam agree.  Colours stay sRGB-coded, as in the pictures.
+First every texel takes the mean of the views that see it, weighted by the angle. Then the whole
+texture is solved for: the linear least squares of what it shows in every pixel of every view, so
+that the blur of sampling twice is undone and both sides of a seam agree. Colors stay sRGB-coded, as
+in the pictures.
 """
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numba import njit
 
+from sgm.config.reconstruction import TextureSpec
 from sgm.geometry.textured_mesh import TexturedMesh
 from sgm.geometry.topology import areas, edge_groups, vertex_normals
 from sgm.reconstruct.texture import visibility
@@ -22,37 +23,22 @@ from sgm.reconstruct.texture.least_squares import refine
 log = logging.getLogger("sgm")
 
 
-@dataclass(frozen=True)
-class TextureSettings:
-    """size: texels per side. padding: free texels around a chart. atlas: 'own', 'xatlas', or 'auto'. power: of the cosine
-    in a view's weight; higher trusts the views that look straight at the surface. refine: iterations of the least squares,
-    0 = none. anchor: weight of the first guess in it, by the mean weight of a texel."""
-    size: int = 1024
-    padding: int = 3
-    atlas: str = "auto"
-    power: float = 2.0
-    refine: int = 4
-    anchor: float = 0.3
-
-
 UNSEEN = 0.3            # texels per length of what no view sees, by those of what is seen best
 GUESS = 0.1             # the guess from beside weighs as much as a view that sees the texel at this cosine
 
 
-def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSettings | None = None,
-         progress: bool = False, stopped=()) -> TexturedMesh:
-    """Texture a mesh from `views` (sgm.reconstruct.posed_views.PosedViews) in whose box it lies -> TexturedMesh.
+def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, stopped=()) -> TexturedMesh:
+    """Return the TexturedMesh of a mesh and `views` (PosedViews) in whose box it lies.
 
-    vertices (N, 3), faces (M, 3), one vertex per place.  Deterministic; a few seconds for 21 views of 576 x 576 pixels, most
-    of them for the least squares, which end with what they have once `stopped`, a list, holds something.  Raises InputError
-    if the charts do not fit into the texture.
+    vertices (N, 3), faces (M, 3), one vertex per place. Deterministic; a few seconds for 21 views
+    of 576 x 576 pixels, most of them for the least squares, which end with what they have once
+    `stopped`, a list, holds something. Raises InputError if the charts do not fit into the texture.
     """
-    settings = settings or TextureSettings()
     vertices, faces = np.asarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
-    sights = [visibility.look(vertices, faces, views, k) for k in range(len(views))]
+    sights = [visibility.render_visibility(vertices, faces, views, k) for k in range(len(views))]
     density = visibility.face_density(vertices, faces, views, sights)
     best = np.quantile(density[density > 0], 0.9) if (density > 0).any() else 1.0
-    uv, face_uv = unwrap(vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1), settings.atlas)
+    uv, face_uv = unwrap(vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1))
     face, weights = texels(uv, face_uv, settings.size)
     row, column = np.nonzero(face >= 0)
     corners, w = faces[face[row, column]], weights[row, column].astype(np.float64)
@@ -62,30 +48,33 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSettin
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
     for k, sight in enumerate(sights):
-        colour, sure = visibility.straight(views.rgb[k], views.mask[k]), visibility.solid(views.mask[k])
-        visibility.gather(points, normals, visibility.camera(views, k), colour, sure, sight.nearest, sight.farthest, settings.power,
-                    total, weight)
+        color, sure = visibility.unpremultiply(views.rgb[k], views.mask[k]), visibility.pixel_confidence(views.mask[k])
+        visibility.gather(points, normals, visibility.camera(views, k), color, sure, sight.nearest, sight.farthest,
+                          visibility.POWER, total, weight)
     known = weight > 0
     # A face's texels stand for its area, whatever their number.
     share = areas(vertices, faces) / np.maximum(np.bincount(face[row, column], minlength=len(faces)), 1)
     share = share[face[row, column]]
     coverage = float(share[known].sum() / max(share.sum(), 1e-30))
-    guess = _guess(vertices, faces, corners, w[..., 0], total, weight, settings.power)
+    guess = _guess(vertices, faces, corners, w[..., 0], total, weight)
     image = np.zeros((settings.size, settings.size, 3), np.float32)
-    doubt = GUESS ** settings.power
+    doubt = GUESS ** visibility.POWER
     image[row, column] = (total + doubt * guess) / (weight + doubt)[:, None]
     inside = face >= 0
     image = spread(image, inside)
     if settings.refine:
-        image, touched = refine(image, vertices, faces, uv, face_uv, views, settings, progress, stopped)
+        image, touched = refine(image, vertices, faces, uv, face_uv, views, settings.refine, stopped)
         image = spread(image, inside | touched)
     log.info("texture: %.1f %% of the surface is seen", 100 * coverage)
     return TexturedMesh(vertices, faces, uv, face_uv, np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), coverage)
 
 
 def texels(uv: np.ndarray, face_uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The face that covers the middle of each texel (size, size) int32, -1 = none, and the weights of its corners 1 and 2
-    (size, size, 2) float32; row 0 is at v = 1."""
+    """Return the face that covers the middle of each texel, and where in it.
+
+    face (size, size) int32, -1 = none; weights of its corners 1 and 2 (size, size, 2) float32; row
+    0 is at v = 1.
+    """
     flat = np.stack([uv[:, 0], 1 - uv[:, 1]], 1).astype(np.float64) * size
     return _texels(flat[face_uv], size)
 
@@ -120,31 +109,34 @@ def spread(image: np.ndarray, known: np.ndarray) -> np.ndarray:
     return image.reshape(-1, 3)[source[label]]
 
 
-def _guess(vertices, faces, corners, w, total, weight, power):
-    """Colours for texels that nobody saw: vertices take what is seen around them, the others come in between.
+def _guess(vertices, faces, corners, w, total, weight):
+    """Return colors (L, 3) float64 for texels that nobody saw.
 
-    corners (L, 3) vertices of the texels' faces, w (L, 3) their weights, total (L, 3), weight (L,) of what was seen.
-    -> (L, 3) float64
+    Vertices take what is seen around them, the others an interpolation. corners (L, 3) vertices of
+    the texels' faces, w (L, 3) their weights, total (L, 3), weight (L,) of what was seen.
     """
     count = len(vertices)
     amount = np.bincount(corners.reshape(-1), (w * weight[:, None]).reshape(-1), count)
-    colour = np.stack([np.bincount(corners.reshape(-1), (w * total[:, k:k + 1]).reshape(-1), count) for k in range(3)], 1)
-    known = amount > GUESS ** power
-    colour = np.divide(colour, amount[:, None], out=np.zeros_like(colour), where=known[:, None])
+    color = np.stack([np.bincount(corners.reshape(-1), (w * total[:, k:k + 1]).reshape(-1), count) for k in range(3)], 1)
+    known = amount > GUESS ** visibility.POWER
+    color = np.divide(color, amount[:, None], out=np.zeros_like(color), where=known[:, None])
     if known.any() and not known.all():
         order, start = edge_groups(faces)
         first = order[start[:-1]]
         ends = np.stack([faces[first // 3, first % 3], faces[first // 3, (first + 1) % 3]], 1)
         length = np.linalg.norm(vertices[ends[:, 0]] - vertices[ends[:, 1]], axis=1)
-        _harmonic(ends, 1 / np.maximum(length, 1e-9).astype(np.float64), known, colour)
+        _harmonic(ends, 1 / np.maximum(length, 1e-9).astype(np.float64), known, color)
     elif not known.any():
-        colour[:] = 0.5
-    return (colour[corners] * w[..., None]).sum(1)
+        color[:] = 0.5
+    return (color[corners] * w[..., None]).sum(1)
 
 
 @njit(cache=True)
-def _harmonic(ends, stiffness, known, colour):
-    """Unknown vertices as the weighted mean of their neighbours: first in waves from the known ones, then relaxed."""
+def _harmonic(ends, stiffness, known, color):
+    """Make unknown vertices the weighted mean of their neighbors.
+
+    First in waves from the known ones, then by relaxation.
+    """
     count = len(known)
     reached = known.copy()
     for sweep in range(count + 200):
@@ -153,12 +145,12 @@ def _harmonic(ends, stiffness, known, colour):
             for way in range(2):
                 a, b = ends[e, way], ends[e, 1 - way]
                 if reached[b] and not known[a]:
-                    total[a] += stiffness[e] * colour[b]
+                    total[a] += stiffness[e] * color[b]
                     weight[a] += stiffness[e]
         fresh = 0
         for v in range(count):
             if weight[v] > 0.0 and not known[v]:
-                colour[v] = total[v] / weight[v]
+                color[v] = total[v] / weight[v]
                 fresh += not reached[v]
                 reached[v] = True
         if fresh == 0 and sweep >= 200:

@@ -1,8 +1,8 @@
-"""A surface cut into charts, each of which is seen whole along one direction and so can be laid flat by projection.
+"""Charts: a surface cut into pieces that can be laid flat by projection.
 
-Faces take the nearest of six directions, with a price on cuts; parts of one label become charts; what would overlap itself in
-its projection is cut off.  Every step is a fixed number of sweeps over the faces, so the time is bounded (compare xatlas,
-whose time is not).
+Each is seen whole along one direction. Faces take the nearest of six directions, with a price on
+cuts; connected parts of one label become charts; what would overlap itself in its projection is cut
+off. Every step is a fixed number of sweeps over the faces, so the time is bounded.
 """
 from __future__ import annotations
 
@@ -12,36 +12,40 @@ import cv2
 import numpy as np
 from numba import njit
 
-from sgm.geometry.topology import areas, face_normals, neighbours
+from sgm.geometry.topology import areas, face_neighbors, face_normals
 
 AXES = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)], float)
 CUT = 0.02          # price of a cut of unit length, times the extent: larger charts, more stretch
 FACING = 0.3        # least cosine between a face and its chart's direction: a stretch of at most 1 / FACING
 SWEEPS = 12
-SMALL = 2e-3        # charts of less than this share of the area join a neighbour if that can see them
+SMALL = 2e-3        # charts of less than this share of the area join a neighbor if that can see them
 GRID = 512          # the overlap of a chart with itself is looked for on this many cells along the mesh's longest side
 
 
 @dataclass(frozen=True, eq=False)
 class Charts:
-    """C charts. label (M,) int32: each face's chart. corners (K, 2) float64: flat coordinates in the mesh's units, lengths
-    kept along the plane of the chart, y and x as laid by its smallest rectangle; face_corners (M, 3) int32 rows of it."""
+    """C charts.
+
+    label (M,) int32: each face's chart. corners (K, 2) float64: flat coordinates in the mesh's
+    units, lengths kept along the plane of the chart, y and x as laid by its smallest rectangle;
+    face_corners (M, 3) int32 rows of it.
+    """
     label: np.ndarray
     corners: np.ndarray
     face_corners: np.ndarray
 
 
 def cut(vertices: np.ndarray, faces: np.ndarray) -> Charts:
-    """Charts of a mesh: vertices (N, 3), faces (M, 3) with one vertex per place, M > 0."""
+    """Cut a mesh into Charts: vertices (N, 3), faces (M, 3) with one vertex per place, M > 0."""
     vertices = np.asarray(vertices, np.float64)
     faces = np.ascontiguousarray(faces, np.int32)
-    normals, area, beyond = face_normals(vertices, faces), areas(vertices, faces), neighbours(faces)
+    normals, area, beyond = face_normals(vertices, faces), areas(vertices, faces), face_neighbors(faces)
     extent = max(np.ptp(vertices[faces.reshape(-1)], axis=0).max(), 1e-30)
     sides = np.linalg.norm(vertices[np.roll(faces, -1, axis=1)] - vertices[faces], axis=2)
     label = np.argmax(normals @ AXES.T, axis=1).astype(np.int32)
     _smooth(label, normals @ AXES.T, area, beyond, sides * CUT * extent)
     label = _absorbed(label, normals, area, beyond, faces)
-    chart = _parts(label, beyond)
+    chart = _connected(label, beyond)
     axis = AXES[label]
     # Projected along its own mean normal a chart is stretched less, if all of it is seen from there.
     mean = np.stack([np.bincount(chart, area * normals[:, k]) for k in range(3)], 1)
@@ -57,7 +61,10 @@ def cut(vertices: np.ndarray, faces: np.ndarray) -> Charts:
 
 @njit(cache=True)
 def _smooth(label, cosine, area, beyond, price):
-    """Iterated conditional modes on sum of (1 - cosine) area and the price of sides between labels."""
+    """Minimize the sum of (1 - cosine) area and the price of sides between labels.
+
+    Iterated conditional modes.
+    """
     for _ in range(SWEEPS):
         changed = 0
         for f in range(len(label)):
@@ -81,13 +88,9 @@ def _smooth(label, cosine, area, beyond, price):
             break
 
 
-def _parts(label, beyond):
-    """(M,) int32: charts, parts of one label connected through sides."""
-    return _connected(label, beyond)
-
-
 @njit(cache=True)
 def _connected(label, beyond):
+    """Return (M,) int32: charts, parts of one label connected through sides."""
     chart = np.full(len(label), -1, np.int32)
     stack = np.empty(len(label), np.int64)
     count = 0
@@ -109,10 +112,13 @@ def _connected(label, beyond):
 
 
 def _absorbed(label, normals, area, beyond, faces):
-    """Small parts take the label of the neighbour they share most with, of those whose direction sees all of them."""
+    """Give small parts the label of the neighbor they share most with.
+
+    Only neighbors whose direction sees all of the part count.
+    """
     cosine = normals @ AXES.T
     for _ in range(4):
-        chart = _parts(label, beyond)
+        chart = _connected(label, beyond)
         size = np.bincount(chart, area)
         small = size < SMALL * area.sum()
         worst = np.full((len(size), len(AXES)), np.inf)
@@ -131,7 +137,10 @@ def _absorbed(label, normals, area, beyond, faces):
 
 
 def _projected(vertices, faces, axis):
-    """Faces seen along `axis` (M, 3) from outside -> flat (M, 3, 2), depth towards the viewer (M, 3)."""
+    """Project faces along `axis` (M, 3), seen from outside.
+
+    Return flat (M, 3, 2), depth towards the viewer (M, 3).
+    """
     helper = np.where(np.abs(axis[:, 2:]) < 0.9, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
     right = np.cross(helper, axis)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
@@ -142,7 +151,10 @@ def _projected(vertices, faces, axis):
 
 
 def _without_overlap(chart, flat, depth, beyond, area, cell):
-    """Charts grown face by face from their largest one; faces that would cover others on another level start new charts."""
+    """Grow charts face by face from their largest one.
+
+    Faces that would cover others on another level start new charts.
+    """
     order = np.lexsort((-area, chart))
     start = np.searchsorted(chart[order], np.arange(chart.max() + 2))
     out, count = np.full(len(chart), -1, np.int32), 0
@@ -205,7 +217,7 @@ def _grow(members, chart, flat, low, depth, beyond, cell, level, out, count):
 
 
 def _laid(chart, faces, flat):
-    """Shared corners within a chart, every chart turned so that its smallest rectangle is upright."""
+    """Return Charts with shared corners, each turned so that its smallest rectangle is upright."""
     pair, where = np.unique(chart[:, None].astype(np.int64) * (int(faces.max()) + 1) + faces, return_inverse=True)
     where = where.reshape(-1, 3).astype(np.int32)
     corners = np.empty((len(pair), 2))

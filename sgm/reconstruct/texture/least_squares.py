@@ -1,35 +1,37 @@
-"""The texture whose renders are nearest to the views: linear least squares by conjugate gradients, on the host.
+"""Texture refinement: the texture whose renders are nearest to the views.
 
-A pixel shows the mean of FINE x FINE samples of the surface, each a bilinear mix of four texels: a fixed linear map A of the
-texture T once the mesh and cameras are fixed.  Minimised is sum_i w_i |A T - I|^2_i + anchor |T - T0|^2.
+Linear least squares by conjugate gradients, on the host. A pixel shows the mean of FINE x FINE
+samples of the surface, each a bilinear mix of four texels: a fixed linear map A of the texture T
+once the mesh and cameras are fixed. It minimizes sum_i w_i |A T - I|^2_i + anchor |T - T0|^2.
 """
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from tqdm import tqdm
 
 from sgm.geometry.topology import face_normals, vertex_normals
 from sgm.reconstruct.texture import visibility
 
 FINE = 2            # samples per pixel and side
+ANCHOR = 0.3        # weight of the first guess, by the mean weight of a texel
 
 
 def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, face_uv: np.ndarray, views,
-           settings, progress: bool, stopped=()) -> tuple[np.ndarray, np.ndarray]:
-    """Refine a texture `image` (S, S, 3) float32 in [0, 1] -> the refined one, and which texels some pixel shows (S, S).
+           steps: int, stopped=()) -> tuple[np.ndarray, np.ndarray]:
+    """Return the refined texture (S, S, 3) float32, and which texels some pixel shows (S, S).
 
-    It ends with what it has when `stopped`, a list that a signal's handler fills, is not empty any more.
+    image: the first guess, of the same shape, in [0, 1]. steps: of the conjugate gradients; they
+    end early when `stopped`, a list that a signal's handler fills, is not empty any more.
     """
     size = image.shape[0]
-    spots, pixels, weights = _observations(vertices, faces, uv, face_uv, views, settings.power, size, progress, stopped)
+    spots, pixels, weights = _observations(vertices, faces, uv, face_uv, views, size, stopped)
     texture = image.reshape(-1, 3).astype(np.float64)
     if stopped or not len(weights):
         return image, np.zeros((size, size), bool)
     diagonal = np.zeros(size * size)
     _diagonal(spots, weights, size, diagonal)
     touched = diagonal > 0
-    anchor = settings.anchor * diagonal[touched].mean()
+    anchor = ANCHOR * diagonal[touched].mean()
     start = texture.copy()
     # Residual of the normal equations at the start, then conjugate gradients, each channel with its own steps.
     residual = np.zeros_like(texture)
@@ -38,7 +40,7 @@ def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.nd
     z = condition * residual
     direction, rho = z.copy(), (residual * z).sum(0)
     nothing = np.zeros_like(pixels)
-    for _ in range(settings.refine):
+    for _ in range(steps):
         if stopped:
             break
         image_of = np.zeros_like(texture)
@@ -55,23 +57,27 @@ def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.nd
     return texture.reshape(image.shape).astype(np.float32), touched.reshape(size, size)
 
 
-def _observations(vertices, faces, uv, face_uv, views, power, size, progress, stopped):
-    """Pixels that show the surface whole -> spots (P, FINE^2, 2) float32 in texels, colours (P, 3) float32, weights (P,)."""
+def _observations(vertices, faces, uv, face_uv, views, size, stopped):
+    """Return the pixels that show the surface and nothing else.
+
+    That is spots (P, FINE^2, 2) float32 in texels, colors (P, 3) float32, weights (P,).
+    """
     flat = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)[face_uv] * size - 0.5
     smooth, plain = vertex_normals(vertices, faces), face_normals(vertices, faces)
     found = []
-    for k in tqdm(range(len(views)), "texture", disable=not progress, leave=False):
+    for k in range(len(views)):
         if found and stopped:
             break
-        sight = visibility.look(vertices, faces, views, k, FINE)
-        colour, sure = visibility.straight(views.rgb[k], views.mask[k]), visibility.solid(views.mask[k])
+        sight = visibility.render_visibility(vertices, faces, views, k, FINE)
+        color, sure = visibility.unpremultiply(views.rgb[k], views.mask[k]), visibility.pixel_confidence(views.mask[k])
         found.append(_shown(sight.face, sight.weights, sight.depth, sight.nearest, sight.farthest,
-                            vertices, faces, flat, smooth, plain, visibility.camera(views, k), colour, sure, power))
+                            vertices, faces, flat, smooth, plain, visibility.camera(views, k), color, sure,
+                            visibility.POWER))
     return [np.concatenate([part[i] for part in found]) for i in range(3)]
 
 
 @njit(cache=True)
-def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smooth, plain, cam, colour, sure, power):
+def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smooth, plain, cam, color, sure, power):
     height, width = sure.shape
     spots = np.empty((height * width, FINE * FINE, 2), np.float32)
     pixels = np.empty((height * width, 3), np.float32)
@@ -108,7 +114,7 @@ def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smoot
                     break
                 cosine += facing / (FINE * FINE)
             if good:
-                pixels[count] = colour[row, col]
+                pixels[count] = color[row, col]
                 trust[count] = sure[row, col] * cosine ** power
                 count += 1
     return spots[:count].copy(), pixels[:count].copy(), trust[:count].copy()
@@ -125,7 +131,7 @@ def _taps(x, y, size):
 
 @njit(cache=True)
 def _normal(texture, spots, weights, pixels, size, out):
-    """out += A^T W (I - A T) for texture T (S S, 3) and pixels I (P, 3)."""
+    """Add A^T W (I - A T) to `out`, for texture T (S S, 3) and pixels I (P, 3)."""
     samples = spots.shape[1]
     r = np.empty(3)
     for p in range(len(weights)):
@@ -148,7 +154,7 @@ def _normal(texture, spots, weights, pixels, size, out):
 
 @njit(cache=True)
 def _diagonal(spots, weights, size, out):
-    """out += the row sums of A^T W A, which bound its spectrum: A has no negative entry."""
+    """Add the row sums of A^T W A to `out`; they bound its spectrum: A has no negative entry."""
     samples = spots.shape[1]
     for p in range(len(weights)):
         for s in range(samples):

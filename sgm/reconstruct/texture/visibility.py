@@ -1,4 +1,7 @@
-"""What of a surface the views see: depth, faces and weights of every pixel, and where texels are seen well (host only)."""
+"""Per-view visibility of a mesh (host only).
+
+Depth, face and weights of every pixel, and where points of the surface are seen well.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -8,18 +11,22 @@ import numpy as np
 from numba import njit
 
 from sgm.geometry.topology import vertex_normals
-from sgm.render.zbuffer import NEAR, rasterise
+from sgm.render.zbuffer import NEAR, rasterize
 
-REACH = 2           # pixels around a depth step whose colours may belong to the other side of it
-EDGE = 0.02         # weight of such colours: they count only where no better ones are
+REACH = 2           # pixels around a depth step whose colors may belong to the other side of it
+EDGE = 0.02         # weight of such colors: they count only where no better ones are
+POWER = 2.0         # of the cosine in a view's weight: more trusts the views that look straight at the surface
 SLACK = 2e-3        # by the distance: how far behind the nearest surface a point still counts as on it
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
-    """One view of a mesh. face (h, w) int32, -1 = nothing; weights (h, w, 2) float32 of corners 1 and 2; depth (h, w)
-    float32 along the axis, 0 = nothing; nearest, farthest (h, w) float32: the least and the greatest depth of the mesh within
-    REACH pixels, inf and 0 = nothing."""
+class ViewVisibility:
+    """One view of a mesh.
+
+    face (h, w) int32, -1 = nothing; weights (h, w, 2) float32 of corners 1 and 2; depth (h, w)
+    float32 along the axis, 0 = nothing; nearest, farthest (h, w) float32: the least and the
+    greatest depth of the mesh within REACH pixels, inf and 0 = nothing.
+    """
     face: np.ndarray
     weights: np.ndarray
     depth: np.ndarray
@@ -27,48 +34,60 @@ class Sight:
     farthest: np.ndarray
 
 
-def look(vertices: np.ndarray, faces: np.ndarray, views, k: int, fine: int = 1) -> Sight:
-    """View k of `views` (sgm.reconstruct.posed_views.PosedViews) on a mesh, at `fine` samples per pixel and side."""
+def render_visibility(vertices: np.ndarray, faces: np.ndarray, views, k: int, fine: int = 1) -> ViewVisibility:
+    """Render view k of `views` of a mesh, at `fine` samples per pixel and side.
+
+    views: `sgm.reconstruct.posed_views.PosedViews`.
+    """
     size = max(views.h, views.w) * fine
     c2w = np.asarray(views.c2w[k], np.float64)
     local = (np.asarray(vertices, np.float64) - c2w[:3, 3]) @ c2w[:3, :3]
-    # The rasteriser knows square pictures with the axis in their middle: shear the world until ours is one.
+    # The rasterizer knows square pictures with the axis in their middle: shear the world until ours is one.
     local = np.stack([(views.fl_x * fine * local[:, 0] - (views.cx * fine - size / 2) * local[:, 2]) / size,
                       (views.fl_y * fine * local[:, 1] + (views.cy * fine - size / 2) * local[:, 2]) / size,
                       local[:, 2]], 1)
     none, zero = np.zeros((len(vertices), 2), np.float32), np.zeros(len(faces), np.int32)
-    depth, face, weights = rasterise(local, faces, none, zero, np.ones((1, 4), np.float32), np.zeros((1, 3), np.int64),
+    depth, face, weights = rasterize(local, faces, none, zero, np.ones((1, 4), np.float32), np.zeros((1, 3), np.int64),
                                      np.zeros(1, np.float32), np.zeros((1, 4), np.float32), size, float(size), NEAR)
     crop = np.s_[:views.h * fine, :views.w * fine]
     depth, face, weights = depth[crop].astype(np.float32), face[crop], weights[crop]
     around = np.ones((2 * REACH * fine + 1,) * 2, np.uint8)
     nearest = cv2.erode(np.minimum(depth, 1e30), around)
     depth = np.where(face >= 0, depth, 0)
-    return Sight(np.ascontiguousarray(face), np.ascontiguousarray(weights), depth,
+    return ViewVisibility(np.ascontiguousarray(face), np.ascontiguousarray(weights), depth,
                  np.where(nearest < 1e30, nearest, np.inf).astype(np.float32), cv2.dilate(depth, around))
 
 
-def solid(mask: np.ndarray) -> np.ndarray:
-    """How surely a pixel shows the object: alpha (H, W) at its least within REACH pixels, EDGE of its own at the rim."""
+def pixel_confidence(mask: np.ndarray) -> np.ndarray:
+    """Return how surely pixels show the object, (H, W) float32.
+
+    That is alpha (H, W) at its least within REACH pixels, and EDGE of its own at the rim.
+    """
     mask = np.ascontiguousarray(mask, np.float32)
     least = cv2.erode(mask, np.ones((2 * REACH + 1,) * 2, np.uint8), borderValue=0)
     return np.maximum(least, np.where(mask > 0.5, EDGE * mask, 0)).astype(np.float32)
 
 
-def straight(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Premultiplied colours (H, W, 3) without their alpha, 0 where nothing is."""
+def unpremultiply(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return premultiplied colors (H, W, 3) without their alpha, 0 where nothing is."""
     return np.divide(rgb, mask[..., None], out=np.zeros_like(rgb), where=mask[..., None] > 1e-3)
 
 
 def camera(views, k: int) -> np.ndarray:
-    """(16,) float64 for the kernels: rotation of world to camera by rows, eye, fl_x, fl_y, cx, cy."""
+    """Return a camera for the kernels, (16,) float64.
+
+    Rotation of world to camera by rows, eye, fl_x, fl_y, cx, cy.
+    """
     c2w = np.asarray(views.c2w[k], np.float64)
     return np.concatenate([c2w[:3, :3].T.reshape(-1), c2w[:3, 3], [views.fl_x, views.fl_y, views.cx, views.cy]])
 
 
-def face_density(vertices: np.ndarray, faces: np.ndarray, views, sights: list[Sight]) -> np.ndarray:
-    """(M,) float64: pixels per unit of length at which a face is seen in its best view, across its worst direction's mean:
-    sqrt(cosine) focal / depth of its middle; 0 where no view sees it."""
+def face_density(vertices: np.ndarray, faces: np.ndarray, views, sights: list[ViewVisibility]) -> np.ndarray:
+    """Return pixels per unit of length at which each face is seen in its best view, (M,) float64.
+
+    It is the mean over directions: sqrt(cosine) focal / depth of the face's middle; 0 where no view
+    sees it.
+    """
     middle = np.asarray(vertices, np.float64)[faces].mean(1)
     normal = vertex_normals(vertices, faces)[faces].mean(1)
     best = np.zeros(len(faces))
@@ -84,10 +103,11 @@ def face_density(vertices: np.ndarray, faces: np.ndarray, views, sights: list[Si
 
 
 @njit(cache=True)
-def gather(points, normals, cam, colour, sure, nearest, farthest, power, total, weight):
-    """Add one view's colours at surface points (N, 3), weighted by cos^power and by how surely it shows them.
+def gather(points, normals, cam, color, sure, nearest, farthest, power, total, weight):
+    """Add one view's colors at surface points (N, 3), weighted by cos^power and confidence.
 
-    colour (h, w, 3), sure (h, w), nearest and farthest (h, w) of the view; total (N, 3) and weight (N,) are added to.
+    color (h, w, 3), sure (h, w), nearest and farthest (h, w) of the view; total (N, 3) and weight
+    (N,) are added to.
     """
     h, w = sure.shape
     for i in range(len(points)):
@@ -117,9 +137,9 @@ def gather(points, normals, cam, colour, sure, nearest, farthest, power, total, 
                 rim |= farthest[y0 + j, x0 + k] > depth + allowed
                 s = part * sure[y0 + j, x0 + k]
                 sum_w += s
-                r += s * colour[y0 + j, x0 + k, 0]
-                g += s * colour[y0 + j, x0 + k, 1]
-                b += s * colour[y0 + j, x0 + k, 2]
+                r += s * color[y0 + j, x0 + k, 0]
+                g += s * color[y0 + j, x0 + k, 1]
+                b += s * color[y0 + j, x0 + k, 2]
         if hidden or sum_w <= 1e-5:
             continue
         scale = cosine ** power * (EDGE if rim else 1.0)

@@ -1,13 +1,17 @@
-"""What a source of training clips offers, sources side by side, and how many clips may be bad.
+"""What every source of training clips offers, and how many clips may be unreadable.
 
-A *clip* is a run of views of one object or of frames of one video. Every kind (packed.py, orbits.py, videos.py) has
+A *clip* is a run of views of one object or of frames of one video. Every kind (packed.py,
+orbits.py, videos.py) has
 
-    name                what messages call it
-    num_views           V, how many views are stored
-    angles              (azimuths, elevations), each (V,) float64 degrees as the network is told them, or None: a video
-    fps, motion         of a video: frames per second and motion bucket (0 to 255; None: to be estimated); else None
-    frames(views)       those views, float32 (n, 3, H, W) in [-1, 1]; raises InputError if they are missing or damaged
-    digest(memo)        a hexadecimal hash of what `frames` would give, without decoding it
+    name            what messages call it
+    num_views       V, the number of stored views
+    angles          (azimuths, elevations), each (V,) float64 degrees as the network is conditioned
+                    on them, or None for a video
+    fps, motion     of a video: frames per second and motion bucket (0 to 255; None: to be
+                    estimated); else None
+    frames(views)   those views, float32 (n, 3, H, W) in [-1, 1]; raises InputError if they are
+                    missing or damaged
+    digest(memo)    a hexadecimal hash of what `frames` would return, without decoding it
 """
 import hashlib
 import json
@@ -18,7 +22,7 @@ from pathlib import Path
 from sgm.common.errors import InputError, one_line
 
 log = logging.getLogger("sgm")
-MOST_BAD = 0.05                 # of the clips; more, and it is not the odd damaged file that is wrong
+MAX_SKIPPED_SHARE = 0.05    # more than this is not a few damaged files, but a mistake
 
 
 class DataError(InputError):
@@ -26,9 +30,10 @@ class DataError(InputError):
 
 
 class Clips:
-    """Clips of one size. `num_frames`: the least number of views that one of them has; `size`: (H, W) pixels.
+    """Clips of one size.
 
-    Raises DataError if there is none.
+    `num_frames`: the least number of views that one of them has; `size`: (H, W) pixels. Raises
+    DataError if there is none.
     """
 
     def __init__(self, items, size):
@@ -41,7 +46,7 @@ class Clips:
 
     @property
     def size(self):
-        """Pixels of a side, if frames are square (orbits)."""
+        """Return the pixels of a side, if frames are square (orbits)."""
         return self.height
 
     def __len__(self):
@@ -51,34 +56,38 @@ class Clips:
         return self.items[index]
 
     def frames(self, index, views=slice(None)):
-        """Views of clip `index` as float32 (n, 3, H, W) in [-1, 1]."""
+        """Return views of clip `index` as float32 (n, 3, H, W) in [-1, 1]."""
         return self.items[index].frames(views)
 
 
-class Tally:
-    """Counts clips that cannot be used: each is told in one line, too many stop the run with a list."""
+class SkippedClips:
+    """Counts unreadable clips: warns once per clip, and stops the run if there are too many."""
 
     def __init__(self):
-        self.bad = {}
+        self.reasons = {}
 
-    def skip(self, name, reason):
-        """Leave a clip out; told once."""
-        if name not in self.bad:
-            self.bad[name] = one_line(str(reason))
-            log.warning("skipped %s: %s", one_line(name), self.bad[name])
+    def add(self, name, reason):
+        """Leave a clip out, with a warning the first time."""
+        if name not in self.reasons:
+            self.reasons[name] = one_line(str(reason))
+            log.warning("skipped %s: %s", one_line(name), self.reasons[name])
 
     def check(self, total):
-        """Raise DataError if more than `MOST_BAD` of `total` clips (good and bad) were skipped."""
-        if len(self.bad) > MOST_BAD * total:
-            listed = "; ".join(f"{name}: {reason}" if name not in reason else reason for name, reason in self.bad.items())
-            raise DataError(f"data: {len(self.bad)} of {total} clips cannot be used, more than {MOST_BAD:.0%}; mend or remove"
+        """Raise DataError if more than `MAX_SKIPPED_SHARE` of `total` clips were skipped.
+
+        total: readable and skipped clips.
+        """
+        if len(self.reasons) > MAX_SKIPPED_SHARE * total:
+            listed = "; ".join(f"{name}: {reason}" if name not in reason else reason for name, reason in self.reasons.items())
+            raise DataError(f"data: {len(self.reasons)} of {total} clips cannot be used, more than {MAX_SKIPPED_SHARE:.0%}; repair or remove"
                             f" them: {listed}")
 
 
 class Memo:
-    """Results that depend on a file's content, remembered by its path, size and time of change.
+    """Results that depend on a file's content, stored under its path, size and time of change.
 
-    Appended line by line to `path` (None: only in memory), so that a kill loses at most the line being written.
+    They are appended line by line to `path` (None: only in memory), so a kill loses at most the
+    line being written.
     """
 
     def __init__(self, path=None):
@@ -92,7 +101,7 @@ class Memo:
                     continue
 
     def of(self, file, what, compute):
-        """`compute()`, unless the file's result named `what` is known; it must be a JSON value."""
+        """Return `compute()`, or the file's stored result named `what`; it must be a JSON value."""
         status = os.stat(file)
         key = f"{Path(file).absolute()}|{status.st_size}|{status.st_mtime_ns}|{what}"
         if key not in self.known:
@@ -103,12 +112,12 @@ class Memo:
         return self.known[key]
 
     def content(self, file):
-        """The hash of a file's content."""
+        """Return the hash of a file's content."""
         return self.of(file, "content", lambda: hash_file(file))
 
 
 def hash_file(path):
-    """BLAKE2b (16 bytes, hexadecimal) of a file's content."""
+    """Return BLAKE2b (16 bytes, hexadecimal) of a file's content."""
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -117,5 +126,5 @@ def hash_file(path):
 
 
 def hash_of(*parts):
-    """BLAKE2b (16 bytes, hexadecimal) of the texts of `parts`."""
+    """Return BLAKE2b (16 bytes, hexadecimal) of the texts of `parts`."""
     return hashlib.blake2b("\0".join(map(str, parts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()

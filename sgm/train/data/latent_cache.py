@@ -1,4 +1,4 @@
-"""The store of encoded clips: one file for each, written whole or not at all, and no more of them than fit a bound."""
+"""The store of encoded clips: one file per clip, written atomically, within a bound on its size."""
 import os
 import shutil
 import time
@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from sgm.common.errors import InputError, os_reason
+from sgm.common.files import atomic
 from sgm.train.data.clips import DataError, Memo
 
 
 class LatentStore:
     """float32 arrays of one shape under hexadecimal keys in a folder of at most `limit_gb` GB.
 
-    An entry is <folder>/<two digits>/<key>.npy, written beside and renamed, so that a run that is killed leaves whole
-    entries only and the next goes on. A clip that cannot be used is an entry <key>.txt with the reason.
+    An entry is <folder>/<two digits>/<key>.npy, written atomically, so a killed run leaves whole
+    entries only and the next one continues. A clip that cannot be used is an entry <key>.txt with
+    the reason.
     """
 
     MEMO = "memo.jsonl"
@@ -30,23 +32,23 @@ class LatentStore:
         self.claimed = {}               # {path: bytes} of the entries that this run uses
 
     def path(self, key, suffix=".npy"):
-        """The file of an entry."""
+        """Return the file of an entry."""
         return self.folder / key[:2] / (key + suffix)
 
     def has(self, key, shape):
-        """Whether there is a whole entry of that shape."""
+        """Return whether there is a whole entry of that shape."""
         try:
             return os.path.getsize(self.path(key)) == _npy_bytes(shape)
         except OSError:
             return False
 
     def reason(self, key):
-        """Why the clip cannot be used, or None."""
+        """Return why the clip cannot be used, or None."""
         path = self.path(key, ".txt")
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def write(self, key, array):
-        """Keep an entry; raises InputError if the disk is full or the folder may not be written."""
+        """Store an entry. Raises InputError if the folder cannot be written."""
         self._write(self.path(key), lambda file: np.save(file, np.asarray(array, np.float32)))
 
     def write_reason(self, key, reason):
@@ -54,31 +56,29 @@ class LatentStore:
         self._write(self.path(key, ".txt"), lambda file: file.write(reason.encode("utf-8", "replace")))
 
     def _write(self, path, fill):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(exist_ok=True)
-            with open(temporary, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())     # else a power cut after the rename may leave it empty
-            os.replace(temporary, path)
         except OSError as error:
             raise InputError(f"cache_folder {self.folder}: cannot be written: {os_reason(error)}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic(path, name=f"cache_folder {self.folder}") as temporary, open(temporary, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())     # else a power cut after the rename may leave it empty
 
     def read(self, key):
-        """An entry, memory-mapped. Raises DataError if it is gone."""
+        """Return an entry, memory-mapped. Raises DataError if it is gone."""
         try:
             return np.load(self.path(key), mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"cache_folder {self.folder}: entry {key} cannot be read any more ({error}); another run with a"
-                            " lower cache_gb may have removed it: go on with --resume, or give each run its own") from None
+                            " lower cache_gb may have removed it: continue with --resume, or give each run its own") from None
 
     def make_room(self, keys, shapes):
-        """Remove the entries that were used longest ago until those of `keys` fit into the bound, with what was claimed so
-        before. Entries count as used when a run starts with them. Raises DataError if those alone do not fit, or the disk
-        has not the space for those that are missing.
+        """Remove the entries used longest ago until those of `keys` fit the bound.
+
+        So must those that were claimed in earlier calls. Entries count as used when a run starts
+        with them. Raises DataError if those alone do not fit, or if the disk has not enough space
+        for those that are missing.
         """
         self.claimed.update((self.path(key), _npy_bytes(shape)) for key, shape in zip(keys, shapes))
         sizes, needed = self.claimed, sum(self.claimed.values())
@@ -93,7 +93,7 @@ class LatentStore:
                 missing += size
         others = []
         for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
-            if path.name.startswith("."):       # of a run that was killed
+            if path.name.startswith("."):       # left by a killed run
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink(missing_ok=True)
             elif path not in sizes and path.suffix == ".npy":
@@ -112,5 +112,8 @@ class LatentStore:
 
 
 def _npy_bytes(shape):
-    """Bytes of a .npy file of a float32 array: numpy pads the header of a small shape to 128."""
+    """Return the bytes of a .npy file of a float32 array.
+
+    numpy pads the header of a small shape to 128.
+    """
     return 128 + 4 * int(np.prod(shape))

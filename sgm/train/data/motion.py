@@ -1,4 +1,4 @@
-"""How much a clip moves, as the motion bucket that SVD is told: from a table, or estimated."""
+"""The motion bucket of a clip, which SVD is conditioned on: from a table, or estimated."""
 import csv
 import math
 from pathlib import Path
@@ -10,39 +10,40 @@ from sgm.train.data.clips import DataError
 
 FLOW_SIDE = 128         # pixels of the longer side of the pictures that flow is computed on
 FULL_MOTION = 0.02      # of the frame's width per frame: what bucket 255 stands for
-TABLE = "clips.csv"     # beside the videos
+TABLE = "clips.csv"     # in the folder of the videos
 
 
 def motion_bucket(frames):
-    """The motion bucket, 0 to 255, of frames (T, 3, H, W) in [-1, 1], T >= 1.
+    """Return the motion bucket, 0 to 255, of frames (T, 3, H, W) in [-1, 1], T >= 1.
 
-    255 times the mean length of the optical flow from each frame to the next (Farneback's, on grey pictures of at most
-    `FLOW_SIDE` pixels), in units of the frame's width, divided by `FULL_MOTION`, at most 255: the usual bucket 127 is a
-    mean motion of one hundredth of the width per frame. SVD's authors say that flow was used and not how it was scaled
-    (arXiv 2311.15127, app. C), so the scale is ours; give the buckets in clips.csv to use another.
+    255 times the mean length of the optical flow from each frame to the next (Farneback's, on gray
+    pictures of at most `FLOW_SIDE` pixels), in units of the frame's width, divided by
+    `FULL_MOTION`, at most 255: the usual bucket 127 is a mean motion of one hundredth of the width
+    per frame. SVD's authors say that flow was used and not how it was scaled (arXiv 2311.15127,
+    app. C), so the scale is ours; give the buckets in clips.csv to use another.
     """
-    grey = [_small_grey(frame) for frame in frames]
-    if len(grey) < 2:
+    gray = [_small_gray(frame) for frame in frames]
+    if len(gray) < 2:
         return 0.0
     speeds = []
-    for before, after in zip(grey[:-1], grey[1:]):
+    for before, after in zip(gray[:-1], gray[1:]):
         flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-        speeds.append(np.linalg.norm(flow, axis=-1).mean() / grey[0].shape[1])
+        speeds.append(np.linalg.norm(flow, axis=-1).mean() / gray[0].shape[1])
     return float(min(255.0, 255 * np.mean(speeds) / FULL_MOTION))
 
 
-def _small_grey(frame):
+def _small_gray(frame):
     levels = ((frame.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-    grey = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY)
-    scale = FLOW_SIDE / max(grey.shape)
-    return grey if scale >= 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    gray = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY)
+    scale = FLOW_SIDE / max(gray.shape)
+    return gray if scale >= 1 else cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def read_table(folder):
-    """{file name: {"fps": float, "motion_bucket": float}} of the clips.csv in `folder`, {} if there is none.
+    """Return {file name: {"fps": float, "motion_bucket": float}} of the clips.csv in `folder`.
 
-    Its columns are file, and fps or motion_bucket or both; an empty cell means to be found out. Raises DataError naming
-    the line.
+    It is {} if there is none. Its columns are file, and fps or motion_bucket or both; an empty cell
+    means that the value is estimated. Raises DataError naming the line.
     """
     path = Path(folder) / TABLE
     if not path.is_file():

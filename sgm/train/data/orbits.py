@@ -1,8 +1,10 @@
-"""Orbits as folders of images with cameras: our views folders (transforms.json) and Objaverse renders.
+"""Orbits as folders of images with cameras: our views folders and Objaverse renders.
 
-An Objaverse render is a folder with 000.png ... and cameras.npz, whose `cam_poses` (V, 3, 4) are world-to-camera (z up),
-as InstantMesh reads it (TencentARC/InstantMesh, src/data/objaverse.py), or with meta.pkl, a pickled list whose fifth entry
-is the same, as its MindSpore port does (mindspore-lab/mindone, examples/instantmesh/data/objaverse.py).
+A views folder holds transforms.json. An Objaverse render is a folder with 000.png ... and
+cameras.npz, whose `cam_poses` (V, 3, 4) are world-to-camera (z up), as InstantMesh reads it
+(TencentARC/InstantMesh, src/data/objaverse.py), or with meta.pkl, a pickled list whose fifth entry
+is the same, as its MindSpore port does (mindspore-lab/mindone,
+examples/instantmesh/data/objaverse.py).
 """
 import io
 import json
@@ -20,16 +22,19 @@ from sgm.views.cameras import AZIMUTH_SIGN, wrap_degrees
 from sgm.views.images import WHITE, composite, load_image, read_image
 from sgm.views.transforms import read_transforms
 
-AIM = 3.0           # degrees by which a camera may look past the origin or be rolled, and labels differ from poses
+# degrees by which a camera may look past the origin or be rolled, and labels differ from poses
+AIM = 3.0
 CAMERA_FILES = ("cameras.npz", "meta.pkl")
-RENDER_FOLDERS = ("", "rendering_random_32views", "input")      # where renders lie beside a list of their ids
+# where renders lie, next to a list of their ids
+RENDER_FOLDERS = ("", "rendering_random_32views", "input")
 
 
 @dataclass(frozen=True)
 class OrbitClip:
     """Views of one object, put on a background and resized to `size` x `size` pixels.
 
-    side: the stored images' pixels (None: not known before they are read). background: three levels of 0..255.
+    side: the stored images' pixels (None: not known before they are read). background: three levels
+    of 0..255.
     """
     name: str
     files: tuple
@@ -41,9 +46,11 @@ class OrbitClip:
 
     @property
     def num_views(self):
+        """Return V, the number of stored views."""
         return len(self.files)
 
     def frames(self, views=slice(None)):
+        """Return those views as float32 (n, 3, H, W) in [-1, 1]."""
         chosen = self.files[views] if isinstance(views, slice) else [self.files[k] for k in views]
         return np.stack([self._view(file) for file in chosen])
 
@@ -52,27 +59,32 @@ class OrbitClip:
         if image.width != image.height or image.width != (self.side or image.width) or image.width < self.size:
             raise DataError(f"{file}: found {image.width} x {image.height} pixels, expected "
                             + (f"{self.side} x {self.side}, as transforms.json says" if self.side
-                               else f"a square of at least {self.size}") + "; render it anew")
+                               else f"a square of at least {self.size}") + "; render it again")
         if self.background != WHITE and image.getchannel("A").getextrema()[0] == 255:
             raise DataError(f"{file}: is opaque, so that its background cannot be changed; save it with alpha, or set "
                             "background=white")
         if image.width != self.size:
-            image = image.resize((self.size, self.size), Image.LANCZOS)     # Pillow weights the colours by alpha
+            # Pillow weights the colors by alpha
+            image = image.resize((self.size, self.size), Image.LANCZOS)
         return (composite(image, self.background).astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
 
     def digest(self, memo):
+        """Return a hash of what `frames` would return."""
         return hash_of(self.background, *(memo.content(file) for file in self.files))
 
 
 def read_orbit(folder, size):
-    """The OrbitClip of a views folder, for views of `size` pixels. Raises InputError: no or damaged transforms.json, one
-    view only, cameras that do not look at the origin, images of another size than it says."""
+    """Return the OrbitClip of a views folder, for views of `size` pixels.
+
+    Raises InputError: no or damaged transforms.json, one view only, cameras that do not look at the
+    origin, images of another size than it states.
+    """
     views = read_transforms(folder)
     if len(views.files) < 2:
         raise DataError(f"{folder}: transforms.json has a single view, expected an orbit of several")
     if views.width != views.height or views.width < size:
         raise DataError(f"{folder}: transforms.json says {views.width} x {views.height} pixels, expected a square of at"
-                        f" least {size}, the model's size; render it anew")
+                        f" least {size}, the model's size; render it again")
     azimuths, elevations = _angles(folder, views.poses[:, :3, 3], views.poses[:, :3, 2], views.poses[:, 2, 0])
     for name, said, seen in (("azimuth_deg", views.azimuths_deg, azimuths),
                              ("elevation_deg", views.elevations_deg, elevations)):
@@ -80,14 +92,14 @@ def read_orbit(folder, size):
         if off.max() > AIM:
             k = int(off.argmax())
             raise DataError(f"{folder}: frames[{k}] says {name} {said[k]:.1f}, its transform_matrix {seen[k]:.1f}; one of"
-                            " them is wrong, render it anew")
+                            " them is wrong, render it again")
     _check_side(views.files[0], views.width)
     return OrbitClip(str(folder), tuple(views.files), (AZIMUTH_SIGN * views.azimuths_deg, views.elevations_deg), size,
                      views.width)
 
 
 def read_render(folder, size):
-    """The OrbitClip of an Objaverse render. Raises InputError as `read_orbit` does."""
+    """Return the OrbitClip of an Objaverse render. Raises InputError as `read_orbit` does."""
     folder = Path(folder)
     found = [folder / name for name in CAMERA_FILES if (folder / name).is_file()]
     if not found:
@@ -98,16 +110,19 @@ def read_render(folder, size):
         raise DataError(f"{folder}: found {len(files)} views (000.png ...) and {len(poses)} poses in {found[0].name};"
                         " expected as many, and at least 2")
     rotation = poses[:, :, :3]
-    centres = -np.einsum("vji,vj->vi", rotation, poses[:, :, 3])
-    # Row 2 is the camera's axis: forwards in OpenCV's convention, backwards in Blender's. Both are met with.
-    axis = rotation[:, 2] * (np.sign(np.einsum("vi,vi->v", rotation[:, 2], centres).mean()) or 1)
-    azimuths, elevations = _angles(folder, centres, axis, rotation[:, 0, 2])
+    centers = -np.einsum("vji,vj->vi", rotation, poses[:, :, 3])
+    # Row 2 is the camera's axis: forwards in OpenCV's convention, backwards in Blender's. Both are
+    # met with.
+    axis = rotation[:, 2] * (np.sign(np.einsum("vi,vi->v", rotation[:, 2], centers).mean()) or 1)
+    azimuths, elevations = _angles(folder, centers, axis, rotation[:, 0, 2])
     return OrbitClip(str(folder), tuple(files), (AZIMUTH_SIGN * azimuths, elevations), size)
 
 
 def read_ids(path):
-    """The render folders that a JSON list of ids names (or {"good_objs": [...]}); ids are folders beside the list, or in
-    one of `RENDER_FOLDERS` there. Raises DataError."""
+    """Return the render folders that a JSON list of ids, or {"good_objs": [...]}, names.
+
+    Ids are folders next to the list, or in one of `RENDER_FOLDERS` there. Raises DataError.
+    """
     path = Path(path)
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))
@@ -119,15 +134,18 @@ def read_ids(path):
     for name in RENDER_FOLDERS:
         if (path.parent / name / ids[0]).is_dir():
             return [path.parent / name / each for each in ids]
-    raise DataError(f"data: {path}: its first id is {ids[0]}, and there is no folder of that name beside it or in "
+    raise DataError(f"data: {path}: its first id is {ids[0]}, and there is no folder of that name next to it or in "
                     f"{' or '.join(RENDER_FOLDERS[1:])}")
 
 
-def _angles(folder, centres, backward, roll):
-    """Azimuths and elevations (V,) degrees of cameras at `centres` (V, 3), with their backward axes (V, 3) and the z of
-    their right axes (V,). Raises DataError unless they look at the origin, upright, from off the poles."""
-    radius = np.linalg.norm(centres, axis=1)
-    unit = centres / np.maximum(radius, 1e-9)[:, None]
+def _angles(folder, centers, backward, roll):
+    """Return azimuths and elevations (V,) degrees of cameras at `centers` (V, 3).
+
+    They come with their backward axes (V, 3) and the z of their right axes (V,). Raises DataError
+    unless they look at the origin, upright, from off the poles.
+    """
+    radius = np.linalg.norm(centers, axis=1)
+    unit = centers / np.maximum(radius, 1e-9)[:, None]
     past = np.rad2deg(np.arccos(np.clip((unit * backward).sum(1), -1, 1)))
     rolled = np.rad2deg(np.arcsin(np.clip(np.abs(roll), 0, 1)))
     elevations = np.rad2deg(np.arcsin(np.clip(unit[:, 2], -1, 1)))
@@ -141,26 +159,34 @@ def _angles(folder, centres, backward, roll):
 
 
 def _check_side(file, side):
-    found = read_image(file, lambda image: image.size)      # its header only; the rest is checked when it is read
+    # its header only; the rest is checked when it is read
+    found = read_image(file, lambda image: image.size)
     if found != (side, side):
         raise DataError(f"{file}: found {found[0]} x {found[1]} pixels, expected {side} x {side}, as transforms.json says; "
-                        "render it anew")
+                        "render it again")
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """A pickle can run any program; this reader admits numpy arrays and plain values."""
+    """A reader of pickles that admits numpy arrays and plain values only.
+
+    A pickle can otherwise run any program.
+    """
 
     ALLOWED = {(f"numpy{core}", name) for core in (".core.multiarray", "._core.multiarray") for name in ("_reconstruct",
                "scalar")} | {("numpy", "ndarray"), ("numpy", "dtype")}
 
     def find_class(self, module, name):
+        """Return a class that arrays need. Raises UnpicklingError for any other."""
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"holds a {module}.{name}")
         return super().find_class(module, name)
 
 
 def _camera_poses(path):
-    """World-to-camera poses (V, 3, 4) float64 of cameras.npz or meta.pkl. Raises DataError."""
+    """Return world-to-camera poses (V, 3, 4) float64 of cameras.npz or meta.pkl.
+
+    Raises DataError.
+    """
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
@@ -176,5 +202,5 @@ def _camera_poses(path):
                         " V x 3 x 4")
     poses = poses[:, :3]
     if np.abs(np.einsum("vij,vkj->vik", poses[..., :3], poses[..., :3]) - np.eye(3)).max() > 1e-3:
-        raise DataError(f"{path}: cam_poses has a matrix that is no rotation; expected world-to-camera matrices of 3 x 4")
+        raise DataError(f"{path}: cam_poses has a matrix that is not a rotation; expected world-to-camera matrices of 3 x 4")
     return poses

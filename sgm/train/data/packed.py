@@ -1,4 +1,4 @@
-"""The packed sets of `tools/render_orbits.py --pack`: clips.npy, azimuths.npy, elevations.npy, on white."""
+"""The packed sets of `tools/render_orbits.py --pack`: clips, azimuths and elevations, on white."""
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,7 @@ import numpy as np
 from sgm.train.data.clips import Clips, DataError
 from sgm.views.cameras import Orbit
 
-REMEDY = "make it anew with tools/render_orbits.py procedural --pack"
+REMEDY = "make it again with tools/render_orbits.py procedural --pack"
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,25 @@ class PackedClip:
 
     @property
     def name(self):
+        """Return what messages call the clip."""
         return f"{self.folder}[{self.row}]"
 
     @property
     def num_views(self):
+        """Return the number of views."""
         return self.arrays["clips"].shape[1]
 
     @cached_property
     def angles(self):
+        """Return (azimuths, elevations), each (V,) float64 degrees."""
         return tuple(self.arrays[name][self.row].astype(np.float64) for name in ("azimuths", "elevations"))
 
     def frames(self, views=slice(None)):
+        """Return those views as float32 (n, 3, H, W) in [-1, 1]."""
         return (self.arrays["clips"][self.row][views].astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2)
 
     def digest(self, memo):
+        """Return a hash of what `frames` would return."""
         return memo.of(self.folder / "clips.npy", self.row, lambda: hashlib.blake2b(
             np.ascontiguousarray(self.arrays["clips"][self.row]), digest_size=16).hexdigest())
 
@@ -43,8 +48,8 @@ class PackedClip:
 class PackedOrbits(Clips):
     """Packed sets read as one; clips are memory-mapped.
 
-    Raises DataError, one line, if a set is unfinished, has no clip, or its arrays cannot be what the tool writes; or if
-    sets differ in the number of views or in size.
+    Raises DataError, one line, if a set is unfinished, has no clip, or its arrays are not what the
+    tool writes; or if sets differ in the number of views or in size.
     """
 
     def __init__(self, folders):
@@ -61,12 +66,15 @@ class PackedOrbits(Clips):
         super().__init__(items, items[0].arrays["clips"].shape[2:4])
 
     def orbit(self, index):
-        """The cameras of clip `index`."""
+        """Return the cameras of clip `index`."""
         return Orbit.from_lists(*self[index].angles)
 
 
 def load_packed(folder):
-    """{clips (N, T, S, S, 3) uint8, mapped; azimuths, elevations (N, T) float32} of a set. Raises DataError."""
+    """Return the arrays of a set. Raises DataError.
+
+    They are {clips (N, T, S, S, 3) uint8, mapped; azimuths, elevations (N, T) float32}.
+    """
     try:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r" if name == "clips" else None)
                   for name in ("clips", "azimuths", "elevations")}

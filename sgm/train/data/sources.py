@@ -1,4 +1,4 @@
-"""From the recipe's list of paths to training and validation examples: what lies there chooses its reader.
+"""Finds training and validation clips: what lies at a recipe's paths chooses its reader.
 
 A path of `data` or `val`, or what a glob finds, is for a model of orbits
     a folder with clips.npy             a packed set (packed.py)
@@ -7,10 +7,11 @@ A path of `data` or `val`, or what a glob finds, is for a model of orbits
     a .json file                        a list of ids of Objaverse renders
     any other folder                    all of these in it, up to `DEPTH` levels down
 and for a model of videos
-    a video file, a folder of images    cut into clips (videos.py); fps and motion from a clips.csv beside it, or found out
+    a video file, a folder of images    cut into clips (videos.py); fps and motion from a clips.csv
+                                        in the same folder, or estimated
     any other folder                    all of these in it.
-A folder's train.txt and val.txt name, one on each line, what in it is trained on and what is held back. With val.txt alone
-the rest is trained on; with train.txt alone the rest is not used.
+A folder's train.txt and val.txt name, one on each line, what in it is trained on and what is held
+out. With val.txt alone the rest is trained on; with train.txt alone the rest is not used.
 """
 import glob
 import zlib
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from sgm.common.errors import InputError, one_line
-from sgm.train.data.clips import Clips, DataError, Memo, Tally, log
+from sgm.train.data.clips import Clips, DataError, Memo, SkippedClips, log
 from sgm.train.data.latent_cache import LatentStore
 from sgm.train.data.latents import MANY, LatentClips, PixelClips
 from sgm.train.data.orbits import CAMERA_FILES, read_ids, read_orbit, read_render
@@ -33,54 +34,57 @@ SPLITS = ("train", "val")
 LEVEL = 5.0             # degrees by which the elevation of a static orbit may change
 
 
-def open_data(settings, engine, progress, rank=0, world=1):
-    """(training examples, validation examples or None) of a recipe.
+def open_data(settings, engine, progress, rank=0, world_size=1):
+    """Return (training examples, validation examples or None) of a recipe.
 
-    settings: has the fields of `DataSettings`. progress(iterable, description) wraps long loops. The conditioner of
-    `engine` must hold its weights, for good if settings.cache is false or settings.augment is not empty. rank, world: see
-    `LatentClips`. Both results have `batch(rng, indices, drop, roam)`, `len()` and `num_frames` (see `Examples`).
-    Raises InputError: nothing is found, too much of it is bad, or it does not fit the model.
+    settings: has the fields of `DataSettings`. progress(iterable, description) wraps long loops.
+    The conditioner of `engine` must hold its weights, and keep them if settings.cache is false or
+    settings.augment is not empty. rank, world_size: see `LatentClips`. Both results have
+    `batch(rng, indices, drop, random_start)`, `len()` and `num_frames` (see `Examples`). Raises
+    InputError: nothing is found, too much of it is unreadable, or it does not fit the model.
     """
-    store = cache_store(settings)           # one for both: making room for the one must not remove the other
+    store = cache_store(settings)  # one for both: making room for the one must not remove the other
     found = read_clips(settings, engine.spec, store.memo if store else Memo(), progress)
-    return tuple(clips and _examples(clips, tally, store, settings, engine, progress, rank, world)
-                 for clips, tally in found)
+    return tuple(clips and _examples(clips, skipped, store, settings, engine, progress, rank, world_size)
+                 for clips, skipped in found)
 
 
-def _examples(clips, tally, store, settings, engine, progress, rank, world):
+def _examples(clips, skipped, store, settings, engine, progress, rank, world_size):
     spec = engine.spec
     condition = settings.condition if spec.is_orbit else "first"
     if store is None:
-        return PixelClips(clips, engine, condition, spec.num_frames, settings.augment, settings.encode_chunk, tally)
+        return PixelClips(clips, engine, condition, spec.num_frames, settings.augment, settings.encode_chunk, skipped)
     return LatentClips(clips, engine, store, progress, condition, spec.num_frames, settings.augment,
-                       encode_chunk=settings.encode_chunk, rank=rank, world=world, tally=tally)
+                       encode_chunk=settings.encode_chunk, rank=rank, world_size=world_size, skipped=skipped)
 
 
 def cache_folder(settings):
-    """Where what is encoded is kept."""
+    """Return the folder in which encoded clips are kept."""
     if settings.cache_folder:
         return Path(settings.cache_folder)
     first = settings.data[0] if settings.data else "."
-    plain = first[:min((first.index(c) for c in "*?[" if c in first), default=len(first))]     # before its pattern
+    # before its pattern
+    plain = first[:min((first.index(c) for c in "*?[" if c in first), default=len(first))]
     return Path(plain).absolute().parent / "cache"
 
 
 def cache_store(settings):
-    """The LatentStore of a recipe, or None without a cache."""
+    """Return the LatentStore of a recipe, or None without a cache."""
     return LatentStore(cache_folder(settings), settings.cache_gb) if settings.cache else None
 
 
 def cache_memo(settings):
-    """The Memo in the cache folder, or one in memory if there is no cache."""
+    """Return the Memo in the cache folder, or one in memory if there is no cache."""
     return cache_store(settings).memo if settings.cache else Memo()
 
 
 def read_clips(settings, spec, memo, progress=None):
-    """((training Clips, Tally), (validation Clips or None, Tally)) of a recipe, for the model `spec`.
+    """Return the (Clips, SkippedClips) of a recipe for training, and those for validation.
 
-    Nothing is decoded yet but the frames of videos, which are counted. Clips have at least the model's number of views; if
-    settings.task is "autoencoder", which sees single views, any number. progress(iterable, description) wraps the loop
-    over many. Raises InputError as `open_data` does.
+    The latter Clips may be None. They are for the model `spec`. Nothing is decoded yet except the
+    frames of videos, which are counted. Clips have at least the model's number of views; if
+    settings.task is "autoencoder", which sees single views, any number. progress(iterable,
+    description) wraps the loop over many. Raises InputError as `open_data` does.
     """
     least = 1 if getattr(settings, "task", None) == "autoencoder" else spec.num_frames
     split = {"train": [], "val": []}
@@ -96,7 +100,10 @@ def read_clips(settings, spec, memo, progress=None):
 
 
 def expand(patterns, key):
-    """The paths that a recipe's list of paths and globs (** too) names, sorted within each. Raises DataError."""
+    """Return the paths that a recipe's list of paths and globs (** too) names, sorted within each.
+
+    Raises DataError.
+    """
     places = []
     for pattern in patterns:
         try:
@@ -112,8 +119,11 @@ def expand(patterns, key):
 
 
 def find(place, is_orbit):
-    """{"train": [(kind, path), ...], "val": [...]} of what lies at `place`, divided by its train.txt and val.txt if it has
-    one of them; kinds are packed, orbit, render, video. Raises DataError."""
+    """Return {"train": [(kind, path), ...], "val": [...]} of what lies at `place`.
+
+    It is divided by its train.txt and val.txt if it has one of them; kinds are packed, orbit,
+    render, video. Raises DataError.
+    """
     names = {split: _names(place / f"{split}.txt") for split in SPLITS if (place / f"{split}.txt").is_file()}
     if place.suffix == ".json" and place.is_file():
         return {"train": [("render", folder) for folder in read_ids(place)], "val": []}
@@ -142,8 +152,11 @@ def _names(path):
 
 
 def _walk(place, is_orbit, depth):
-    """(kind, path) of every clip or set at or below `place`. A folder that holds neither one nor folders is given as a
-    clip, so that its reader says what is missing."""
+    """Yield (kind, path) of every clip or set at or below `place`.
+
+    A folder that holds neither one nor folders is given as a clip, so that its reader says what is
+    missing.
+    """
     clip = "orbit" if is_orbit else "video"
     if place.is_file():
         yield clip, place
@@ -169,8 +182,11 @@ def _walk(place, is_orbit, depth):
 
 
 def _read(found, settings, spec, least, memo, progress):
-    """(Clips or None, Tally) of (kind, path) pairs: orbits of at least, videos of exactly `least` frames."""
-    items, tally, kinds = [], Tally(), {kind for kind, _ in found}
+    """Return (Clips or None, SkippedClips) of (kind, path) pairs.
+
+    Orbits have at least, videos exactly `least` frames.
+    """
+    items, skipped, kinds = [], SkippedClips(), {kind for kind, _ in found}
     size = (spec.height, spec.width)
     if "packed" in kinds:
         items += _packed([path for kind, path in found if kind == "packed"], settings, spec, least)
@@ -185,14 +201,14 @@ def _read(found, settings, spec, least, memo, progress):
                     raise DataError(f"{path}: has {clip.num_views} views, expected at least the model's {least}")
                 items += _on_backgrounds(clip, settings.background)
         except InputError as error:
-            tally.skip(str(path), error)
-    tally.check(len(items) + len(tally.bad))
+            skipped.add(str(path), error)
+    skipped.check(len(items) + len(skipped.reasons))
     if spec.is_orbit and not spec.is_posed:
         moving = [clip.name for clip in items if np.ptp(clip.angles[1]) > LEVEL]
         if moving:
-            log.warning("%d of %d orbits are not level (%s), and %s is not told elevations: it learns from static orbits",
+            log.warning("%d of %d orbits are not level (%s), and %s is not conditioned on elevations: it learns from static orbits",
                         len(moving), len(items), one_line(moving[0]), spec.name)
-    return (Clips(items, size) if items else None), tally
+    return (Clips(items, size) if items else None), skipped
 
 
 def _packed(folders, settings, spec, least):
@@ -213,7 +229,7 @@ def _packed(folders, settings, spec, least):
 
 
 def _on_backgrounds(clip, background):
-    """The clip on white, on a colour drawn from its name, or once on each."""
-    colour = np.random.RandomState(zlib.crc32(Path(clip.name).name.encode("utf-8", "surrogateescape"))).randint(0, 256, 3)
-    coloured = replace(clip, background=tuple(int(level) for level in colour))
-    return {"white": [clip], "random": [coloured], "both": [clip, coloured]}[background]
+    """Return the clip on white, on a color drawn from its name, or once on each."""
+    color = np.random.RandomState(zlib.crc32(Path(clip.name).name.encode("utf-8", "surrogateescape"))).randint(0, 256, 3)
+    colored = replace(clip, background=tuple(int(level) for level in color))
+    return {"white": [clip], "random": [colored], "both": [clip, colored]}[background]

@@ -5,22 +5,20 @@ condition is the first frame. Frames are scaled to cover the model's size and cr
 fps is the file's own divided by the stride and told the network as it is (as `--fps` of simple_video_sample.py does;
 diffusers tells one less). What a clips.csv beside the videos says of fps and motion goes before: see motion.py.
 """
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageOps
 
 from sgm.train.data.clips import DataError, hash_of
 from sgm.train.data.motion import read_table
 from sgm.views.images import IMAGE_SUFFIXES, composite, load_image
+from sgm.views.media import probe_video, read_video_frames
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v")
 FOLDER_FPS = 7.0        # of a folder of frames that no clips.csv tells of
-SECONDS = 600           # for ffmpeg to read one clip
 
 
 @dataclass(frozen=True)
@@ -50,25 +48,17 @@ class VideoClip:
         return np.stack([composite(ImageOps.fit(image, (width, height), Image.LANCZOS)) for image in images])
 
     def _from_file(self):
-        """uint8 (T, H, W, 3)."""
-        height, width = self.size
-        last = self.start + self.stride * (self.num_views - 1)
-        # Frames are chosen by their number; regular times of their own keep ffmpeg from doubling or dropping any.
-        graph = (f"select=between(n\\,{self.start}\\,{last})*not(mod(n-{self.start}\\,{self.stride})),"
-                 f"settb=1/25,setpts=N,fps=25,scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,"
-                 f"crop={width}:{height}")
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(self.path), "-map", "0:v:0", "-vf",
-                   graph, "-frames:v", str(self.num_views), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+        """Return the clip's frames of the file, uint8 (T, H, W, 3). Raises DataError."""
+        found, reason = (), "it ends"
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise DataError(f"{self.path}: ffmpeg cannot read it ({error}); encode it anew") from None
-        frame = height * width * 3
-        if len(done.stdout) != frame * self.num_views:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise DataError(f"{self.path}: frames {self.start} to {last}: {len(done.stdout) // frame} of {self.num_views} can"
-                            f" be read ({said[0] if said else 'it ends'}); encode it anew")
-        return np.frombuffer(done.stdout, np.uint8).reshape(self.num_views, height, width, 3)
+            found = read_video_frames(self.path, self.start, self.stride, self.num_views, self.size)
+        except Exception as error:      # imageio lets through whatever ffmpeg or the parsing of its output meets
+            reason = _last_line(error)
+        if len(found) != self.num_views:
+            last = self.start + self.stride * (self.num_views - 1)
+            raise DataError(f"{self.path}: frames {self.start} to {last}: {len(found)} of {self.num_views} can be read"
+                            f" ({reason}); encode it again")
+        return found
 
     def digest(self, memo):
         files = self.files or (self.path,)
@@ -102,14 +92,14 @@ def read_video(path, count, size, stride, memo):
 def _probe(path):
     """[number of frames, frames per second] of a video file."""
     try:
-        reader = imageio_ffmpeg.read_frames(str(path))
-        fps = next(reader)["fps"]
-        reader.close()
-        frames = imageio_ffmpeg.count_frames_and_secs(str(path))[0]
-    except Exception as error:      # imageio-ffmpeg lets through whatever ffmpeg or its output's parsing meets
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise DataError(f"{path}: ffmpeg cannot read it ({reason}); expected a video ({' '.join(VIDEO_SUFFIXES)}): encode it "
-                        "anew") from None
+        frames, fps = probe_video(path)
+    except Exception as error:          # imageio lets through whatever ffmpeg or the parsing of its output meets
+        raise DataError(f"{path}: ffmpeg cannot read it ({_last_line(error)}); expected a video ({' '.join(VIDEO_SUFFIXES)}):"
+                        " encode it again") from None
     if not fps > 0:
         raise DataError(f"{path}: says no frames per second; add it to clips.csv beside it (columns file,fps)")
     return [int(frames), float(fps)]
+
+
+def _last_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,4 +1,4 @@
-"""What a run asks of its device and of the system: precision, peak memory, a stop that lets a step end."""
+"""Joins the ranks of a distributed run, detects dead ones and aborts the others with an error."""
 import fcntl
 import os
 import socket
@@ -14,40 +14,46 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.train.data.latents import PATIENCE
 
 
-def join(output):
-    """Join the other processes that msrun has started -> (rank, world, the `Fellows` that watch them, to be entered).
+def join_ranks(output):
+    """Join the processes that msrun has started; return (rank, world_size, watchdog).
 
-    output: the folder of the run. Raises ConfigError if msrun has not, or if one of them is missing.
+    watchdog: the `RankWatchdog` of this process, a context manager to be entered. output: the
+    folder of the run. Raises ConfigError if msrun has not started it, or if one of the processes is
+    missing.
     """
     role = os.environ.get("MS_ROLE")
     if role not in ("MS_WORKER", "MS_SCHED"):       # the scheduler does not come back from `init`
         raise ConfigError("--distributed: found no other processes, expected to be started by MindSpore's launcher: msrun"
                           " --worker_num=8 --local_worker_num=8 train.py ... --distributed")
-    fellows = None
+    watchdog = None
     if role == "MS_WORKER":
-        fellows = Fellows(Path(output) / ".processes")
-        # How long a CPU's collective waits for the others, who may be saving; 30 s by default. The scheduler's is another
-        # process, where it is how long it goes without a heartbeat.
+        watchdog = RankWatchdog(Path(output) / ".processes")
+        # How long a CPU's collective waits for the others, who may be saving; 30 s by default. The
+        # scheduler's is another process, where it is how long it goes without a heartbeat.
         os.environ["MS_NODE_TIMEOUT"] = str(PATIENCE)
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"--distributed: a process did not come or is gone ({str(error).splitlines()[0]}); see the logs of"
                           " msrun, worker_<rank>.log") from None
-    fellows.watch()
-    return communication.get_rank(), communication.get_group_size(), fellows
+    watchdog.watch()
+    return communication.get_rank(), communication.get_group_size(), watchdog
 
 
-LOOK = 1.0              # seconds between looks at the others
+POLL_SECONDS = 1.0      # seconds between checks of the other ranks
 
 
-class Fellows:
-    """Each process holds the lock of a file of its own in `folder`, which all that see the folder watch: the kernel frees
-    it however a process ends, and no computation that holds up Python delays it. A context manager.
+class RankWatchdog:
+    """Context manager: the end of another rank of the run ends this one with a line.
 
-    Make it before the processes meet, `watch` when they have met. One that leaves it well removes its file; one that leaves
-    it by an error writes that into it for the others. Where locks are not to be had there is nothing to watch. Raises
-    OSError if the folder cannot be written.
+    Each process holds the lock of a file of its own in `folder`, and all that see the folder check
+    these locks: the kernel frees a lock however its process ends, and no computation that blocks
+    Python delays that.
+
+    Make it before the processes meet, call `watch` when they have met. A process that leaves it
+    without an error removes its file; one that leaves it by an error writes that into it for the
+    others. Where locks are not available nothing is watched. Raises OSError if the folder cannot be
+    written.
     """
 
     def __init__(self, folder):
@@ -55,16 +61,19 @@ class Fellows:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{socket.gethostname()}-{os.getpid()}"
         with atomic(self.path) as temporary:        # it appears with its lock
-            self.file = open(temporary, "w", encoding="utf-8")      # until this process ends  # noqa: SIM115
+            self.file = open(temporary, "w", encoding="utf-8")  # until this process ends  # noqa: SIM115
             self.locked = _lock(self.file, fcntl.LOCK_EX)
         self.left = threading.Event()
 
     def watch(self):
-        """Begin to watch those that are there; files of processes of an earlier run are removed."""
+        """Start to watch the processes that are there.
+
+        Files of processes of an earlier run are removed.
+        """
         others = [path for path in self.folder.iterdir() if path != self.path and not path.name.startswith(".")]
         there = []
         for path in others:
-            if ended(path) is None:
+            if exit_reason(path) is None:
                 there.append(path)
             else:
                 path.unlink(missing_ok=True)
@@ -72,13 +81,13 @@ class Fellows:
             threading.Thread(target=self._watch, args=(there,), daemon=True).start()
 
     def _watch(self, there):
-        while not self.left.wait(LOOK):
+        while not self.left.wait(POLL_SECONDS):
             for path in there:
-                news = ended(path)
-                if news and not self.left.is_set():
-                    self._leave(news)           # so that all tell of the first that ended
-                    end_now("train.py", f"{news}; the others cannot go on without it and end too. Look at its log"
-                            " (worker_<rank>.log of msrun), mend that, and go on from the last checkpoint with --resume")
+                message = exit_reason(path)
+                if message and not self.left.is_set():
+                    self._leave(message)           # so that all name the first that ended
+                    end_now("train.py", f"{message}; the others cannot continue without it and end too. Look at its log"
+                            " (worker_<rank>.log of msrun), fix that, and continue from the last checkpoint with --resume")
 
     def __enter__(self):
         return self
@@ -87,31 +96,31 @@ class Fellows:
         self.left.set()
         if kind is None:
             self.path.unlink(missing_ok=True)
-        self._leave(_news(self.path, str(error) or kind.__name__) if kind else "")
+        self._leave(_message(self.path, str(error) or kind.__name__) if kind else "")
 
-    def _leave(self, news):
-        self.file.write(one_line(news))
+    def _leave(self, message):
+        self.file.write(one_line(message))
         self.file.close()
 
 
-def ended(path):
-    """A sentence on why the process of that file is no more, "" if it ended well; None: it is there."""
+def exit_reason(path):
+    """Return why the process of that file ended, "" if it ended well, None if it runs."""
     try:
         with open(path, encoding="utf-8") as file:
             if not _lock(file, fcntl.LOCK_SH):
                 return None
             # without a word it may have removed its file since that was opened
-            return file.read() or (_news(path, "it was killed, or crashed") if path.exists() else "")
+            return file.read() or (_message(path, "it was killed, or crashed") if path.exists() else "")
     except FileNotFoundError:
         return ""
 
 
-def _news(path, reason):
+def _message(path, reason):
     return f"process {path.name} of this run has ended: {reason}"
 
 
 def _lock(file, kind):
-    """Whether the lock was to be had, at once."""
+    """Return whether the lock was available, without waiting."""
     try:
         fcntl.lockf(file, kind | fcntl.LOCK_NB)
     except OSError:

@@ -1,4 +1,4 @@
-"""metrics.csv of a run: a row for every few steps, none twice, whatever killed the run that wrote it."""
+"""Crash-safe metrics.csv: rows written by an interrupted run are not duplicated on resume."""
 import csv
 import math
 import os
@@ -11,15 +11,17 @@ import numpy as np
 from sgm.common.errors import InputError, os_reason
 from sgm.common.files import atomic
 
-MEASURED = ("val_loss", "val_psnr_fg", "val_iou")       # on held-back clips; dB and share of their foreground
+# on held-out clips; dB, and share of the foreground
+MEASURED = ("val_loss", "val_psnr_fg", "val_iou")
 FIELDS = ("step", "loss", "grad_norm", "lr", "seconds", "clips_per_second", "skipped", *MEASURED)
 
 
 class Metrics:
-    """Opens `path` to go on after step `done`: later rows, and one that was cut off, are dropped.
+    """A run's metrics.csv, opened to continue after step `done`.
 
-    Rows of steps average those since the row before; `seconds` counts the run's time, interruptions left out. board: is
-    told the same numbers (`sgm.train.run.log.Board`), or None. Raises InputError when the file cannot be written.
+    Later rows, and one that was cut off, are dropped. Rows of steps average those since the row
+    before; `seconds` counts the run's time without interruptions. board: gets the same numbers
+    (`sgm.train.run.log.Board`), or None. Raises InputError when the file cannot be written.
     """
 
     def __init__(self, path, done, clips, board=None):
@@ -29,7 +31,7 @@ class Metrics:
             table = csv.DictWriter(file, FIELDS)
             table.writeheader()
             table.writerows(kept)
-        self.began = time.monotonic() - (float(kept[-1]["seconds"] or 0) if kept else 0)
+        self.started = time.monotonic() - (float(kept[-1]["seconds"] or 0) if kept else 0)
         self.last = time.monotonic()
         self.waiting = []
 
@@ -38,12 +40,12 @@ class Metrics:
         self.waiting.append(row)
 
     def show(self, step, sheet):
-        """Tell the board a picture (H, W, 3) uint8, if there is a board."""
+        """Give the board a picture (H, W, 3) uint8, if there is a board."""
         if self.board is not None:
             self.board.show(step, sheet)
 
     def averages(self):
-        """Loss, gradient norm and clips per second since the last row written; NaN for none."""
+        """Return loss, gradient norm and clips per second since the last row, or NaN."""
         good = [row for row in self.waiting if not row.skipped]
         speed = len(self.waiting) * self.clips / max(1e-9, time.monotonic() - self.last)
         if not good:
@@ -51,12 +53,15 @@ class Metrics:
         return sum(row.loss for row in good) / len(good), sum(row.grad_norm for row in good) / len(good), speed
 
     def write(self, step, **measured):
-        """A row of what was noted, if anything was. measured: the FIELDS that only some steps have, numbers."""
+        """Write a row of what was noted, if anything was.
+
+        measured: the FIELDS that only some steps have, numbers.
+        """
         if not self.waiting:
             return
         loss, norm, speed = self.averages()
         skipped, lr = sum(row.skipped for row in self.waiting), self.waiting[-1].lr
-        values = [step, f"{loss:.6f}", f"{norm:.4f}", f"{lr:.3e}", f"{time.monotonic() - self.began:.1f}",
+        values = [step, f"{loss:.6f}", f"{norm:.4f}", f"{lr:.3e}", f"{time.monotonic() - self.started:.1f}",
                   f"{speed:.3f}", skipped, *(f"{measured[name]:.6f}" if name in measured else "" for name in MEASURED)]
         try:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
@@ -71,7 +76,10 @@ class Metrics:
 
 
 def read_metrics(path, done=float("inf")):
-    """The rows up to step `done`, dicts of FIELDS as text, up to the first that is not whole. Raises OSError."""
+    """Return the rows up to step `done`, dicts of FIELDS as text, up to the first incomplete one.
+
+    Raises OSError.
+    """
     rows = []
     try:
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
@@ -89,8 +97,10 @@ def read_metrics(path, done=float("inf")):
 
 
 def open_board(folder, done):
-    """A Board that writes into `folder`, or None without tensorboardX. done: events after that step, which a run that
-    goes on will make again, are hidden."""
+    """Return a Board that writes into `folder`, or None without tensorboardX.
+
+    done: events after that step, which a resumed run will write again, are hidden.
+    """
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
@@ -99,45 +109,46 @@ def open_board(folder, done):
 
 
 class Board:
-    """Numbers and pictures of steps to a tensorboardX.SummaryWriter."""
+    """Writes numbers and pictures of steps to a tensorboardX.SummaryWriter."""
 
     def __init__(self, writer):
         self.writer = writer
 
     def add(self, step, values):
-        """Note {name: number}; those that are no numbers are left out. On the disk when this returns."""
+        """Write {name: number} to the disk; values that are not finite are left out."""
         for name, value in values.items():
             if math.isfinite(value):
                 self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
     def show(self, step, picture):
-        """Note a picture (H, W, 3) uint8."""
-        self.writer.add_image("held back", picture, step, dataformats="HWC")
+        """Write a picture (H, W, 3) uint8."""
+        self.writer.add_image("held out", picture, step, dataformats="HWC")
 
 
 def draw_curve(rows, width=720, height=360):
-    """The loss (blue, logarithmic), the held-back loss (orange) and the learning rate (grey, linear) over steps.
+    """Return a picture (H, W, 3) uint8 of losses and learning rate over steps.
 
-    rows: dicts of text as in metrics.csv, see `sgm.train.run.log.read_metrics` -> (H, W, 3) uint8. Rows without a finite
-    loss are left out.
+    The loss is blue and the held-out loss orange, both logarithmic; the learning rate is gray and
+    linear. rows: dicts of text as in metrics.csv, see `read_metrics`. Rows without a finite loss
+    are left out.
     """
     table = np.array([[float(row[name] or "nan") for name in ("step", "loss", "lr", "val_loss")] for row in rows])
     picture = np.full((height, width, 3), 255, np.uint8)
     table = table[np.isfinite(table[:, 1])] if len(table) else table
     if len(table) < 2:
         return picture
-    steps, losses, rates, held_back = table.T
-    seen = np.isfinite(held_back)
+    steps, losses, rates, held_out = table.T
+    seen = np.isfinite(held_out)
     left, right, top, bottom = 60, width - 20, 20, height - 40
-    levels, held_back = (np.log10(np.maximum(values, 1e-12)) for values in (losses, held_back))
-    everything = np.concatenate([levels, held_back[seen]])
+    levels, held_out = (np.log10(np.maximum(values, 1e-12)) for values in (losses, held_out))
+    everything = np.concatenate([levels, held_out[seen]])
     low, high = np.floor(everything.min() * 10) / 10, np.ceil(everything.max() * 10) / 10 + 1e-9
     across = left + (steps - steps[0]) / (steps[-1] - steps[0]) * (right - left)
 
-    def line(values, colour, across=across):
+    def line(values, color, across=across):
         points = np.stack([across, bottom - values * (bottom - top)], 1).round().astype(np.int32)
-        cv2.polylines(picture, [points], False, colour, 1, cv2.LINE_AA)
+        cv2.polylines(picture, [points], False, color, 1, cv2.LINE_AA)
 
     for level in np.arange(low, high, max(0.1, round((high - low) / 5, 1))):
         y = int(bottom - (level - low) / (high - low) * (bottom - top))
@@ -146,8 +157,8 @@ def draw_curve(rows, width=720, height=360):
     line(rates / rates.max(), (190, 190, 190))
     line((levels - low) / (high - low), (31, 119, 180))
     if seen.any():
-        line((held_back[seen] - low) / (high - low), (255, 127, 14), across[seen])
-    held = ", held-back loss (orange)" * bool(seen.any())
-    cv2.putText(picture, f"loss (blue){held} and learning rate (grey) over steps {steps[0]:.0f} to {steps[-1]:.0f}",
+        line((held_out[seen] - low) / (high - low), (255, 127, 14), across[seen])
+    held = ", held-out loss (orange)" * bool(seen.any())
+    cv2.putText(picture, f"loss (blue){held} and learning rate (gray) over steps {steps[0]:.0f} to {steps[-1]:.0f}",
                 (left, height - 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
     return picture

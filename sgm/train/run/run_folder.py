@@ -1,4 +1,4 @@
-"""The folder of a run: what is written into it and in which order, so that a kill at any moment leaves one that goes on."""
+"""The folder of a run: its files, written so that a kill at any moment leaves a run to resume."""
 import json
 import os
 import shutil
@@ -20,9 +20,10 @@ STATE, LATEST, BEST, LORA = "state.safetensors", "averaged", "best", "lora"
 
 
 class RunFolder:
-    """Files of a run in `folder`; `name` is that of the weights to sample with: averaged.safetensors, or lora.safetensors.
+    """Files of a run in `folder`.
 
-    init: the weights a LoRA belongs to, which its folder does not hold; noted by their hash.
+    `name` is that of the weights to sample with: averaged.safetensors, or lora.safetensors. init:
+    the weights a LoRA belongs to, which its folder does not hold; noted by their hash.
     """
 
     def __init__(self, folder, recipe, spec, init=None):
@@ -30,8 +31,11 @@ class RunFolder:
         self.name = LORA if recipe.trains == "lora" else LATEST
         self.saved = 0                          # the step of the state
 
-    def begin(self, command):
-        """Make the folder and write config.yaml: the command, the recipe, the model. Raises CheckpointError, OSError."""
+    def start(self, command):
+        """Make the folder and write config.yaml: the command, the recipe, the model.
+
+        Raises CheckpointError, OSError.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         config = {"command": list(command), "recipe": asdict(self.recipe), "model": asdict(self.spec)}
         with atomic(self.folder / "config.yaml") as temporary:
@@ -42,14 +46,14 @@ class RunFolder:
         save_png(self.folder / "curve.png", draw_curve(read_metrics(self.folder / "metrics.csv")))
 
     def show(self, step, sheet):
-        """Write val_<step>.png, a contact sheet of held-back clips."""
+        """Write val_<step>.png, a contact sheet of held-out clips."""
         save_png(self.folder / f"val_{step:08d}.png", sheet)
 
     def save(self, trainer, val_loss=None):
-        """Write the averaged weights, keep them if they are among the best or the latest, and then the state.
+        """Write the averaged weights, keep them if they are best or latest, write the state.
 
-        The state, from which a run goes on, comes last: whatever is newer is made again. Raises CheckpointError; what was
-        there before stays.
+        The state, from which a run continues, comes last: anything newer is made again. Raises
+        CheckpointError; what was there before stays.
         """
         note = {"model": self.spec.name, "step": str(trainer.done)}
         if self.name == LORA:
@@ -64,25 +68,28 @@ class RunFolder:
             for old in sorted(self.folder.glob(f"{self.name}_????????.safetensors"))[:-self.recipe.keep]:
                 old.unlink()
         arrays, numbers = trainer.state()
-        numbers.update(world=trainer.world, recipe=asdict(self.recipe), model=asdict(self.spec))
+        numbers.update(world=trainer.world_size, recipe=asdict(self.recipe), model=asdict(self.spec))
         if self.name == LORA and self.init:
             numbers["init"] = {"path": str(Path(self.init).absolute()), "hash": file_hash(self.init)}
         save_safetensors(self.folder / STATE, arrays, {**note, "run": json.dumps(numbers)})
         self.saved = trainer.done
 
     def resume(self, trainer):
-        """Continue `trainer` from the state, as `check_resumable` found it. Raises CheckpointError, ConfigError."""
+        """Continue `trainer` from the state that `check_resumable` found.
+
+        Raises CheckpointError, ConfigError.
+        """
         checkpoint = open_checkpoint(self.folder / STATE)
         numbers = numbers_of(checkpoint)
-        if numbers["world"] != trainer.world:
-            raise ConfigError(f"--resume {self.folder}: its run had {numbers['world']} processes, found {trainer.world},"
+        if numbers["world"] != trainer.world_size:
+            raise ConfigError(f"--resume {self.folder}: its run had {numbers['world']} processes, found {trainer.world_size},"
                               " expected as many: each step is of all their batches")
         trainer.restore(checkpoint, numbers)
         self.saved = trainer.done
 
 
 def numbers_of(checkpoint):
-    """What a state notes beside its arrays. Raises CheckpointError."""
+    """Return what a state records next to its arrays. Raises CheckpointError."""
     try:
         numbers = json.loads(checkpoint.metadata["run"])
         needed = {"step", "updates", "skipped", "bad", "best", "scale", "world", "recipe", "model"}
@@ -91,38 +98,43 @@ def numbers_of(checkpoint):
         return numbers
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint.path}: its metadata has no {str(error)[:60]}, expected the state of a run of"
-                              f" this version of train.py; begin a new run with --init {LATEST}.safetensors from beside it"
+                              f" this version of train.py; start a new run with --init {LATEST}.safetensors from the same folder"
                               ) from None
 
 
 def check_resumable(folder, recipe, spec, init=None):
-    """Whether the run in `folder` can go on under `recipe` and `spec`: -> (the weights to load first, lines on changes that
-    do no harm). Those weights are the state's own, or what its LoRA belongs to: `init`, or the file noted.
+    """Return (weights to load first, harmless changes) of a run that can continue.
 
-    Raises CheckpointError if it has no state, ConfigError naming what is not the same.
+    The run in `folder` continues under `recipe` and `spec`. Those weights are the state's own, or
+    what its LoRA belongs to: `init`, or the file noted. The changes are lines of text. Raises
+    CheckpointError if it has no state, ConfigError naming what is not the same.
     """
     path = Path(folder) / STATE
     if not path.exists():
         raise CheckpointError(f"--resume {folder}: found no {STATE} in it, expected the folder of a run; leave out --resume"
-                              " to begin one")
+                              " to start one")
     numbers = numbers_of(open_checkpoint(path))
     harmful, harmless = recipe.differences(numbers["recipe"])
-    # Where the weights have another decoder than the configuration, theirs counts; how it is sampled does not matter here.
+    # Where the weights have another decoder than the configuration, theirs counts; how it is
+    # sampled does not matter here.
     harmful += [line for line in _differences(numbers["model"], asdict(spec))
                 if not line.startswith(("vae.decoder:", "vae.post_quant_conv:", "sampling."))]
     noted = numbers.get("init") or {}
     init = init or noted.get("path")
     if noted and (not os.path.exists(init) or file_hash(init) != noted["hash"]):
         raise ConfigError(f"--init {init}: is not there or of other content than {noted['path']}, from which the run in"
-                          f" {folder} began and which its LoRA belongs to; give that file")
+                          f" {folder} started from and to which its LoRA belongs; give that file")
     if harmful:
-        raise ConfigError(f"--resume {folder}: its run had other settings: {'; '.join(harmful)}; give the same, or begin a"
+        raise ConfigError(f"--resume {folder}: its run had other settings: {'; '.join(harmful)}; give the same, or start a"
                           f" new run with --init {Path(folder) / LATEST}.safetensors")
     return (init if noted else path), harmless
 
 
 def _differences(recorded, ours, prefix=""):
-    """Lines "unet.model_channels: 64, now 32" on what differs between two nested mappings, of the keys that both have."""
+    """Return lines "unet.model_channels: 64, now 32" on how two nested mappings differ.
+
+    Only keys that both have are compared.
+    """
     for key in recorded.keys() & ours.keys():
         if isinstance(ours[key], dict) and isinstance(recorded[key], dict):
             yield from _differences(recorded[key], ours[key], f"{prefix}{key}.")
@@ -131,7 +143,7 @@ def _differences(recorded, ours, prefix=""):
 
 
 def _link(source, target):
-    """`target` becomes a second name of the file `source`, or a copy where the file system has no such names."""
+    """Make `target` a second name of the file `source`, or a copy where there are no such names."""
     with atomic(target) as temporary:
         try:
             os.link(source, temporary)

@@ -1,4 +1,4 @@
-"""What a training's weights generate: held-back clips, true views above generated ones, and how near they are."""
+"""Contact sheets of held-out clips, true views above generated ones, and their agreement."""
 import cv2
 import numpy as np
 
@@ -7,17 +7,20 @@ from sgm.views.images import WHITE
 from sgm.views.metrics import compare, on_white, psnr
 from sgm.views.preprocessing import from_network
 
-COLUMNS, SIDE, CAPTION = 8, 128, 20             # views of a clip that are shown, pixels of their side, of a line of text
+# views of a clip that are shown, pixels of their side, of a line of text
+COLUMNS, SIDE, CAPTION = 8, 128, 20
 
 
 def draw_sheet(engine, examples, recipe):
-    """-> (picture (H, W, 3) uint8, {"val_psnr_fg": dB, "val_iou": 0 .. 1}: means over the clips' generated views).
+    """Return (picture (H, W, 3) uint8, {"val_psnr_fg": dB, "val_iou": 0 .. 1}).
 
-    examples: the held-back `Examples`; the first `sheet_clips` of them that lie on white (the first, if none does), each
-    sampled in `sheet_steps` steps with the model's own sampler and guidance. Where there is no silhouette, of videos and on
-    coloured backgrounds, the PSNR is that of whole frames, and the share is not given. A clip whose views are not finite
-    is drawn grey where they are not, and its numbers are NaN. All randomness is of the recipe's seed and the clip's place,
-    apart from that of the steps, whose losses are the same with a sheet and without.
+    The figures are means over the clips' generated views. examples: the held-out `Examples`; the
+    first `sheet_clips` of them that lie on white (the first, if none does) are used, each sampled
+    in `sheet_steps` steps with the model's own sampler and guidance. Where there is no silhouette,
+    in videos and on colored backgrounds, the PSNR is that of whole frames, and val_iou is left out.
+    A clip whose views are not finite is drawn gray where they are not, and its numbers are NaN. All
+    randomness comes from the recipe's seed and the clip's place, apart from that of the steps,
+    whose losses are the same with a sheet and without.
     """
     on_white_first = sorted(range(len(examples)), key=lambda k: not _has_silhouette(examples.clips[k]))
     rows, measured = [], []
@@ -32,14 +35,18 @@ def draw_sheet(engine, examples, recipe):
 
 
 def generate(engine, examples, rng, index, steps, chunk):
-    """Clip `index` as the engine makes it from its condition: -> (its Example, true and generated views, each (T, H, W, 3)
-    uint8, whether the generated ones were finite)."""
+    """Return clip `index` as the engine generates it from its condition.
+
+    The result is (its Example, true and generated views, each (T, H, W, 3) uint8, whether the
+    generated ones were finite).
+    """
     loaded = examples.load(rng, index, 0.0)
     example = loaded[0]
     c = dict(zip(("crossattn", "concat", "vector"), examples.conditions(rng, [loaded], 0.0)))
     uc = {**c, **{name: np.zeros_like(c[name]) for name in ("crossattn", "concat")}}
     noise = rng.standard_normal((examples.num_frames, *examples.latent_shape), dtype=np.float32)
-    # One side of the guidance after the other: it then takes no more memory than a step of training.
+    # One side of the guidance after the other: it then takes no more memory than a step of
+    # training.
     frames = engine.decode(ops.fetch(engine.sample(noise, c, uc, steps, sequential=True)), chunk)
     truth = examples.clips[example.index].frames(example.views)
     finite = bool(np.isfinite(frames).all())
@@ -48,7 +55,10 @@ def generate(engine, examples, rng, index, steps, chunk):
 
 
 def measure(truth, made, example, clip):
-    """{"val_psnr_fg", and where there are silhouettes "val_iou"}: means over all views but the condition."""
+    """Return {"val_psnr_fg", and where there are silhouettes "val_iou"}.
+
+    They are means over all views but the condition.
+    """
     views = [k for k, view in enumerate(example.views) if view != example.condition]
     if not _has_silhouette(clip):
         return {"val_psnr_fg": float(np.mean([psnr(on_white(made[k]), on_white(truth[k])) for k in views]))}
@@ -62,10 +72,13 @@ def _has_silhouette(clip):
 
 
 def _pair(name, truth, made, measured):
-    """A clip's part of the sheet: a line of text, views of even distance as they are and as they were generated."""
+    """Return a clip's part of the sheet: a line of text, true views and generated views.
+
+    The views shown are evenly spaced.
+    """
     shown = np.unique(np.linspace(0, len(truth) - 1, COLUMNS).round().astype(int))
     rows = [np.concatenate([_sized(views[k]) for k in shown], 1) for views in (truth, made)]
-    width = max(rows[0].shape[1], COLUMNS * SIDE)           # wide enough for the text, whatever the views are
+    width = max(rows[0].shape[1], COLUMNS * SIDE)           # wide enough for the text
     pad = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     text = f"{name[-60:]}: true, generated; {measured['val_psnr_fg']:.1f} dB"
     text += f", silhouettes {measured['val_iou']:.2f}" if "val_iou" in measured else ""
@@ -75,7 +88,7 @@ def _pair(name, truth, made, measured):
 
 
 def _sized(view):
-    """A view (H, W, 3) of at most SIDE pixels a side, or as many times larger as fit."""
+    """Return a view (H, W, 3) of at most SIDE pixels a side, enlarged as often as fits."""
     height, width = view.shape[:2]
     scale = SIDE / max(height, width)
     if scale >= 1:

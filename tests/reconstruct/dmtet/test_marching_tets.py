@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from sgm.geometry.topology import face_neighbors
 from sgm.reconstruct.dmtet import marching_tets, tet_grid
 
 HALF = 0.55
@@ -34,8 +35,8 @@ def is_closed(faces):
     return len(np.unique(code)) == len(code) and set(code) == set(back)
 
 
-def sphere(centre, radius):
-    return lambda p: np.linalg.norm(p - centre, axis=1) - radius
+def sphere(center, radius):
+    return lambda p: np.linalg.norm(p - center, axis=1) - radius
 
 
 def torus(p):
@@ -89,12 +90,12 @@ def test_a_plane_in_one_tetrahedron_grid_by_hand():
     assert (np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]).sum(axis=1) > 0).all()           # away from the corner
 
 
-def test_neighbours():
+def test_faces_around_a_marched_surface():
     _, faces = surface(torus, 24)
-    around = marching_tets.neighbours(faces, faces.max() + 1)
+    around = face_neighbors(faces)
     for i in range(3):
         mine = np.sort(np.stack([faces[:, i], faces[:, (i + 1) % 3]], axis=1), axis=1)
         other = np.sort(faces[around[:, i]], axis=1)
         assert all(set(side) <= set(corners) for side, corners in zip(mine.tolist(), other.tolist()))
         assert (around[:, i] != np.arange(len(faces))).all()
-    assert marching_tets.neighbours(np.array([[0, 1, 2], [2, 1, 3]], np.int32), 4).tolist() == [[-1, 1, -1], [0, -1, -1]]
+    assert face_neighbors(np.array([[0, 1, 2], [2, 1, 3]], np.int32)).tolist() == [[-1, 1, -1], [0, -1, -1]]

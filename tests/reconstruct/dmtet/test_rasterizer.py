@@ -1,4 +1,4 @@
-"""The rasteriser: ids against ray casting, depth and normals against the renderer and the objects' ground truth,
+"""The rasterizer: ids against ray casting, depth and normals against the renderer and the objects' ground truth,
 outlines by hand, gradients of silhouettes against finite differences."""
 import cv2
 import mindspore as ms
@@ -15,7 +15,7 @@ from sgm.views.cameras import camera_to_world, focal_length, rays
 
 SIZE = 144
 FOCAL = focal_length(SIZE)
-CENTRED = np.array([FOCAL, FOCAL, SIZE / 2, SIZE / 2])
+CENTERED = np.array([FOCAL, FOCAL, SIZE / 2, SIZE / 2])
 FRONT = camera_to_world(0.0, 0.0, 2.0)
 
 
@@ -39,7 +39,7 @@ def extract(sdf, half=0.55):
 
 def spheres(resolution, *balls):
     p = tet_grid.positions(resolution, 0.55).astype(np.float64)
-    return np.min([np.linalg.norm(p - centre, axis=1) - radius for centre, radius in balls], axis=0).reshape(
+    return np.min([np.linalg.norm(p - center, axis=1) - radius for center, radius in balls], axis=0).reshape(
         [resolution + 1] * 3)
 
 
@@ -64,7 +64,7 @@ def cast(vertices, faces, origin, direction):
 def test_ids_are_those_of_brute_force_ray_casting():
     vertices, faces, _ = extract(spheres(12, ((0, 0.1, 0), 0.3), ((0.3, -0.15, 0.1), 0.17)))
     vertices = vertices.astype(np.float64)
-    width, height, intrinsics = 44, 30, np.array([60.0, 52.0, 19.3, 17.8])      # neither square nor centred
+    width, height, intrinsics = 44, 30, np.array([60.0, 52.0, 19.3, 17.8])      # neither square nor centerd
     c2w = camera_to_world(20.0, 25.0, 1.8)
     ids, depth = rasterizer.face_ids(vertices, faces, c2w, intrinsics, width, height)
     assert ids.shape == depth.shape == (height, width)
@@ -109,11 +109,11 @@ def test_depth_and_normals_of_a_ball_against_the_renderer():
     normals = together(raster_gradients.vertex_normals(triple(vertices), corners, len(vertices)))
     radial = vertices / np.linalg.norm(vertices, axis=1, keepdims=True)
     assert np.degrees(np.arccos(np.clip((normals * radial).sum(1), -1, 1))).max() < 8
-    pixels, depth, normal = device_geometry(vertices, faces, radial, FRONT, CENTRED, SIZE)
+    pixels, depth, normal = device_geometry(vertices, faces, radial, FRONT, CENTERED, SIZE)
     theirs, _ = render_geometry(mesh, FRONT, SIZE, 33.8)
     assert (np.flatnonzero(theirs > 0) == pixels).all()
     np.testing.assert_allclose(depth, theirs.reshape(-1)[pixels], rtol=2e-6)
-    points = FRONT[:3, 3] + depth[:, None] * rasterizer.pixel_rays(pixels, SIZE, FRONT, CENTRED)
+    points = FRONT[:3, 3] + depth[:, None] * rasterizer.pixel_rays(pixels, SIZE, FRONT, CENTERED)
     np.testing.assert_allclose(normal, points / np.linalg.norm(points, axis=1, keepdims=True), atol=4e-3)
 
 
@@ -139,9 +139,9 @@ def rectangle(half_y, half_z, x=0.0):
     return vertices, np.array([[0, 1, 2], [0, 2, 3]], np.int32)
 
 
-def found_outline(vertices, faces, c2w=FRONT, intrinsics=CENTRED, size=SIZE):
+def found_outline(vertices, faces, c2w=FRONT, intrinsics=CENTERED, size=SIZE):
     ids, depth = rasterizer.face_ids(vertices, faces, c2w, intrinsics, size, size)
-    around = marching_tets.neighbours(faces, len(vertices))
+    around = topology.face_neighbors(faces)
     return ids, depth, rasterizer.outline(vertices, faces, around, ids, depth, c2w, intrinsics)
 
 
@@ -178,11 +178,11 @@ def test_inner_outlines_belong_to_the_nearer_surface_and_creases_are_none():
 
 
 class Silhouette:
-    """sum of weight x antialiased colour over a picture of spheres, and its gradient by the grid's values."""
+    """sum of weight x antialiased color over a picture of spheres, and its gradient by the grid's values."""
 
-    def __init__(self, size, colours, weight):
-        self.size, self.colours, self.weight = size, colours, weight
-        self.intrinsics = CENTRED * size / SIZE
+    def __init__(self, size, colors, weight):
+        self.size, self.colors, self.weight = size, colors, weight
+        self.intrinsics = CENTERED * size / SIZE
 
     def parts(self, sdf, c2w):
         vertices, faces, edges = extract(sdf)
@@ -190,7 +190,7 @@ class Silhouette:
         hit = ids.reshape(-1) >= 0
         point = c2w[:3, 3] + depth.reshape(-1, 1).clip(0, 9) * rasterizer.pixel_rays(np.arange(self.size ** 2), self.size, c2w,
                                                                                self.intrinsics)
-        return vertices, edges, edge, np.where(hit, self.colours(point), 0).astype(np.float32)
+        return vertices, edges, edge, np.where(hit, self.colors(point), 0).astype(np.float32)
 
     def exact(self, sdf, c2w, fine=8):
         """The same sum of the picture without antialiasing, fine times finer."""
@@ -199,7 +199,7 @@ class Silhouette:
         ids, depth = rasterizer.face_ids(vertices, faces, c2w, self.intrinsics * fine, n, n)
         point = c2w[:3, 3] + depth.reshape(-1, 1).clip(0, 9) * rasterizer.pixel_rays(np.arange(n * n), n, c2w,
                                                                                self.intrinsics * fine)
-        image = np.where(ids.reshape(-1) >= 0, self.colours(point), 0).reshape(n, n)
+        image = np.where(ids.reshape(-1) >= 0, self.colors(point), 0).reshape(n, n)
         weight = cv2.resize(self.weight, (n, n), interpolation=cv2.INTER_LINEAR)
         return float((image * weight).sum() / fine ** 2)
 
@@ -216,12 +216,12 @@ class Silhouette:
         receiver = Tensor(np.where(edge.place > 0.5, edge.far, edge.near).astype(np.int32))
         functionals = [triple(edge.functionals[:, 3 * i:3 * i + 3]) for i in range(3)]
         eye = triple(np.broadcast_to(c2w[:3, 3], (len(edge.near), 3)))
-        weight, across, colours = Tensor(self.weight.reshape(-1, 1)), Tensor(edge.across), Tensor(image[:, None])
+        weight, across, colors = Tensor(self.weight.reshape(-1, 1)), Tensor(edge.across), Tensor(image[:, None])
 
         def total(s_a, s_b):
             points = marching_tets.device_crossings((s_a, s_b, *ends[2:]))
             place = raster_gradients.place(raster_gradients.take(points, p), raster_gradients.take(points, q), eye, functionals)
-            blended = raster_gradients.antialias(colours, near, far, receiver, across, place)
+            blended = raster_gradients.antialias(colors, near, far, receiver, across, place)
             return (blended * weight).sum(), blended
 
         (_, blended), (g_a, g_b) = ms.value_and_grad(total, (0, 1), has_aux=True)(*ends[:2])
@@ -259,7 +259,7 @@ def test_gradient_of_a_silhouette(size):
 
 
 def test_gradient_of_an_occluding_contour():
-    """A small ball before a large one of another colour: only colours tell them apart."""
+    """A small ball before a large one of another color: only colors tell them apart."""
     scene = Silhouette(2 * SIZE, lambda p: np.where(np.linalg.norm(p - (0.38, 0, 0), axis=1) < 0.125, 0.2, 1.0),
                        slope(2 * SIZE))
     c2w = camera_to_world(0.0, 5.0, 2.0)
@@ -293,8 +293,8 @@ def test_gradient_of_depth():
 
 
 def test_antialias_by_hand():
-    colours = Tensor(np.array([[1.0], [0.0], [0.5]], np.float32))
+    colors = Tensor(np.array([[1.0], [0.0], [0.5]], np.float32))
     near, far = Tensor(np.array([0, 2], np.int32)), Tensor(np.array([1, 1], np.int32))
     across, place = Tensor(np.array([1, 0.5], np.float32)), Tensor(np.array([0.9, 0.1], np.float32))
-    out = raster_gradients.antialias(colours, near, far, Tensor(np.array([1, 2], np.int32)), across, place)
+    out = raster_gradients.antialias(colors, near, far, Tensor(np.array([1, 2], np.int32)), across, place)
     np.testing.assert_allclose(out.asnumpy(), [[1], [0.4], [0.4]], atol=1e-6)

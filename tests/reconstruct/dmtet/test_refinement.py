@@ -13,8 +13,10 @@ from sgm import ops
 from sgm.config.reconstruction import DMTetSpec
 from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct.dmtet import pixel_batches, rasterizer, refinement, sdf_optimizer, tet_grid
+from sgm.reconstruct.hull import sdf_grid
 from sgm.reconstruct.nerf import encoding
 from sgm.reconstruct.nerf.field import Field
+from sgm.reconstruct.optimization import optimize
 from sgm.reconstruct.posed_views import HALF, PosedViews
 from sgm.views.cameras import camera_to_world, focal_length
 
@@ -22,17 +24,17 @@ SIZE, RESOLUTION = 64, 20
 SMALL = dict(sides=[SIZE], views=[2], steps=[6], lr=[4e-3], field_lr=2e-2, pixels=1024, save_every=0)
 
 
-def ball(radius, centre=(0, 0, 0), resolution=RESOLUTION):
+def ball(radius, center=(0, 0, 0), resolution=RESOLUTION):
     p = tet_grid.positions(resolution, HALF).astype(np.float64)
-    return (np.linalg.norm(p - centre, axis=1) - radius).reshape([resolution + 1] * 3).astype(np.float32)
+    return (np.linalg.norm(p - center, axis=1) - radius).reshape([resolution + 1] * 3).astype(np.float32)
 
 
 def paint(points):
-    """A smooth colour of the place."""
+    """A smooth color of the place."""
     return 0.5 + 0.4 * np.sin(9 * points + np.array([0, 1, 2]))
 
 
-def pictures(sdf, count=6, size=SIZE, fine=4, colour=paint):
+def pictures(sdf, count=6, size=SIZE, fine=4, color=paint):
     """Views of a surface, exact to the fine samples of a pixel."""
     surface = pixel_batches.surface_of(tet_grid.sealed(sdf, HALF), HALF)
     fl, poses = focal_length(size), camera_to_world(np.arange(count) * 360 / count, np.resize([10.0, 35, -20], count), 2.0)
@@ -44,7 +46,7 @@ def pictures(sdf, count=6, size=SIZE, fine=4, colour=paint):
         hit = (ids >= 0).reshape(-1)
         points = rasterizer.pixel_rays(np.arange(n * n), n, c2w, intrinsics) * np.where(hit, depth.reshape(-1), 0)[:, None]
         points += c2w[:3, 3].astype(np.float32)
-        shown = np.where(hit[:, None], colour(points), 0).reshape(n, n, 3).astype(np.float32)
+        shown = np.where(hit[:, None], color(points), 0).reshape(n, n, 3).astype(np.float32)
         rgb[k] = cv2.resize(shown, (size, size), interpolation=cv2.INTER_AREA)
         mask[k] = cv2.resize(hit.reshape(n, n).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
     return PosedViews(rgb, mask, poses, fl, fl, size / 2, size / 2)
@@ -63,12 +65,12 @@ def radii(sdf):
 def test_blur():
     grid = np.zeros((11, 11, 11), np.float32)
     grid[5, 5, 4] = 2
-    out = sdf_optimizer.blurred(grid, 1.0)
+    out = sdf_grid.blurred(grid, 1.0, "constant")
     taps = np.exp(-0.5 * np.arange(-3, 4) ** 2)
     taps /= taps.sum()
     expected = 2 * taps[:, None, None] * taps[None, :, None] * taps[None, None, :]
     np.testing.assert_allclose(out[2:9, 2:9, 1:8], expected, rtol=1e-5)
-    assert out.sum() == pytest.approx(2, rel=1e-5) and sdf_optimizer.blurred(grid, 0) is grid
+    assert out.sum() == pytest.approx(2, rel=1e-5) and sdf_grid.blurred(grid, 0) is grid
 
 
 def test_adam_against_its_definition():
@@ -86,7 +88,7 @@ def test_what_no_picture_moves_stays_and_the_rest_is_smoothed():
     sdf = ball(0.3) + 0.01 * rng.standard_normal((21, 21, 21)).astype(np.float32)
     gradient = np.zeros_like(sdf)
     gradient[:10] = 1e-6 * rng.standard_normal((10, 21, 21))            # one half is seen
-    state = sdf_optimizer.Descent(sdf, HALF, DMTetSpec(laplacian=3.0, blur=0.5, follow=False))
+    state = sdf_optimizer.SdfOptimizer(sdf, HALF, DMTetSpec(laplacian=3.0, blur=0.5, follow=False))
     crossed = np.zeros(sdf.shape, bool)
     out = sdf
     for _ in range(30):
@@ -106,7 +108,7 @@ def test_hidden_parts_go_along_with_what_is_around_them():
     """A slab's lower side, seen at the rim only, which moves down by 0.02 on the left and not on the right."""
     z = tet_grid.positions(RESOLUTION, HALF).reshape(21, 21, 21, 3)
     sdf = np.maximum(-0.2 - z[..., 2], z[..., 2] - 0.4)
-    state = sdf_optimizer.Descent(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
+    state = sdf_optimizer.SdfOptimizer(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
     gradient = np.zeros_like(sdf)
     gradient[:5], gradient[-5:] = 1e-3, 1e-3
     still = state.step(sdf, gradient, np.zeros(sdf.shape, bool), 0.0)                       # nothing moves around it
@@ -123,7 +125,7 @@ def test_hidden_parts_go_along_with_what_is_around_them():
 def test_weak_gradients_move_slowly():
     """Adam alone would move both alike."""
     sdf, gradient = np.ones((21, 21, 21), np.float32), np.zeros((21, 21, 21), np.float32)
-    state = sdf_optimizer.Descent(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
+    state = sdf_optimizer.SdfOptimizer(sdf, HALF, DMTetSpec(laplacian=0.0, blur=0.0))
     gradient[5, 5, 5], gradient[10, 10, 10] = 1e-3, 1e-6
     moved = sdf - state.step(sdf, gradient, np.zeros(sdf.shape, bool), 1e-2)
     assert moved[5, 5, 5] == pytest.approx(1e-2 / 1.0 / (1 + 0.3 / np.sqrt(2)), rel=1e-2)
@@ -133,7 +135,7 @@ def test_weak_gradients_move_slowly():
 def test_sign_change_pulls_both_ends_to_the_others_sign():
     sdf = np.full((5, 5, 5), 0.3, np.float32)
     sdf[2, 2, 2] = -0.1
-    state = sdf_optimizer.Descent(sdf, 0.5, DMTetSpec(laplacian=0.0, sign_change=1.0, blur=0.0, follow=False))
+    state = sdf_optimizer.SdfOptimizer(sdf, 0.5, DMTetSpec(laplacian=0.0, sign_change=1.0, blur=0.0, follow=False))
     gradient, crossed = np.zeros_like(sdf), np.zeros(sdf.shape, bool)
     gradient[3, 3, 3] = 1e-3
     crossed[2, 2, 2] = crossed[2, 2, 3] = True
@@ -164,7 +166,7 @@ def inputs_of(refiner, chosen=(0, 1)):
 
 
 class Painted(Field):
-    """The true colours, at points that the host hands over as weights."""
+    """The true colors, at points that the host hands over as weights."""
 
     def encode(self, points, out=None):
         return np.zeros((1, len(points)), np.int32), np.ascontiguousarray(points, np.float32)
@@ -175,7 +177,7 @@ class Painted(Field):
 
 
 @pytest.mark.parametrize("geometry", [1.0, 0.25])
-def test_gradient_of_the_loss_by_colours_and_outlines(geometry):
+def test_gradient_of_the_loss_by_colors_and_outlines(geometry):
     """d loss / d radius of a ball that is too large, against the losses of finer pictures of balls of other sizes."""
     size, radius, step = 96, 0.32, 0.004
     views = pictures(ball(0.3, resolution=40), size=size, fine=6)
@@ -198,54 +200,59 @@ def test_gradient_of_the_loss_by_colours_and_outlines(geometry):
 
 @pytest.fixture(scope="module")
 def run():
-    """A ball that starts too small, in six steps; the states of the run."""
-    views, states, told = pictures(ball(0.34)), [], []
+    """A ball that starts too small, in 24 steps; the states of the run and the PSNRs it was said to have."""
+    views, states, psnrs = pictures(ball(0.34)), [], []
     spec = DMTetSpec(**{**SMALL, "save_every": 3, "steps": [24]})
-    result = refinement.refine(views, ball(0.28), small_field(), spec, lambda *said: told.append(said),
-                          save=lambda arrays: states.append({k: v.copy() for k, v in arrays.items()}))
-    return views, spec, result, states, told
+    refiner = refinement.Refiner(views, ball(0.28), small_field(), spec)
+    assert optimize(refiner, progress=psnrs.append,
+                    save=lambda arrays: states.append({k: v.copy() for k, v in arrays.items()}))
+    return refiner, states, psnrs
 
 
 def test_a_ball_grows_to_its_pictures(run):
-    views, spec, (vertices, faces, sdf, field), states, told = run
-    assert vertices.dtype == np.float32 and faces.dtype == np.int32 and sdf.shape == (21, 21, 21)
-    before, after = radii(tet_grid.sealed(ball(0.28), HALF)).mean(), radii(sdf).mean()
+    refiner, states, psnrs = run
+    surface = refiner.surface()
+    assert surface.vertices.dtype == np.float32 and surface.faces.dtype == np.int32 and refiner.sdf.shape == (21, 21, 21)
+    before, after = radii(tet_grid.sealed(ball(0.28), HALF)).mean(), radii(refiner.sdf).mean()
     assert abs(after - 0.34) < 0.35 * abs(before - 0.34)
-    assert [done for done, _, _ in told] == list(range(1, 25)) and told[0][1] == 24
-    assert told[-1][2] > told[0][2] + 1.5                                   # dB, of a mean over ten steps
+    assert len(psnrs) == refiner.done == refiner.total == 24 and psnrs[-1] > psnrs[0] + 1.5    # dB, of a mean over ten steps
+    assert [row[0] for row in refiner.history] == [10, 20, 24] and refiner.history[-1][2] == psnrs[-1]
     assert len(states) == 8 and int(states[-1]["done"]) == 24
 
 
 def test_a_picture_of_it(run):
-    views, _, (*_, sdf, field), _, _ = run
-    rgb, covered = pixel_batches.picture(pixel_batches.surface_of(sdf, HALF), field, views, 2)
-    both, either = (np.count_nonzero(f(covered, views.mask[2] > 0.5)) for f in (np.logical_and, np.logical_or))
+    refiner = run[0]
+    rgb, covered = pixel_batches.picture(refiner.surface(), refiner.field, refiner.views, 2)
+    both, either = (np.count_nonzero(f(covered, refiner.views.mask[2] > 0.5)) for f in (np.logical_and, np.logical_or))
     assert both > 0.93 * either and (rgb[~covered] == 0).all()
-    true = views.rgb[2]
+    true = refiner.views.rgb[2]
     assert np.square(rgb - true)[covered].mean() < np.square(true - true[covered].mean(0))[covered].mean()
 
 
 def test_resumed_it_goes_on_bit_for_bit(run):
-    views, spec, (vertices, _, sdf, field), states, _ = run
-    table = field.table.asnumpy().copy()
+    refiner, states, _ = run
+    table = refiner.field.table.asnumpy().copy()
     ops.release()
-    other = small_field()
-    vertices_2, _, sdf_2, _ = refinement.refine(views, ball(0.28), other, spec, state=states[3])
-    assert (sdf == sdf_2).all() and (vertices == vertices_2).all() and (table == other.table.asnumpy()).all()
+    other = refinement.Refiner(refiner.views, ball(0.28), small_field(), refiner.settings)
+    other.restore(states[3])
+    assert optimize(other)
+    assert (refiner.sdf == other.sdf).all() and (refiner.surface().vertices == other.surface().vertices).all()
+    assert (table == other.field.table.asnumpy()).all()
 
 
 def test_ctrl_c_gives_what_there_is(run, caplog):
-    views, spec, *_ = run
     ops.release()
+    states, shown = [], []
+    refiner = refinement.Refiner(run[0].views, ball(0.28), small_field(), run[0].settings)
 
-    def interrupt(done, total, psnr):
-        if done == 2:
+    def interrupt(psnr):
+        if refiner.done == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    states = []
-    vertices, faces, sdf, _ = refinement.refine(views, ball(0.28), small_field(), spec, interrupt, save=states.append)
-    assert "stopped after 2 of 24" in caplog.text and int(states[-1]["done"]) == 2 and len(faces)
-    assert (states[-1]["sdf"] == sdf).all() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not optimize(refiner, progress=interrupt, save=states.append, preview=lambda: shown.append(refiner.done))
+    assert "dmtet: stopped after 2 of 24" in caplog.text and int(states[-1]["done"]) == 2 and len(refiner.surface().faces)
+    assert (states[-1]["sdf"] == refiner.sdf).all() and shown == [2] and refiner.history[-1][0] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_deformation_moves_vertices_within_its_bound():

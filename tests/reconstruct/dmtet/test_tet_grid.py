@@ -1,8 +1,15 @@
-"""The Kuhn grid: it fills the box once, its neighbours fit, deformation folds nothing, sealing closes."""
+"""The Kuhn grid: it fills the box once, its neighbors fit, deformation folds nothing, sealing closes."""
 import numpy as np
 import pytest
 
 from sgm.reconstruct.dmtet import tet_grid
+
+
+def tetrahedra_of(resolution):
+    """All tetrahedra of the grid as vertex numbers, (6 R^3, 4) int."""
+    x, y, z = np.meshgrid(*[np.arange(resolution)] * 3, indexing="ij")
+    lowest = (x * (resolution + 1) + y) * (resolution + 1) + z
+    return (lowest.reshape(-1, 1, 1) + tet_grid.corner_offsets(resolution)[tet_grid.corner_paths()]).reshape(-1, 4)
 
 
 def volumes(points, tetrahedra):
@@ -11,13 +18,13 @@ def volumes(points, tetrahedra):
 
 
 def test_six_equal_positive_tetrahedra_fill_each_cube():
-    found = volumes(tet_grid.positions(3, 0.55), tet_grid.tetrahedra(3))
+    found = volumes(tet_grid.positions(3, 0.55), tetrahedra_of(3))
     assert found.shape == (162,)
     np.testing.assert_allclose(found, (1.1 / 3) ** 3 / 6, rtol=1e-5)
 
 
-def test_neighbours_fit_and_edges_go_to_corners_of_the_cube():
-    tetrahedra = tet_grid.tetrahedra(4)
+def test_neighbors_fit_and_edges_go_to_corners_of_the_cube():
+    tetrahedra = tetrahedra_of(4)
     triangles = np.sort(np.concatenate([np.delete(tetrahedra, i, axis=1) for i in range(4)]), axis=1)
     _, count = np.unique(triangles, axis=0, return_counts=True)
     assert sorted(set(count)) == [1, 2] and (count == 1).sum() == 2 * 6 * 16        # the box's sides, two per square
@@ -35,7 +42,7 @@ def test_numbers_of_vertices_are_those_of_the_array():
 
 def test_the_bounded_deformation_folds_nothing():
     rng = np.random.default_rng(0)
-    tetrahedra, numbers = tet_grid.tetrahedra(6), np.arange(343)
+    tetrahedra, numbers = tetrahedra_of(6), np.arange(343)
     for bound, folds in ((tet_grid.UNFOLDED, False), (0.45, True)):
         signs = np.sign(rng.standard_normal((343, 3))).astype(np.float32) * 50      # tanh = 1: the farthest there is
         points = tet_grid.deformed(6, 0.55, numbers, signs, bound)
@@ -52,13 +59,3 @@ def test_sealing():
     inner[1:-1, 1:-1, 1:-1] = True
     assert (out[~inner] == 0.125).all() and out[3, 3, 3] == np.float32(-0.2)
     assert grid[0, 0, 0] == np.float32(-0.2)                                        # a copy
-
-
-def test_resampling_is_exact_for_trilinear_values():
-    def of(points):
-        x, y, z = points.astype(np.float64).T
-        return 1 + 2 * x - y + 3 * z + x * y * z
-
-    coarse = of(tet_grid.positions(4, 0.55)).reshape(5, 5, 5)
-    fine = tet_grid.resampled(coarse, 8)
-    np.testing.assert_allclose(fine.reshape(-1), of(tet_grid.positions(8, 0.55)), atol=1e-6)

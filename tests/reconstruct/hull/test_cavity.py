@@ -20,12 +20,12 @@ OPEN_AT_A_SIDE = np.where(X > 0.1, np.maximum(CUP, Z + 0.35), CUP).astype(np.flo
 
 
 def stripes(points):
-    """A colour in [0, 1] of the direction from the axis and of the height."""
+    """A color in [0, 1] of the direction from the axis and of the height."""
     angle = np.arctan2(points[:, 1], points[:, 0])
     return 0.5 + 0.25 * np.stack([np.cos(angle), np.sin(angle), np.sin(9 * points[:, 2])], axis=1)
 
 
-def pictures(sdf, colour=stripes, elevation=20):
+def pictures(sdf, color=stripes, elevation=20):
     """21 views of a surface."""
     poses = Orbit.static(elevation).poses(2.0)
     blank = PosedViews(np.zeros((21, SIDE, SIDE, 3), np.float32), np.zeros((21, SIDE, SIDE), np.float32), poses, FOCAL, FOCAL,
@@ -33,7 +33,7 @@ def pictures(sdf, colour=stripes, elevation=20):
     seen, distance = sdf_grid.silhouettes(sdf, HALF, blank)
     pixels = np.nonzero(seen)
     origins, directions = blank.rays(*pixels)
-    blank.rgb[pixels] = colour(origins + distance[pixels][:, None] * directions)
+    blank.rgb[pixels] = color(origins + distance[pixels][:, None] * directions)
     blank.mask[pixels] = 1
     return blank
 
@@ -60,7 +60,7 @@ def test_water_stands_up_to_the_lowest_brim():
     land[2:5, 7] = -2               # a ditch beside it, two deep
     expected = land.copy()
     expected[2:5, 2:4], expected[2:5, 7] = 3, 0
-    np.testing.assert_array_equal(cavity.filled(land), expected)
+    np.testing.assert_array_equal(cavity.water_level(land), expected)
 
 
 def test_hollows_are_those_that_hold_water():
@@ -100,7 +100,7 @@ def test_a_tapering_vessel_keeps_its_wall():
 
 
 def test_disagreement_by_hand(cup):
-    """Where the surface is the true one only the pictures' grain is left; with one colour for all there is none at all."""
+    """Where the surface is the true one only the pictures' grain is left; with one color for all there is none at all."""
     maps = sdf_grid.silhouettes(CUP, HALF, cup)[1]
     pixels = np.nonzero(cup.mask > 0)
     origins, directions = cup.rays(*pixels)
@@ -120,14 +120,14 @@ def test_a_cup_that_came_out_as_a_bowl_is_dug_with_its_wall(cup):
     assert volume == pytest.approx(((CUP >= 0) & (OUTSIDE < 0)).sum() * CELL ** 3, rel=0.2)
 
 
-def grey(points):
+def gray(points):
     return np.full(points.shape, 0.5)
 
 
-@pytest.mark.parametrize("sdf, colour", [(BOWL, stripes), (BOWL, grey), (SOLID, stripes)],
-                         ids=["a bowl indeed", "one colour", "solid"])
-def test_without_evidence_in_the_pictures_nothing_is_dug(sdf, colour):
-    found, said = cavity.continued(sdf, OUTSIDE, pictures(sdf, colour))
+@pytest.mark.parametrize("sdf, color", [(BOWL, stripes), (BOWL, gray), (SOLID, stripes)],
+                         ids=["a bowl indeed", "one color", "solid"])
+def test_without_evidence_in_the_pictures_nothing_is_dug(sdf, color):
+    found, said = cavity.continued(sdf, OUTSIDE, pictures(sdf, color))
     assert found is sdf and not any(hollow["dug"] for hollow in said)
 
 

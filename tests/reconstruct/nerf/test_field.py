@@ -75,9 +75,9 @@ def test_encoding_against_float64(kind):
                                reference(points, table, levels), atol=2e-5)
 
 
-def test_neighbours_differ_by_one_step_along_one_axis():
+def test_neighbors_differ_by_one_step_along_one_axis():
     levels = encoding.dense_levels([3, 8], 2)
-    first, second = encoding.neighbours(levels, 500, np.random.RandomState(0))
+    first, second = encoding.vertex_pairs(levels, 500, np.random.RandomState(0))
     for a, b in zip(first, second):
         level = int(a >= levels.first[1])
         r = int(levels.resolution[level])
@@ -88,7 +88,7 @@ def test_neighbours_differ_by_one_step_along_one_axis():
 
 def test_total_variation_without_a_dense_level_is_refused():
     with pytest.raises(InputError, match="nerf.tv: .* found none; set nerf.tv=0"):
-        encoding.neighbours(encoding.hash_levels(2, 2, 8, 16, 32), 4, np.random.RandomState(0))
+        encoding.vertex_pairs(encoding.hash_levels(2, 2, 8, 16, 32), 4, np.random.RandomState(0))
 
 
 def test_spherical_harmonics_are_orthonormal_and_of_the_right_degrees():
@@ -115,14 +115,14 @@ def weights_of(field):
 
 
 def forward(field, points, harmonics=None, p=None):
-    """The field in float64 numpy, with the weights `p` if given: raw density, colour."""
+    """The field in float64 numpy, with the weights `p` if given: raw density, color."""
     p = p or weights_of(field)
     hidden = np.maximum(reference(points, p["table"], field.levels) @ p["hidden"] + p["hidden_bias"], 0)
     density = (hidden @ p["density"] + p["density_bias"])[:, 0]
     if field.directional:
         hidden = np.concatenate([hidden, harmonics], axis=1)
     hidden = np.maximum(hidden @ p["second"] + p["second_bias"], 0)
-    return density, 1 / (1 + np.exp(-(hidden @ p["colour"] + p["colour_bias"])))
+    return density, 1 / (1 + np.exp(-(hidden @ p["color"] + p["color_bias"])))
 
 
 def excited(kind, directional):
@@ -139,10 +139,10 @@ def test_field_and_its_gradients_against_float64(kind, directional):
     field, points = excited(kind, directional), some_points()
     harmonics = encoding.spherical_harmonics(points / np.linalg.norm(points, axis=1, keepdims=True)) if directional else None
     inputs = [Tensor(x) for x in field.encode(points)] + ([Tensor(harmonics)] if directional else [])
-    density, colour = (x.asnumpy() for x in field(*inputs))
+    density, color = (x.asnumpy() for x in field(*inputs))
     expected = forward(field, points, harmonics)
     np.testing.assert_allclose(density, expected[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(colour, expected[1], rtol=1e-4)
+    np.testing.assert_allclose(color, expected[1], rtol=1e-4)
 
     rng = np.random.RandomState(5)
     a, b = rng.standard_normal(len(points)), rng.standard_normal((len(points), 3))
@@ -150,8 +150,8 @@ def test_field_and_its_gradients_against_float64(kind, directional):
     ta, tb = Tensor(a.astype(np.float32)), Tensor(b.astype(np.float32))
 
     def loss(*inputs):
-        density, colour = field(*inputs)
-        return (density * ta).sum() + (colour * tb).sum()
+        density, color = field(*inputs)
+        return (density * ta).sum() + (color * tb).sum()
     gradients = ms.grad(loss, None, ms.ParameterTuple(parameters))(*inputs)
     weights = weights_of(field)
     for parameter, gradient in zip(parameters, gradients):

@@ -83,8 +83,8 @@ def test_occupancy_holds_every_point_below_the_margin():
     assert not occupied[cell][radius > 0.32 + 0.05 * np.sqrt(3) + 0.01].any()
 
 
-def reference(sigma, delta, t, colours):
-    """Equation 3 of the NeRF paper, ray by ray, in float64: weights, opacity, colour, expected distance."""
+def reference(sigma, delta, t, colors):
+    """Equation 3 of the NeRF paper, ray by ray, in float64: weights, opacity, color, expected distance."""
     weights = np.zeros(sigma.shape)
     for n in range(len(sigma)):
         left = 1.0
@@ -92,7 +92,7 @@ def reference(sigma, delta, t, colours):
             alpha = 1 - np.exp(-float(sigma[n, s]) * float(delta[n, s]))
             weights[n, s] = left * alpha
             left *= 1 - alpha
-    return weights, weights.sum(1), (weights[..., None] * colours).sum(1), (weights * t).sum(1)
+    return weights, weights.sum(1), (weights[..., None] * colors).sum(1), (weights * t).sum(1)
 
 
 @pytest.fixture
@@ -107,11 +107,11 @@ def rays():
 
 
 def test_compositing_against_float64(rays):
-    sigma, delta, t, colours = rays
+    sigma, delta, t, colors = rays
     weights = volume_rendering.Composite(12)(Tensor(sigma), Tensor(delta))
     expected = reference(*rays)
     np.testing.assert_allclose(weights.asnumpy(), expected[0], atol=1e-6)
-    found = volume_rendering.accumulate(weights, Tensor(colours.reshape(-1, 3))).asnumpy()
+    found = volume_rendering.accumulate(weights, Tensor(colors.reshape(-1, 3))).asnumpy()
     np.testing.assert_allclose(found, expected[2], atol=2e-6)
     # Two samples worked by hand: exp(-0.5) is left after the first, which takes the rest.
     two = volume_rendering.Composite(2)(Tensor(np.float32([[5, 10]])), Tensor(np.float32([[0.1, 0.2]]))).asnumpy()
@@ -119,10 +119,10 @@ def test_compositing_against_float64(rays):
 
 
 def test_gradients_of_compositing_against_central_differences(rays):
-    sigma, delta, t, colours = rays
+    sigma, delta, t, colors = rays
     composite = volume_rendering.Composite(12)
     a = np.random.RandomState(8).standard_normal((6, 3))
-    flat, ta, td = Tensor(colours.reshape(-1, 3)), Tensor(a.astype(np.float32)), Tensor(delta)
+    flat, ta, td = Tensor(colors.reshape(-1, 3)), Tensor(a.astype(np.float32)), Tensor(delta)
 
     def loss(sigma):
         return (volume_rendering.accumulate(composite(sigma, td), flat) * ta).sum()
@@ -134,7 +134,7 @@ def test_gradients_of_compositing_against_central_differences(rays):
         for step in (1e-4, -1e-4):
             moved = sigma.astype(np.float64)
             moved[index] += step
-            ends.append((reference(moved, delta, t, colours)[2] * a).sum())
+            ends.append((reference(moved, delta, t, colors)[2] * a).sum())
         measured[index] = (ends[0] - ends[1]) / 2e-4
     np.testing.assert_allclose(gradient, measured, atol=2e-6, rtol=1e-4)
 
@@ -154,8 +154,8 @@ def test_distortion_against_its_double_sum(rays):
 
 
 def test_the_other_losses_by_hand():
-    colour, target = np.float32([[0.5, 0.5, 0.5], [1, 0, 0]]), np.float32([[0.5, 0.5, 0.5], [0, 0, 0]])
-    found = volume_rendering.photometric(Tensor(colour), Tensor(target)).asnumpy()
+    color, target = np.float32([[0.5, 0.5, 0.5], [1, 0, 0]]), np.float32([[0.5, 0.5, 0.5], [0, 0, 0]])
+    found = volume_rendering.photometric(Tensor(color), Tensor(target)).asnumpy()
     np.testing.assert_allclose(found, (np.sqrt(1e-4) + np.sqrt(1 + 1e-4)) / 2, rtol=1e-5)
     depth = Tensor(np.float32([1, 1.5, 1.25, 9, 2, 3, 4, 5]))   # a patch that counts, one with a ray beside the object
     inside = Tensor(np.float32([1, 1, 1, 1, 1, 0, 1, 1]))

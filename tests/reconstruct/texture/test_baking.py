@@ -1,4 +1,4 @@
-"""Atlas and baking: nothing overlaps, colours come back, hidden and unseen places take the right ones."""
+"""Atlas and baking: nothing overlaps, colors come back, hidden and unseen places take the right ones."""
 from dataclasses import replace
 
 import numpy as np
@@ -6,29 +6,30 @@ import pytest
 import trimesh
 
 from sgm.common.errors import InputError
+from sgm.config.reconstruction import TextureSpec
 from sgm.geometry.mesh import Mesh
 from sgm.geometry.topology import areas
 from sgm.reconstruct.posed_views import PosedViews
 from sgm.reconstruct.report import UNLIT, render_like, view_metrics
 from sgm.reconstruct.texture import charts, visibility
 from sgm.reconstruct.texture.atlas import unwrap
-from sgm.reconstruct.texture.baking import TextureSettings, bake, spread, texels
+from sgm.reconstruct.texture.baking import bake, spread, texels
 from sgm.render.zbuffer import render_views
 from sgm.views.cameras import FOV_DEG, Orbit, camera_to_world, focal_length
 from sgm.views.metrics import psnr
 
 SIZE = 96
-SMALL = TextureSettings(size=256, atlas="own")
+SMALL = TextureSpec(size=256, refine=4)
 
 
-def colour_of(points, fine=1):
-    """A smooth colour in [0, 1] of a place."""
+def color_of(points, fine=1):
+    """A smooth color in [0, 1] of a place."""
     return 0.5 + 0.4 * np.sin(np.asarray(points) * (9, 11, 13) * fine + (0, 1, 2))
 
 
-def coloured(solid, fine=1):
-    """The solid drawn with `colour_of` at its (many) vertices."""
-    return Mesh(solid.vertices, solid.faces, colors=colour_of(solid.vertices, fine).astype(np.float32))
+def colored(solid, fine=1):
+    """The solid drawn with `color_of` at its (many) vertices."""
+    return Mesh(solid.vertices, solid.faces, colors=color_of(solid.vertices, fine).astype(np.float32))
 
 
 def views_of(mesh, cameras):
@@ -71,7 +72,7 @@ def test_charts_lie_flat_without_overlap(solid):
     ratio = np.abs(turn) / 2 / areas(solid.vertices, solid.faces)
     assert ratio.max() <= 1 + 1e-6 and ratio.min() >= charts.FACING / 2 - 1e-6
     size, padding = 128, 2
-    uv, face_uv = unwrap(solid.vertices, solid.faces, size, padding, method="own")
+    uv, face_uv = unwrap(solid.vertices, solid.faces, size, padding)
     assert uv.min() >= 0 and uv.max() <= 1
     covered = strictly_inside(uv, face_uv, size)
     assert covered.max() == 1
@@ -86,20 +87,9 @@ def test_charts_lie_flat_without_overlap(solid):
             assert not ((a >= 0) & (b >= 0) & (a != b)).any()
 
 
-def test_the_atlas_of_xatlas_covers_every_face_once():
-    pytest.importorskip("xatlas")
-    solid = trimesh.creation.torus(0.35, 0.12, 40, 24)
-    uv, face_uv = unwrap(solid.vertices, solid.faces, 128, 2, method="xatlas")
-    assert face_uv.shape == solid.faces.shape and uv.min() >= 0 and uv.max() <= 1
-    covered = strictly_inside(uv, face_uv, 128)
-    assert covered.max() == 1 and (covered > 0).mean() > 0.35
-    flat = uv[face_uv].astype(np.float64)
-    assert (np.abs(np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0])) > 0).all()
-
-
 def test_weights_give_texels(ball):
     weight = np.where(ball.triangles_center[:, 2] > 0, 1.0, 0.25)
-    uv, face_uv = unwrap(ball.vertices, ball.faces, 256, 2, weight, "own")
+    uv, face_uv = unwrap(ball.vertices, ball.faces, 256, 2, weight)
     flat = uv[face_uv].astype(np.float64)
     area = np.abs(np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]))
     top, bottom = (area[ball.face_normals[:, 2] * sign > 0.9].sum() for sign in (1, -1))
@@ -111,40 +101,38 @@ def test_too_many_charts_for_a_texture():
     loose = rng.random((3000, 3)) - 0.5
     faces = np.arange(3000).reshape(-1, 3)
     with pytest.raises(InputError, match="charts do not fit into 32 x 32"):
-        unwrap(loose, faces, 32, 2, method="own")
-    with pytest.raises(InputError, match="expected auto, own or xatlas"):
-        unwrap(loose, faces, 32, 2, method="other")
+        unwrap(loose, faces, 32, 2)
 
 
-def test_colours_come_back_in_views_not_baked_from(ball):
-    views = views_of(coloured(ball), AROUND)
+def test_colors_come_back_in_views_not_baked_from(ball):
+    views = views_of(colored(ball), AROUND)
     coarse = trimesh.creation.icosphere(4, 0.45)
     mesh = bake(coarse.vertices, coarse.faces, views, SMALL)
     assert mesh.coverage > 0.99 and mesh.texture.shape == (256, 256, 3)
     others = Orbit.static(0.0, 5).poses(2.2)
-    wanted = render_views(coloured(ball), others, SIZE, FOV_DEG, lighting=UNLIT)
+    wanted = render_views(colored(ball), others, SIZE, FOV_DEG, lighting=UNLIT)
     found = render_views(mesh.drawable(), others, SIZE, FOV_DEG, lighting=UNLIT)
     both = (wanted[..., 3] == 255) & (found[..., 3] == 255)
     assert psnr(wanted[..., :3] / 255, found[..., :3] / 255, both) > 38
-    # every texel of the surface, seams included, has the colour of its place
+    # every texel of the surface, seams included, has the color of its place
     face, weights = texels(mesh.uv, mesh.face_uv, 256)
     inside = face >= 0
     w = np.concatenate([1 - weights.sum(-1, keepdims=True), weights], -1)[inside][..., None]
     points = (mesh.vertices[mesh.faces][face[inside]] * w).sum(1)
-    error = np.abs(mesh.texture[inside] / 255 - colour_of(points))
+    error = np.abs(mesh.texture[inside] / 255 - color_of(points))
     assert np.quantile(error, 0.99) < 0.05
     again = bake(coarse.vertices, coarse.faces, views, SMALL)
     np.testing.assert_array_equal(mesh.texture, again.texture)
 
 
 def test_refining_brings_the_renders_nearer(ball):
-    views = views_of(coloured(ball, fine=4), AROUND[:8])
+    views = views_of(colored(ball, fine=4), AROUND[:8])
     scores = [view_metrics(bake(ball.vertices, ball.faces, views, replace(SMALL, refine=steps, size=128)), views)["psnr_fg"]
               for steps in (0, 4)]
     assert scores[1] > scores[0] + 0.5
 
 
-def test_what_is_hidden_takes_no_colour_of_what_hides_it():
+def test_what_is_hidden_takes_no_color_of_what_hides_it():
     """A red plate before a green one, seen from the front only: the green one stays green, wherever it is seen."""
     far = trimesh.creation.box((0.05, 1.0, 1.0)).subdivide().subdivide().subdivide()
     near = trimesh.creation.box((0.05, 0.4, 0.4))
@@ -164,7 +152,7 @@ def test_what_is_hidden_takes_no_colour_of_what_hides_it():
     assert 0.2 < mesh.coverage < 0.7                                      # backs are not seen
 
 
-def test_unseen_parts_take_the_colours_beside_them(ball):
+def test_unseen_parts_take_the_colors_beside_them(ball):
     red = Mesh(ball.vertices, ball.faces, colors=np.tile(np.float32((0.8, 0.2, 0.1)), (len(ball.vertices), 1)))
     views = views_of(red, AROUND[:1])
     mesh = bake(ball.vertices, ball.faces, views, SMALL)
@@ -181,11 +169,11 @@ def test_spread_takes_the_nearest():
     np.testing.assert_array_equal(spread(image, np.zeros_like(known)), image)
 
 
-def test_sight_of_an_off_centre_camera(ball):
-    """Depth and place by the pinhole's own formula, for a picture that is neither square nor centred."""
+def test_sight_of_an_off_center_camera(ball):
+    """Depth and place by the pinhole's own formula, for a picture that is neither square nor centerd."""
     c2w = camera_to_world(30.0, 20.0, 2.0)
     view = PosedViews(np.zeros((1, 40, 60, 3), np.float32), np.zeros((1, 40, 60), np.float32), c2w[None], 70.0, 90.0, 22.5, 25.0)
-    sight = visibility.look(ball.vertices, ball.faces, view, 0)
+    sight = visibility.render_visibility(ball.vertices, ball.faces, view, 0)
     assert sight.face.shape == (40, 60)
     rows, columns = np.nonzero(sight.face >= 0)
     w = sight.weights[rows, columns]
@@ -196,11 +184,11 @@ def test_sight_of_an_off_centre_camera(ball):
     np.testing.assert_allclose(25.0 - 90 * local[:, 1] / -local[:, 2], rows + 0.5, atol=1e-3)
     np.testing.assert_allclose(sight.depth[rows, columns], -local[:, 2], rtol=1e-5)
     assert (sight.nearest[rows, columns] <= sight.depth[rows, columns] + 1e-6).all()
-    image = render_like(coloured(ball), view)[0]
+    image = render_like(colored(ball), view)[0]
     assert image.shape == (40, 60, 4)
     sure = np.zeros((40, 60), bool)
     sure[rows, columns] = True
     assert ((image[..., 3] > 127) != sure).mean() < 0.02
     whole = image[rows, columns, 3] == 255
-    error = np.abs(image[rows, columns, :3] / 255 - colour_of(points))[whole]
+    error = np.abs(image[rows, columns, :3] / 255 - color_of(points))[whole]
     assert np.median(error) < 0.01 and error.max() < 0.1

@@ -117,7 +117,7 @@ def test_films(tmp_path):
     assert held is None and len(kept) == 2 and kept.num_frames == 4
     (pixels, _) = open_data(DataSettings(data=recipe.data, cache=False), engine, counter)
     for examples in (kept, pixels):
-        x0, token, latent, vector = examples.batch(np.random.default_rng(0), [1], 0.0, roam=1.0)
+        x0, token, latent, vector = examples.batch(np.random.default_rng(0), [1], 0.0, random_start=1.0)
         frames = kept.clips.frames(1)
         np.testing.assert_allclose(latent, np.repeat(mean_of(frames[:1]), 4, 0), atol=1e-5)
         np.testing.assert_allclose(token[0, 0], frames[0].mean(), atol=1e-5)
@@ -249,7 +249,7 @@ def test_a_bad_clip_is_left_out_told_and_remembered(tmp_path, caplog):
     for times in (1, 2):
         counter, engine = Counter(), FakeEngine()
         examples, _ = open_data(recipe, engine, counter)
-        assert len(examples) == len(examples.keys) == 20 and len(examples.tally.bad) == 1
+        assert len(examples) == len(examples.keys) == 20 and len(examples.skipped.reasons) == 1
         assert not any("o03" in clip.name for clip in examples.clips.items)
         assert len(caplog.messages) == times and "o03" in caplog.messages[-1] and "002.png" in caplog.messages[-1]
         assert counter.counts == ({"encoding clips": 21} if times == 1 else {})
@@ -268,7 +268,7 @@ def test_a_bad_clip_without_a_cache(tmp_path, caplog):
     examples, _ = open_data(recipe, FakeEngine(), Counter())
     assert len(examples) == 40
     first = examples.batch(np.random.default_rng(7), [3, 9], 0.0)
-    assert len(caplog.messages) == 2 and len(examples.tally.bad) == 2
+    assert len(caplog.messages) == 2 and len(examples.skipped.reasons) == 2
     again = examples.batch(np.random.default_rng(7), [3, 9], 0.0)
     resumed = open_data(recipe, FakeEngine(), Counter())[0].batch(np.random.default_rng(7), [3, 9], 0.0)
     for a, b, c in zip(first, again, resumed):
@@ -292,15 +292,15 @@ class Slow(FakeEngine):
     def encode_moments(self, frames, chunk=7):
         time.sleep({pause})
         return super().encode_moments(frames, chunk)
-train, _ = open_data(DataSettings(data=[{data!r}], cache_folder={cache!r}), Slow(), Counter(), {rank}, {world})
+train, _ = open_data(DataSettings(data=[{data!r}], cache_folder={cache!r}), Slow(), Counter(), {rank}, {world_size})
 print(len(train))
 """
 
 
-def start(tmp_path, pause=0.03, rank=0, world=1):
+def start(tmp_path, pause=0.03, rank=0, world_size=1):
     """A process that encodes tmp_path/data into tmp_path/cache, slowly."""
     code = SLOW.format(root=str(ROOT), data=str(tmp_path / "data"), cache=str(tmp_path / "cache"), pause=pause, rank=rank,
-                       world=world)
+                       world_size=world_size)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
@@ -337,17 +337,17 @@ def test_killed_while_encoding(tmp_path):
 def test_two_processes_share_the_work(tmp_path):
     """Each encodes its half, and waits for the other's, whichever comes first."""
     write_many(tmp_path, 8)
-    late = start(tmp_path, rank=1, world=2)
+    late = start(tmp_path, rank=1, world_size=2)
     time.sleep(0.3)
-    first = start(tmp_path, rank=0, world=2)
+    first = start(tmp_path, rank=0, world_size=2)
     assert [process.communicate(timeout=60)[0].strip() for process in (late, first)] == ["8", "8"]
     assert len(entries(tmp_path / "cache")) == 8
 
 
 def test_a_process_whose_other_never_comes(orbits, tmp_path, monkeypatch):
     monkeypatch.setattr("sgm.train.data.latents.PATIENCE", 0.2)
-    with pytest.raises(DataError, match="1 clips of other processes did not come in"):
-        latents(orbits, tmp_path / "cache", rank=0, world=2)
+    with pytest.raises(DataError, match="1 clips of other processes did not appear in"):
+        latents(orbits, tmp_path / "cache", rank=0, world_size=2)
 
 
 def test_a_full_disk_is_one_line(orbits, tmp_path, monkeypatch):
@@ -365,7 +365,7 @@ def test_packed_sets_keep_their_batches(tmp_path):
     packed, _ = read_clips(DataSettings(data=[str(write_packed(tmp_path / "set"))], cache=False), small_spec(), Memo())
     examples = LatentClips(packed[0], FakeEngine(), tmp_path / "cache", Counter())
     for seed in range(6):
-        x0, token, latent, vector = examples.batch(np.random.default_rng(seed), [1], 0.5, roam=0.5)
+        x0, token, latent, vector = examples.batch(np.random.default_rng(seed), [1], 0.5, random_start=0.5)
         rng = np.random.default_rng(seed)
         noise = rng.standard_normal((1, 4, 4, 8, 8), dtype=np.float32)[0]
         order = np.arange(4)

@@ -9,7 +9,7 @@ from PIL import Image
 from support.making_data import SIZE, picture, small_spec, write_orbit
 
 from sgm.train.data import DataError, DataSettings, Memo, read_clips
-from sgm.train.data.examples import choose_views, sinusoids, walk
+from sgm.train.data.examples import choose_views, sinusoids, view_order
 from sgm.train.data.orbits import read_ids, read_orbit, read_render
 from sgm.views.cameras import Orbit, camera_to_world
 
@@ -48,9 +48,9 @@ def test_some_of_scattered_views():
 
 def test_walk():
     rng, orders = np.random.default_rng(0), set()
-    assert walk(rng, 5, False).tolist() == [0, 1, 2, 3, 4]
+    assert view_order(rng, 5, False).tolist() == [0, 1, 2, 3, 4]
     for _ in range(200):
-        orders.add(tuple(walk(rng, 3, True).tolist()))
+        orders.add(tuple(view_order(rng, 3, True).tolist()))
     assert orders == {(0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 2, 1), (1, 0, 2), (2, 1, 0)}
 
 
@@ -194,8 +194,8 @@ def test_one_bad_in_twenty_is_left_out_and_told(tmp_path, caplog):
         write_orbit(tmp_path / "data" / f"o{k:02d}", seed=k)
     (tmp_path / "data" / "o03" / "transforms.json").unlink()
     with caplog.at_level(logging.WARNING, "sgm"):
-        (clips, tally), _ = read_clips(settings(tmp_path / "data"), small_spec(), Memo())
-    assert len(clips) == 20 and len(tally.bad) == 1
+        (clips, skipped), _ = read_clips(settings(tmp_path / "data"), small_spec(), Memo())
+    assert len(clips) == 20 and len(skipped.reasons) == 1
     assert len(caplog.messages) == 1 and "o03" in caplog.messages[0] and "\n" not in caplog.messages[0]
     (tmp_path / "data" / "o05" / "000.png").unlink()
     with pytest.raises(DataError, match="2 of 21 clips cannot be used, more than 5%.*o03.*o05"):
@@ -266,7 +266,7 @@ class Bomb:
     (lambda f: np.savez(f / "cameras.npz", poses=np.zeros(3)), "cam_poses"),
     (lambda f: np.savez(f / "cameras.npz", cam_poses=np.zeros((5, 3))), "shape 5 x 3"),
     (lambda f: np.savez(f / "cameras.npz", cam_poses=np.full((5, 3, 4), np.nan)), "finite"),
-    (lambda f: np.savez(f / "cameras.npz", cam_poses=np.zeros((5, 3, 4))), "no rotation"),
+    (lambda f: np.savez(f / "cameras.npz", cam_poses=np.zeros((5, 3, 4))), "not a rotation"),
     (lambda f: np.savez(f / "cameras.npz", cam_poses=np.tile(np.eye(4)[:3], (5, 1, 1)) + [0, 0, 0, 1]),
      "looks past the origin")])
 def test_renders_that_cannot_be_used(damage, said, tmp_path):

@@ -143,7 +143,7 @@ def test_nothing_given():
 
 
 @pytest.mark.parametrize("values, said", [
-    ({"background": "blue"}, "background: found 'blue', expected white or random or both"),
+    ({"background": "blue"}, "background: found 'blue', expected one of white, random, both"),
     ({"condition": "first"}, "condition"), ({"augment": [1.0]}, "augment"), ({"augment": [0.0, float("nan")]}, "augment"),
     ({"augment": [0.0, -1.0]}, "augment"), ({"stride": 0}, "stride"), ({"cache_gb": 0.0}, "cache_gb"),
     ({"encode_chunk": 0}, "encode_chunk")])

@@ -8,7 +8,7 @@ import pytest
 from support.paths import ROOT
 from support.toy_trainer import trainer_of
 
-from sgm.train.run.distributed import Fellows, ended
+from sgm.train.run.distributed import RankWatchdog, exit_reason
 from sgm.train.trainer import TrainingError
 
 # A process of a run that waits, deaf to Python as a collective is, until a file of its folder's parent says what it shall do.
@@ -17,12 +17,12 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from sgm.common.errors import InputError
-from sgm.train.run.distributed import Fellows
-with Fellows({folder!r}) as fellows:
-    print(fellows.path.name, flush=True)
+from sgm.train.run.distributed import RankWatchdog
+with RankWatchdog({folder!r}) as watchdog:
+    print(watchdog.path.name, flush=True)
     if not sys.stdin.readline():
         raise SystemExit(9)
-    fellows.watch()
+    watchdog.watch()
     print("watches", flush=True)
     if sys.stdin.readline() == "fail\\n":
         raise InputError("no space left")
@@ -89,12 +89,12 @@ def test_one_that_is_done_disturbs_nobody(three, tmp_path):
 def test_files_of_an_earlier_run(tmp_path):
     old, good = tmp_path / "host-1", Member(tmp_path)
     old.touch()
-    assert ended(old) == "process host-1 of this run has ended: it was killed, or crashed"
+    assert exit_reason(old) == "process host-1 of this run has ended: it was killed, or crashed"
     old.write_text("something else")
-    assert ended(old) == "something else" and ended(tmp_path / good.name) is None and ended(tmp_path / "none") == ""
-    with Fellows(tmp_path) as fellows:
-        fellows.watch()
-        assert {path.name for path in tmp_path.iterdir()} == {good.name, fellows.path.name}
+    assert exit_reason(old) == "something else" and exit_reason(tmp_path / good.name) is None and exit_reason(tmp_path / "none") == ""
+    with RankWatchdog(tmp_path) as watchdog:
+        watchdog.watch()
+        assert {path.name for path in tmp_path.iterdir()} == {good.name, watchdog.path.name}
     good.process.kill()
 
 
@@ -104,12 +104,12 @@ def test_a_collective_that_fails_is_one_line(monkeypatch):
     run = trainer._run
 
     def fails(name, *inputs):
-        if name == "norm":
+        if name == "all_reduce_norm":
             raise RuntimeError("\n-----\n- Kernel error:\n-----\nLaunch kernel failed: Default/AllReduce-op0\n")
         return run(name, *inputs)
     monkeypatch.setattr(trainer, "_run", fails)
     with pytest.raises(RuntimeError, match="Kernel error"):         # alone it is no matter of processes
         trainer.advance()
-    trainer.world = 2
+    trainer.world_size = 2
     with pytest.raises(TrainingError, match=r"^step 1: .* could not add up their gradients \(Launch kernel failed: "):
         trainer.advance()

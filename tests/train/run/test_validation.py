@@ -125,7 +125,7 @@ def test_clips_on_white_come_first(no_clip, tmp_path):
 
 def test_it_is_drawn_from_the_average(monkeypatch):
     """And the weights come back, to the last bit."""
-    trainer = trainer_of(held_back=Noise())
+    trainer = trainer_of(held_out=Noise())
     for _ in range(3):
         trainer.advance()
     seen = []
@@ -143,7 +143,7 @@ def test_it_is_drawn_from_the_average(monkeypatch):
 
 
 def test_want_of_memory_ends_no_training(monkeypatch, caplog):
-    trainer = trainer_of(held_back=Noise())
+    trainer = trainer_of(held_out=Noise())
 
     def fail(*_):
         raise RuntimeError("Allocate memory failed")
@@ -190,7 +190,7 @@ def test_tensorboard_is_told_what_the_table_says(tmp_path, monkeypatch):
     assert (row["val_loss"], row["val_psnr_fg"], row["val_iou"]) == ("0.250000", "", "nan")
     assert set(told) == {"loss", "grad_norm", "lr", "clips_per_second", "val_loss"}
     assert all(told[name] == pytest.approx(float(row[name]), rel=1e-3) for name in told)
-    assert board.writer.images == [("held back", (4, 5, 3), 1, "HWC")] and board.writer.flushed == 1
+    assert board.writer.images == [("held out", (4, 5, 3), 1, "HWC")] and board.writer.flushed == 1
 
 
 def rows_of(run):

@@ -1,0 +1,59 @@
+"""Adam as one compiled step: loss, gradients and update of a few small networks (NeRF and DMTet; training has AdamW)."""
+import mindspore as ms
+import numpy as np
+from mindspore import ParameterTuple, Tensor, nn
+from mindspore import ops as P
+
+BETAS, EPS = (0.9, 0.99), 1e-15                 # Instant-NGP's
+
+
+class AdamStep(nn.Cell):
+    """A loss, its gradients and Adam's update (Kingma & Ba 2015) of `parameters` in one graph of static shape.
+
+    loss: a cell that returns a scalar to minimise and further scalars. name: what the moments' names begin with.
+    inputs: positions of the arguments of `loss` whose gradients are returned, too; none unless given.
+    """
+
+    def __init__(self, loss, parameters, name="adam", inputs=None):
+        super().__init__(auto_prefix=False)
+        self.parameters_ = ParameterTuple(parameters)
+        self.m = self.parameters_.clone(f"{name}_m", "zeros")
+        self.v = self.parameters_.clone(f"{name}_v", "zeros")
+        self.gradients = ms.value_and_grad(loss, inputs, self.parameters_, has_aux=True)
+        self.adam = P.Adam()
+        self.count, self.with_inputs = len(parameters), inputs is not None
+
+    def construct(self, rates, *batch):
+        """Return what `loss` returns for `batch`, then the gradients of its inputs if asked for. rates: see `rates`."""
+        values, gradients = self.gradients(*batch)
+        more = ()
+        if self.with_inputs:
+            more = (gradients[0],)
+            gradients = gradients[1]
+        lr, beta1_power, beta2_power = rates
+        done = ()
+        for k in range(self.count):
+            weight, m, v = self.parameters_[k], self.m[k], self.v[k]
+            done = done + (self.adam(weight, m, v, beta1_power, beta2_power, lr, *BETAS, EPS, gradients[k]),)
+        return (P.depend(values[0], done),) + values[1:] + more
+
+    def state(self):
+        """Return {name: array} of the parameters and their moments."""
+        return {f"{kind}.{p.name}": p.asnumpy() for kind, p in self._named()}
+
+    def restore(self, arrays):
+        """Take over what `state` returned. Raises KeyError, and changes nothing, if an array is missing or of another
+        shape."""
+        for kind, p in self._named():
+            if arrays[f"{kind}.{p.name}"].shape != p.shape:
+                raise KeyError(p.name)
+        for kind, p in self._named():
+            p.set_data(Tensor(arrays[f"{kind}.{p.name}"]))
+
+    def _named(self):
+        return [(kind, p) for kind, group in (("parameter", self.parameters_), ("m", self.m), ("v", self.v)) for p in group]
+
+
+def rates(step, lr):
+    """Return Adam's scalars (3,) of step 0, 1, ...: the learning rate and the powers of the betas."""
+    return Tensor(np.array([lr, BETAS[0] ** (step + 1), BETAS[1] ** (step + 1)], np.float32))

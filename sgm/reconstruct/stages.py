@@ -1,0 +1,95 @@
+"""The stages from views to a mesh as functions: each takes what it needs and returns its result.
+
+views, hull, field, distance, surface, mesh: the field is trained by `NerfTrainer` and the surface
+refined by `Refiner`, both run by `optimization.optimize`. `pipeline.Reconstruction` puts the stages
+in sequence and keeps their results.
+"""
+from typing import NamedTuple
+
+import numpy as np
+
+from sgm.geometry import cleaning
+from sgm.reconstruct.dmtet import pixel_batches, tet_grid
+from sgm.reconstruct.hull import flat_base, scene_box, sdf_grid, visual_hull
+from sgm.reconstruct.nerf import depth_fusion
+from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError, read_views
+from sgm.reconstruct.texture import baking
+
+
+class Hull(NamedTuple):
+    """The visual hull of views.
+
+    closed (R + 1,) * 3: its signed distance at hull.resolution, cut by the box and at its base;
+    open: the one at depth.resolution, not cut. base: height of the flat underside, or None.
+    allowed_outliers: number of views allowed to contradict a voxel. coverage: share of the masks
+    that the hull covers.
+    """
+    closed: np.ndarray
+    open: np.ndarray
+    base: float | None
+    allowed_outliers: int
+    coverage: float
+
+
+def read(source, spec, azimuth_sign=1, progress=False):
+    """Return the views of a folder or transforms.json, in the box |x| <= HALF, and held-out ones.
+
+    spec: a `MeshSpec`. azimuth_sign: -1 counts the cameras' azimuths the other way. Raises
+    ShapeError and the like.
+    """
+    views = read_views(source, spec.side, spec.views, spec.matte, progress)
+    if azimuth_sign == -1:
+        views = scene_box.mirrored(views, np.zeros(3))
+    views = scene_box.framed(views, source)
+    kept = np.arange(len(views))
+    if spec.hold_out:
+        kept = kept[kept % spec.hold_out != spec.hold_out // 2]
+        if len(kept) < MIN_VIEWS:
+            raise ShapeError(f"hold_out={spec.hold_out} leaves {len(kept)} of {len(views)} views, expected at least"
+                             f" {MIN_VIEWS}; hold fewer out")
+    return views.subset(kept), views.subset(np.setdiff1d(np.arange(len(views)), kept))
+
+
+def carve(views, spec):
+    """Return the Hull of views."""
+    allowed_outliers = scene_box.allowed_outliers(views)
+    closed = visual_hull.closed(visual_hull.hull_sdf(views, spec.hull.resolution, HALF, allowed_outliers), HALF)
+    base = flat_base.base_height(closed, HALF, views) if spec.hull.base else None
+    return Hull(closed if base is None else flat_base.cut_below(closed, HALF, base),
+                visual_hull.hull_sdf(views, spec.depth.resolution, HALF, allowed_outliers), base, allowed_outliers,
+                scene_box.coverage(closed, views.resized(144)))
+
+
+def distance(trainer, hull, spec, progress=False):
+    """Return the signed distance that the mesh starts from, and a dict of how it was found.
+
+    It is a grid of (depth.resolution + 1)^3. trainer: a `NerfTrainer` whose depths are fused with
+    the hull; with None, or before its first step, the distance is that of the hull alone.
+    """
+    if trainer is not None and trainer.done:
+        return depth_fusion.surface(trainer, hull.open, hull.base, spec.depth, progress)
+    outside = hull.open if hull.base is None else flat_base.cut_below(hull.open, HALF, hull.base)
+    outside = sdf_grid.blurred(outside, spec.depth.smooth)
+    return sdf_grid.one_piece(visual_hull.closed(outside, HALF)), {"fusion": "hull", "candidates": {}}
+
+
+def surface(sdf):
+    """Return the `pixel_batches.Surface` of a signed distance as it is, without refinement."""
+    return pixel_batches.surface_of(tet_grid.sealed(sdf, HALF), HALF)
+
+
+def flattened(surface, hull):
+    """Return vertices (N, 3) and faces (M, 3) of a surface, flat below where the hull has a base.
+    """
+    if hull.base is None:
+        return surface.vertices, surface.faces
+    return flat_base.flattened(surface.vertices, surface.faces, hull.base, hull.open, HALF), surface.faces
+
+
+def texture(vertices, faces, views, spec, stopped=()):
+    """Return the TexturedMesh of a surface, cleaned, in the box of the views.
+
+    stopped: see `baking.bake`.
+    """
+    vertices, faces = cleaning.clean(vertices, faces, spec.clean)
+    return baking.bake(vertices, faces, views, spec.texture, stopped)

@@ -1,0 +1,329 @@
+"""Renders sets of orbits with exact cameras: a folder of views per object, or one packed array.
+
+Objects are rendered in several processes. What is finished is kept, so a call with the same
+settings continues a set, and one with other settings is refused. Every object has its own elevation
+and orbit, and with varied lighting its own lights. All are drawn from the seed and the object's
+name alone, so the number of processes and the order do not matter.
+
+A packed set has clips.npy (N, T, H, W, 3) uint8 on white, azimuths.npy and elevations.npy (N, T)
+float32 degrees, and seeds.npy (N,) int64.
+"""
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sgm.common.cli import check_folder
+from sgm.common.errors import InputError
+from sgm.common.files import atomic
+from sgm.geometry.mesh import MeshError
+from sgm.geometry.mesh_reader import SUFFIXES, load_mesh
+from sgm.render.framing import normalized, viewing_distance
+from sgm.render.procedural import make_object, on_white, render_clip
+from sgm.render.zbuffer import SOFT, STUDIO, Lighting, render_views
+from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit, position
+from sgm.views.transforms import write_transforms
+
+PACK_BLOCK = 16     # objects per task when packing
+_VIEW_FILES = re.compile(r"[0-9]+\.png|transforms\.json")
+
+# progress(done, total, failure): objects that are finished, of how many, and (name, reason) of one
+# that just failed, or None
+Progress = Callable[[int, int, "tuple[str, str] | None"], None]
+
+
+@dataclass(frozen=True)
+class OrbitSettings:
+    """What all orbits of a set have in common; recorded in its render.json."""
+    kind: str = "procedural"        # objects: "procedural" by seed, or "meshes" from files
+    size: int = 576                 # pixels per side
+    frames: int = 21                # views per orbit
+    # "static": constant elevation; "dynamic": the random orbits of SV3D's paper
+    orbit: str = "static"
+    elevation: tuple[float, float] = (-5.0, 30.0)   # range of the input view's elevation, degrees
+    # "fixed": the same lights for all objects; "varied": soft lights of each object's own
+    lighting: str = "fixed"
+    supersample: int = 2            # samples per pixel and side
+    seed: int = 0                   # draws elevations, orbits and lights
+    up: str | None = None           # meshes only: up axis of the files, "auto", "y" or "z"
+    # meshes only: "box" scales the longest side to 1, "sphere" the radius to 0.5
+    fit: str | None = None
+
+    def record(self) -> dict:
+        """Return the settings as render.json holds them."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return values | {"elevation": [float(bound) for bound in self.elevation]}
+
+
+# --- one object -----------------------------------------------------------------------------------
+
+def orbit_of(name: str, settings: OrbitSettings) -> Orbit:
+    """Return the object's own orbit, drawn from the seed and the name.
+
+    Its elevation is uniform in the range.
+    """
+    rng = np.random.RandomState(zlib.crc32(f"{settings.seed}/{name}".encode()))
+    elevation = round(float(rng.uniform(*settings.elevation)), 3)
+    if settings.orbit == "static":
+        return Orbit.static(elevation, settings.frames)
+    return Orbit.dynamic(int(rng.randint(2 ** 31 - 1)), elevation, settings.frames)
+
+
+def lighting_of(name: str, settings: OrbitSettings, usual: Lighting) -> Lighting:
+    """Return the object's lights: the usual ones, or varied ones, which stay soft.
+
+    The key light stands 20 to 75 degrees high at any azimuth, the fill light lower and 100 to 260
+    degrees further round. Strengths are the usual ones times 0.75 to 1.25 (key), 0.5 to 2 (fill,
+    sky), 0.85 to 1.1 (ambient).
+    """
+    if settings.lighting == "fixed":
+        return usual
+    rng = np.random.RandomState(zlib.crc32(f"{settings.seed}/{name}/light".encode()))
+    azimuth, high, low = rng.uniform(0, 360), rng.uniform(20, 75), rng.uniform(0, 30)
+    across = azimuth + rng.uniform(100, 260)
+    key, fill, sky, ambient = rng.uniform((0.75, 0.5, 0.5, 0.85), (1.25, 2, 2, 1.1))
+    return Lighting(ambient * usual.ambient, key * usual.key, tuple(position(azimuth, high, 1.0)), fill * usual.fill,
+                    tuple(position(across, low, 1.0)), sky * usual.sky)
+
+
+def render_folder(item: tuple[str, int | str], out: str, settings: OrbitSettings) -> tuple[str, str | None]:
+    """Render one object into out/name; return its name and why it failed, or None.
+
+    item: (name, seed or path of a mesh file).
+    """
+    name, source = item
+    final = Path(out, name)
+    try:
+        foreign = [path.name for path in final.iterdir() if not _VIEW_FILES.fullmatch(path.name)] if final.is_dir() else []
+        if foreign or final.exists() and not final.is_dir():
+            return name, f"{final} is in the way ({foreign[0] if foreign else 'a file'}); give another --out"
+        orbit, distance, lighting = orbit_of(name, settings), DISTANCE, SOFT
+        if isinstance(source, int):
+            mesh = make_object(source)
+        else:
+            mesh, lighting = normalized(load_mesh(source, settings.up), settings.fit), STUDIO
+            distance = viewing_distance(mesh, orbit)
+        views = render_views(mesh, orbit.poses(distance), settings.size, FOV_DEG, supersample=settings.supersample,
+                             lighting=lighting_of(name, settings, lighting))
+    except (MeshError, MemoryError) as error:
+        return name, str(error) or "out of memory"
+    with atomic(final, name=f"--out {final}") as folder:
+        write_pictures(folder, views)
+        write_transforms(folder, orbit, settings.size, distance=distance)
+        shutil.rmtree(final, ignore_errors=True)
+    return name, None
+
+
+def write_pictures(folder: Path, pictures: np.ndarray):
+    """Write pictures (T, H, W, 3 or 4) uint8 as 000.png, 001.png, ... into a new folder."""
+    folder.mkdir()
+    for k, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{k:03d}.png")
+
+
+def render_block(rows: list[int], folder: str, settings: OrbitSettings) -> int:
+    """Render rows of a packed set in place; return how many."""
+    arrays = {name: np.load(Path(folder, name + ".npy"), mmap_mode="r+")
+              for name in ("clips", "azimuths", "elevations", "seeds", "done")}
+    for row in rows:
+        seed = int(arrays["seeds"][row])
+        name = f"{seed:07d}"
+        orbit = orbit_of(name, settings)
+        if settings.lighting == "fixed":
+            arrays["clips"][row] = render_clip(seed, orbit, settings.size, supersample=settings.supersample)
+        else:
+            arrays["clips"][row] = on_white(render_views(
+                make_object(seed), orbit.poses(DISTANCE), settings.size, FOV_DEG, supersample=settings.supersample,
+                lighting=lighting_of(name, settings, SOFT)))
+        arrays["azimuths"][row], arrays["elevations"][row] = orbit.azimuths_deg, orbit.elevations_deg
+        arrays["done"][row] = True
+    return len(rows)
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+def in_processes(task: Callable, items: list, workers: int) -> Iterator:
+    """Yield the results of task(item), in order, from `workers` processes.
+
+    Ctrl-C lets running items end. Raises InputError if the system kills a worker.
+    """
+    if workers == 1 or len(items) < 2:
+        yield from map(task, items)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(items)), initializer=_start_worker)
+    try:
+        yield from pool.map(task, items)
+    except BrokenProcessPool:
+        raise InputError("a worker was killed, most likely because memory ran out; start again with --workers 1") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker():
+    """Leave Ctrl-C to the parent, let SIGTERM end the worker silently and with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # An orphan would wait without end, or finish its object while the next run renders the same
+    # one. Linux's PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+# --- whole sets -----------------------------------------------------------------------------------
+
+def procedural_items(seeds: Iterable[int]) -> list[tuple[str, int]]:
+    """Return (name, seed) of procedural objects as `render_folders` takes them."""
+    return [(f"{seed:07d}", seed) for seed in seeds]
+
+
+def mesh_items(paths: list[str]) -> list[tuple[str, str]]:
+    """Return the sorted (name, path) of mesh files and of those in folders.
+
+    Folders are searched with their sub-folders. The name is the file's without its suffix; files
+    that share one get their folder's in front, or the whole path. Raises InputError if a path does
+    not exist or no file is found.
+    """
+    files = set()
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; give mesh files ({', '.join(SUFFIXES)}) or folders")
+        files.update(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else files.add(path)
+    if not files:
+        raise InputError(f"{paths[0]}: no mesh files in it; expected {', '.join(SUFFIXES)}")
+    files = sorted(files)
+    names = [p.stem for p in files]
+    for name_of in (lambda p: f"{p.resolve().parent.name}-{p.stem}", lambda p: "-".join(p.resolve().parts[1:])):
+        shared = {name for name, count in Counter(names).items() if count > 1}
+        names = [name_of(p) if name in shared else name for name, p in zip(names, files)]
+    return [(name, str(path)) for name, path in zip(names, files)]
+
+
+def claim(folder: Path, record: dict, overwrite: bool = False):
+    """Make the folder and note what is rendered into it, or check the note that is there.
+
+    overwrite: delete what an earlier run left there, if it was this program's. Raises InputError
+    rather than mix two kinds in one folder.
+    """
+    check_folder(folder, "--out")
+    note = folder / "render.json"
+    if overwrite and folder.exists():
+        if not note.exists() and any(folder.iterdir()):
+            raise InputError(f"--overwrite: {folder} is not empty and was not made by this tool (no render.json); "
+                             "give another --out")
+        # aside first: half deleted it would look finished
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        shutil.rmtree(old)
+    if note.exists():
+        try:
+            found = dict(json.loads(note.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError):
+            raise InputError(f"{note}: is damaged; give another --out, or --overwrite to start afresh") from None
+        found.setdefault("lighting", "fixed")       # sets from before there was any other lighting
+        for key, value in record.items():
+            if found.get(key) != value:
+                raise InputError(f"--out {folder}: holds orbits rendered with {key} {found.get(key)}, this run has "
+                                 f"{key} {value}; give another --out, or --overwrite to start afresh")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(note) as temporary:
+        temporary.write_text(json.dumps(record, indent=1))
+
+
+def render_folders(items: list[tuple[str, int | str]], out: Path, settings: OrbitSettings, *, workers: int = 1,
+                   overwrite: bool = False, progress: Progress | None = None) -> dict[str, str]:
+    """Render a views folder out/name for every item; finished ones are kept.
+
+    items: see `procedural_items`, `mesh_items`. Returns {name: reason} of the objects that failed,
+    which out/failed.txt lists too. Raises InputError if `out` holds orbits of other settings or
+    cannot be written.
+    """
+    claim(out, settings.record(), overwrite)
+    todo = [item for item in items if not (out / item[0] / "transforms.json").exists()]
+    done, failed = len(items) - len(todo), {}
+    results = in_processes(partial(render_folder, out=str(out), settings=settings), todo, workers)
+    with closing(results):
+        for name, reason in results:
+            done += 1
+            if reason:
+                failed[name] = reason
+            if progress:
+                progress(done, len(items), (name, reason) if reason else None)
+    listing = out / "failed.txt"
+    listing.unlink(missing_ok=True)
+    if failed:
+        # names of files need not be text
+        listing.write_text("".join(f"{name}\t{reason}\n" for name, reason in failed.items()), "utf-8", "backslashreplace")
+    return failed
+
+
+def render_packed(seeds: range, out: Path, settings: OrbitSettings, *, workers: int = 1, overwrite: bool = False,
+                  progress: Progress | None = None) -> bool:
+    """Render the orbits of procedural objects into one packed set.
+
+    Returns whether there was anything to do. An unfinished set lies in out.partial and is
+    continued. Raises InputError as `render_folders` does, and if the disk has not enough space.
+    """
+    record = settings.record() | {"first_seed": seeds.start, "count": len(seeds)}
+    work = out.with_name(out.name + ".partial")
+    # Start afresh, or accept what is there.
+    if overwrite and out.exists():
+        claim(out, record, True)            # refuses folders of others, empties our own
+        shutil.rmtree(out)
+    if (out / "clips.npy").exists():
+        claim(out, record)                  # refuses another kind
+        return False
+    if out.exists():
+        raise InputError(f"--out {out}: exists and holds no packed set; give another --out")
+    claim(work, record, overwrite)
+    if not (work / "done.npy").exists():
+        _make_arrays(work, out, seeds, settings.frames, settings.size)
+    # Render the rows that are missing.
+    try:
+        todo = np.flatnonzero(~np.load(work / "done.npy")).tolist()
+    except (ValueError, EOFError):
+        raise InputError(f"{work / 'done.npy'}: is damaged; give --overwrite to start afresh") from None
+    blocks = [todo[k:k + PACK_BLOCK] for k in range(0, len(todo), PACK_BLOCK)]
+    done = len(seeds) - len(todo)
+    results = in_processes(partial(render_block, folder=str(work), settings=settings), blocks, workers)
+    with closing(results):
+        for count in results:
+            done += count
+            if progress:
+                progress(done, len(seeds), None)
+    os.replace(work, out)
+    (out / "done.npy").unlink()
+    return True
+
+
+def _make_arrays(folder: Path, out: Path, seeds: range, frames: int, size: int):
+    """Write the empty arrays of a packed set; done.npy, the last, shows that all are there."""
+    needed, free = len(seeds) * frames * size * size * 3, shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; lower "
+                         "--count or --size")
+    for name, shape, kind in (("clips", (frames, size, size, 3), np.uint8), ("azimuths", (frames,), np.float32),
+                              ("elevations", (frames,), np.float32), ("seeds", (), np.int64), ("done", (), bool)):
+        with atomic(folder / f"{name}.npy", name=f"--out {out}") as new:
+            array = np.lib.format.open_memmap(new, "w+", kind, (len(seeds), *shape))
+            if name == "seeds":
+                array[:] = seeds
+            array.flush()
+            with open(new, "r+b") as file:  # else a disk that fills up later would kill the process
+                os.posix_fallocate(file.fileno(), 0, new.stat().st_size)

@@ -8,7 +8,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 _found = importlib.util.find_spec("sgm")
 if _found is None or Path(_found.origin or "").resolve() != ROOT / "sgm" / "__init__.py":
-    sys.exit(f"{Path(sys.argv[0]).name}: found the package sgm in {_found and _found.origin}, expected that of {ROOT}:"
-             " another project has the same name; uninstall it, or use another environment")
+    sys.exit(f"{Path(sys.argv[0]).name}: found the package sgm in {_found and _found.origin},"
+             f" expected that of {ROOT}: another project has the same name; uninstall it, or use"
+             " another environment")
 
 import sgm.common.startup  # noqa: E402, F401

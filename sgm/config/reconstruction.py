@@ -2,7 +2,8 @@
 from dataclasses import dataclass, field, fields
 from typing import List
 
-from sgm.config.yaml_reader import ConfigError, build, find_config, read_mapping, shown
+from sgm.config.checks import require, require_within
+from sgm.config.yaml_reader import ConfigError, build, find_config, read_mapping
 
 _BOUNDS = {
     "sides": (16, 4096), "views": (1, 64), "steps": (0, 100_000), "lr": (1e-6, 0.1), "field_lr": (0, 1),
@@ -37,12 +38,7 @@ class DMTetSpec:
 
     def validate(self, section="dmtet."):
         """Raise ConfigError for a number out of bounds, or stages of different count."""
-        for name, (low, high) in _BOUNDS.items():
-            value = getattr(self, name)
-            numbers = value if isinstance(value, list) else [value]
-            if not numbers or not all(low <= number <= high for number in numbers):
-                raise ConfigError(f"{section}{name}: found {shown(value)}, expected"
-                                  f" {'numbers' if isinstance(value, list) else 'a number'} from {low:g} to {high:g}")
+        require_within(self, section, _BOUNDS)
         for name in ("views", "steps", "lr"):
             if len(getattr(self, name)) != len(self.sides):
                 raise ConfigError(f"{section}{name}: found {len(getattr(self, name))} entries, expected one per stage like"
@@ -55,20 +51,6 @@ ATLASES = ("auto", "own", "xatlas")
 MATTES = ("auto", "alpha", "rembg", "border")
 
 
-def _require(good, key, found, expected):
-    if not good:
-        raise ConfigError(f"{key}: found {shown(found)}, expected {expected}")
-
-
-def _within(spec, section, bounds):
-    """Every field named in `bounds` ({name: (low, high)}) is in its range, as is every number of a list."""
-    for name, (low, high) in bounds.items():
-        value = getattr(spec, name)
-        numbers = value if isinstance(value, list) else [value]
-        _require(numbers and all(low <= number <= high for number in numbers), section + name, value,
-                 f"{'numbers' if isinstance(value, list) else 'a number'} from {low:g} to {high:g}")
-
-
 @dataclass
 class HullSpec:
     """The visual hull, where everything starts."""
@@ -77,7 +59,7 @@ class HullSpec:
 
     def validate(self, section="hull."):
         """Raise ConfigError for a number out of bounds."""
-        _within(self, section, {"resolution": (16, 256)})
+        require_within(self, section, {"resolution": (16, 256)})
 
 
 @dataclass
@@ -110,11 +92,11 @@ class NerfSpec:
 
     def validate(self, section="nerf."):
         """Raise ConfigError for an unknown encoding or a number out of bounds."""
-        _require(self.encoding in ENCODINGS, section + "encoding", self.encoding, f"one of {', '.join(ENCODINGS)}")
-        _require(self.rays % 4 == 0, section + "rays", self.rays, "a multiple of 4")
-        _require(sum((r + 1) ** 3 for r in self.resolutions) < 1 << 24, section + "resolutions", self.resolutions,
+        require(self.encoding in ENCODINGS, section + "encoding", self.encoding, f"one of {', '.join(ENCODINGS)}")
+        require(self.rays % 4 == 0, section + "rays", self.rays, "a multiple of 4")
+        require(sum((r + 1) ** 3 for r in self.resolutions) < 1 << 24, section + "resolutions", self.resolutions,
                  "fewer than 16 million vertices in all")
-        _within(self, section, {
+        require_within(self, section, {
             "resolutions": (1, 255), "features": (1, 16), "hash_levels": (1, 32), "hash_features": (1, 16),
             "hash_log2": (8, 19), "hash_coarsest": (1, 255), "hash_finest": (1, 4095), "width": (1, 256), "side": (16, 4096),
             "steps": (1, 100_000), "rays": (4, 1 << 16), "samples": (2, 512), "lr": (1e-6, 1), "mask": (0, 1000),
@@ -136,8 +118,8 @@ class DepthSpec:
 
     def validate(self, section="depth."):
         """Raise ConfigError for an unknown fusion or a number out of bounds."""
-        _require(self.fusion in FUSIONS, section + "fusion", self.fusion, f"one of {', '.join(FUSIONS)}")
-        _within(self, section, {"resolution": (16, 128), "side": (32, 1024), "samples": (8, 512), "truncation": (0.005, 0.2),
+        require(self.fusion in FUSIONS, section + "fusion", self.fusion, f"one of {', '.join(FUSIONS)}")
+        require_within(self, section, {"resolution": (16, 128), "side": (32, 1024), "samples": (8, 512), "truncation": (0.005, 0.2),
                                 "deep": (0, 0.5), "smooth": (0, 3)})
 
 
@@ -149,7 +131,7 @@ class CleanSpec:
 
     def validate(self, section="clean."):
         """Raise ConfigError for a number out of bounds."""
-        _within(self, section, {"faces": (100, 2_000_000), "floaters": (0, 2)})
+        require_within(self, section, {"faces": (100, 2_000_000), "floaters": (0, 2)})
 
 
 @dataclass
@@ -162,8 +144,8 @@ class TextureSpec:
 
     def validate(self, section="texture."):
         """Raise ConfigError for an unknown atlas or a number out of bounds."""
-        _require(self.atlas in ATLASES, section + "atlas", self.atlas, f"one of {', '.join(ATLASES)}")
-        _within(self, section, {"size": (64, 8192), "padding": (0, 16), "refine": (0, 200)})
+        require(self.atlas in ATLASES, section + "atlas", self.atlas, f"one of {', '.join(ATLASES)}")
+        require_within(self, section, {"size": (64, 8192), "padding": (0, 16), "refine": (0, 200)})
 
 
 @dataclass
@@ -183,9 +165,9 @@ class MeshSpec:
 
     def validate(self):
         """Raise ConfigError naming the first key that is out of bounds."""
-        _within(self, "", {"seed": (0, 2 ** 32 - 1), "side": (32, 2048), "views": (3, 1000), "hold_out": (0, 1000)})
-        _require(self.hold_out != 1, "hold_out", self.hold_out, "0 (none), or 2 and more (every n-th view)")
-        _require(self.matte in MATTES, "matte", self.matte, f"one of {', '.join(MATTES)}")
+        require_within(self, "", {"seed": (0, 2 ** 32 - 1), "side": (32, 2048), "views": (3, 1000), "hold_out": (0, 1000)})
+        require(self.hold_out != 1, "hold_out", self.hold_out, "0 (none), or 2 and more (every n-th view)")
+        require(self.matte in MATTES, "matte", self.matte, f"one of {', '.join(MATTES)}")
         for item in fields(self):
             section = getattr(self, item.name)
             if hasattr(section, "validate"):

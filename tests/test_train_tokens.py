@@ -9,7 +9,7 @@ from sgm.common.errors import InputError
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.models.initialization import initialise
-from sgm.train.clip_whitening import whiten_image_tokens, whiten
+from sgm.train.clip_whitening import whiten, whiten_image_tokens
 from sgm.train.data.examples import Encoders
 
 

@@ -132,6 +132,7 @@ def fit(trainer, folder, metrics, stopped):
     with tqdm(total=recipe.steps, initial=trainer.done, unit="step", smoothing=0.02,
               disable=not leads) as bar:
         while trainer.done < recipe.steps and not trainer.stopped:
+            # The step.
             row = trainer.advance(stopped)
             bar.update()
             logs = leads and trainer.done % recipe.log_every == 0
@@ -140,14 +141,15 @@ def fit(trainer, folder, metrics, stopped):
                 metrics.add(row)
             if logs:
                 loss, norm, speed = metrics.averages()
-                bar.set_postfix_str(f"loss {loss:.4f}, lr {row.lr:.1e}, |g| {norm:.2f}, {speed:.2f}"
-                                    f" clips/s, {peak_gb():.1f} GB, {trainer.skipped}"
-                                    " skipped", refresh=False)
+                bar.set_postfix_str(f"loss {loss:.4f}, lr {row.lr:.1e}, |g| {norm:.2f},"
+                                    f" {speed:.2f} clips/s, {peak_gb():.1f} GB,"
+                                    f" {trainer.skipped} skipped", refresh=False)
+            # Validation, metrics and checkpoints.
             saves = (ends or trainer.done % recipe.save_every == 0) and not trainer.bad
             measured = {} if trainer.bad else measure(ends, saves)
             if leads and (logs or ends or measured or saves):
                 metrics.write(trainer.done, **measured)
-            if leads and saves:  # within a row of bad steps the last good checkpoint stays
+            if leads and saves:     # during a series of bad steps the last good checkpoint stays
                 folder.save(trainer, measured.get("val_loss"))
                 folder.draw()
     return trainer.stopped
@@ -165,6 +167,7 @@ def limit_of_chip(device):
 
 def main(argv=None):
     """Train as the flags say; return the exit code."""
+    # What is asked for.
     args = parse(argv)
     spec, recipe, output = configure(args)
     check_folder(output, "--output")
@@ -187,10 +190,12 @@ def main(argv=None):
     elif (output / STATE).exists():
         raise ConfigError(f"--output {output}: holds a run already; add --resume, or give another"
                           " folder")
+    # Device and other processes.
     ops.set_device(args.device,
                    int(os.environ.get("DEVICE_ID", 0)) if args.distributed else args.device_id)
     rank, world_size, watchdog = join_ranks(output) if args.distributed else (0, 1, nullcontext())
     with watchdog:
+        # Networks, data and the run's folder.
         def progress(items, text):
             return tqdm(items, text, disable=rank > 0)
 
@@ -210,6 +215,7 @@ def main(argv=None):
             metrics = Metrics(output / "metrics.csv", trainer.done,
                               recipe.batch * recipe.accumulate * world_size,
                               open_board(output / "tensorboard", trainer.done))
+        # The steps.
         with until_stopped() as stopped:
             return 130 if fit(trainer, folder, metrics, stopped) else 0
 

@@ -88,7 +88,7 @@ class Recipe(DataSettings):
     p_std: float = 1.6
     # share of clips whose CLIP token and latent are zeroed together
     drop_condition: float = 0.1
-    # frames of each clip that a step uses, drawn anew, always with the condition view; 0 = all
+    # frames of each clip that a step uses, drawn in each step, with the condition view; 0 = all
     frames: int = 0
     # share of clips with a random start view and direction of the orbit
     roam: float = 0.0

@@ -136,8 +136,8 @@ def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, s
         cx, cy, cz = view[i2, 0], view[i2, 1], view[i2, 2]
         if az > -near and bz > -near and cz > -near:
             continue
+        # The part of the image to search: all of it for a triangle that crosses the near plane.
         x_low, x_high, y_low, y_high = 0, samples - 1, 0, samples - 1
-        # else it crosses the near plane: the whole image is searched
         if az < -near and bz < -near and cz < -near:
             pa, pb, pc = -ax / az, -bx / bz, -cx / cz
             qa, qb, qc = ay / az, by / bz, cy / cz
@@ -145,8 +145,8 @@ def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, s
             x_high = min(samples - 1, int(np.ceil(focal * max(pa, pb, pc) + center - 0.5)))
             y_low = max(0, int(np.floor(focal * min(qa, qb, qc) + center - 0.5)))
             y_high = min(samples - 1, int(np.ceil(focal * max(qa, qb, qc) + center - 0.5)))
-        # Shared edges give exactly opposite products in both triangles, and the test is inclusive:
-        # no cracks.
+        # Edge functions. Shared edges give exactly opposite products in both triangles, and the test
+        # is inclusive: no cracks.
         ux, uy, uz = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
         vx, vy, vz = cy * az - cz * ay, cz * ax - cx * az, cx * ay - cy * ax
         wx, wy, wz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
@@ -156,6 +156,7 @@ def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, s
         if volume < 0.0:                                # back face: double-sided, so turn it round
             volume = -volume
             ux, uy, uz, vx, vy, vz, wx, wy, wz = -ux, -uy, -uz, -vx, -vy, -vz, -wx, -wy, -wz
+        # Samples inside all edges, nearer than what was there, and not in a hole of the texture.
         material = face_material[f]
         for row in range(y_low, y_high + 1):
             y = (center - row - 0.5) / focal
@@ -218,6 +219,7 @@ def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, f
     size = out.shape[0]
     for row in range(size):
         for col in range(size):
+            # Sum of the shaded samples, in linear light.
             red, green, blue, hits = 0.0, 0.0, 0.0, 0
             for dy in range(supersample):
                 for dx in range(supersample):
@@ -247,6 +249,7 @@ def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, f
                     red += min(cr, 1.0)
                     green += min(cg, 1.0)
                     blue += min(cb, 1.0)
+            # Their mean, sRGB-coded, and the share of samples that hit as alpha.
             if hits == 0:
                 out[row, col, 0] = out[row, col, 1] = out[row, col, 2] = 255
                 out[row, col, 3] = 0

@@ -94,8 +94,8 @@ class Examples:
         orbit start anywhere and run either way; otherwise an orbit ends on the condition view, and
         a video starts with it. All randomness is `rng`'s.
 
-        frames: number of views of each clip that are used, the condition view and others drawn anew
-        each time; 0 for all. With it F = clips * frames, crossattn is that of whole clips, (clips *
+        frames: number of views of each clip that are used, the condition view and others drawn each
+        time; 0 for all. With it F = clips * frames, crossattn is that of whole clips, (clips *
         T, 1, D), and there is a fifth array, rows (F,) int32: the places in it of the views that
         are used (see `DiffusionLoss`).
         """

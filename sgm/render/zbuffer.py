@@ -145,8 +145,8 @@ def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, s
             x_high = min(samples - 1, int(np.ceil(focal * max(pa, pb, pc) + center - 0.5)))
             y_low = max(0, int(np.floor(focal * min(qa, qb, qc) + center - 0.5)))
             y_high = min(samples - 1, int(np.ceil(focal * max(qa, qb, qc) + center - 0.5)))
-        # Edge functions. Shared edges give exactly opposite products in both triangles, and the test
-        # is inclusive: no cracks.
+        # Edge functions. Shared edges give exactly opposite products in both triangles, and the
+        # test is inclusive: no cracks.
         ux, uy, uz = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
         vx, vy, vz = cy * az - cz * ay, cz * ax - cx * az, cx * ay - cy * ax
         wx, wy, wz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx

@@ -70,7 +70,7 @@ class LatentClips(Examples):
     def _encode(self, keyed, progress, rank, world_size):
         self.store.make_room([key for key, _ in keyed], [self.shape(clip) for _, clip in keyed])
         # Shares go by the place in the whole list: what is missing differs with the moment at which
-        # a process looks. copies once
+        # a process looks. Copies are encoded once.
         missing = self._missing(keyed[rank::world_size])
         mine = list({key: (key, clip) for key, clip in missing}.values())
         for key, clip in progress(mine, "encoding clips") if mine else ():
@@ -160,8 +160,8 @@ class PixelClips(Examples):
                 else:
                     seen = clip.frames(example.views)
                 break
-            # not remembered: a resumed run has to draw the same numbers
             except InputError as error:
+                # The clip is tried again next time: a resumed run has to draw the same numbers.
                 self.skipped.add(clip.name, error)
                 self.skipped.check(self.found)
         mean, log_variance = self.encoders.moments(seen)

@@ -250,7 +250,7 @@ def test_poses_in_another_order_are_refused_with_the_remedy(orbit, seed):
     """What the wrong order leaves of it is well above HOPELESS."""
     views = views_of(oval, orbit)
     wrong = PosedViews(views.rgb, views.mask, views.c2w[np.random.RandomState(seed).permutation(len(views))], *views.intrinsics)
-    with pytest.raises(ShapeError, match="there: .* expected 93%; .* at random reach ..%: .*file_path") as found:
+    with pytest.raises(ShapeError, match="there: .* expected 93%; .* in random order reach ..%: .*file_path") as found:
         scene_box.framed(wrong, "there")
     assert "azimuth-sign" not in str(found.value)
 

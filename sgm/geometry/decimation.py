@@ -193,6 +193,7 @@ def _collapse(points, faces, first, border, rim, locked, budget, shortest):
         np.empty(len(points), np.int64),
     )
     target, stamp, left = np.empty(3), 0, count
+    # The cost of every edge; edges below `shortest` come first, with a negative one.
     heap = [(0.0, np.int64(0), np.int64(0), np.int64(-1)) for _ in range(0)]
     for h in first:
         u, v = np.int64(faces[h // 3, h % 3]), np.int64(faces[h // 3, (h + 1) % 3])

@@ -80,6 +80,7 @@ def _glb(mesh, path):
             accessors[-1] |= dict(min=array.min(0).tolist(), max=array.max(0).tolist())
         return len(accessors) - 1
 
+    # Geometry.
     attributes = dict(
         POSITION=attribute(vertices[:, [1, 2, 0]], "VEC3", bounds=True),
         NORMAL=attribute(normals[:, [1, 2, 0]], "VEC3"),
@@ -123,6 +124,7 @@ def _glb(mesh, path):
         bufferViews=views,
         buffers=[dict(byteLength=len(binary))],
     )
+    # Header and binary chunk.
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     size = 12 + 8 + len(text) + 8 + len(binary)

@@ -58,6 +58,7 @@ def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed:
     'fill'; hausdorff; of the prediction: faces, components, boundary edges, watertight. Raises
     ValueError for a mesh without area.
     """
+    # Samples, and distances between them.
     predicted, true = prepared(*prediction), prepared(*truth)
     (p, p_normal), (q, q_normal) = (
         sample(*predicted, samples, seed),
@@ -80,9 +81,11 @@ def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed:
         precision, recall = (forth < t).mean(), (back < t).mean()
         out |= {f"fscore_{t:g}": 2 * precision * recall / max(precision + recall, 1e-12),
                 f"precision_{t:g}": precision, f"recall_{t:g}": recall}
+    # Normals at nearest points.
     agree = [(p_normal * true_normal[at_true]).sum(1), (q_normal * normal[at_predicted]).sum(1)]
     out["normal_consistency"] = np.mean([np.abs(a).mean() for a in agree])
     out["normal_consistency_signed"] = np.mean([a.mean() for a in agree])
+    # Interiors.
     shape, true_shape = describe(*predicted), describe(*true)
     mode = "parity" if is_closed(shape) and is_closed(true_shape) else "fill"
     inside = inside_by_parity if mode == "parity" else inside_by_filling

@@ -132,6 +132,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
             " with sv3d_u or"
             " sv3d_p, render with tools/render_orbits.py, or export from nerfstudio or Blender"
         )
+    # Cameras, and which of them are used.
     posed = read_transforms(path)
     if len(posed.files) < MIN_VIEWS:
         raise ShapeError(
@@ -146,6 +147,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
         log.warning(
             "%s: %d of its %d views are used, evenly spread", path, len(chosen), len(posed.files)
         )
+    # Pictures: cut out, of one shape and size, each with an object.
     aspect = posed.width / posed.height
     scale = min(1.0, side / max(posed.width, posed.height))
     size = max(1, round(posed.width * scale)), max(1, round(posed.height * scale))

@@ -66,6 +66,7 @@ def _march(sdf, offsets, corners, counts, table):
     side = sdf.shape[0]
     values = sdf.reshape(-1)
     number = np.full(values.size * DIRECTIONS, -1, np.int32)
+    # Count the faces.
     total, faces = 0, 0
     # signs of each cube's corners, as bits
     signs = np.zeros((side - 1, side - 1, side - 1), np.uint8)
@@ -84,6 +85,7 @@ def _march(sdf, offsets, corners, counts, table):
                     for i in range(4):
                         inside |= (bits >> corners[t, i] & 1) << i
                     faces += counts[t, inside]
+    # The same again, now writing faces and the edges they cross.
     triangles = np.empty((faces, 3), np.int32)
     ends = np.empty((3 * faces, 2), np.int32)
     faces = 0

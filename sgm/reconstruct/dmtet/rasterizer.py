@@ -148,10 +148,12 @@ def _outline(screen, faces, around, front, ids, depth, focal):
                 one, two = ids[row, column], ids[r, c]
                 if one == two:
                     continue
+                # Two faces of nearly one depth are one surface.
                 if one >= 0 and two >= 0:
                     a, b = depth[row, column], depth[r, c]
                     if abs(a - b) < JUMP * min(a, b) / focal:
                         continue
+                # From the nearer pixel to where its surface ends.
                 step = 1.0
                 if one < 0 or (two >= 0 and depth[r, c] < depth[row, column]):
                     row_n, column_n, step = r, c, -1.0

@@ -195,7 +195,7 @@ def _agreeing(rough, source):
     covered = _hull_coverage(rough)
     if covered >= BEYOND_DOUBT:
         return rough
-    # what an orbit's cameras look at
+    # Would the other sign of the azimuth, or cameras turned a little, explain the pictures better?
     axis = _nearest_point(rough.c2w[:, :3, 3], -rough.c2w[:, :3, 2])
     other = mirrored(rough, axis)
     corrected, counted = rough, _hull_coverage(other)
@@ -207,6 +207,7 @@ def _agreeing(rough, source):
         f"{source}: poses and silhouettes disagree, their common hull covers {covered:.0%} of the"
         " masks"
     )
+    # Refuse poses that are not those of the pictures, or that are counted the other way.
     chance = _permutation_test(rough, given, max(best, counted)) if given < POOR else None
     if chance is not None:
         raise ShapeError(

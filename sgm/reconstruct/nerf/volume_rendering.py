@@ -41,6 +41,7 @@ def place_samples(origins, directions, occupied, density, half, jitter, uniform,
         ox, oy, oz = origins[n, 0], origins[n, 1], origins[n, 2]
         dx, dy, dz = directions[n, 0], directions[n, 1], directions[n, 2]
         near, far = enter_box(ox, oy, oz, dx, dy, dz, half)
+        # The occupied steps of the ray, and how much of its light each one stops.
         count, left, start = 0, 1.0, near
         while start < far:
             middle = start + 0.5 * step
@@ -56,6 +57,7 @@ def place_samples(origins, directions, occupied, density, half, jitter, uniform,
         if count == 0:
             t[n], delta[n] = 0.0, 0.0
             continue
+        # One sample in each slice of equal probability; its length is that of the slice.
         even = (uniform + (1 - uniform) * left) / count
         b, done = 0, 0.0                                # done: of step b's probability
         p = (1 - uniform) * weight[0] + even

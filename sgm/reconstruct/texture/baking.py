@@ -36,6 +36,7 @@ def bake(
     of 576 x 576 pixels, most of them for the least squares, which end with what they have once
     `stopped`, a list, holds something. Raises InputError if the charts do not fit into the texture.
     """
+    # The atlas: what is seen closely gets more texels.
     vertices, faces = np.asarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
     sights = [visibility.render_visibility(vertices, faces, views, k) for k in range(len(views))]
     density = visibility.face_density(vertices, faces, views, sights)
@@ -43,6 +44,7 @@ def bake(
     uv, face_uv = unwrap(
         vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1)
     )
+    # The place and normal of every texel.
     face, weights = texels(uv, face_uv, settings.size)
     row, column = np.nonzero(face >= 0)
     corners, w = faces[face[row, column]], weights[row, column].astype(np.float64)
@@ -50,6 +52,7 @@ def bake(
     points = (vertices[corners] * w).sum(1)
     normals = (vertex_normals(vertices, faces)[corners] * w).sum(1)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    # The mean of the views that see it; a guess where none does.
     total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
     for k, sight in enumerate(sights):
         color, sure = (
@@ -81,6 +84,7 @@ def bake(
     image[row, column] = (total + doubt * guess) / (weight + doubt)[:, None]
     inside = face >= 0
     image = spread(image, inside)
+    # Least squares over the whole texture.
     if settings.refine:
         image, touched = refine(
             image, vertices, faces, uv, face_uv, views, settings.refine, stopped

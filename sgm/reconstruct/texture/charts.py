@@ -191,6 +191,7 @@ def _grow(members, chart, flat, low, depth, beyond, cell, level, out, count):
             for writing in (False, True):
                 if writing and clash and f != first:
                     break
+                # Cells that the face covers: another level there is an overlap.
                 ax, ay = (flat[f, 0, 0] - low[0]) / cell, (flat[f, 0, 1] - low[1]) / cell
                 bx, by = (flat[f, 1, 0] - low[0]) / cell, (flat[f, 1, 1] - low[1]) / cell
                 cx, cy = (flat[f, 2, 0] - low[0]) / cell, (flat[f, 2, 1] - low[1]) / cell
@@ -217,6 +218,7 @@ def _grow(members, chart, flat, low, depth, beyond, cell, level, out, count):
                             clash = True
             if clash and f != first:
                 continue
+            # The face is in; its neighbors are tried next.
             out[f] = count
             for k in range(3):
                 g = beyond[f, k]

@@ -129,6 +129,7 @@ def _shown(
         for col in range(width):
             if sure[row, col] < 0.5:
                 continue
+            # All samples of the pixel must lie on one visible, not too slanted part of the surface.
             cosine, good = 0.0, True
             for s in range(FINE * FINE):
                 i, j = row * FINE + s // FINE, col * FINE + s % FINE

@@ -13,6 +13,7 @@ EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucke
              "polars_rad", "azimuths_rad")
 ANGLES = ("polars_rad", "azimuths_rad")
 DECODERS = ("image", "temporal")
+DTYPE_NAMES = ("fp32", "fp16", "bf16")          # precisions as flags spell them
 SAMPLERS = ("euler", "heun", "dpmpp2m")
 GUIDANCES = ("linear", "triangle", "trapezoid", "constant")
 GROUPS = 32     # groups of every group norm of the published models

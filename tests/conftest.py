@@ -120,6 +120,12 @@ def pynative():
 
 
 @pytest.fixture
+def uncompiled(monkeypatch):
+    """The same for commands, which switch graphs on themselves: where a network's graph is not what a test is about."""
+    monkeypatch.setattr("sgm.ops.compiled", lambda function: function)
+
+
+@pytest.fixture
 def norm_eps(monkeypatch):
     """Counter of ("group" or "layer", eps) of the token norms that run in this test (pynative).
 

@@ -13,6 +13,7 @@ from sgm.pipeline import generate, load_model
 from sgm.specs import load_spec
 from sgm.train.init import initial_weight
 from sgm.transforms import read_transforms
+from training import SV3D_P, drawn, write_model
 
 VIEWS = 3
 
@@ -25,6 +26,15 @@ def weights(tmp_path_factory):
     save_safetensors(path, {name: initial_weight(name, parameter.shape, 0)
                             for name, parameter in engine.parameters_dict().items()})
     return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Flags of a model that compiles in seconds, with random weights."""
+    folder = tmp_path_factory.mktemp("small")
+    model, path = write_model(folder / "small.yaml", SV3D_P), folder / "small.safetensors"
+    save_safetensors(path, drawn(load_spec(model)))
+    return ["--config", str(model), "--ckpt", str(path)]
 
 
 @pytest.fixture
@@ -47,9 +57,10 @@ def flags(weights, image, output, *more):
             "--num-frames", str(VIEWS), "--steps", "2", *more]
 
 
-def test_folder_of_images(weights, photos, tmp_path, capsys):
+def test_folder_of_images(small, photos, tmp_path, capsys):
     output = tmp_path / "out"
-    assert command.run(flags(weights, photos, output, "--preview", "1")) == 1
+    argv = [*small, "--image", str(photos), "--output", str(output), "--steps", "2"]
+    assert command.run([*argv, "--preview", "1"]) == 1
     said = capsys.readouterr()
     assert "broken.png" in said.err and "Traceback" not in said.err
     assert sorted(p.name for p in output.iterdir() if p.is_dir()) == ["cut_23", "plain_23"]
@@ -65,7 +76,7 @@ def test_folder_of_images(weights, photos, tmp_path, capsys):
     assert record["checkpoint"]["hash"].startswith("sha256:")
     assert (output / "cut_23.preview.png").exists()
     before = (folder / "run.json").stat().st_mtime_ns
-    command.run(flags(weights, photos, output))
+    command.run(argv)
     assert "skipped" in capsys.readouterr().out and (folder / "run.json").stat().st_mtime_ns == before
 
 
@@ -102,8 +113,8 @@ def test_output_that_is_a_file(weights, photos, tmp_path, capsys):
     assert "taken" in capsys.readouterr().err
 
 
-def test_same_seed_whatever_the_chunk_and_the_guidance_order(weights, photos):
-    engine = load_model("sv3d_tiny", weights, overrides=[f"num_frames={VIEWS}"])
+def test_same_seed_whatever_the_chunk_and_the_guidance_order(small, photos):
+    engine = load_model(small[1], small[3])
     image = Image.open(photos / "cut.png")
     from sgm.cameras import Orbit
     orbit = Orbit.static(num_frames=VIEWS)

@@ -8,23 +8,29 @@ from sgm.cameras import Orbit
 from sgm.shape import alignment, framing, grid, hull
 from sgm.shape.views import HALF, ShapeError, Views
 
-SIDE, FOCAL, DISTANCE = 96, 158.0, 2.0
+SIDE, FOCAL, DISTANCE, REACH = 96, 158.0, 2.0, 0.6
 
 
 def views_of(signed_distance, orbit, centre=(0.0, 0.0, 0.0), size=1.0):
-    """Views of a shape, given as a function of points in its own frame, traced densely along rays; grey on nothing."""
+    """Views of a shape, given as a function of points in its own frame, traced densely along rays; grey on nothing.
+
+    The shape lies within REACH of its centre, so what is farther away need not be looked at.
+    """
     centre = np.asarray(centre, float)
     poses = orbit.poses(DISTANCE)
     poses[:, :3, 3] = poses[:, :3, 3] * size + centre
     empty = Views(np.zeros((len(poses), SIDE, SIDE, 3), np.float32), np.zeros((len(poses), SIDE, SIDE), np.float32), poses,
                   FOCAL, FOCAL, SIDE / 2, SIDE / 2)
     rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
-    masks = []
+    t = np.linspace(DISTANCE - 1, DISTANCE + 1, 240)
+    t = t[np.abs(t - DISTANCE) < REACH, None, None]
+    mask = np.zeros((len(poses), SIDE, SIDE), np.float32)
     for k in range(len(poses)):
         origins, directions = empty.rays(np.full(len(rows), k), rows, columns)
-        t = np.linspace(DISTANCE - 1, DISTANCE + 1, 240)[:, None, None]
-        masks.append((signed_distance((origins - centre) / size + t * directions) < 0).any(0).reshape(SIDE, SIDE))
-    mask = np.array(masks, np.float32)
+        origins = (origins - centre) / size
+        near = np.linalg.norm(np.cross(origins, directions), axis=-1) < REACH
+        points = origins[near] + t * directions[near]
+        mask[k, rows[near], columns[near]] = (signed_distance(points) < 0).any(0)
     return Views(0.5 * np.repeat(mask[..., None], 3, axis=-1), mask, poses, FOCAL, FOCAL, SIDE / 2, SIDE / 2,
                  files=tuple(f"{k:03d}.png" for k in range(len(mask))))
 

@@ -56,7 +56,7 @@ def output(engine):
                                   Tensor(np.zeros(3, np.float32)), 3))
 
 
-def test_lora(tmp_path, relative_error):
+def test_lora(tmp_path, relative_error, pynative):
     """Starts without effect; trains its own numbers only; saved small; in the weights it is the same network."""
     plain = engine_of()
     base = values(plain)

@@ -7,7 +7,7 @@ VENV = $(if $(MINDSPORE),.venv-mindspore-$(MINDSPORE),.venv)
 TESTS =
 # Tests run beside each other; one takes up to 4 GB. What a file's tests share is made once: a file stays with its worker.
 WORKERS = 2
-PYTEST = -m pytest -n $(WORKERS) --dist loadfile --durations=10
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
 GLOG_v ?= 3
 export GLOG_v

@@ -10,6 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 os.environ["GLOG_v"] = "3"              # MindSpore's log level, read when it is imported: errors only
+# Without graphs, an operator after the other: MindSpore's pipeline of threads that hand them on takes twelve times as long
+# where they share a core (10 s or 0.8 s for the small UNet), and tells of an error at some later operator.
+os.environ["MS_DEV_LAUNCH_BLOCKING"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # Workers have cores of their own, and so MindSpore as many threads: two that share theirs are three times slower.
@@ -25,12 +28,21 @@ from badfiles import object_on_white  # noqa: E402
 from golden_init import GOLDEN, init_weight  # noqa: E402
 
 _measured = {}
+# The files that take longest begin first: none of them shall run when the other worker has nothing left to do.
+LONGEST = ("test_sampling", "test_hull", "test_unet", "test_train_cli", "test_audit_graphs", "test_train_golden",
+           "test_views_to_mesh", "test_interrupted", "test_cli", "test_train_batches", "test_bad_input", "test_dmtet",
+           "test_nerf", "test_train_trainer", "test_engine")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:   # as a shell has it in the background: tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
     parser.addoption("--errors", action="store_true", help="print the largest error measured against each golden")
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -108,6 +120,14 @@ def tiny_engine(tiny_spec):
     def make(name):
         return fill(Engine(tiny_spec(name)))
     return make
+
+
+@pytest.fixture(autouse=True)
+def graphs_afterwards():
+    """A command with --mode pynative leaves graphs switched off; the next test finds them switched on."""
+    yield
+    if "sgm.ops" in sys.modules:
+        sys.modules["sgm.ops"].set_jit(True)
 
 
 @pytest.fixture

@@ -233,7 +233,7 @@ def test_resumed_it_goes_on_bit_for_bit(run):
     assert (sdf == sdf_2).all() and (vertices == vertices_2).all() and (table == other.table.asnumpy()).all()
 
 
-def test_ctrl_c_gives_what_there_is(run, caplog):
+def test_ctrl_c_gives_what_there_is(run, caplog, pynative):
     views, spec, *_ = run
     ops.release()
 
@@ -247,7 +247,7 @@ def test_ctrl_c_gives_what_there_is(run, caplog):
     assert (states[-1]["sdf"] == sdf).all() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_deformation_moves_vertices_within_its_bound():
+def test_deformation_moves_vertices_within_its_bound(pynative):
     views = pictures(ball(0.3, (0.03, 0, 0)))
     spec = DMTetSpec(**{**SMALL, "deformation": 0.16, "deformation_lr": 0.3})
     refiner = dmtet.Refiner(views, ball(0.3), small_field(), spec)

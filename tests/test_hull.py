@@ -11,6 +11,12 @@ from sgm.shape.views import HALF, ShapeError, Views
 SIDE, FOCAL, DISTANCE, REACH = 96, 158.0, 2.0, 0.6
 
 
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Where the object is, is sought on a grid of an eighth of the usual cells."""
+    monkeypatch.setattr(framing, "LOW", 48)
+
+
 def views_of(signed_distance, orbit, centre=(0.0, 0.0, 0.0), size=1.0):
     """Views of a shape, given as a function of points in its own frame, traced densely along rays; grey on nothing.
 

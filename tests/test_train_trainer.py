@@ -121,7 +121,7 @@ def test_the_network_in_float16():
     np.testing.assert_allclose(rows[1], rows[0], rtol=5e-3)
 
 
-def test_float16(tmp_path):
+def test_float16(tmp_path, pynative):
     """Close to float32; an overflow costs a step and halves the scale; it goes on bit for bit, scale and all."""
     exact, trainer = trainer_of(trains="temporal"), trainer_of(trains="temporal", precision="fp16", bad={1})
     assert trainer.step.weights[0].dtype == ms.float16
@@ -139,7 +139,7 @@ def test_float16(tmp_path):
     assert [trainer.advance() for _ in range(2)] == [other.advance() for _ in range(2)]
 
 
-def test_the_best_and_the_latest_are_kept(tmp_path):
+def test_the_best_and_the_latest_are_kept(tmp_path, pynative):
     trainer = trainer_of(held_back=Noise(), val_batches=3, keep=2)
     folder, losses, before = RunFolder(tmp_path, trainer.recipe, SPEC), [], None
     for _ in range(4):

@@ -260,7 +260,7 @@ def test_one_move_of_the_object_is_left_out_of_all_shifts():
     assert left[7, 0] > 3.5 and np.abs(np.delete(left, 7, axis=0)).max() < 0.7
 
 
-@pytest.mark.parametrize("orbit, seed", [(Orbit.static(15), 0), (Orbit.dynamic(4, 10), 1)], ids=["static", "dynamic"])
+@pytest.mark.parametrize("orbit, seed", [(Orbit.static(15, 12), 0), (Orbit.dynamic(4, 10, 12), 1)], ids=["static", "dynamic"])
 def test_poses_in_another_order_are_refused_with_the_remedy(orbit, seed):
     """What the wrong order leaves of it is well above HOPELESS."""
     views = views_of(oval, orbit)
@@ -283,7 +283,7 @@ def test_bad_masks_are_warned_of_but_no_reason_to_doubt_the_poses(caplog, shape,
 
 
 def test_directions_two_degrees_off_are_mended(caplog):
-    views = views_of(cylinder, Orbit.static(15))
+    views = views_of(cylinder, Orbit.static(15, 12))
     rng, c2w = np.random.default_rng(0), views.c2w.copy()
     for k in range(len(c2w)):
         c2w[k, :3, :3] = rotation(c2w[k, :3, :2] @ rng.standard_normal(2), 2) @ c2w[k, :3, :3]     # not about its own axis

@@ -46,8 +46,11 @@ def test_training_has_no_violations(case):
     assert row["host_bytes"] == 4 * (8 + 3 * 32 ** 2 + 4 * 16 ** 2 + 2)     # rates, image, noise; loss and norm
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["", "computed again"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype, again", [
+    pytest.param("float16", False, id="float16"),
+    pytest.param("bfloat16", True, id="bfloat16, computed again"),
+    pytest.param("float16", True, id="float16, computed again", marks=pytest.mark.slow),
+    pytest.param("bfloat16", False, id="bfloat16", marks=pytest.mark.slow)])
 def test_gradients_in_half_precision_have_no_violations(dtype, again):
     """Of a block over space and time, also if its backward pass computes it again."""
     make, arguments = gradient_of_block(SMALL, "input_blocks.1", dtype)

@@ -240,7 +240,7 @@ def test_resumed_it_goes_on_bit_for_bit(run):
     assert (table == other.field.table.asnumpy()).all()
 
 
-def test_ctrl_c_gives_what_there_is(run, caplog):
+def test_ctrl_c_gives_what_there_is(run, caplog, pynative):
     ops.release()
     states, shown = [], []
     refiner = refinement.Refiner(run[0].views, ball(0.28), small_field(), run[0].settings)
@@ -255,7 +255,7 @@ def test_ctrl_c_gives_what_there_is(run, caplog):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_deformation_moves_vertices_within_its_bound():
+def test_deformation_moves_vertices_within_its_bound(pynative):
     views = pictures(ball(0.3, (0.03, 0, 0)))
     spec = DMTetSpec(**{**SMALL, "deformation": 0.16, "deformation_lr": 0.3})
     refiner = refinement.Refiner(views, ball(0.3), small_field(), spec)

@@ -55,8 +55,8 @@ def nerf_step(settings):
 def evaluation(settings):
     """Return the GraphBuilder of the field at points: the graph of `Field.evaluate`."""
     arguments = _encoded(settings, field.CHUNK)
-    return GraphBuilder(f"NeRF evaluation, {settings.encoding}", lambda: field.Evaluator(training.make_field(settings)), arguments,
-                tuple(arguments), True)
+    return GraphBuilder(f"NeRF evaluation, {settings.encoding}",
+                        lambda: field.Evaluator(training.make_field(settings)), arguments, tuple(arguments), True)
 
 
 def dmtet_step(spec, stage):
@@ -82,4 +82,4 @@ def dmtet_step(spec, stage):
         **{name: integers(moving) for name in "abc"}, "directions": floats(3, moving), "eyes": floats(3, moving),
         "moves": floats(moving), "first": integers(moving), "second": integers(moving), "even": floats(moving)}
     return GraphBuilder(f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2", make, arguments,
-                tuple(arguments), True)
+                        tuple(arguments), True)

@@ -28,7 +28,7 @@ from sgm.common.cli import (
     seed_list,
 )
 from sgm.common.errors import one_line, os_reason
-from sgm.config.model import MAX_FRAMES, MAX_NUMBER, MAX_STEPS
+from sgm.config.model import DTYPE_NAMES, MAX_FRAMES, MAX_NUMBER, MAX_STEPS, SAMPLERS
 from sgm.config.yaml_reader import ConfigError
 from sgm.views.cameras import AZIMUTH_SIGN, CameraError, Orbit
 from sgm.views.images import MAX_PIXELS, ImageError, list_images, load_image, parse_background
@@ -81,7 +81,7 @@ def parse(argv):
     add("--seeds", type=seed_list, default=[23], metavar="LIST", help="e.g. 0-3,7; default 23")
     add("--steps", type=int_range(1, MAX_STEPS), default=None, help="default: the model's (SV3D 50, svd 25, svd_xt 30,"
         " sv3d_tiny 3)")
-    add("--sampler", choices=("euler", "heun", "dpmpp2m"), default=None, help="default euler")
+    add("--sampler", choices=SAMPLERS, default=None, help="default euler")
     add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"), help="scale at the"
         " least and the most guided frame; default: the model's (SV3D 1 2.5)")
     add("--size", type=size, default=[], metavar="S|HxW", help="pixels of a frame; default: the model's (576, svd 576x1024)")
@@ -93,7 +93,7 @@ def parse(argv):
     add("--device", choices=("CPU", "Ascend"), default="CPU", help="default CPU")
     add("--device-id", type=int, default=0, help="which NPU; default 0")
     add("--mode", choices=("graph", "pynative"), default="graph", help="pynative: operator by operator, for debugging")
-    add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the UNet; the rest is float32; default fp32")
+    add("--dtype", choices=DTYPE_NAMES, default="fp32", help="of the UNet; the rest is float32; default fp32")
     add("--decode-chunk", type=int_range(1, MAX_FRAMES), default=7, metavar="T", help="frames decoded at once; default 7. The"
         " temporal decoder of svd sees one chunk as one video, so its result depends on it; the image decoder's does not")
     add("--sequential-cfg", action="store_true", help="both sides of the guidance one after the other: half the memory")

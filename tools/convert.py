@@ -25,7 +25,6 @@ import _checkout  # noqa: F401 - first: finds this checkout's sgm
 from tqdm import tqdm
 
 from sgm.checkpoints.conversion import (
-    DTYPES,
     SOURCES,
     SUFFIXES,
     check_target,
@@ -34,10 +33,8 @@ from sgm.checkpoints.conversion import (
     write_report,
 )
 from sgm.checkpoints.identify import VECTOR_KEY
-from sgm.common.cli import (
-    Arguments,
-    exit_code,
-)
+from sgm.common.cli import Arguments, exit_code
+from sgm.config.model import DTYPE_NAMES
 
 SURGERY = ("sv3d_p", "sv3d_u")
 
@@ -53,7 +50,7 @@ def parse(argv):
         help="mindspore: a .ckpt that mindspore.load_checkpoint reads; original, safetensors: published names")
     add("--config", metavar="NAME|YAML", help="the model (default: recognised by its shapes)")
     add("--base", metavar="FILE", type=Path, help="published names; gives what SRC lacks")
-    add("--dtype", choices=tuple(DTYPES), help="of floating tensors (default: as they are)")
+    add("--dtype", choices=DTYPE_NAMES, help="of floating tensors (default: as they are)")
     add("--verify", action="store_true", help="read it back and compare every tensor before it appears")
     add("--report", metavar="CSV", type=Path, help="write a row for every key: source, target, shape, dtype, done")
     add("--lora", metavar="FILE", type=Path, help="a LoRA of train.py for SRC, fused into its weights; those become fp32"

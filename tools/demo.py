@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The demonstration of `make demo`: the embedded small model on a toy object it has never seen and on a photograph, then a
-mesh of 21 rendered views of that toy.
+"""The demonstration of `make demo`: the embedded small model on a procedural object it has never seen and
+on a photograph, then a mesh of 21 rendered views of that object.
 
   demo.py [--output outputs/demo]
 """
@@ -10,47 +10,55 @@ import time
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
-import views_to_mesh
 
-import simple_video_sample
-from sgm.common.cli import Arguments, exit_code
-from sgm.render.datasets import OrbitSettings, procedural_items, render_folders
-from sgm.render.procedural import make_object
+from sgm.common.cli import Arguments, exit_code, loading
 from sgm.render.seeds import HELD_BACK_SEEDS
-from sgm.render.zbuffer import SOFT, render_views
-from sgm.views.cameras import FOV_DEG, Orbit
-from sgm.views.images import save_png
 
 ROOT = Path(__file__).resolve().parents[1]
-TOY = HELD_BACK_SEEDS[3]
+SEED = HELD_BACK_SEEDS[3]
 ELEVATION = 10
 
 
 def main(argv=None):
+    """Run the demonstration; return the exit code."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="default outputs/demo")
     args = parser.parse_args(argv)
-    began = time.time()
-    inputs = args.output / "inputs"
+    started = time.time()
+    with loading():
+        import views_to_mesh
+
+        import simple_video_sample
+        from sgm.render.datasets import OrbitSettings, procedural_items, render_folders
+        from sgm.render.procedural import make_object
+        from sgm.render.zbuffer import SOFT, render_views
+        from sgm.views.cameras import FOV_DEG, Orbit
+        from sgm.views.images import save_png
+
+    # the object is framed as in training; the photograph is cut out and framed alike
+    out, inputs = args.output, args.output / "inputs"
     inputs.mkdir(parents=True, exist_ok=True)
     front = Orbit.static(ELEVATION).poses()[-1:]
-    save_png(inputs / "toy.png", render_views(make_object(TOY), front, 576, FOV_DEG, lighting=SOFT)[0])
-    # The toy is framed as the model was trained; the photograph is cut out and framed alike.
+    picture = render_views(make_object(SEED), front, 576, FOV_DEG, lighting=SOFT)[0]
+    save_png(inputs / "toy.png", picture)
     for image, flags in ((inputs / "toy.png", ["--no-matte"]),
                          (ROOT / "assets" / "coffee.png", ["--frame-ratio", "0.75"])):
-        code = simple_video_sample.main(["--image", str(image), "--output", str(args.output), "--elevation",
-                                         str(ELEVATION), "--overwrite", *flags])
+        code = simple_video_sample.main(["--image", str(image), "--output", str(out), "--overwrite",
+                                         "--elevation", str(ELEVATION), *flags])
         if code:
             return code
-    # Rendered views, not the small model's: these show what the second half does with views that agree.
-    out = args.output
-    render_folders(procedural_items([TOY]), out / "rendered", OrbitSettings(size=384, elevation=(ELEVATION, ELEVATION)))
-    code = views_to_mesh.main([str(out / "rendered" / f"{TOY:07d}"), "--config", "fast", "--output", str(out / "mesh")])
+
+    # rendered views, not the small model's: these show what the second half does with views that agree
+    settings = OrbitSettings(size=384, elevation=(ELEVATION, ELEVATION))
+    render_folders(procedural_items([SEED]), out / "rendered", settings)
+    code = views_to_mesh.main([str(out / "rendered" / f"{SEED:07d}"), "--config", "fast",
+                               "--output", str(out / "mesh")])
     if code:
         return code
-    print(f"\n{time.time() - began:.0f} s. Look at\n"
+    print(f"\n{time.time() - started:.0f} s. Look at\n"
           f"  {out}/toy_23/contact.png     an orbit of a toy the model has not seen (also views.gif, views.mp4)\n"
-          f"  {out}/coffee_23/contact.png  a photograph: the small model knows toys only, this shows the path, not quality\n"
+          f"  {out}/coffee_23/contact.png  a photograph: the small model knows toys only, this shows the"
+          " path, not quality\n"
           f"  {out}/mesh/mesh.glb          a mesh of 21 rendered views of the toy (also contact.png, turntable.gif)\n"
           "The README says how to use the published weights.")
     return 0

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Generate the orbits of the 16 held-back toy objects and measure them: the small model's figures in the README.
+"""Generate the orbits of the 16 held-out procedural objects and measure them: the small model's figures in docs/.
 
   held_back.py --output runs/held_back                    # the embedded model, static orbits, elevation 10
   held_back.py --output runs/held_back_dynamic --orbit dynamic
   held_back.py --ckpt runs/sv3d_tiny/averaged.safetensors --output runs/held_back
 
-Writes OUTPUT/truth, OUTPUT/prediction, and the same model's views when told wrong poses: OUTPUT/quarter_turn_off (azimuths)
-and OUTPUT/one_view_off (azimuths and elevations of the next view), one views folder an object, then runs `evaluate.py
-views` on them (views.csv, sheet.png). Finished folders are kept; settings.json says what they were made with, and a run
-with others is refused.
+Writes OUTPUT/truth, OUTPUT/prediction, and the same model's views when it is conditioned on wrong
+poses: OUTPUT/quarter_turn_off (azimuths) and OUTPUT/one_view_off (azimuths and elevations of the
+next view), one views folder per object, then runs `evaluate.py views` on them (views.csv,
+sheet.png). Finished folders are kept; settings.json says what they were made with, and a run with
+other settings is refused.
 """
 import argparse
 import json
@@ -17,11 +18,8 @@ import sys
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
-import evaluate
 import numpy as np
-from tqdm import tqdm
 
-from sgm import ops
 from sgm.common.cli import (
     MAX_SEED,
     Arguments,
@@ -29,95 +27,126 @@ from sgm.common.cli import (
     exit_code,
     float_range,
     int_range,
+    loading,
 )
 from sgm.common.errors import InputError
 from sgm.config.model import MAX_NUMBER, MAX_STEPS
 from sgm.config.yaml_reader import ConfigError
-from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
-from sgm.render.datasets import OrbitSettings, procedural_items, render_folders
 from sgm.render.seeds import HELD_BACK_SEEDS
 from sgm.views.cameras import Orbit
-from sgm.views.folder import is_finished
-from sgm.views.images import load_image
-from sgm.views.transforms import read_orbit
 
 
 class QuarterTurnOff(Orbit):
-    """The same cameras, but the network is told azimuths a quarter turn further (the input view's excepted)."""
+    """The same cameras, but the network gets azimuths a quarter turn further (but for the input)."""
 
     @property
     def azimuths_rad(self):
-        told = super().azimuths_rad
-        return np.append((told[:-1] + np.pi / 2) % (2 * np.pi), told[-1])
+        """Return the azimuths for the network, (T,) radians."""
+        true = super().azimuths_rad
+        return np.append((true[:-1] + np.pi / 2) % (2 * np.pi), true[-1])
 
 
 class OneViewOff(Orbit):
-    """The same cameras, but the network is told of each view the pose of the next one (the input view's excepted)."""
+    """The same cameras, but the network gets for each view the pose of the next (but for the input)."""
 
     @property
     def azimuths_rad(self):
-        told = super().azimuths_rad
-        return np.append(told[1:], told[-1])
+        """Return the azimuths for the network, (T,) radians."""
+        true = super().azimuths_rad
+        return np.append(true[1:], true[-1])
 
     @property
     def polars_rad(self):
-        told = super().polars_rad
-        return np.append(told[1:], told[-1])
+        """Return the polar angles for the network, (T,) radians."""
+        true = super().polars_rad
+        return np.append(true[1:], true[-1])
 
 
-# folders of views whose network was told the truth, or not
-TOLD = {"prediction": Orbit, "quarter_turn_off": QuarterTurnOff, "one_view_off": OneViewOff}
+# folders of views, and the poses that the network was conditioned on
+POSES = {"prediction": Orbit, "quarter_turn_off": QuarterTurnOff, "one_view_off": OneViewOff}
 
 
 def claim(output, settings):
-    """Note in `output` what its folders are made with. Raises ConfigError if they are made with something else."""
+    """Note in `output` what its folders are made with. Raises ConfigError for other settings."""
     path = output / "settings.json"
     text = json.dumps(settings, indent=1)
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"--output {output}: holds views made with other settings ({path}); give another folder")
+        raise ConfigError(f"--output {output}: holds views made with other settings ({path}); give"
+                          " another folder")
     output.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
-def main(argv=None):
+def parse(argv):
+    """Return the parsed arguments."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for truth, predictions and figures")
-    add("--config", default=EMBEDDED[0], help="default sv3d_tiny")
-    add("--ckpt", default=EMBEDDED[1], help="default: the embedded weights")
-    add("--orbit", choices=("static", "dynamic"), default="static", help="one turn in equal steps, or a random orbit of the"
-        " SV3D paper for each object; default static")
-    add("--elevation", type=float_range(-89, 89), default=10.0, help="of the input view, degrees; default 10")
+    add("--config", default=None, help="default sv3d_tiny")
+    add("--ckpt", default=None, help="default: the embedded weights")
+    add("--orbit", choices=("static", "dynamic"), default="static",
+        help="one turn in equal steps, or a random orbit of the SV3D paper for each object; default static")
+    add("--elevation", type=float_range(-89, 89), default=10.0,
+        help="elevation of the input view, degrees; default 10")
     add("--steps", type=int_range(1, MAX_STEPS), default=None, help="default: the model's")
-    add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"),
-        help="default: the model's")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model's configuration")
-    add("--seed", type=int_range(0, MAX_SEED), default=23, help="of the noise; default 23")
-    args = parser.parse_args(argv)
+    add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None,
+        metavar=("MIN", "MAX"), help="default: the model's")
+    add("--set", action="append", default=[], metavar="KEY=VALUE",
+        help="change one value of the model's configuration")
+    add("--seed", type=int_range(0, MAX_SEED), default=23, help="seed of the noise; default 23")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Render, generate and measure as the flags say; return the exit code."""
+    args = parse(argv)
     check_folder(args.output, "--output")
+    with loading():
+        import evaluate
+        from tqdm import tqdm
+
+        from sgm import ops
+        from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
+        from sgm.render.datasets import OrbitSettings, procedural_items, render_folders
+        from sgm.views.folder import is_finished
+        from sgm.views.images import load_image
+        from sgm.views.transforms import read_orbit
+
+    # the model, and a folder that is its own
     ops.set_device("CPU")
-    engine = load_model(args.config, args.ckpt, overrides=args.set)
+    engine = load_model(args.config or EMBEDDED[0], args.ckpt or EMBEDDED[1], overrides=args.set)
     if not engine.spec.is_orbit:
-        raise ConfigError(f"--config {args.config}: found a video model, expected one of orbits (sv3d_u, sv3d_p, sv3d_tiny)")
-    claim(args.output, {"model": engine.spec.name, "weights": engine.weights_hash(), "orbit": args.orbit,
-                        "elevation": args.elevation, "steps": args.steps, "guidance": args.guidance, "set": args.set,
-                        "seed": args.seed})
+        raise ConfigError(f"--config {args.config}: found a video model, expected an orbit model"
+                          " (sv3d_u, sv3d_p, sv3d_tiny)")
+    claim(args.output, {"model": engine.spec.name, "weights": engine.weights_hash(),
+                        "orbit": args.orbit, "elevation": args.elevation, "steps": args.steps,
+                        "guidance": args.guidance, "set": args.set, "seed": args.seed})
+
+    # the true views
     truth = args.output / "truth"
-    settings = OrbitSettings(size=engine.spec.height, frames=engine.spec.num_frames, orbit=args.orbit,
-                             elevation=(args.elevation, args.elevation))
-    failed = render_folders(procedural_items(HELD_BACK_SEEDS), truth, settings, workers=os.cpu_count())
+    settings = OrbitSettings(size=engine.spec.height, frames=engine.spec.num_frames,
+                             orbit=args.orbit, elevation=(args.elevation, args.elevation))
+    failed = render_folders(procedural_items(HELD_BACK_SEEDS), truth, settings,
+                            workers=os.cpu_count())
     if failed:
         raise InputError(f"{truth}: {len(failed)} objects failed, see {truth / 'failed.txt'}")
+
+    # the generated ones, conditioned on true and on wrong poses
     for folder in tqdm(sorted(p for p in truth.iterdir() if p.is_dir()), unit="object"):
         cameras = read_orbit(folder)
         source = np.asarray(load_image(folder / f"{len(cameras) - 1:03d}.png"))
-        for name, told in TOLD.items():
+        for name, poses in POSES.items():
             target = args.output / name / folder.name
             if not is_finished(target):
-                generate(engine, source, told(cameras.azimuths_deg, cameras.elevations_deg), args.seed, args.steps,
-                         guidance_range=args.guidance).save(target, background=(255, 255, 255), formats=())
-    prediction, *wrong = (str(args.output / name) for name in TOLD)
-    return evaluate.main(["views", prediction, str(truth), "--wrong-poses", *wrong, "--csv", str(args.output / "views.csv"),
+                orbit = poses(cameras.azimuths_deg, cameras.elevations_deg)
+                views = generate(engine, source, orbit, seed=args.seed, steps=args.steps,
+                                 guidance_range=args.guidance)
+                views.save(target, background=(255, 255, 255), formats=())
+
+    # the figures
+    prediction, *wrong = (str(args.output / name) for name in POSES)
+    return evaluate.main(["views", prediction, str(truth), "--wrong-poses", *wrong,
+                          "--csv", str(args.output / "views.csv"),
                           "--sheet", str(args.output / "sheet.png")])
 
 

@@ -12,37 +12,30 @@ from typing import Optional
 
 import numpy as np
 
-from sgm.checkpoints.diffusers.reader import fill_from_base, open_folder
+from sgm.checkpoints.diffusers.reader import open_folder
 from sgm.checkpoints.diffusers.writer import to_parts, write_folder
-from sgm.checkpoints.identify import (
-    adapt_spec,
-    fingerprint_of,
-    identify,
-    misfit_message,
-    misfits_of,
-)
+from sgm.checkpoints.identify import misfit_message, misfits_of
 from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.mindspore_format import write_ckpt
+from sgm.checkpoints.opening import open_weights
 from sgm.checkpoints.original_keys import is_unused, unused_keys, used_shapes
 from sgm.checkpoints.safetensors_format import write_safetensors
 from sgm.checkpoints.store import (
     CheckpointError,
     TensorStore,
-    View,
-    passthrough,
     slices,
     stored_bytes,
     stored_dtype,
 )
 from sgm.checkpoints.svd_to_sv3d import convert_conditioning, start_spec
 from sgm.common.files import atomic
-from sgm.config.model import ModelSpec
+from sgm.config.model import DTYPE_NAMES, ModelSpec
 from sgm.config.model_files import load_spec
 
 SOURCES = ("original", "diffusers", "mindspore")
 SUFFIXES = {"mindspore": ".ckpt", "safetensors": ".safetensors", "original": ".safetensors"}
-DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+STORED_DTYPES = dict(zip(DTYPE_NAMES, ("F32", "F16", "BF16")))
 COLUMNS = ("source", "target", "shape", "dtype", "done")
 
 
@@ -99,7 +92,7 @@ def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype
     """-> Plan of the conversion of the file or folder `source` into `target`. Reads names and shapes only.
 
     kind: "mindspore", "safetensors", "original" or "diffusers"; source_kind: one of SOURCES, or "auto". config: a model's
-    name or YAML file; None recognises it. base: a file that gives what the source lacks. dtype: of DTYPES. surgery: name
+    name or YAML file; None recognises it. base: a file that gives what the source lacks. dtype: of DTYPE_NAMES. surgery: name
     of the model whose fine-tuning shall start from the source. lora: a file of train.py that is fused into the source's
     weights, those it changes then being float32 unless `dtype` says otherwise. Raises CheckpointError, ConfigError, one
     line each.
@@ -113,7 +106,7 @@ def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype
     if surgery:
         spec = start_spec(old, surgery)
         store = convert_conditioning(store, old, spec)
-    made = Plan(target, kind, store, spec, old, DTYPES[dtype] if dtype else None)
+    made = Plan(target, kind, store, spec, old, STORED_DTYPES[dtype] if dtype else None)
     free = shutil.disk_usage(target.absolute().parent).free
     if made.size > free:
         raise CheckpointError(f"{target}: found {free / 1e9:.2f} GB free, expected {made.size / 1e9:.2f} GB; free space, or"
@@ -122,28 +115,21 @@ def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype
 
 
 def _open(source, source_kind, spec, base):
-    """(View under the published names, ModelSpec as the file shows it), checked."""
+    """Open the source of a conversion. Return its TensorStore and its ModelSpec, checked."""
     if source.is_dir():
         if source_kind not in ("auto", "diffusers"):
             raise CheckpointError(f"{source}: found a folder, expected a file for --from {source_kind}; use --from diffusers")
-        return open_folder(source, spec, base)
-    store = open_checkpoint(source)
+        return open_weights(source, spec, base)
     expected = {"original": "a .safetensors file", "diffusers": "a diffusers folder"}.get(source_kind)
-    if expected and not (source_kind == "original" and store.format == "safetensors"):
-        raise CheckpointError(f"{source}: found a {store.format} file, expected {expected} for --from {source_kind}; leave"
-                              " out --from")
-    if spec is None:
-        spec = identify(fingerprint_of(store), source)
-    rows = {key: passthrough(store, key) for key in store}
-    if base is not None:
-        rows.update(fill_from_base(base, rows, spec))
-    view = View(source, store.format, rows, store.metadata)
-    spec = adapt_spec(spec, view)
-    missing, misshapen, extra, _ = misfits_of(view, used_shapes(spec))
+    found = open_checkpoint(source).format
+    if expected and (source_kind, found) != ("original", "safetensors"):
+        raise CheckpointError(f"{source}: found a {found} file, expected {expected} for --from {source_kind}; leave out --from")
+    store, spec = open_weights(source, spec, base)
+    missing, misshapen, extra, _ = misfits_of(store, used_shapes(spec))
     if missing or misshapen or extra:
         raise CheckpointError(f"{source}: does not fit {spec.name}: {misfit_message(missing, misshapen, extra)}; pass the"
                               " model's --config, or --base with a file that has what is missing")
-    return view, spec
+    return store, spec
 
 
 def check_target(target, others, suffix="", why=""):

@@ -12,9 +12,8 @@ from mindspore.common.initializer import initializer
 
 from sgm import ops
 from sgm.checkpoints.loading import file_hash, load_weights
-from sgm.diffusion import guidance
+from sgm.diffusion import guidance, samplers
 from sgm.diffusion.denoiser import Denoiser, tensor
-from sgm.diffusion.samplers import SAMPLERS, karras_sigmas
 from sgm.models.autoencoder import Conv2d, Decoder
 from sgm.models.conditioner import Conditioner
 from sgm.models.temporal_decoder import VideoDecoder
@@ -196,10 +195,10 @@ class Engine(nn.Cell):
         options = self.spec.sampling
         if guidance_scales is None:
             guidance_scales = guidance.scales(options.guidance, options.min_scale, options.max_scale, noise.shape[0])
-        sigmas = karras_sigmas(steps or options.steps, options.sigma_min, options.sigma_max, options.rho)
+        sigmas = samplers.karras_sigmas(steps or options.steps, options.sigma_min, options.sigma_max, options.rho)
         x = tensor(noise) * float(options.start_noise * np.sqrt(1 + sigmas[0] ** 2))
         denoise = self.denoiser(c, uc, guidance_scales, sequential)
-        steps = SAMPLERS[sampler or options.sampler](denoise, x, sigmas)
+        steps = samplers.BY_NAME[sampler or options.sampler](denoise, x, sigmas)
         for i, x, denoised in steps:  # noqa: B020 - the sampler holds its own x
             ops.wait()
             if callback:

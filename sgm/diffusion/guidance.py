@@ -1,7 +1,7 @@
 """Classifier-free guidance with one scale per frame."""
 import numpy as np
 
-KINDS = ("linear", "triangle", "trapezoid", "constant")
+from sgm.config.model import GUIDANCES
 
 
 def scales(kind, min_scale, max_scale, num_frames):
@@ -23,7 +23,7 @@ def scales(kind, min_scale, max_scale, num_frames):
     elif kind == "constant":
         shape = np.ones(num_frames)
     else:
-        raise ValueError(f"guidance: found {kind!r}, expected one of {', '.join(KINDS)}")
+        raise ValueError(f"guidance: found {kind!r}, expected one of {', '.join(GUIDANCES)}")
     return (min_scale + (max_scale - min_scale) * shape).astype(np.float32)
 
 

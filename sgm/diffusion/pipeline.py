@@ -2,18 +2,16 @@
 import platform
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Optional
 
 import mindspore as ms
 import numpy as np
 
 from sgm import ops
-from sgm.checkpoints.diffusers.reader import open_folder
-from sgm.checkpoints.identify import adapt_spec
 from sgm.checkpoints.loading import check_weights
 from sgm.checkpoints.lora_fusion import fuse
-from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.opening import open_weights
+from sgm.config.model import DTYPE_NAMES
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import DATA
 from sgm.diffusion import guidance
@@ -31,7 +29,7 @@ from sgm.views import images, preprocessing
 from sgm.views.cameras import Orbit
 from sgm.views.folder import Views
 
-DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+_DTYPES = dict(zip(DTYPE_NAMES, (ms.float32, ms.float16, ms.bfloat16)))
 SMALLER = "use --sequential-cfg, --dtype fp16, fewer --num-frames or a smaller --size"
 EMBEDDED = ("sv3d_tiny", DATA / "assets" / "sv3d_tiny.safetensors")
 
@@ -43,23 +41,19 @@ def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=No
     diffusers folder; None draws random weights. dtype: precision of the UNet, "fp32", "fp16" or "bf16"; the rest runs in
     float32. lora: a LoRA file of train.py for those weights. Raises ConfigError, CheckpointError.
     """
-    if dtype not in DTYPES:
-        raise PipelineError(f"--dtype: found {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if dtype not in DTYPE_NAMES:
+        raise PipelineError(f"--dtype: found {dtype!r}, expected one of {', '.join(DTYPE_NAMES)}")
     if dtype == "bf16" and ops.target() == "CPU":
         raise PipelineError("--dtype bf16: MindSpore has no bfloat16 kernels for a CPU; use fp32")
     spec = load_spec(model, overrides)
     if ckpt is None:
-        engine = Engine(spec, dtype=DTYPES[dtype])
+        engine = Engine(spec, dtype=_DTYPES[dtype])
         initialize(engine, seed=0)
         return engine
-    if Path(ckpt).is_dir():
-        weights, spec = open_folder(ckpt, spec)
-    else:
-        weights = open_checkpoint(ckpt)
-        spec = adapt_spec(spec, weights)
+    weights, spec = open_weights(ckpt, spec)
     if lora is not None:
         weights = fuse(weights, lora)
-    engine = Engine(spec, weights, DTYPES[dtype])
+    engine = Engine(spec, weights, _DTYPES[dtype])
     check_weights(engine, weights)
     return engine
 

@@ -56,4 +56,5 @@ def dpmpp2m(denoise, x, sigmas):
         yield i, x, denoised
 
 
-SAMPLERS = {"euler": euler, "heun": heun, "dpmpp2m": dpmpp2m}
+# the names are those of `sgm.config.model.SAMPLERS`
+BY_NAME = {sampler.__name__: sampler for sampler in (euler, heun, dpmpp2m)}

@@ -2,10 +2,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sgm.checkpoints.diffusers.reader import open_folder
-from sgm.checkpoints.identify import adapt_spec, fingerprint_of
+from sgm.checkpoints.identify import fingerprint_of
 from sgm.checkpoints.loading import load_weights
 from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.opening import open_weights
 from sgm.checkpoints.store import CheckpointError
 from sgm.checkpoints.svd_to_sv3d import convert_conditioning
 from sgm.config.model_files import load_spec
@@ -18,14 +18,14 @@ ORIGINS = ("svd", "sv3d_u")     # models from whose weights an orbit model may s
 def start(spec, init, seed):
     """-> (Engine with float32 weights, a sentence on where they come from).
 
-    init: a file or diffusers folder (see `open_weights`), or None. Parts that it lacks are drawn by `seed`. The Engine has
+    init: a file or diffusers folder (see `starting_weights`), or None. Parts that it lacks are drawn by `seed`. The Engine has
     the decoder that the weights have, whatever `spec` says. Raises CheckpointError, ConfigError.
     """
     if init is None:
         engine = Engine(spec)
         initialize(engine, seed)
         return engine, "random"
-    store, spec, done = open_weights(init, spec)
+    store, spec, done = starting_weights(init, spec)
     engine = Engine(spec)
     parts = [part for part in engine.PARTS if any(key.startswith(part + ".") for key in store)]
     if not parts:
@@ -39,19 +39,14 @@ def start(spec, init, seed):
     return engine, f"{init}{done}{f'; random: {chr(44).join(random)}' if random else ''}"
 
 
-def open_weights(path, spec):
-    """-> (TensorStore under the published names of the model `spec`, `spec` with its decoder, what was done to them).
+def starting_weights(path, spec):
+    """Open the weights at `path` for the model `spec`.
 
-    `path`: .safetensors (published or ours), .ckpt, or a diffusers folder, of that model or of one of `ORIGINS`: then its
-    weights are put where the model has them (`sgm.checkpoints.svd_to_sv3d`). Raises CheckpointError.
+    `path`: as `sgm.checkpoints.opening.open_weights` takes it, of that model or of one of `ORIGINS`: then its weights are
+    put where the model has them (`sgm.checkpoints.svd_to_sv3d`). Return a TensorStore under the model's published names,
+    `spec` with the decoder of the weights, and what was done to them. Raises CheckpointError.
     """
-    models = [spec, *origins(spec)]
-    if Path(path).is_dir():
-        store, source = _open_folder(path, models)
-    else:
-        store = open_checkpoint(path)
-        source = _model_of(fingerprint_of(store), models)
-        source = adapt_spec(source, store)
+    store, source = _open_as_one_of([spec, *origins(spec)], path)
     if source.condition.embedders == spec.condition.embedders:
         return store, source, ""
     target = replace(spec, vae=source.vae)
@@ -67,19 +62,22 @@ def origins(spec):
             for name, condition in zip(ORIGINS, conditions) if condition.embedders != spec.condition.embedders]
 
 
+def _open_as_one_of(models, path):
+    """Open weights as those of the first of the models that they fit; if none does, the error says why not the first."""
+    if not Path(path).is_dir():
+        return open_weights(path, _model_of(fingerprint_of(open_checkpoint(path)), models))
+    first = None
+    for model in models:
+        try:
+            return open_weights(path, model)
+        except CheckpointError as error:
+            first = first or error
+    raise first
+
+
 def _model_of(layout, models):
-    """The first of the models that a file's Layout is of; the first of all if none is, whose name the error then says."""
+    """Return the first of the models that a file's fingerprint fits; the first of all if none does."""
     def fits(spec):
         return (layout.vector_width == sum(spec.vector_widths.values())
                 and layout.vae_embedder in (None, spec.condition.embedders.index("cond_frames")))
     return next(filter(fits, models), models[0])
-
-
-def _open_folder(path, models):
-    first = None
-    for model in models:
-        try:
-            return open_folder(path, model)
-        except CheckpointError as error:
-            first = first or error
-    raise first

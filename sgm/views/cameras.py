@@ -15,7 +15,7 @@ import numpy as np
 from sgm.common.errors import InputError
 
 FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
-MAX_NUMBER = 1e9                # lengths and degrees: what is beyond is damage
+MAX_VALUE = 1e9                # lengths and degrees: what is beyond is damage
 DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
 
 
@@ -44,7 +44,7 @@ def angle_list(values, name):
         raise CameraError(f"{name} is not a list of numbers; expected degrees, one per view") from None
     if values.ndim != 1 or not len(values):
         raise CameraError(f"{name} has shape {values.shape}; expected a list of degrees, at least one view")
-    strange = np.flatnonzero(~(np.abs(values) <= MAX_NUMBER))
+    strange = np.flatnonzero(~(np.abs(values) <= MAX_VALUE))
     if len(strange):
         raise CameraError(f"{name}: view {strange[0]} has {values[strange[0]]:g}; expected degrees")
     return values

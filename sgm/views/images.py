@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sgm.common.errors import InputError
+from sgm.common.files import atomic
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # What is tried, whatever the file's name says. Not all that Pillow knows: one of them starts Ghostscript on the file.
@@ -85,21 +86,21 @@ def _rgba(image):
 
 def composite(image, background=WHITE):
     """RGBA (PIL or uint8 (H, W, 4)) over a colour of three levels -> uint8 (H, W, 3), truncated like the reference."""
-    rgba = np.asarray(image) / 255
+    return (over(np.asarray(image), background) * 255).astype(np.uint8)
+
+
+def over(rgba, background=WHITE):
+    """Return uint8 (..., 4) over a color of three levels as float64 (..., 3) in [0, 1], as stored: sRGB is not linearized."""
+    rgba = rgba / 255
     alpha = rgba[..., 3:]
-    return ((rgba[..., :3] * alpha + np.divide(background, 255) * (1 - alpha)) * 255).astype(np.uint8)
+    return rgba[..., :3] * alpha + np.divide(background, 255) * (1 - alpha)
 
 
 def save_png(path, image):
-    """Writes a uint8 array (H, W), (H, W, 3 or 4) or a PIL image as PNG: whole, or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a uint8 array (H, W), (H, W, 3 or 4) or a PIL image as PNG, whole or not at all. Raises InputError."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    try:
+    with atomic(path) as temporary:
         image.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def parse_background(text):

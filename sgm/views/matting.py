@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sgm.config.reconstruction import MATTES
 from sgm.views.images import ImageError
 
 MATTE_SIDE = 1024     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
-METHODS = ("auto", "alpha", "rembg", "border")
 
 
 def matte(image, method="auto"):
@@ -23,12 +23,12 @@ def matte(image, method="auto"):
     alpha are reduced to MATTE_SIDE. The same image always gives the same result.
     Raises ImageError: unknown method, "alpha" without alpha, "rembg" that does not work, no object found.
     """
-    if method not in METHODS:
-        raise ImageError(f"--matte is {method!r}; expected one of {', '.join(METHODS)}")
+    if method not in MATTES:
+        raise ImageError(f"matte: found {method!r}, expected one of {', '.join(MATTES)}")
     image = image.convert("RGBA")
     if method == "alpha" or method == "auto" and _has_alpha(image):
         if not _has_alpha(image):
-            raise ImageError("--matte alpha: the image has no transparent pixel; use --matte auto or cut it out first")
+            raise ImageError("matte=alpha: the image has no transparent pixel; use matte=auto, or cut the object out first")
         return image, "alpha: the image's own"
     image, given = image.convert("RGB"), image.size
     image.thumbnail((MATTE_SIDE, MATTE_SIDE), Image.LANCZOS)
@@ -39,7 +39,7 @@ def matte(image, method="auto"):
     if method in ("auto", "rembg"):
         rgba, note = _rembg(image)
         if rgba is None and method == "rembg":
-            raise ImageError(f"--matte rembg: {note}; pip install rembg, or use --matte border")
+            raise ImageError(f"matte=rembg: {note}; pip install rembg, or use matte=border")
     if method == "border" or rgba is None:
         how, rgba = _by_border(np.asarray(image))
     how = f"{how} ({note})" if note else how

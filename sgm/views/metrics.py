@@ -8,6 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from sgm.views.images import over
+
 METRICS = ("psnr", "psnr_fg", "ssim", "iou")
 WHITE_TOLERANCE = 12    # of 255: what is nearer to white in every channel is background, where there is no alpha
 MAX_PSNR = 100.0        # of identical images, so that means stay finite
@@ -15,11 +17,7 @@ MAX_PSNR = 100.0        # of identical images, so that means stay finite
 
 def on_white(view: np.ndarray) -> np.ndarray:
     """uint8 (..., 3 or 4) -> float64 (..., 3) in [0, 1], composited on white as stored."""
-    rgb = view[..., :3] / 255.0
-    if view.shape[-1] == 3:
-        return rgb
-    alpha = view[..., 3:] / 255.0
-    return rgb * alpha + 1 - alpha
+    return view / 255.0 if view.shape[-1] == 3 else over(view)
 
 
 def silhouette(view: np.ndarray) -> np.ndarray:

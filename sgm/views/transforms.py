@@ -3,7 +3,6 @@
 The form is that of Instant-NGP and of nerfstudio's nerfstudio-data parser; poses and world are as cameras.py says.
 """
 import json
-import os
 import reprlib
 import warnings
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sgm.common.files import atomic
 from sgm.views.cameras import (
     AZIMUTH_SIGN,
     DISTANCE,
     FOV_DEG,
-    MAX_NUMBER,
+    MAX_VALUE,
     CameraError,
     Orbit,
     angle_list,
@@ -25,7 +25,7 @@ from sgm.views.cameras import (
 )
 
 MAX_BYTES = 64 << 20            # of a JSON file; ten thousand frames take 5 MB
-MAX_SIDE = 1 << 16              # pixels of an image's side: what is beyond is damage
+MAX_IMAGE_SIDE = 1 << 16              # pixels of an image's side: what is beyond is damage
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 INTRINSICS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", *DISTORTION)
 
@@ -69,12 +69,8 @@ def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, file
                     "transform_matrix": pose.tolist()} for file, azimuth, elevation, pose in views],
     }
     path = json_path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with atomic(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -111,9 +107,9 @@ def read_transforms(path):
     else:
         raise CameraError(f"{path}: has neither fl_x nor camera_angle_x; add one beside frames, it holds for all views")
     fl_y = _number(path, data, "fl_y", fl)
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and 1e-3 <= fl <= MAX_NUMBER and abs(fl_y - fl) <= 0.005 * fl):
+    if not (1 <= width <= MAX_IMAGE_SIDE and 1 <= height <= MAX_IMAGE_SIDE and 1e-3 <= fl <= MAX_VALUE and abs(fl_y - fl) <= 0.005 * fl):
         raise CameraError(f"{path}: w {width:g}, h {height:g}, fl_x {fl:g}, fl_y {fl_y:g}; expected positive numbers, sides "
-                          f"up to {MAX_SIDE} and square pixels (fl_x = fl_y): resample the images")
+                          f"up to {MAX_IMAGE_SIDE} and square pixels (fl_x = fl_y): resample the images")
     for key in DISTORTION:
         if abs(_number(path, data, key, 0.0)) > 1e-6:
             raise CameraError(f"{path}: {key} is {data[key]}; lens distortion is not modelled, undistort the images")
@@ -221,7 +217,7 @@ def _pose(where, matrix):
         matrix = np.array(matrix, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
-    if matrix.shape not in ((4, 4), (3, 4)) or not (np.abs(matrix) <= MAX_NUMBER).all():
+    if matrix.shape not in ((4, 4), (3, 4)) or not (np.abs(matrix) <= MAX_VALUE).all():
         raise CameraError(f"{where}: transform_matrix is missing or not 4 x 4 finite numbers; "
                           "expected an OpenGL camera-to-world matrix")
     pose = np.vstack([matrix[:3], [0, 0, 0, 1]])

@@ -1,10 +1,13 @@
 """The command that measures the small model, without its network."""
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 from support.commands import load_tool
+from support.paths import ROOT
 
 from sgm.views.folder import Views
 
@@ -20,7 +23,7 @@ def generated(monkeypatch):
         calls.append((asdict(engine.spec.sampling), orbit))
         return Views(np.full((len(orbit), *image.shape[:2], 3), 255, np.uint8), image, orbit, {"model": "none"})
 
-    monkeypatch.setattr(held_back, "generate", generate)
+    monkeypatch.setattr("sgm.diffusion.pipeline.generate", generate)
     monkeypatch.setattr(held_back, "HELD_BACK_SEEDS", held_back.HELD_BACK_SEEDS[:1])
     return calls
 
@@ -50,3 +53,10 @@ def test_wrong_poses_are_told(generated, tmp_path):
         np.testing.assert_allclose(getattr(one, name)[:-1], getattr(true, name)[1:])
     for wrong in (quarter, one):
         assert wrong.azimuths_rad[-1] == true.azimuths_rad[-1]
+
+
+@pytest.mark.parametrize("name", ["held_back", "demo", "convert"])
+def test_help_needs_no_mindspore(name):
+    """Its import takes seconds; --help and a wrong flag answer at once."""
+    code = f"import sys; sys.path.insert(0, 'tools'); import {name}; sys.exit('mindspore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -141,7 +141,8 @@ def test_ctrl_c_while_rendering(tmp_path):
     with running([*PROCEDURAL, tmp_path / "out", "--count", "200"]) as process:
         wait_until(lambda: len(finished(tmp_path / "out")) > 2, process, "no folder yet")
         code, said = stop(process, signal.SIGINT)
-    assert code == 130 and said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to continue")
+    assert code == 130
+    assert said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to continue")
     assert "Traceback" not in said and not leftovers(tmp_path / "out")
     for folder in finished(tmp_path / "out"):
         check_whole(folder, 4)

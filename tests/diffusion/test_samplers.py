@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from sgm.diffusion.samplers import SAMPLERS, karras_sigmas
+from sgm.config.model import SAMPLERS
+from sgm.diffusion.samplers import BY_NAME, karras_sigmas
 
 STEPS = 10
 SIDES = ("c", "uc")
@@ -41,7 +42,7 @@ class TestTrace:
             given.update(x=x.asnumpy(), sigmas=sigmas)
             yield 0, x, x
 
-        monkeypatch.setitem(SAMPLERS, "spy", sampler)
+        monkeypatch.setitem(BY_NAME, "spy", sampler)
         monkeypatch.setattr(tiny_engine(name), "denoiser", lambda c, uc, scale, sequential: given.update(scale=scale))
         tiny_engine(name).sample(g["in/randn"], *conditions(g), sampler="spy")
         np.testing.assert_allclose(given["x"], g["trace/x.0"], rtol=1e-6)
@@ -86,7 +87,7 @@ def test_options_of_sample(golden, tiny_engine, agree):
     """Two steps of every sampler with scales of our own, against the samplers run by hand."""
     g, engine = golden("sample_sv3d_p"), tiny_engine("sv3d_p")
     scales, sigmas = np.array([1, 2, 3, 2, 1.5]), karras_sigmas(2)
-    for name, sampler in SAMPLERS.items():
+    for name, sampler in BY_NAME.items():
         x = g["in/randn"] * np.float32(np.sqrt(1 + sigmas[0] ** 2))
         *_, (_, by_hand, _) = sampler(engine.denoiser(*conditions(g), scales), Tensor(x), sigmas)
         z = engine.sample(g["in/randn"], *conditions(g), steps=2, sampler=name, guidance_scales=scales)
@@ -102,7 +103,7 @@ def test_less_noise_to_start_from(golden, tiny_engine, monkeypatch):
         given.append((x.asnumpy(), sigmas[0]))
         yield 0, x, x
 
-    monkeypatch.setitem(SAMPLERS, "spy", sampler)
+    monkeypatch.setitem(BY_NAME, "spy", sampler)
     monkeypatch.setattr(engine, "denoiser", lambda *conditions: None)
     for share in (1.0, 0.25):
         monkeypatch.setattr(engine, "spec", replace(engine.spec, sampling=replace(engine.spec.sampling, start_noise=share)))
@@ -128,7 +129,7 @@ def exact(x, before, after):
 
 
 def final(name, sigmas, x=1.0):
-    *_, (_, x, _) = SAMPLERS[name](denoise, np.float64(x), sigmas)
+    *_, (_, x, _) = BY_NAME[name](denoise, np.float64(x), sigmas)
     return x
 
 
@@ -149,7 +150,7 @@ def test_order_of_convergence(name, order):
 def test_to_the_end(name):
     """Down to no noise at all; the last step has no second evaluation, and yields the denoised estimate."""
     sigmas = karras_sigmas(100, 0.002, 80)
-    steps = list(SAMPLERS[name](denoise, np.float64(80.0), sigmas))
+    steps = list(BY_NAME[name](denoise, np.float64(80.0), sigmas))
     assert [i for i, _, _ in steps] == list(range(100))
     assert steps[-1][1] == pytest.approx(exact(80.0, 80, 0), rel=0.05 if name == "euler" else 2e-3)
     i, x, denoised = steps[-1]
@@ -166,6 +167,6 @@ def test_number_of_evaluations(name, evaluations):
         calls.append(sigma)
         return denoise(x, sigma)
 
-    for _ in SAMPLERS[name](counted, np.float64(1.0), karras_sigmas(10)):
+    for _ in BY_NAME[name](counted, np.float64(1.0), karras_sigmas(10)):
         pass
     assert len(calls) == evaluations and min(calls) > 0

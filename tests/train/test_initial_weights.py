@@ -16,7 +16,7 @@ from sgm.checkpoints.safetensors_format import Arrays, save_safetensors
 from sgm.common.errors import InputError
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
-from sgm.train.initial_weights import open_weights, start
+from sgm.train.initial_weights import start, starting_weights
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_weights_of_any_form(models, tmp_path):
             (folder / "svd.safetensors", "u", "svd"), (folder / "svd.safetensors", "p", "svd"),
             (folder / "u.safetensors", "p", "u"), (tmp_path / "svd.ckpt", "p", "svd"), (tmp_path / "svd", "p", "svd"),
             (tmp_path / "svd", "svd", "svd")):
-        store, spec, done = open_weights(path, models[target][1])
+        store, spec, done = starting_weights(path, models[target][1])
         check(store, spec, models, origin)
         assert bool(done) == (target != origin)
 
@@ -67,10 +67,10 @@ def test_weights_of_another_model(models):
     folder, models = models
     for path, target in (("p", "u"), ("u", "svd"), ("p", "svd")):
         with pytest.raises(InputError, match=f"{path}.safetensors: .*expected"):
-            open_weights(folder / f"{path}.safetensors", models[target][1])
+            starting_weights(folder / f"{path}.safetensors", models[target][1])
     wide = replace(models["u"][1], unet=replace(models["u"][1].unet, model_channels=64))
     with pytest.raises(InputError, match="svd.safetensors: .*channels"):
-        open_weights(folder / "svd.safetensors", wide)
+        starting_weights(folder / "svd.safetensors", wide)
 
 
 def test_parts_that_a_file_lacks_are_drawn(models, tmp_path):

@@ -49,8 +49,15 @@ class RefineError(InputError):
 
 def grouped(arrays):
     """Return the Batch of arrays in a row, the inverse of `Batch.arrays`."""
-    return Batch(Edges(*arrays[0:8]), Points(*arrays[8:12]), Faces(*arrays[12:15]), Outlines(*arrays[15:23]),
-                 Pixels(*arrays[23:27]), Rays(*arrays[27:33]), Pairs(*arrays[33:36]))
+    return Batch(
+        Edges(*arrays[0:8]),
+        Points(*arrays[8:12]),
+        Faces(*arrays[12:15]),
+        Outlines(*arrays[15:23]),
+        Pixels(*arrays[23:27]),
+        Rays(*arrays[27:33]),
+        Pairs(*arrays[33:36]),
+    )
 
 
 class Loss(nn.Cell):
@@ -58,7 +65,11 @@ class Loss(nn.Cell):
 
     def __init__(self, field, settings):
         super().__init__(auto_prefix=False)
-        self.field, self.pixels, self.geometry = field, settings.pixels, pixel_batches.geometry_rows(settings)
+        self.field, self.pixels, self.geometry = (
+            field,
+            settings.pixels,
+            pixel_batches.geometry_rows(settings),
+        )
         self.mask, self.smooth = settings.mask, settings.smooth
 
     def construct(self, *arrays):
@@ -78,14 +89,22 @@ class Loss(nn.Cell):
             slope = P.stop_gradient(ahead - shown) * (moved * rays.moves).reshape(-1, 1)
             colors = P.concat((shown + slope, colors[self.geometry:]), 0)
         colors = P.concat((colors, pixels.backdrop), 0)
-        opacity = P.concat((P.ones((self.pixels, 1), ms.float32), P.zeros_like(pixels.backdrop[:, :1])), 0)
+        opacity = P.concat(
+            (P.ones((self.pixels, 1), ms.float32), P.zeros_like(pixels.backdrop[:, :1])), 0
+        )
         eye, functional = P.unstack(outlines.eyes, 0), P.unstack(outlines.functionals, 0)
         where = place(take(vertices, outlines.p), take(vertices, outlines.q), eye,
                       (functional[0:3], functional[3:6], functional[6:9]))
-        colors = antialias(colors, outlines.near, outlines.far, outlines.receiver, outlines.across, where)
-        opacity = antialias(opacity, outlines.near, outlines.far, outlines.receiver, outlines.across, where).reshape(-1)
+        colors = antialias(
+            colors, outlines.near, outlines.far, outlines.receiver, outlines.across, where
+        )
+        opacity = antialias(
+            opacity, outlines.near, outlines.far, outlines.receiver, outlines.across, where
+        ).reshape(-1)
         error = P.square(colors - pixels.target).sum(-1)
-        loss = loss + (pixels.shares * (error + self.mask * P.square(opacity - pixels.wanted))).sum()
+        loss = (
+            loss + (pixels.shares * (error + self.mask * P.square(opacity - pixels.wanted))).sum()
+        )
         solid = pixels.shares * P.cast(pixels.wanted > 0.5, ms.float32)
         return loss, P.stop_gradient((solid * error).sum() / 3), solid.sum()
 
@@ -131,13 +150,18 @@ class Refiner:
 
     def __init__(self, views, sdf, field, settings, seed=0):
         if not np.isfinite(sdf).all() or not (sdf < 0).any():
-            raise RefineError("dmtet: the distances it starts from have no inside, or are not finite; look at the masks and"
-                              " poses of the views, and at the stages before")
+            raise RefineError(
+                "dmtet: the distances it starts from have no inside, or are not finite; look at the"
+                " masks and"
+                " poses of the views, and at the stages before"
+            )
         self.views, self.field, self.settings, self.seed = views, field, settings, seed
         self.resolution = sdf.shape[0] - 1
         self.sdf = tet_grid.sealed(sdf, HALF)
         self.optimizer = SdfOptimizer(self.sdf, HALF, settings)
-        self.deformation = np.zeros((self.sdf.size, 3), np.float32) if settings.deformation > 0 else None
+        self.deformation = (
+            np.zeros((self.sdf.size, 3), np.float32) if settings.deformation > 0 else None
+        )
         self.deformation_adam = Adam((self.sdf.size, 3))
         self.adam = adam_step(field, settings)
         self.graph = ops.compiled(self.adam.construct)
@@ -166,7 +190,9 @@ class Refiner:
         """Return the views of a step: each once, in random order, before one comes again."""
         count, total = min(self.settings.views[stage], len(self.views)), len(self.views)
         turns = range(step * count // total, ((step + 1) * count - 1) // total + 1)
-        order = np.concatenate([np.random.RandomState([self.seed, stage, turn]).permutation(total) for turn in turns])
+        order = np.concatenate(
+            [np.random.RandomState([self.seed, stage, turn]).permutation(total) for turn in turns]
+        )
         start = step * count - turns[0] * total
         return np.unique(order[start:start + count])
 
@@ -176,26 +202,46 @@ class Refiner:
         Raises RefineError when the loss is not finite.
         """
         settings, (stage, step) = self.settings, self._stage()
-        if stage not in self.batchers:      # one size of pictures is kept, no more
-            self.batchers = {stage: pixel_batches.PixelBatcher(self.views.resized(settings.sides[stage]), HALF,
-                                                               self.resolution, settings, self.lengths)}
+        if stage not in self.batchers:  # one size of pictures is kept, no more
+            self.batchers = {
+                stage: pixel_batches.PixelBatcher(
+                    self.views.resized(settings.sides[stage]),
+                    HALF,
+                    self.resolution,
+                    settings,
+                    self.lengths,
+                )
+            }
         surface = self.surface()
         if not len(surface.faces):
-            raise RefineError(f"dmtet: the surface is gone at step {self.done}; use a smaller dmtet.lr")
+            raise RefineError(
+                f"dmtet: the surface is gone at step {self.done}; use a smaller dmtet.lr"
+            )
         batch = self.batchers[stage].batch(surface, self._chosen(stage, step), self._encoded,
                                            np.random.RandomState([self.seed, 1 << 20, self.done]))
         rates = adam.rates(self.done, settings.field_lr)
-        loss, error, weight, gradients = self.graph(rates, *[Tensor.from_numpy(np.ascontiguousarray(x)) for x in batch.arrays()])
+        loss, error, weight, gradients = self.graph(
+            rates, *[Tensor.from_numpy(np.ascontiguousarray(x)) for x in batch.arrays()]
+        )
         loss = float(ops.fetch(loss))
         if not np.isfinite(loss):
-            raise RefineError(f"dmtet: the loss is not finite at step {self.done}; use a smaller dmtet.lr or dmtet.field_lr")
-        self._follow(surface, [g.asnumpy()[:len(surface.edges)] for g in gradients], settings.lr[stage])
+            raise RefineError(
+                f"dmtet: the loss is not finite at step {self.done}; use a smaller dmtet.lr or"
+                " dmtet.field_lr"
+            )
+        self._follow(
+            surface, [g.asnumpy()[: len(surface.edges)] for g in gradients], settings.lr[stage]
+        )
         self.done += 1
-        return loss, -10 * np.log10(max(float(error.asnumpy()) / max(float(weight.asnumpy()), 1e-12), 1e-10))
+        return loss, -10 * np.log10(
+            max(float(error.asnumpy()) / max(float(weight.asnumpy()), 1e-12), 1e-10)
+        )
 
     def _encoded(self, *points):
         """Return the field's indices and weights at points, in the memory of the last step's."""
-        self.buffers = [self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers)]
+        self.buffers = [
+            self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers)
+        ]
         return [array for buffer in self.buffers for array in buffer]
 
     def _follow(self, surface, gradients, lr):
@@ -204,39 +250,75 @@ class Refiner:
         summed = [np.bincount(ends[:, i], gradients[i], size) for i in (0, 1)]
         crossed = np.zeros(size, bool)
         crossed[ends] = True
-        self.sdf = tet_grid.sealed(self.optimizer.step(self.sdf, (summed[0] + summed[1]).astype(np.float32)
-                                                    .reshape(self.sdf.shape), crossed.reshape(self.sdf.shape), lr), HALF)
+        self.sdf = tet_grid.sealed(
+            self.optimizer.step(
+                self.sdf,
+                (summed[0] + summed[1]).astype(np.float32).reshape(self.sdf.shape),
+                crossed.reshape(self.sdf.shape),
+                lr,
+            ),
+            HALF,
+        )
         if self.deformation is not None:
-            a, b = ([np.bincount(ends[:, i], g, size) for g in gradients[2 + 3 * i:5 + 3 * i]] for i in (0, 1))
+            a, b = (
+                [np.bincount(ends[:, i], g, size) for g in gradients[2 + 3 * i : 5 + 3 * i]]
+                for i in (0, 1)
+            )
             moved = np.stack(a, axis=-1) + np.stack(b, axis=-1)
             cell = self.settings.deformation * 2 * HALF / self.resolution
             gradient = (moved * cell * (1 - np.tanh(self.deformation) ** 2)).astype(np.float32)
             rms = np.sqrt(np.square(gradient[crossed]).mean())
-            self.deformation -= self.deformation_adam.update(gradient, self.settings.deformation_lr * lr / self.settings.lr[0],
-                                                      self.settings.damping * rms + 1e-30)
+            self.deformation -= self.deformation_adam.update(
+                gradient,
+                self.settings.deformation_lr * lr / self.settings.lr[0],
+                self.settings.damping * rms + 1e-30,
+            )
 
     def state(self):
         """Return {name: array} of everything that the rest of the run depends on."""
         arrays = self.adam.state()
         arrays.update({f"sdf.{name}": array for name, array in self.optimizer.state().items()})
         if self.deformation is not None:
-            arrays.update({f"deformation.{name}": array for name, array in self.deformation_adam.state().items()},
-                          deformation=self.deformation)
-        return {**arrays, "sdf": self.sdf, "done": np.array(self.done), "history": np.array(self.history),
-                "seed": np.array(self.seed)}
+            arrays.update(
+                {
+                    f"deformation.{name}": array
+                    for name, array in self.deformation_adam.state().items()
+                },
+                deformation=self.deformation,
+            )
+        return {
+            **arrays,
+            "sdf": self.sdf,
+            "done": np.array(self.done),
+            "history": np.array(self.history),
+            "seed": np.array(self.seed),
+        }
 
     def restore(self, arrays):
         """Take over what `state` returned. Raises RefineError if it is of other settings."""
         try:
-            if arrays["sdf"].shape != self.sdf.shape or ("deformation" in arrays) != (self.deformation is not None):
+            if arrays["sdf"].shape != self.sdf.shape or ("deformation" in arrays) != (
+                self.deformation is not None
+            ):
                 raise KeyError("sdf")
             self.adam.restore(arrays)
-            self.optimizer.restore({name[4:]: array for name, array in arrays.items() if name.startswith("sdf.")})
+            self.optimizer.restore(
+                {name[4:]: array for name, array in arrays.items() if name.startswith("sdf.")}
+            )
             if self.deformation is not None:
-                self.deformation_adam.restore({name[12:]: a for name, a in arrays.items() if name.startswith("deformation.")})
+                self.deformation_adam.restore(
+                    {name[12:]: a for name, a in arrays.items() if name.startswith("deformation.")}
+                )
                 self.deformation = arrays["deformation"].copy()
-            self.sdf, self.done, self.seed = arrays["sdf"].copy(), int(arrays["done"]), int(arrays["seed"])
+            self.sdf, self.done, self.seed = (
+                arrays["sdf"].copy(),
+                int(arrays["done"]),
+                int(arrays["seed"]),
+            )
             self.history = [tuple(row) for row in arrays["history"]]
         except KeyError as error:
-            raise RefineError(f"dmtet: the checkpoint does not fit the settings ({error}); run without --resume, or with the"
-                              " settings of the first run") from None
+            raise RefineError(
+                f"dmtet: the checkpoint does not fit the settings ({error}); run without --resume,"
+                " or with the"
+                " settings of the first run"
+            ) from None

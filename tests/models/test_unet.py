@@ -1,4 +1,4 @@
-"""The video UNet against the reference: outputs, every block, still-image frames, width 64; and its Ascend form."""
+"""The video UNet against the original: outputs, every block, still-image frames, width 64; and its Ascend form."""
 import json
 from collections import Counter
 

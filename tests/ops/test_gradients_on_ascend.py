@@ -1,4 +1,4 @@
-"""What the audit and the check found stays mended."""
+"""What the audit and the check found stays fixed."""
 import mindspore as ms
 import numpy as np
 import pytest

@@ -18,16 +18,7 @@ from sgm import ops
 from sgm.common.errors import InputError
 from sgm.ops import adam
 from sgm.reconstruct.dmtet import marching_tets, pixel_batches, tet_grid
-from sgm.reconstruct.dmtet.pixel_batches import (
-    Batch,
-    Edges,
-    Faces,
-    Outlines,
-    Pairs,
-    Pixels,
-    Points,
-    Rays,
-)
+from sgm.reconstruct.dmtet.pixel_batches import Edges
 from sgm.reconstruct.dmtet.raster_gradients import (
     antialias,
     dot,
@@ -48,16 +39,13 @@ class RefineError(InputError):
 
 
 def grouped(arrays):
-    """Return the Batch of arrays in a row, the inverse of `Batch.arrays`."""
-    return Batch(
-        Edges(*arrays[0:8]),
-        Points(*arrays[8:12]),
-        Faces(*arrays[12:15]),
-        Outlines(*arrays[15:23]),
-        Pixels(*arrays[23:27]),
-        Rays(*arrays[27:33]),
-        Pairs(*arrays[33:36]),
-    )
+    """Return the groups of a `Batch` from its arrays in a row, as `Batch.arrays` returns them.
+
+    They are plain tuples in the order of the groups' fields: a NamedTuple made inside a compiled
+    graph is not part of the graph, MindSpore 2.8 would call Python for it.
+    """
+    edges, points, faces, outlines = arrays[0:8], arrays[8:12], arrays[12:15], arrays[15:23]
+    return edges, points, faces, outlines, arrays[23:27], arrays[27:33], arrays[33:36]
 
 
 class Loss(nn.Cell):
@@ -65,68 +53,66 @@ class Loss(nn.Cell):
 
     def __init__(self, field, settings):
         super().__init__(auto_prefix=False)
-        self.field, self.pixels, self.geometry = (
-            field,
-            settings.pixels,
-            pixel_batches.geometry_rows(settings),
-        )
+        self.field, self.pixels = field, settings.pixels
+        self.geometry = pixel_batches.geometry_rows(settings)
         self.mask, self.smooth = settings.mask, settings.smooth
 
     def construct(self, *arrays):
         """Return the loss, and the squared error of the colors and its weight, for the PSNR.
 
-        The error is over wanted pixels. arrays: `Batch.arrays`; a compiled graph takes and
-        differentiates plain tensors, so they are grouped here again.
+        The error is over wanted pixels. arrays: `Batch.arrays`.
         """
         edges, points, faces, outlines, pixels, rays, pairs = grouped(arrays)
+        indices, weights, further_indices, further_weights = points
+        near, far, receiver, p, q, across, functionals, eyes = outlines
+        target, wanted, shares, backdrop = pixels
+
+        # Colors of the pixels, which depend on how far the surface moves along their rays.
         vertices = marching_tets.device_crossings(edges)
-        _, colors = self.field(points.indices, points.weights)
+        _, colors = self.field(indices, weights)
         loss = 0.0
         if self.geometry:
-            _, ahead = self.field(points.further_indices, points.further_weights)
+            _, ahead = self.field(further_indices, further_weights)
             shown = colors[:self.geometry]
             moved, loss = self.by_surface(vertices, faces, rays, pairs)
-            slope = P.stop_gradient(ahead - shown) * (moved * rays.moves).reshape(-1, 1)
+            slope = P.stop_gradient(ahead - shown) * moved.reshape(-1, 1)
             colors = P.concat((shown + slope, colors[self.geometry:]), 0)
-        colors = P.concat((colors, pixels.backdrop), 0)
-        opacity = P.concat(
-            (P.ones((self.pixels, 1), ms.float32), P.zeros_like(pixels.backdrop[:, :1])), 0
-        )
-        eye, functional = P.unstack(outlines.eyes, 0), P.unstack(outlines.functionals, 0)
-        where = place(take(vertices, outlines.p), take(vertices, outlines.q), eye,
+        colors = P.concat((colors, backdrop), 0)
+        opacity = P.concat((P.ones((self.pixels, 1), ms.float32), P.zeros_like(backdrop[:, :1])), 0)
+
+        # Outlines blend them.
+        eye, functional = P.unstack(eyes, 0), P.unstack(functionals, 0)
+        where = place(take(vertices, p), take(vertices, q), eye,
                       (functional[0:3], functional[3:6], functional[6:9]))
-        colors = antialias(
-            colors, outlines.near, outlines.far, outlines.receiver, outlines.across, where
-        )
-        opacity = antialias(
-            opacity, outlines.near, outlines.far, outlines.receiver, outlines.across, where
-        ).reshape(-1)
-        error = P.square(colors - pixels.target).sum(-1)
-        loss = (
-            loss + (pixels.shares * (error + self.mask * P.square(opacity - pixels.wanted))).sum()
-        )
-        solid = pixels.shares * P.cast(pixels.wanted > 0.5, ms.float32)
+        colors = antialias(colors, near, far, receiver, across, where)
+        opacity = antialias(opacity, near, far, receiver, across, where).reshape(-1)
+
+        # Losses.
+        error = P.square(colors - target).sum(-1)
+        loss = loss + (shares * (error + self.mask * P.square(opacity - wanted))).sum()
+        solid = shares * P.cast(wanted > 0.5, ms.float32)
         return loss, P.stop_gradient((solid * error).sum() / 3), solid.sum()
 
     def by_surface(self, vertices, faces, rays, pairs):
         """Return how far points have moved along their rays, and the loss of bent surfaces.
 
-        The first, of the first G pixels, is 0 in value, not in gradient. The second is the
-        bilateral smoothness of normals: exp(-3 |dI|) (sqrt(1 + |dn|^2) - 1) of neighboring pixels
-        (SV3D, section 4).
+        The first, of the first G pixels, is 0 in value, not in gradient, and times `Rays.moves`.
+        The second is the bilateral smoothness of normals: exp(-3 |dI|) (sqrt(1 + |dn|^2) - 1) of
+        neighboring pixels (SV3D, section 4).
         """
-        eye, direction = P.unstack(rays.eyes, 0), P.unstack(rays.directions, 0)
-        i, j, k = rays.i, rays.j, rays.k
+        i, j, k, directions, eyes, moves = rays
+        eye, direction = P.unstack(eyes, 0), P.unstack(directions, 0)
         a, b, c = take(vertices, i), take(vertices, j), take(vertices, k)
         depth, of_b, of_c = intersect(a, b, c, eye, direction)
         smooth = 0.0
         if self.smooth > 0:
+            first, second, even = pairs
             normals = vertex_normals(vertices, faces, vertices[0].shape[0])
             normal = interpolate(take(normals, i), take(normals, j), take(normals, k), of_b, of_c)
             normal = unit(normal, 1e-12)
-            bend = minus(take(normal, pairs.first), take(normal, pairs.second))
-            smooth = self.smooth * (pairs.even * (P.sqrt(1 + dot(bend, bend)) - 1)).sum()
-        return depth - P.stop_gradient(depth), smooth
+            bend = minus(take(normal, first), take(normal, second))
+            smooth = self.smooth * (even * (P.sqrt(1 + dot(bend, bend)) - 1)).sum()
+        return (depth - P.stop_gradient(depth)) * moves, smooth
 
 
 def adam_step(field, settings):

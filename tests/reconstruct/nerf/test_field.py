@@ -122,7 +122,7 @@ def forward(field, points, harmonics=None, p=None):
     if field.directional:
         hidden = np.concatenate([hidden, harmonics], axis=1)
     hidden = np.maximum(hidden @ p["second"] + p["second_bias"], 0)
-    return density, 1 / (1 + np.exp(-(hidden @ p["color"] + p["color_bias"])))
+    return density, 1 / (1 + np.exp(-(hidden @ p["colour"] + p["colour_bias"])))
 
 
 def excited(kind, directional):

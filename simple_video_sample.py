@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """One image (or a folder of them) to views on an orbit, or to a video.
 
-  python simple_video_sample.py --image photo.jpg                  # the embedded small model: toy shapes, 64 pixels
-  python simple_video_sample.py --config configs/sv3d_p.yaml --ckpt sv3d_p.safetensors --image photo.jpg --elevation 10
+  python simple_video_sample.py --image photo.jpg         # the embedded small model, 64 pixels
+  python simple_video_sample.py --config sv3d_p --ckpt sv3d_p.safetensors --image photo.jpg
 
-Each image and seed becomes a folder OUTPUT/<image>_<seed> with 000.png ..., transforms.json, views.mp4, contact.png and
-run.json; finished folders are skipped when the command is run again.
-A single image gives the memory of each stage back before the next; several keep what was compiled for the next image.
+Each image and seed becomes a folder OUTPUT/<image>_<seed> with 000.png ..., transforms.json,
+views.mp4, contact.png and run.json; finished folders are skipped when the command is run again.
+A single image gives the memory of each stage back before the next; several keep what was compiled
+for the next image.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 130 interrupted (finished folders stay).
 """
 import argparse
@@ -37,93 +38,125 @@ from sgm.views.transforms import read_orbit
 
 
 def size(text):
-    """"576" or "576x1024" -> changes of the model's configuration."""
+    """Return "576" or "576x1024" as changes of the model's configuration."""
     if not re.fullmatch("[0-9]{1,5}(x[0-9]{1,5})?", text):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected pixels as in 576 or 576x1024 (height x width)")
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected pixels as in 576 or 576x1024"
+                                         " (height x width)")
     height, _, width = text.partition("x")
     return [f"height={int(height)}", f"width={int(width or height)}"]
 
 
 def parse(argv):
+    """Return the parsed arguments."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
     add = parser.add_argument_group("input and output").add_argument
-    add("--image", required=True, metavar="PATH", help="image file (png, jpg, webp, bmp, gif, tiff, avif) or folder of"
-        f" them (png, jpg, webp, bmp); at most {MAX_PIXELS // 10 ** 6} megapixels each")
-    add("--config", default=None, metavar="NAME|YAML", help="model: sv3d_u, sv3d_p, svd, svd_xt, a YAML file of ours or of"
-        " the reference (default: the embedded sv3d_tiny)")
-    add("--ckpt", default=None, metavar="FILE", help="weights: published .safetensors as it is, ours, or .ckpt")
-    add("--lora", default=None, metavar="FILE", help="a LoRA of train.py for those weights (lora.safetensors)")
+    add("--image", required=True, metavar="PATH",
+        help="image file (png, jpg, webp, bmp, gif, tiff, avif) or folder of them (png, jpg, webp,"
+        f" bmp); at most {MAX_PIXELS // 10 ** 6} megapixels each")
+    add("--config", default=None, metavar="NAME|YAML",
+        help="model: sv3d_u, sv3d_p, svd, svd_xt, a YAML file of ours or of the original (default:"
+        " the embedded sv3d_tiny)")
+    add("--ckpt", default=None, metavar="FILE",
+        help="weights: published .safetensors as it is, ours, .ckpt, or a diffusers folder")
+    add("--lora", default=None, metavar="FILE",
+        help="a LoRA of train.py for those weights (lora.safetensors)")
     add("--output", default="outputs", metavar="DIR", help="default outputs")
-    add("--overwrite", action="store_true", help="make finished folders anew")
-    add("--format", default="mp4,gif,png", metavar="LIST", help="what to write beside the views: any of mp4, gif, png"
-        " (contact sheet and orbit plot); default all")
-    add("--background", default="transparent", metavar="transparent|white|R,G,B", help="of the saved views; default"
-        " transparent, the silhouette estimated from the generated white")
-    add("--fps", type=int_range(1, 1000), default=6, help="frames per second of the video, and what svd is told; default 6")
-    add("--preview", type=int_range(0, MAX_STEPS), default=0, metavar="N", help="write OUTPUT/<image>_<seed>.preview.png"
-        " every N steps; default 0, never")
+    add("--overwrite", action="store_true", help="make finished folders again")
+    add("--format", default="mp4,gif,png", metavar="LIST",
+        help="what to write next to the views: any of mp4, gif, png (contact sheet and orbit plot);"
+        " default all")
+    add("--background", default="transparent", metavar="transparent|white|R,G,B",
+        help="background of the saved views; default transparent, the silhouette estimated from the"
+        " generated white")
+    add("--fps", type=int_range(1, 1000), default=6,
+        help="frames per second of the video, and condition of svd; default 6")
+    add("--preview", type=int_range(0, MAX_STEPS), default=0, metavar="N",
+        help="write OUTPUT/<image>_<seed>.preview.png every N steps; default 0, never")
+
     add = parser.add_argument_group("the object in the image (orbit models)").add_argument
-    add("--no-matte", action="store_true", help="use the image as it is: do not cut the object out")
-    add("--frame-ratio", type=float_range(0.01, 1), default=None, metavar="R", help="object's larger side / frame side; default: the"
-        " image's larger side makes the frame")
+    add("--no-matte", action="store_true",
+        help="use the image as it is: do not cut the object out")
+    add("--frame-ratio", type=float_range(0.01, 1), default=None, metavar="R",
+        help="object's larger side / frame side; default: the image's larger side makes the frame")
+
     add = parser.add_argument_group("cameras (orbit models)").add_argument
-    add("--elevation", type=float, default=10.0, metavar="DEG", help="of the input view, above the horizon; default 10."
-        " sv3d_u is not told it: it only labels the cameras")
-    add("--orbit", default="static", metavar="static|dynamic|sine-A|FILE.json", help="default static; dynamic: random as in"
-        " the paper, by seed; sine-30: elevation + 30 sin(azimuth)")
-    add("--elevations", type=float_list, default=None, metavar="LIST", help="degrees, one per view, input view last; a list"
-        " that begins with a minus: --elevations=-5,0,5")
-    add("--azimuths", type=float_list, default=None, metavar="LIST", help="degrees, ascending, input view last")
-    add("--azimuth-sign", type=int, choices=(1, -1), default=AZIMUTH_SIGN, help="1: views go counter-clockwise seen from"
-        f" above (camera to its right), -1: clockwise; default {AZIMUTH_SIGN}")
-    add("--num-frames", type=int_range(1, MAX_FRAMES), default=None, metavar="T", help="default: the model's (21 for SV3D)")
+    add("--elevation", type=float, default=10.0, metavar="DEG",
+        help="elevation of the input view above the horizon; default 10. sv3d_u is not conditioned"
+        " on it: it only labels the cameras")
+    add("--orbit", default="static", metavar="static|dynamic|sine-A|FILE.json",
+        help="default static; dynamic: random as in the paper, by seed; sine-30: elevation +"
+        " 30 sin(azimuth)")
+    add("--elevations", type=float_list, default=None, metavar="LIST",
+        help="degrees, one per view, input view last; a list that starts with a minus sign:"
+        " --elevations=-5,0,5")
+    add("--azimuths", type=float_list, default=None, metavar="LIST",
+        help="degrees, ascending, input view last")
+    add("--azimuth-sign", type=int, choices=(1, -1), default=AZIMUTH_SIGN,
+        help="1: views go counter-clockwise seen from above (camera to its right), -1: clockwise;"
+        f" default {AZIMUTH_SIGN}")
+    add("--num-frames", type=int_range(1, MAX_FRAMES), default=None, metavar="T",
+        help="default: the model's (21 for SV3D)")
+
     add = parser.add_argument_group("sampling").add_argument
     add("--seeds", type=seed_list, default=[23], metavar="LIST", help="e.g. 0-3,7; default 23")
-    add("--steps", type=int_range(1, MAX_STEPS), default=None, help="default: the model's (SV3D 50, svd 25, svd_xt 30,"
-        " sv3d_tiny 3)")
+    add("--steps", type=int_range(1, MAX_STEPS), default=None,
+        help="default: the model's (SV3D 50, svd 25, svd_xt 30, sv3d_tiny 3)")
     add("--sampler", choices=SAMPLERS, default=None, help="default euler")
-    add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None, metavar=("MIN", "MAX"), help="scale at the"
-        " least and the most guided frame; default: the model's (SV3D 1 2.5)")
-    add("--size", type=size, default=[], metavar="S|HxW", help="pixels of a frame; default: the model's (576, svd 576x1024)")
-    add("--motion-bucket", type=int_range(0, 255), default=127, help="amount of motion, 0-255 (svd only); default 127")
-    add("--cond-aug", type=float_range(0, MAX_NUMBER), default=None, metavar="SIGMA", help="noise added to the condition"
-        " image; default: the model's (SV3D 1e-5, svd 0.02)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model's configuration")
+    add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None,
+        metavar=("MIN", "MAX"),
+        help="scale at the least and the most guided frame; default: the model's (SV3D 1 2.5)")
+    add("--size", type=size, default=[], metavar="S|HxW",
+        help="pixels of a frame; default: the model's (576, svd 576x1024)")
+    add("--motion-bucket", type=int_range(0, 255), default=127,
+        help="amount of motion, 0-255 (svd only); default 127")
+    add("--cond-aug", type=float_range(0, MAX_NUMBER), default=None, metavar="SIGMA",
+        help="noise added to the condition image; default: the model's (SV3D 1e-5, svd 0.02)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE",
+        help="change one value of the model's configuration")
+
     add = parser.add_argument_group("device and memory").add_argument
     add("--device", choices=("CPU", "Ascend"), default="CPU", help="default CPU")
     add("--device-id", type=int, default=0, help="which NPU; default 0")
-    add("--mode", choices=("graph", "pynative"), default="graph", help="pynative: operator by operator, for debugging")
-    add("--dtype", choices=DTYPE_NAMES, default="fp32", help="of the UNet; the rest is float32; default fp32")
-    add("--decode-chunk", type=int_range(1, MAX_FRAMES), default=7, metavar="T", help="frames decoded at once; default 7. The"
-        " temporal decoder of svd sees one chunk as one video, so its result depends on it; the image decoder's does not")
-    add("--sequential-cfg", action="store_true", help="both sides of the guidance one after the other: half the memory")
+    add("--mode", choices=("graph", "pynative"), default="graph",
+        help="pynative: operator by operator, for debugging")
+    add("--dtype", choices=DTYPE_NAMES, default="fp32",
+        help="precision of the UNet, everything else is float32; default fp32")
+    add("--decode-chunk", type=int_range(1, MAX_FRAMES), default=7, metavar="T",
+        help="frames decoded at once; default 7. The temporal decoder of svd sees one chunk as one"
+        " video, so its result depends on it; the image decoder's does not")
+    add("--sequential-cfg", action="store_true",
+        help="both sides of the guidance one after the other: half the memory")
     return parser.parse_args(argv)
 
 
 def overrides(args):
-    """--size and --num-frames as changes of the model's configuration."""
-    return [*args.set, *args.size, *([f"num_frames={args.num_frames}"] if args.num_frames else [])]
+    """Return --size and --num-frames as changes of the model's configuration."""
+    num_frames = [f"num_frames={args.num_frames}"] if args.num_frames else []
+    return [*args.set, *args.size, *num_frames]
 
 
 def sample_options(args, seed, keep_graphs):
     """Return the `SampleOptions` of the flags."""
     from sgm.diffusion.pipeline import SampleOptions
     return SampleOptions(
-        seed=seed, steps=args.steps, sampler=args.sampler, guidance_range=args.guidance, cond_aug=args.cond_aug, fps=args.fps,
-        motion_bucket=args.motion_bucket, decode_chunk=args.decode_chunk, sequential=args.sequential_cfg,
-        keep_graphs=keep_graphs)
+        seed=seed, steps=args.steps, sampler=args.sampler, guidance_range=args.guidance,
+        cond_aug=args.cond_aug, fps=args.fps, motion_bucket=args.motion_bucket,
+        decode_chunk=args.decode_chunk, sequential=args.sequential_cfg, keep_graphs=keep_graphs)
 
 
 def cameras(args, num_frames, seed):
-    """The orbit of `num_frames` views that the flags describe. Raises CameraError."""
+    """Return the orbit of `num_frames` views that the flags describe. Raises CameraError."""
     if not abs(args.elevation) < 90:
-        raise CameraError(f"--elevation: found {args.elevation:g}, expected degrees above -90 and below 90")
+        raise CameraError(f"--elevation: found {args.elevation:g}, expected degrees above -90 and"
+                          " below 90")
     for flag, values in (("--azimuths", args.azimuths), ("--elevations", args.elevations)):
         if values:
             check_count(flag, len(values), num_frames)
     if args.azimuths or args.elevations:
         even = Orbit.static(args.elevation, num_frames)
-        orbit = Orbit.from_lists(args.azimuths or even.azimuths_deg, args.elevations or even.elevations_deg)
+        orbit = Orbit.from_lists(args.azimuths or even.azimuths_deg,
+                                 args.elevations or even.elevations_deg)
     elif args.orbit == "static":
         orbit = Orbit.static(args.elevation, num_frames)
     elif args.orbit == "dynamic":
@@ -132,12 +165,14 @@ def cameras(args, num_frames, seed):
         try:
             orbit = Orbit.sine(float(args.orbit[5:]), args.elevation, num_frames)
         except CameraError as error:
-            raise CameraError(f"--orbit {args.orbit} at --elevation {args.elevation:g}: {error}") from None
+            raise CameraError(f"--orbit {args.orbit} at --elevation {args.elevation:g}:"
+                              f" {error}") from None
         except ValueError:
-            raise CameraError(f"--orbit {args.orbit}: expected a number of degrees after sine-, as in sine-30") from None
+            raise CameraError(f"--orbit {args.orbit}: expected a number of degrees after sine-, as"
+                              " in sine-30") from None
     elif not Path(args.orbit).exists():
-        raise CameraError(f"--orbit {args.orbit}: found no such file, expected static, dynamic, sine-30 (degrees), a JSON"
-                          " file or a views folder")
+        raise CameraError(f"--orbit {args.orbit}: found no such file, expected static, dynamic,"
+                          " sine-30 (degrees), a JSON file or a views folder")
     else:
         orbit = read_orbit(args.orbit)
         check_count(f"--orbit {args.orbit}", len(orbit), num_frames)
@@ -147,12 +182,15 @@ def cameras(args, num_frames, seed):
 def check_count(flag, found, num_frames):
     """Raise CameraError unless there is a camera for each view."""
     if found != num_frames:
-        raise CameraError(f"{flag}: found {found} views, expected {num_frames}, the input view last; to make {found} views"
-                          f" give --num-frames {found}")
+        raise CameraError(f"{flag}: found {found} views, expected {num_frames}, the input view"
+                          f" last; to make {found} views give --num-frames {found}")
 
 
 def folder_names(paths):
-    """The names of the images' folders: each image's own without its suffix, unless they share it (cup.jpg, cup.png)."""
+    """Return the names of the images' folders: each image's without suffix, if it is the only one.
+
+    cup.jpg and cup.png keep their suffixes. Raises ImageError for equal names.
+    """
     count = Counter(path.stem for path in paths)
     names = [path.stem if count[path.stem] == 1 else path.name for path in paths]
     if len(set(names)) < len(names):
@@ -162,6 +200,8 @@ def folder_names(paths):
 
 
 def main(argv=None):
+    """Make the views of all images and seeds; return the exit code."""
+    # 1. flags
     args = parse(argv)
     with loading():
         from tqdm import tqdm
@@ -174,25 +214,31 @@ def main(argv=None):
     formats = args.format.replace(" ", "").split(",")
     unknown = set(formats) - set(FORMATS)
     if unknown:
-        raise ConfigError(f"--format: found {', '.join(sorted(unknown))}, expected any of {', '.join(FORMATS)}")
+        raise ConfigError(f"--format: found {', '.join(sorted(unknown))}, expected any of"
+                          f" {', '.join(FORMATS)}")
     if bool(args.config) != bool(args.ckpt):
-        raise ConfigError(f"--{'ckpt' if args.config else 'config'} is missing: a model needs both; without either the"
-                          " embedded small model is used")
+        missing = "ckpt" if args.config else "config"
+        raise ConfigError(f"--{missing} is missing: a model needs both; without either the embedded"
+                          " small model is used")
     background = parse_background(args.background)
     paths = list_images(args.image)
     check_folder(args.output, "--output")
     jobs = [(path, seed, Path(args.output) / f"{name}_{seed}")
             for path, name in zip(paths, folder_names(paths)) for seed in args.seeds]
+
+    # 2. the model
     ops.set_device(args.device, args.device_id, args.mode)
     model, ckpt = (args.config, args.ckpt) if args.config else EMBEDDED
     engine = load_model(model, ckpt, args.dtype, overrides(args), args.lora)
     spec = engine.spec
     if spec.is_orbit:
-        cameras(args, spec.num_frames, args.seeds[0])  # wrong cameras are told before any work
+        cameras(args, spec.num_frames, args.seeds[0])   # wrong cameras are found before any work
+
+    # 3. image by image
     failed = 0
     for path, seed, folder in jobs:
         if is_finished(folder) and not args.overwrite:
-            print(f"{folder}: finished already, skipped (--overwrite makes it anew)")
+            print(f"{folder}: finished already, skipped (--overwrite makes it again)")
             continue
         try:
             check_replaceable(folder)
@@ -210,31 +256,37 @@ def main(argv=None):
                 def on_stage(name, seconds, peak_gb, bar=bar):
                     bar.write(f"  {name}: {seconds} s, peak {peak_gb} GB")
 
-                views = generate_views(engine, image, orbit, sample_options(args, seed, keep_graphs=len(jobs) > 1),
+                options = sample_options(args, seed, keep_graphs=len(jobs) > 1)
+                views = generate_views(engine, image, orbit, options,
                                        on_step=on_step, on_stage=on_stage)
             print(views.save(folder, background, args.fps, formats))
         except (ImageError, PipelineError, ViewsError) as error:
             failed += 1
-            print(one_line(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}"), file=sys.stderr)
-            if len(paths if isinstance(error, ImageError) else jobs) == 1 and not isinstance(error, PipelineError):
+            is_named = str(error).startswith(f"{path}: ")
+            print(one_line(str(error) if is_named else f"{path}: {error}"), file=sys.stderr)
+            is_only_one = len(paths if isinstance(error, ImageError) else jobs) == 1
+            if is_only_one and not isinstance(error, PipelineError):
                 return 2
         except OSError as error:
             if error.errno != ENAMETOOLONG or len(jobs) == 1:
-                raise ConfigError(f"--output {folder}: cannot be written: {os_reason(error)}") from None
-            failed += 1         # a name of this image only
-            print(one_line(f"{path}: {folder}: cannot be written: {os_reason(error)}"), file=sys.stderr)
+                raise ConfigError(f"--output {folder}: cannot be written:"
+                                  f" {os_reason(error)}") from None
+            failed += 1         # only this image's name is too long
+            print(one_line(f"{path}: {folder}: cannot be written: {os_reason(error)}"),
+                  file=sys.stderr)
     return 1 if failed else 0
 
 
 def write_preview(folder, frames):
-    """The current estimate as one picture beside the folder to come."""
+    """Write the current estimate as one picture next to the folder that will be written."""
     from sgm.views.images import save_png
     from sgm.views.media import contact_sheet
-    save_png(folder.with_name(folder.name + ".preview.png"), contact_sheet(frames, columns=7))
+    path = folder.with_name(folder.name + ".preview.png")
+    save_png(path, contact_sheet(frames, columns=7))
 
 
 def run(argv=None):
-    """`main` with errors as one line and an exit code."""
+    """Run `main` with errors as one line and an exit code."""
     return exit_code("simple_video_sample.py", main, argv, "interrupted; finished folders stay")
 
 

@@ -1,18 +1,21 @@
-"""Image to an orbit of views to a mesh, on MindSpore. The public names; see the README for what they do."""
+"""Image to an orbit of views to a mesh, on MindSpore; the README explains the public names."""
 import os
 
 __version__ = "0.5.0"
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore logs warnings that concern its developers only
 
-_WHERE = {"load_model": "sgm.diffusion.pipeline", "generate": "sgm.diffusion.pipeline", "PipelineError": "sgm.diffusion.guards",
-          "views_to_mesh": "sgm.reconstruct.pipeline", "ShapeError": "sgm.reconstruct.posed_views",
-          "Orbit": "sgm.views.cameras", "CheckpointError": "sgm.checkpoints.store", "ConfigError": "sgm.config.yaml_reader"}
+_WHERE = {
+    "load_model": "sgm.diffusion.pipeline", "generate": "sgm.diffusion.pipeline",
+    "PipelineError": "sgm.diffusion.guards", "views_to_mesh": "sgm.reconstruct.pipeline",
+    "ShapeError": "sgm.reconstruct.posed_views", "Orbit": "sgm.views.cameras",
+    "CheckpointError": "sgm.checkpoints.store", "ConfigError": "sgm.config.yaml_reader",
+}
 __all__ = list(_WHERE)
 
 
 def __getattr__(name):
-    """Import on first use, so that `sgm.views.cameras` and the renderer do not pull in MindSpore."""
+    """Import a public name on first use: cameras and the renderer then do not load MindSpore."""
     if name in _WHERE:
         from importlib import import_module
         return getattr(import_module(_WHERE[name]), name)

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""The demonstration of `make demo`: the embedded small model on a procedural object it has never seen and
-on a photograph, then a mesh of 21 rendered views of that object.
+"""The demonstration of `make demo`: the embedded small model, then a mesh.
+
+The model makes orbits of a procedural object it has never seen and of a photograph; the mesh is
+made of 21 rendered views of that object.
 
   demo.py [--output outputs/demo]
 """
@@ -22,7 +24,8 @@ ELEVATION = 10
 def main(argv=None):
     """Run the demonstration; return the exit code."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="default outputs/demo")
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"),
+                        help="default outputs/demo")
     args = parser.parse_args(argv)
     started = time.time()
     with loading():
@@ -48,7 +51,8 @@ def main(argv=None):
         if code:
             return code
 
-    # rendered views, not the small model's: these show what the second half does with views that agree
+    # rendered views, not the small model's: these show what the second half does with views that
+    # agree
     settings = OrbitSettings(size=384, elevation=(ELEVATION, ELEVATION))
     render_folders(procedural_items([SEED]), out / "rendered", settings)
     code = views_to_mesh.main([str(out / "rendered" / f"{SEED:07d}"), "--config", "fast",
@@ -56,10 +60,13 @@ def main(argv=None):
     if code:
         return code
     print(f"\n{time.time() - started:.0f} s. Look at\n"
-          f"  {out}/toy_23/contact.png     an orbit of a toy the model has not seen (also views.gif, views.mp4)\n"
-          f"  {out}/coffee_23/contact.png  a photograph: the small model knows toys only, this shows the"
+          f"  {out}/toy_23/contact.png     an orbit of a toy the model has not seen (also"
+          " views.gif, views.mp4)\n"
+          f"  {out}/coffee_23/contact.png  a photograph: the small model knows toys only, this"
+          " shows the"
           " path, not quality\n"
-          f"  {out}/mesh/mesh.glb          a mesh of 21 rendered views of the toy (also contact.png, turntable.gif)\n"
+          f"  {out}/mesh/mesh.glb          a mesh of 21 rendered views of the toy (also"
+          " contact.png, turntable.gif)\n"
           "The README says how to use the published weights.")
     return 0
 

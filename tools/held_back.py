@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Generate the orbits of the 16 held-out procedural objects and measure them: the small model's figures in docs/.
+"""Generate and measure the orbits of the 16 held-out procedural objects.
 
-  held_back.py --output runs/held_back                    # the embedded model, static orbits, elevation 10
+These are the small model's figures in docs/.
+
+  held_back.py --output runs/held_back          # the embedded model, static orbits, elevation 10
   held_back.py --output runs/held_back_dynamic --orbit dynamic
   held_back.py --ckpt runs/sv3d_tiny/averaged.safetensors --output runs/held_back
 
@@ -37,7 +39,7 @@ from sgm.views.cameras import Orbit
 
 
 class QuarterTurnOff(Orbit):
-    """The same cameras, but the network gets azimuths a quarter turn further (but for the input)."""
+    """The same cameras; the network gets azimuths a quarter turn further, the input's excepted."""
 
     @property
     def azimuths_rad(self):
@@ -47,7 +49,7 @@ class QuarterTurnOff(Orbit):
 
 
 class OneViewOff(Orbit):
-    """The same cameras, but the network gets for each view the pose of the next (but for the input)."""
+    """The same cameras; the network gets the pose of each next view, the input's excepted."""
 
     @property
     def azimuths_rad(self):
@@ -85,7 +87,8 @@ def parse(argv):
     add("--config", default=None, help="default sv3d_tiny")
     add("--ckpt", default=None, help="default: the embedded weights")
     add("--orbit", choices=("static", "dynamic"), default="static",
-        help="one turn in equal steps, or a random orbit of the SV3D paper for each object; default static")
+        help="one turn in equal steps, or a random orbit of the SV3D paper for each object;"
+             " default static")
     add("--elevation", type=float_range(-89, 89), default=10.0,
         help="elevation of the input view, degrees; default 10")
     add("--steps", type=int_range(1, MAX_STEPS), default=None, help="default: the model's")
@@ -151,7 +154,7 @@ def main(argv=None):
 
 
 def run(argv=None):
-    """`main` with errors as one line and an exit code."""
+    """Run `main` with errors as one line and an exit code."""
     return exit_code("held_back.py", main, argv, "interrupted; finished folders stay")
 
 

@@ -1,6 +1,7 @@
-"""Weights into a network, with everything that a file and a network do not share named; and a file's hash.
+"""Loads weights into a network, naming every mismatch; computes the hash of a file.
 
-Parameter names are the published keys, so a published file is loaded as it is and our own files have its layout.
+Parameter names are the published keys, so a published file is loaded as it is and our own files
+have its layout.
 """
 import hashlib
 import logging
@@ -18,8 +19,8 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError, TensorStore
 
-__all__ = ["CheckpointError", "Report", "check_weights", "file_hash", "load_weights", "open_checkpoint",
-           "save_safetensors"]
+__all__ = ["CheckpointError", "Report", "check_weights", "file_hash", "load_weights",
+           "open_checkpoint", "save_safetensors"]
 
 log = logging.getLogger("sgm")
 
@@ -30,11 +31,11 @@ def _opened(checkpoint):
 
 @dataclass
 class Report:
-    """What `load_weights` did; its text is one line."""
+    """The result of `load_weights`; its text is one line."""
     path: str
     format: str
     loaded: int = 0
-    nbytes: int = 0                             # of the loaded parameters
+    nbytes: int = 0                             # size of the loaded parameters
     converted: Counter = field(default_factory=Counter)  # "F16 to Float32" -> tensors
     unused: list = field(default_factory=list)  # keys passed over because nothing uses them
 
@@ -47,25 +48,29 @@ class Report:
 
 
 def check_weights(cell, checkpoint, prefix=""):
-    """Raise CheckpointError unless `checkpoint` (open, or a path) has what `load_weights` would read, and no more.
+    """Raise CheckpointError unless `checkpoint` has exactly what `load_weights` would read.
 
-    -> the keys passed over because nothing uses them.
+    checkpoint: an open TensorStore or a path. Return the keys passed over because nothing uses
+    them.
     """
     shapes = {key: tuple(parameter.shape) for key, parameter in cell.parameters_dict().items()}
     return check_fit(_opened(checkpoint), shapes, prefix)
 
 
 def load_weights(cell, checkpoint, dtype=None, prefix=""):
-    """Give every parameter of `cell` (a mindspore Cell) the tensor of its name; -> Report.
+    """Give every parameter of `cell` (a mindspore Cell) the tensor of its name. Return a Report.
 
-    `checkpoint`: a path or an open TensorStore. `dtype`: the mindspore float type that the parameters take; None leaves
-    each as it is. `prefix`: only the file's keys that begin with it must have a parameter (to load a part of a model).
-    A tensor that already has its parameter's type stays in the file, mapped, and takes no memory of its own: the file
-    must then outlive the network. Raises CheckpointError, before anything is changed, when a parameter has no tensor, a
-    tensor no parameter and a use, or a shape differs; and on the way when a value is beyond the range of `dtype`.
+    `checkpoint`: a path or an open TensorStore. `dtype`: the mindspore float type that the
+    parameters take; None leaves each as it is. `prefix`: only the file's keys that begin with it
+    must have a parameter (to load a part of a model). A tensor that already has its parameter's
+    type stays in the file, mapped, and takes no memory of its own: the file must then outlive the
+    network. Raises CheckpointError, before anything is changed, when a parameter has no tensor, a
+    tensor no parameter and a use, or a shape differs; and on the way when a value is beyond the
+    range of `dtype`.
     """
     checkpoint = _opened(checkpoint)
-    report = Report(str(checkpoint.path), checkpoint.format, unused=check_weights(cell, checkpoint, prefix))
+    unused = check_weights(cell, checkpoint, prefix)
+    report = Report(str(checkpoint.path), checkpoint.format, unused=unused)
     for key, parameter in cell.parameters_dict().items():
         wanted = dtype or parameter.dtype
         parameter.assign_value(_tensor(checkpoint, key, wanted, report))
@@ -83,8 +88,9 @@ def _tensor(checkpoint, key, dtype, report):
             with np.errstate(over="raise"):
                 array = array.astype(kind, copy=False)
         except FloatingPointError:
-            raise CheckpointError(f"{checkpoint.path}: {key}: found values beyond the range of {kind}, expected at most"
-                                  f" {np.finfo(kind).max:.0f}; load it as float32") from None
+            raise CheckpointError(f"{checkpoint.path}: {key}: found values beyond the range of"
+                                  f" {kind}, expected at most {np.finfo(kind).max:.0f}; load it as"
+                                  " float32") from None
         report.converted[f"{checkpoint.dtype(key)} to {dtype}"] += 1
     if not checkpoint.holds(array):
         checkpoint.release(key)
@@ -92,11 +98,12 @@ def _tensor(checkpoint, key, dtype, report):
 
 
 def file_hash(path, whole=1 << 30, blocks=64):
-    """A name for a file's content, with its scheme: ``sha256:…`` of files up to `whole` bytes.
+    """Return a hash of a file's content with its scheme: ``sha256:…`` up to `whole` bytes.
 
-    Of larger ones ``sha256-size-64MiB:…``: of the size and `blocks` MiB spread evenly from the first (a safetensors
-    header) to the last: a fraction of a second instead of a minute. Of a folder ``sha256-files:…``: of the names and
-    hashes of its weights. Raises CheckpointError when it cannot be read.
+    Of larger ones ``sha256-size-64MiB:…``: of the size and `blocks` MiB spread evenly from the
+    first (a safetensors header) to the last: a fraction of a second instead of a minute. Of a
+    folder ``sha256-files:…``: of the names and hashes of its weights. Raises CheckpointError when
+    it cannot be read.
     """
     digest, mib = hashlib.sha256(), 1 << 20
     if Path(path).is_dir():
@@ -116,4 +123,5 @@ def file_hash(path, whole=1 << 30, blocks=64):
                 digest.update(file.read(mib))
             return f"sha256-size-{blocks}MiB:{digest.hexdigest()}"
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected a file") from None
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected a"
+                              " file") from None

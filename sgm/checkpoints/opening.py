@@ -8,12 +8,13 @@ from sgm.checkpoints.store import View, passthrough
 
 
 def open_weights(path, spec=None, base=None):
-    """Open a .safetensors file (published or ours), a MindSpore .ckpt or a Hugging Face diffusers folder.
+    """Open a .safetensors file (published or ours), a MindSpore .ckpt or a diffusers folder.
 
-    spec: the ModelSpec; None recognizes it. base: an open TensorStore that gives the published keys that `path` lacks.
-    Return a TensorStore under the published names, and the ModelSpec with the decoder that the weights have.
-    Raises CheckpointError: unreadable, or of another model; a folder also where keys are missing or left over, which of
-    a file `sgm.checkpoints.loading.check_weights` and `sgm.checkpoints.conversion.plan` check.
+    spec: the ModelSpec; None recognizes it. base: an open TensorStore that gives the published keys
+    that `path` lacks. Return a TensorStore under the published names, and the ModelSpec with the
+    decoder that the weights have. Raises CheckpointError: unreadable, or of another model; a folder
+    also where keys are missing or left over, which of a file
+    `sgm.checkpoints.loading.check_weights` and `sgm.checkpoints.conversion.plan` check.
     """
     path = Path(path)
     if path.is_dir():
@@ -22,5 +23,6 @@ def open_weights(path, spec=None, base=None):
     spec = spec or identify(fingerprint_of(store), path)
     if base is not None:
         rows = {key: passthrough(store, key) for key in store}
-        store = View(path, store.format, {**rows, **fill_from_base(base, rows, spec)}, store.metadata)
+        rows.update(fill_from_base(base, rows, spec))
+        store = View(path, store.format, rows, store.metadata)
     return store, adapt_spec(spec, store)

@@ -1,4 +1,4 @@
-"""The networks of one model under their published parameter names, and what they do: condition, sample, decode, encode.
+"""The networks of one model under their published names: condition, sample, decode, encode.
 
 T frames, H x W pixels, h x w latents; pixels float32 in [-1, 1], NCHW.
 """
@@ -20,7 +20,7 @@ from sgm.models.temporal_decoder import VideoDecoder
 
 
 class FirstStage(nn.Cell):
-    """The decoder; released with the 1x1 convolutions of an AutoencoderKL in svd_image_decoder only."""
+    """The decoder; only svd_image_decoder has the 1x1 convolutions of an AutoencoderKL."""
 
     def __init__(self, spec):
         super().__init__()
@@ -28,10 +28,12 @@ class FirstStage(nn.Cell):
         self.decoder = VideoDecoder(spec) if self.temporal else Decoder(spec)
         self.post_quant_conv = None
         if spec.post_quant_conv:
-            self.quant_conv = Conv2d(2 * spec.z_channels, 2 * spec.z_channels, 1)  # published, read by nothing
+            # published, but nothing uses it
+            self.quant_conv = Conv2d(2 * spec.z_channels, 2 * spec.z_channels, 1)
             self.post_quant_conv = Conv2d(spec.z_channels, spec.z_channels, 1)
 
     def construct(self, z, frames):
+        """Return images (T, 3, H, W) of unscaled latents (T, 4, h, w); `frames` make one video."""
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)
         return self.decoder(z, frames)
@@ -46,18 +48,24 @@ class GuidedDenoiser(nn.Cell):
         self.num_frames = num_frames
 
     def construct(self, x, sigma, prepared, concat, vector, image_only, scale):
-        """x (T, 4, h, w), sigma (1,), scale (T, 1, 1, 1); the conditions hold 2 T rows, unconditional first."""
+        """Return the guided estimate (T, 4, h, w).
+
+        x (T, 4, h, w), sigma (1,), scale (T, 1, 1, 1); the conditions hold 2 T rows, unconditional
+        first.
+        """
         sigma = sigma.broadcast_to((2 * self.num_frames,))
-        both = self.denoiser(ms.ops.concat((x, x), 0), sigma, prepared, concat, vector, image_only, self.num_frames)
+        both = self.denoiser(ms.ops.concat((x, x), 0), sigma, prepared, concat, vector, image_only,
+                             self.num_frames)
         return guidance.guide(both[:self.num_frames], both[self.num_frames:], scale)
 
 
 class Engine(nn.Cell):
-    """All networks of a `sgm.config.model.ModelSpec`. Parameters take memory only once weights are loaded.
+    """All networks of a `sgm.config.model.ModelSpec`; parameters take no memory until loaded.
 
-    weights: an open TensorStore; dtype: the UNet's precision. Every public call, and `model.diffusion_model(...)`, loads
-    the part of `PARTS` that it needs if it is not in memory, and keeps it; `weights_loaded` and `release` give it back.
-    Without `weights`, whoever makes the Engine fills its parameters.
+    weights: an open TensorStore; dtype: the UNet's precision. Every public call, and
+    `model.diffusion_model(...)`, loads the part of `PARTS` that it needs if it is not in memory,
+    and keeps it; `weights_loaded` and `release` give it back. Without `weights`, the caller fills
+    the parameters.
     """
 
     PARTS = ("conditioner", "model", "first_stage_model")
@@ -81,7 +89,8 @@ class Engine(nn.Cell):
     def __repr__(self):
         spec, dtype = self.spec, str(self.dtype).lower()
         origin = "no file" if self.weights is None else self.weights.path.name
-        return f"<Engine {spec.name}: {spec.num_frames} frames of {spec.height}x{spec.width}, {dtype}, {origin}>"
+        size = f"{spec.num_frames} frames of {spec.height}x{spec.width}"
+        return f"<Engine {spec.name}: {size}, {dtype}, {origin}>"
 
     def _load(self, part):
         """Load the weights of one of `PARTS`, unless they are in memory."""
@@ -92,21 +101,24 @@ class Engine(nn.Cell):
                     if parameter.dtype != self.dtype:
                         parameter.set_dtype(self.dtype)
         elif part not in self._loaded:
-            self._loaded.add(part)              # first: what fails half way is given back as well
-            load_weights(cell, self.weights, self.dtype if part == "model" else None, prefix=part + ".")
+            # before: a part that fails half way is given back too
+            self._loaded.add(part)
+            dtype = self.dtype if part == "model" else None
+            load_weights(cell, self.weights, dtype, prefix=part + ".")
 
     def _unload(self, parts):
         """Give the memory of parts back to the file."""
         for part in self._loaded.intersection(parts):
             for parameter in getattr(self, part).get_parameters():
-                parameter.assign_value(Tensor(initializer("zeros", parameter.shape, parameter.dtype)))
+                zeros = initializer("zeros", parameter.shape, parameter.dtype)
+                parameter.assign_value(Tensor(zeros))
             self._loaded.remove(part)
 
     @contextmanager
     def weights_loaded(self, part):
-        """Context manager: hold the weights of one of `PARTS` in memory, and give them back afterwards.
+        """Context manager: hold the weights of one of `PARTS` in memory, then give them back.
 
-        Other parts that were loaded by calls outside of any such block are given back before.
+        Other parts that calls outside of such a block have loaded are given back first.
         """
         self._unload(set(self.PARTS) - {part, *self._stages})
         self._stages.append(part)
@@ -119,9 +131,9 @@ class Engine(nn.Cell):
                 self._unload([part])
 
     def release(self):
-        """Give back the memory of all compiled graphs and of all weights that no open `weights_loaded` block holds.
+        """Give back the memory of compiled graphs, and of weights outside `weights_loaded` blocks.
 
-        Weights are loaded and graphs compiled again when they are used.
+        They are compiled and loaded again when they are used.
         """
         self._graphs.clear()
         for cell in self.conditioner.embedders:
@@ -130,35 +142,39 @@ class Engine(nn.Cell):
         ops.release()
 
     def weights_hash(self):
-        """The checkpoint's hash, taken once."""
+        """Return the hash of the checkpoint, computed once."""
         if self._hash is None:
             self._hash = file_hash(self.weights.path)
         return self._hash
 
     def graph(self, key, make):
-        """A compiled function, made once."""
+        """Return the compiled function of a key, made by `make()` the first time."""
         if key not in self._graphs:
             self._graphs[key] = ops.compiled(make())
         return self._graphs[key]
 
-    def condition(self, image, cond_noise, cond_aug=None, num_frames=None, polars_rad=None, azimuths_rad=None,
-                  fps_id=None, motion_bucket_id=None):
-        """image, cond_noise (1, 3, H, W) -> (c, uc): dicts of crossattn (T, 1, D), concat (T, 4, h, w), vector (T, V).
+    def condition(self, image, cond_noise, cond_aug=None, num_frames=None, polars_rad=None,
+                  azimuths_rad=None, fps_id=None, motion_bucket_id=None):
+        """Return the conditions (c, uc) of an image: dicts of crossattn, concat and vector.
 
-        cond_aug: standard deviation of the noise added to the image. polars_rad, azimuths_rad: (T,) radians.
-        Raises ValueError naming a missing scalar or one of the wrong length.
+        image, cond_noise (1, 3, H, W). cond_aug: standard deviation of the noise added to the
+        image. polars_rad, azimuths_rad: (T,) radians. Results: crossattn (T, 1, D), concat
+        (T, 4, h, w), vector (T, V). Raises ValueError naming a missing scalar or one of the wrong
+        length.
         """
         self._load("conditioner")
         cond_aug = self.spec.condition.cond_aug if cond_aug is None else cond_aug
         return self.conditioner.condition(
-            _numpy(image), _numpy(cond_noise), cond_aug, num_frames or self.spec.num_frames, polars_rad=polars_rad,
-            azimuths_rad=azimuths_rad, fps_id=fps_id, motion_bucket_id=motion_bucket_id)
+            _numpy(image), _numpy(cond_noise), cond_aug, num_frames or self.spec.num_frames,
+            polars_rad=polars_rad, azimuths_rad=azimuths_rad, fps_id=fps_id,
+            motion_bucket_id=motion_bucket_id)
 
     def denoiser(self, c, uc, scale, sequential=False):
-        """The guided denoiser `(x, sigma) -> denoised` of one run; what depends on the conditions only is done here.
+        """Return the guided denoiser of one run, a function `(x, sigma) -> denoised`.
 
-        scale (T,): guidance per frame. `sequential` evaluates the two sides one after the other: half the memory. Where all
-        scales are 1 the unconditional side has no weight, and is not evaluated: half the time.
+        What depends on the conditions only is computed here, once. scale (T,): guidance per frame.
+        `sequential` evaluates the two sides one after the other: half the memory. Where all scales
+        are 1 the unconditional side has no weight and is not evaluated: half the time.
         """
         self._load("model")
         num_frames = c["concat"].shape[0]
@@ -169,33 +185,39 @@ class Engine(nn.Cell):
             side["prepared"] = self.model.prepare(side["crossattn"].astype(self.dtype), num_frames)
         names = ("prepared", "concat", "vector")
         if sequential or len(sides) == 1:
-            step = self.graph(("side", num_frames), lambda: self.model.construct)
             image_only = ms.ops.zeros((num_frames,), ms.float32)
 
             def denoise(x, sigma):
                 self._load("model")
+                step = self.graph(("side", num_frames), lambda: self.model.construct)
                 sigma = Tensor(np.full(num_frames, sigma, np.float32))
-                found = [step(x, sigma, *(side[name] for name in names), image_only, num_frames) for side in sides]
+                found = [step(x, sigma, *(side[name] for name in names), image_only, num_frames)
+                         for side in sides]
                 return found[0] if len(found) == 1 else guidance.guide(*found, scale)
         else:
-            step = self.graph(("pair", num_frames), lambda: GuidedDenoiser(self.model, num_frames).construct)
             image_only = ms.ops.zeros((2 * num_frames,), ms.float32)
             both = [ms.ops.concat((sides[0][name], sides[1][name]), 0) for name in names]
 
             def denoise(x, sigma):
                 self._load("model")
+                step = self.graph(("pair", num_frames),
+                                  lambda: GuidedDenoiser(self.model, num_frames).construct)
                 return step(x, Tensor(np.array([sigma], np.float32)), *both, image_only, scale)
         return denoise
 
-    def sample(self, noise, c, uc, steps=None, sampler=None, guidance_scales=None, sequential=False, callback=None):
-        """noise (T, 4, h, w) standard normal -> clean latents (T, 4, h, w), scaled by the VAE's factor.
+    def sample(self, noise, c, uc, steps=None, sampler=None, guidance_scales=None,
+               sequential=False, callback=None):
+        """Return clean latents (T, 4, h, w), scaled by the VAE's factor.
 
-        `callback(i, x, denoised)` follows every step. Defaults are the model's own (`spec.sampling`).
+        noise (T, 4, h, w): standard normal. `callback(i, x, denoised)` is called after every step.
+        Defaults are the model's own (`spec.sampling`).
         """
         options = self.spec.sampling
         if guidance_scales is None:
-            guidance_scales = guidance.scales(options.guidance, options.min_scale, options.max_scale, noise.shape[0])
-        sigmas = samplers.karras_sigmas(steps or options.steps, options.sigma_min, options.sigma_max, options.rho)
+            guidance_scales = guidance.scales(options.guidance, options.min_scale,
+                                              options.max_scale, noise.shape[0])
+        sigmas = samplers.karras_sigmas(steps or options.steps, options.sigma_min,
+                                        options.sigma_max, options.rho)
         x = tensor(noise) * float(options.start_noise * np.sqrt(1 + sigmas[0] ** 2))
         denoise = self.denoiser(c, uc, guidance_scales, sequential)
         steps = samplers.BY_NAME[sampler or options.sampler](denoise, x, sigmas)
@@ -206,9 +228,10 @@ class Engine(nn.Cell):
         return x
 
     def decode(self, z, chunk=7):
-        """Scaled latents (T, 4, h, w) -> frames (T, 3, H, W), `chunk` at a time.
+        """Return the frames (T, 3, H, W) of scaled latents (T, 4, h, w), decoded `chunk` at a time.
 
-        The image decoder's result does not depend on `chunk`; the temporal decoder sees one chunk as one video.
+        The image decoder's result does not depend on `chunk`; the temporal decoder sees one chunk
+        as one video.
         """
         self._load("first_stage_model")
         z = tensor(z) / self.spec.vae.scale_factor
@@ -218,17 +241,21 @@ class Engine(nn.Cell):
         for i in range(0, z.shape[0], chunk):
             piece = z[i:i + chunk]
             count = piece.shape[0]
-            if count < chunk and i and not temporal:  # keep the compiled shape
-                piece = ms.ops.concat((piece, z[:1].broadcast_to((chunk - count,) + z.shape[1:])), 0)
+            if count < chunk and i and not temporal:    # keep the compiled shape
+                filling = z[:1].broadcast_to((chunk - count,) + z.shape[1:])
+                piece = ms.ops.concat((piece, filling), 0)
             pieces.append(ops.fetch(decode(piece, count if temporal else 1))[:count])
         return np.concatenate(pieces)
 
     def encode(self, frames, chunk=7):
-        """Frames (T, 3, H, W) -> scaled latents (T, 4, h, w): the mode of the conditioner's encoder."""
+        """Return the scaled latents (T, 4, h, w) of frames (T, 3, H, W): the encoder's mode.
+
+        The encoder is the conditioner's: every published file has it.
+        """
         return self.encode_moments(frames, chunk)[0] * np.float32(self.spec.vae.scale_factor)
 
     def encode_moments(self, frames, chunk=7):
-        """Frames (T, 3, H, W) -> unscaled mean and log variance, each (T, 4, h, w) numpy."""
+        """Return unscaled mean and log variance of frames (T, 3, H, W), each (T, 4, h, w) numpy."""
         self._load("conditioner")
         embedder = self.conditioner.embedder("cond_frames")
         frames = _numpy(frames)

@@ -5,12 +5,12 @@ from sgm.config.model import GUIDANCES
 
 
 def scales(kind, min_scale, max_scale, num_frames):
-    """Guidance scale of each frame: (num_frames,) float32.
+    """Return the guidance scale of each frame: (num_frames,) float32.
 
-    linear: min at the first to max at the last frame (SVD). triangle: min at both ends, max in the middle, periodic
-    over an orbit (SV3D, arXiv 2403.12008 sec. 3). trapezoid: max but for a tenth of the frames at either end (the
-    reference's plateau is 1 whatever its max).
-    constant: max everywhere. Raises ValueError for another kind.
+    linear: min at the first to max at the last frame (SVD). triangle: min at both ends, max in the
+    middle, periodic over an orbit (SV3D, arXiv 2403.12008 sec. 3). trapezoid: max except for a
+    tenth of the frames at either end (the original's plateau is 1 for any max). constant: max
+    everywhere. Raises ValueError for another kind.
     """
     if kind == "linear":
         shape = np.linspace(0, 1, num_frames)
@@ -28,5 +28,5 @@ def scales(kind, min_scale, max_scale, num_frames):
 
 
 def guide(uncond, cond, scale):
-    """uncond + scale * (cond - uncond) per frame; (F, C, h, w) tensors, scale (F, 1, 1, 1)."""
+    """Return uncond + scale * (cond - uncond): (F, C, h, w) tensors, scale (F, 1, 1, 1)."""
     return uncond + scale * (cond - uncond)

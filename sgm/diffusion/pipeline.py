@@ -1,4 +1,4 @@
-"""From an image to views: load a model, condition, sample, decode, with the weights of one stage in memory at a time."""
+"""From an image to views: condition, sample, decode, with the weights of one stage in memory."""
 import platform
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,11 +35,12 @@ EMBEDDED = ("sv3d_tiny", DATA / "assets" / "sv3d_tiny.safetensors")
 
 
 def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=None):
-    """The engine of a model with its weights.
+    """Return the Engine of a model with its weights.
 
-    model: a name, one of our YAML files, or one of the reference's. ckpt: .safetensors (published or ours), .ckpt, or a
-    diffusers folder; None draws random weights. dtype: precision of the UNet, "fp32", "fp16" or "bf16"; the rest runs in
-    float32. lora: a LoRA file of train.py for those weights. Raises ConfigError, CheckpointError.
+    model: a name, one of our YAML files, or one of the reference's. ckpt: .safetensors (published
+    or ours), .ckpt, or a diffusers folder; None draws random weights. dtype: precision of the UNet,
+    "fp32", "fp16" or "bf16"; the rest runs in float32. lora: a LoRA file of train.py for those
+    weights. Raises ConfigError, CheckpointError.
     """
     if dtype not in DTYPE_NAMES:
         raise PipelineError(f"--dtype: found {dtype!r}, expected one of {', '.join(DTYPE_NAMES)}")
@@ -60,42 +61,52 @@ def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=No
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """How views are made from an image. None stands for the model's own value (`spec.sampling`, `spec.condition`)."""
+    """How views are made from an image; None stands for the model's own value."""
     seed: int = 23                              # seed of both noises
     steps: Optional[int] = None                 # sampling steps
     sampler: Optional[str] = None               # a name of `sgm.config.model.SAMPLERS`
     guidance_range: Optional[tuple] = None      # (min, max) guidance scale over the frames
-    cond_aug: Optional[float] = None            # standard deviation of the noise on the condition image
+    cond_aug: Optional[float] = None            # standard deviation of the image's noise
     fps: float = 6                              # frames per second that svd is conditioned on
     motion_bucket: float = 127                  # amount of motion that svd is conditioned on
     decode_chunk: int = 7                       # frames decoded at once
-    sequential: bool = False                    # evaluate the two sides of the guidance one after the other: half the memory
-    keep_graphs: bool = True                    # keep what was compiled for the next image; False frees each stage's memory
+    # evaluate the two sides of the guidance one after the other: half the memory
+    sequential: bool = False
+    # keep what was compiled for the next image; False frees the memory of each stage
+    keep_graphs: bool = True
 
     def of_model(self, spec):
         """Return these options with the values of the model `spec` in place of None."""
         sampling = spec.sampling
-        own = {"steps": sampling.steps, "sampler": sampling.sampler, "cond_aug": spec.condition.cond_aug,
+        own = {"steps": sampling.steps, "sampler": sampling.sampler,
+               "cond_aug": spec.condition.cond_aug,
                "guidance_range": (sampling.min_scale, sampling.max_scale)}
-        return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
+        missing = {name: own[name] for name in own if getattr(self, name) is None}
+        return replace(self, **missing)
 
 
-def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guidance_range=None, cond_aug=None, fps=6,
-             motion_bucket=127, decode_chunk=7, sequential=False, keep_graphs=True, on_step=None, on_stage=None):
-    """Return the `Views` of an image: `generate_views` with the `SampleOptions` as keywords."""
-    options = SampleOptions(seed, steps, sampler or None, guidance_range or None, cond_aug, fps, motion_bucket, decode_chunk,
-                            sequential, keep_graphs)
+def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guidance_range=None,
+             cond_aug=None, fps=6, motion_bucket=127, decode_chunk=7, sequential=False,
+             keep_graphs=True, on_step=None, on_stage=None):
+    """Return the `Views` of an image.
+
+    The keywords from `seed` to `keep_graphs` are the fields of `SampleOptions`; the other arguments
+    are those of `generate_views`, which says what is raised.
+    """
+    options = SampleOptions(seed, steps, sampler or None, guidance_range or None, cond_aug, fps,
+                            motion_bucket, decode_chunk, sequential, keep_graphs)
     return generate_views(engine, image, orbit, options, on_step=on_step, on_stage=on_stage)
 
 
 def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_stage=None):
     """Return the `Views` of an image.
 
-    image: (H, W, 4) uint8 of the model's size from `sgm.views.preprocessing.prepare`, or a PIL image, which goes through it first.
-    orbit: an `Orbit` with the number of views to make (default static, elevation 10); svd uses none. options: `SampleOptions`.
-    on_step(i, steps, estimate) with estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb).
-    Raises PipelineError for an argument out of bounds, for too little memory and when a stage's result is not finite, and
-    CheckpointError when that is because its weights are not.
+    image: (H, W, 4) uint8 of the model's size from `sgm.views.preprocessing.prepare`, or a PIL
+    image, which goes through it first. orbit: an `Orbit` with the number of views to make (default
+    static, elevation 10); svd uses none. options: `SampleOptions`. on_step(i, steps, estimate) with
+    estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb). Raises
+    PipelineError for an argument out of bounds, for too little memory and when a stage's result is
+    not finite, and CheckpointError when that is because its weights are not.
     """
     # 1. inputs
     spec = engine.spec
@@ -109,7 +120,8 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
                   motion_bucket=options.motion_bucket, decode_chunk=options.decode_chunk)
     scalars = {"fps_id": options.fps, "motion_bucket_id": options.motion_bucket}
     if spec.is_orbit:
-        scalars = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad} if spec.is_posed else {}
+        angles = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad}
+        scalars = angles if spec.is_posed else {}
     stages = StageTimer(on_stage)
 
     # 2. noise: from a stream that numpy never changes; the image's first, as in the original
@@ -120,7 +132,8 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
     noise = rng.standard_normal((num_frames, *latent)).astype(np.float32)
 
     # 3. condition
-    with stages("condition"), memory_errors("condition", "lower --size"), engine.weights_loaded("conditioner"):
+    with (stages("condition"), memory_errors("condition", "lower --size"),
+          engine.weights_loaded("conditioner")):
         c, uc = engine.condition(pixels, cond_noise, options.cond_aug, num_frames, **scalars)
         for name, value in c.items():
             _checked(ops.fetch(value), f"condition ({name})", engine, "conditioner")
@@ -132,9 +145,11 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
         if on_step:
             on_step(i, options.steps, partial(_decoded, engine, denoised, options.decode_chunk))
 
-    with stages("sample"), memory_errors("sample", SMALLER), engine.weights_loaded("model"):
+    with (stages("sample"), memory_errors("sample", SMALLER),
+          engine.weights_loaded("model")):
         scale = guidance.scales(spec.sampling.guidance, *options.guidance_range, num_frames)
-        z = engine.sample(noise, c, uc, options.steps, options.sampler, scale, options.sequential, after_step)
+        z = engine.sample(noise, c, uc, options.steps, options.sampler, scale, options.sequential,
+                          after_step)
         z = _checked(ops.fetch(z), "sample", engine, "model")
     if not options.keep_graphs:
         engine.release()
@@ -150,20 +165,24 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
 
 
 def run_record(engine, orbit, options, stages):
-    """Return what run.json says of a run: model, options, device, versions, checkpoint, `stages` (see `StageTimer.log`)."""
+    """Return what run.json says of a run; stages: the log of its `StageTimer`."""
     spec = engine.spec
     low, high = options.guidance_range
-    run = {"model": spec.name, "seed": options.seed, "steps": options.steps, "sampler": options.sampler,
-           "guidance": {"kind": spec.sampling.guidance, "min": low, "max": high}, "cond_aug": options.cond_aug,
-           "decode_chunk": options.decode_chunk, "dtype": str(engine.dtype), "device": ops.target(),
-           "versions": {"python": platform.python_version(), "mindspore": ms.__version__, "numpy": np.__version__},
+    run = {"model": spec.name, "seed": options.seed, "steps": options.steps,
+           "sampler": options.sampler,
+           "guidance": {"kind": spec.sampling.guidance, "min": low, "max": high},
+           "cond_aug": options.cond_aug, "decode_chunk": options.decode_chunk,
+           "dtype": str(engine.dtype), "device": ops.target(),
+           "versions": {"python": platform.python_version(), "mindspore": ms.__version__,
+                        "numpy": np.__version__},
            "stages": stages}
     if engine.weights is not None:
         run["checkpoint"] = {"file": engine.weights.path.name, "hash": engine.weights_hash()}
         if "lora" in engine.weights.metadata:
             run["checkpoint"]["lora"] = engine.weights.metadata["lora"]
     if orbit is not None:
-        run["orbit"] = {"azimuths_deg": orbit.azimuths_deg.tolist(), "elevations_deg": orbit.elevations_deg.tolist(),
+        run["orbit"] = {"azimuths_deg": orbit.azimuths_deg.tolist(),
+                        "elevations_deg": orbit.elevations_deg.tolist(),
                         "azimuth_sign": orbit.sign}
     else:
         run.update(fps_id=options.fps, motion_bucket_id=options.motion_bucket)
@@ -171,7 +190,7 @@ def run_record(engine, orbit, options, stages):
 
 
 def _decoded(engine, z, chunk):
-    """Latents to (T, H, W, 3) uint8; a chunk that does not fit is halved."""
+    """Return latents as frames (T, H, W, 3) uint8; a chunk that does not fit is halved."""
     with engine.weights_loaded("first_stage_model"):
         while True:
             try:
@@ -185,5 +204,5 @@ def _decoded(engine, z, chunk):
 
 
 def _checked(array, stage, engine, part):
-    """The finite result of a stage that used the weights of one of `Engine.PARTS`."""
+    """Return the result of a stage that used one of `Engine.PARTS`; raise if it is not finite."""
     return require_finite(array, stage, engine.weights, getattr(engine, part).parameters_dict())

@@ -1,20 +1,24 @@
 """Samplers of the diffusion ODE: functions `(denoise, x, sigmas) -> iterator of steps`.
 
-`denoise(x, sigma)` returns the guided estimate of the clean latents at noise level `sigma` (a float). Each sampler
-yields `(i, x, denoised)` after step i, so the caller owns progress, previews and interruption.
+`denoise(x, sigma)` returns the guided estimate of the clean latents at noise level `sigma` (a
+float). Each sampler yields `(i, x, denoised)` after step i, so the caller owns progress, previews
+and interruption.
 """
 import numpy as np
 
 
 def karras_sigmas(steps, sigma_min=0.002, sigma_max=700.0, rho=7.0):
-    """The `steps` noise levels of Karras et al. 2022 (arXiv 2206.00364, eq. 5) and a final 0: (steps + 1,) float64."""
+    """Return `steps` noise levels and a final 0, (steps + 1,) float64.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, eq. 5.
+    """
     ramp = np.linspace(0, 1, steps)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return np.append((high + ramp * (low - high)) ** rho, 0.0)
 
 
 def euler(denoise, x, sigmas):
-    """Karras et al. 2022, algorithm 1 without its second-order correction and without noise."""
+    """Yield the steps of Karras et al. 2022, algorithm 1 without correction and noise."""
     for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
         denoised = denoise(x, sigma)
         x = x + (x - denoised) * float((following - sigma) / sigma)
@@ -22,7 +26,7 @@ def euler(denoise, x, sigmas):
 
 
 def heun(denoise, x, sigmas):
-    """Karras et al. 2022, algorithm 1: two evaluations a step, one at the last."""
+    """Yield the steps of Karras et al. 2022, algorithm 1: two evaluations each, one at the last."""
     for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
         denoised = denoise(x, sigma)
         slope = (x - denoised) * float(1 / sigma)
@@ -36,9 +40,10 @@ def heun(denoise, x, sigmas):
 
 
 def dpmpp2m(denoise, x, sigmas):
-    """DPM-Solver++(2M) of Lu et al. 2022 (arXiv 2211.01095, algorithm 2) for sigma_data-free EDM noise levels.
+    """Yield the steps of DPM-Solver++(2M) for sigma_data-free EDM noise levels.
 
-    With lambda = -ln sigma, the previous estimate gives the second order; the first and the last step are of first.
+    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2. With lambda = -ln sigma, the previous
+    estimate gives the second order; the first and the last step are of first order.
     """
     previous, step_before = None, None
     for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
@@ -56,5 +61,5 @@ def dpmpp2m(denoise, x, sigmas):
         yield i, x, denoised
 
 
-# the names are those of `sgm.config.model.SAMPLERS`
+# Its names are those of `sgm.config.model.SAMPLERS`
 BY_NAME = {sampler.__name__: sampler for sampler in (euler, heun, dpmpp2m)}

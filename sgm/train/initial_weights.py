@@ -1,4 +1,4 @@
-"""What a run starts from: weights in any form, of the model itself or of one whose fine-tuning it is; or random numbers."""
+"""Initial weights of a run: of the model itself, of one that is fine-tuned, or random numbers."""
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,11 @@ ORIGINS = ("svd", "sv3d_u")     # models from whose weights an orbit model may s
 
 
 def start(spec, init, seed):
-    """-> (Engine with float32 weights, a sentence on where they come from).
+    """Return an Engine with float32 weights, and a sentence on where they come from.
 
-    init: a file or diffusers folder (see `starting_weights`), or None. Parts that it lacks are drawn by `seed`. The Engine has
-    the decoder that the weights have, whatever `spec` says. Raises CheckpointError, ConfigError.
+    init: a file or diffusers folder (see `starting_weights`), or None. Parts that it lacks are
+    drawn by `seed`. The Engine has the decoder that the weights have, independent of `spec`. Raises
+    CheckpointError, ConfigError.
     """
     if init is None:
         engine = Engine(spec)
@@ -29,7 +30,8 @@ def start(spec, init, seed):
     engine = Engine(spec)
     parts = [part for part in engine.PARTS if any(key.startswith(part + ".") for key in store)]
     if not parts:
-        raise CheckpointError(f"--init {init}: has no key of {', '.join(engine.PARTS)}; expected weights of a model")
+        raise CheckpointError(f"--init {init}: has no key of {', '.join(engine.PARTS)}; expected"
+                              " weights of a model")
     for part in engine.PARTS:
         if part in parts:
             load_weights(getattr(engine, part), store, prefix=part + ".")
@@ -42,28 +44,35 @@ def start(spec, init, seed):
 def starting_weights(path, spec):
     """Open the weights at `path` for the model `spec`.
 
-    `path`: as `sgm.checkpoints.opening.open_weights` takes it, of that model or of one of `ORIGINS`: then its weights are
-    put where the model has them (`sgm.checkpoints.svd_to_sv3d`). Return a TensorStore under the model's published names,
-    `spec` with the decoder of the weights, and what was done to them. Raises CheckpointError.
+    `path`: as `sgm.checkpoints.opening.open_weights` takes it, of that model or of one of
+    `ORIGINS`: then its weights are put where the model has them (`sgm.checkpoints.svd_to_sv3d`).
+    Return a TensorStore under the model's published names, `spec` with the decoder of the weights,
+    and what was done to them. Raises CheckpointError.
     """
     store, source = _open_as_one_of([spec, *origins(spec)], path)
     if source.condition.embedders == spec.condition.embedders:
         return store, source, ""
     target = replace(spec, vae=source.vae)
-    return convert_conditioning(store, source, target), target, f", of {source.name}, fitted to {spec.name}"
+    done = f", of {source.name}, fitted to {spec.name}"
+    return convert_conditioning(store, source, target), target, done
 
 
 def origins(spec):
-    """ModelSpecs of `ORIGINS` with the widths of `spec`; none for a model of videos."""
+    """Return the ModelSpecs of `ORIGINS` with the widths of `spec`; none for a model of videos."""
     if not spec.is_orbit:
         return []
     conditions = [load_spec(name).condition for name in ORIGINS]
-    return [replace(spec, name=name, condition=replace(condition, scalar_dim=spec.condition.scalar_dim))
-            for name, condition in zip(ORIGINS, conditions) if condition.embedders != spec.condition.embedders]
+    dim = spec.condition.scalar_dim
+    return [replace(spec, name=name, condition=replace(condition, scalar_dim=dim))
+            for name, condition in zip(ORIGINS, conditions)
+            if condition.embedders != spec.condition.embedders]
 
 
 def _open_as_one_of(models, path):
-    """Open weights as those of the first of the models that they fit; if none does, the error says why not the first."""
+    """Open weights as those of the first of the models that they fit.
+
+    If they fit none, the error is the one of the first.
+    """
     if not Path(path).is_dir():
         return open_weights(path, _model_of(fingerprint_of(open_checkpoint(path)), models))
     first = None
@@ -76,7 +85,7 @@ def _open_as_one_of(models, path):
 
 
 def _model_of(layout, models):
-    """Return the first of the models that a file's fingerprint fits; the first of all if none does."""
+    """Return the first of the models that a fingerprint fits; the first of all if none does."""
     def fits(spec):
         return (layout.vector_width == sum(spec.vector_widths.values())
                 and layout.vae_embedder in (None, spec.condition.embedders.index("cond_frames")))

@@ -1,12 +1,16 @@
-"""Cameras, written down once: orbits, poses and rays (numpy only). Their file, transforms.json, is in transforms.py.
+"""Cameras, written down once: orbits, poses and rays (numpy only).
 
-World: right-handed, z up, the object inside [-0.5, 0.5]^3. Azimuth 0 is the +x axis, counter-clockwise seen from
-above; elevation is absolute (0 = horizon, 90 = zenith). A camera stands at r (cos el cos az, cos el sin az, sin el)
-and looks at the origin. Poses are OpenGL camera-to-world: x right, y up, looking along -z. Pixels have their centres
-at +0.5, x to the right, y downwards.
+Their file, transforms.json, is in transforms.py.
 
-SV3D: the input view is the LAST frame, at azimuth 0; the network is fed the polar angle 90 - elevation and the azimuth
-relative to the last frame, in radians (Stability-AI/generative-models, simple_video_sample.py).
+World: right-handed, z up, the object inside [-0.5, 0.5]^3. Azimuth 0 is the +x axis,
+counter-clockwise seen from above; elevation is absolute (0 = horizon, 90 = zenith). A camera stands
+at r (cos el cos az, cos el sin az, sin el) and looks at the origin. Poses are OpenGL
+camera-to-world: x right, y up, looking along -z. Pixel centers are at +0.5, x to the right,
+y downwards.
+
+SV3D: the input view is the LAST frame, at azimuth 0; the network is fed the polar angle 90 -
+elevation and the azimuth relative to the last frame, in radians (Stability-AI/generative-models,
+simple_video_sample.py).
 """
 from dataclasses import dataclass, replace
 
@@ -15,43 +19,49 @@ import numpy as np
 from sgm.common.errors import InputError
 
 FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
-MAX_VALUE = 1e9                # lengths and degrees: what is beyond is damage
+MAX_VALUE = 1e9    # largest length or angle in degrees; a larger one means a damaged file
 DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
 
 
 class CameraError(InputError):
-    """An orbit or a transforms.json that cannot be used; the message is one line and says what to do."""
+    """An orbit or a transforms.json that cannot be used; one line that says what to do."""
 
 
 def focal_length(size, fov_deg=FOV_DEG):
-    """Focal length in pixels of an image `size` pixels wide that sees `fov_deg` degrees (947.92 for 576, 33.8)."""
+    """Return the focal length in pixels of an image `size` pixels wide that sees `fov_deg` degrees.
+
+    947.92 for 576 pixels and 33.8 degrees.
+    """
     return size / (2 * np.tan(np.deg2rad(fov_deg) / 2))
 
 
 def wrap_degrees(degrees):
-    """Into [0, 360); a hair below 360 is rounding and becomes 0 (also -0.0 does)."""
+    """Return degrees in [0, 360); just below 360 is rounding and becomes 0 (as -0.0 does)."""
     wrapped = np.mod(degrees, 360.0)
     return np.where(360 - wrapped < 1e-9, 0.0, wrapped) + 0.0
 
 
 def angle_list(values, name):
-    """Checks and converts a list of degrees -> (T,) float64, T >= 1; `name` is what an error calls it."""
+    """Return a list of degrees as (T,) float64, T >= 1. Raises CameraError, calling it `name`."""
     try:
-        if any(isinstance(value, (bool, str)) for value in values):     # numpy would take them for numbers
+        # numpy would take them for numbers
+        if any(isinstance(value, (bool, str)) for value in values):
             raise TypeError
         values = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise CameraError(f"{name} is not a list of numbers; expected degrees, one per view") from None
+        raise CameraError(f"{name} is not a list of numbers; expected degrees, one per"
+                          " view") from None
     if values.ndim != 1 or not len(values):
-        raise CameraError(f"{name} has shape {values.shape}; expected a list of degrees, at least one view")
-    strange = np.flatnonzero(~(np.abs(values) <= MAX_VALUE))
-    if len(strange):
-        raise CameraError(f"{name}: view {strange[0]} has {values[strange[0]]:g}; expected degrees")
+        raise CameraError(f"{name} has shape {values.shape}; expected a list of degrees, at least"
+                          " one view")
+    bad = np.flatnonzero(~(np.abs(values) <= MAX_VALUE))
+    if len(bad):
+        raise CameraError(f"{name}: view {bad[0]} has {values[bad[0]]:g}; expected degrees")
     return values
 
 
-# Does the published models' azimuth grow counter-clockwise (1) or clockwise (-1) seen from above? Not proven without
-# their weights, hence this one constant and the flag --azimuth-sign.
+# Does the published models' azimuth grow counter-clockwise (1) or clockwise (-1) seen from above?
+# Not proven without their weights, hence this one constant and the flag --azimuth-sign.
 AZIMUTH_SIGN = 1
 
 
@@ -59,12 +69,12 @@ AZIMUTH_SIGN = 1
 class Orbit:
     """T camera directions around the object, the input view last.
 
-    azimuths_deg (T,): the azimuth the network is told, relative to the last view; ascending in [0, 360), last = 0.
-        Anything else by a common offset is accepted and made relative to the last one.
+    azimuths_deg (T,): the azimuths that the network is conditioned on, relative to the last view;
+        ascending in [0, 360), last = 0. A common offset is accepted and removed.
     elevations_deg (T,): absolute, within (-90, 90).
-    sign: 1 or -1: where these azimuths are in the world, `camera_azimuths_deg` = sign * azimuths_deg. The network is
-        always fed the ascending azimuths it was trained on; the sign moves the cameras, so it serves sv3d_u as well,
-        which is fed no azimuth at all.
+    sign: 1 or -1: where these azimuths are in the world, `camera_azimuths_deg` = sign *
+        azimuths_deg. The network is always conditioned on the ascending azimuths it was trained on;
+        the sign moves the cameras, so it applies to sv3d_u as well, which has no azimuth input.
     Both arrays are float64 and read-only. Raises CameraError.
     """
     azimuths_deg: np.ndarray
@@ -75,20 +85,22 @@ class Orbit:
         azimuths = angle_list(self.azimuths_deg, "--azimuths")
         elevations = angle_list(self.elevations_deg, "--elevations")
         if len(azimuths) != len(elevations):
-            raise CameraError(f"--azimuths has {len(azimuths)} values and --elevations {len(elevations)}; "
-                              "give one of each per view")
+            raise CameraError(f"--azimuths has {len(azimuths)} values and --elevations"
+                              f" {len(elevations)}; give one of each per view")
         if np.abs(elevations).max() >= 90:
             k = int(np.abs(elevations).argmax())
-            raise CameraError(f"--elevations: view {k} has {elevations[k]:g}; every elevation must be above -90 and "
-                              "below 90 degrees (the azimuth is undefined at the poles)")
+            raise CameraError(f"--elevations: view {k} has {elevations[k]:g}; every elevation must"
+                              " be above -90 and below 90 degrees (the azimuth is undefined at the"
+                              " poles)")
         if self.sign not in (1, -1):
             raise CameraError(f"--azimuth-sign is {self.sign!r}; expected 1 or -1")
         relative = wrap_degrees(azimuths - azimuths[-1])
         steps = np.diff(relative[:-1])
         if (steps < 0).any():
             k = int(np.flatnonzero(steps < 0)[0]) + 1
-            raise CameraError(f"--azimuths: view {k} ({azimuths[k]:g}) comes before view {k - 1} ({azimuths[k - 1]:g}) "
-                              "going round from the last view; sort the azimuths in ascending order, input view last")
+            raise CameraError(f"--azimuths: view {k} ({azimuths[k]:g}) comes before view {k - 1}"
+                              f" ({azimuths[k - 1]:g}) going round from the last view; sort the"
+                              " azimuths in ascending order, input view last")
         relative.setflags(write=False)
         elevations.setflags(write=False)
         object.__setattr__(self, "azimuths_deg", relative)
@@ -96,25 +108,35 @@ class Orbit:
 
     @classmethod
     def static(cls, elevation=10.0, num_frames=21):
-        """One turn in equal steps at a constant elevation: view k at azimuth 360 (k + 1) / T mod 360."""
+        """Return one turn in equal steps at a constant elevation.
+
+        View k is at azimuth 360 (k + 1) / T mod 360.
+        """
         return cls(_turn(num_frames), np.full(num_frames, float(elevation)))
 
     @classmethod
     def sine(cls, amplitude=30.0, elevation=10.0, num_frames=21):
-        """One turn whose elevation is elevation + amplitude sin(azimuth): the paper's orbit for 3D ("sine-30")."""
+        """Return one turn whose elevation is elevation + amplitude sin(azimuth).
+
+        It is the SV3D paper's orbit for 3D ("sine-30").
+        """
         azimuths = _turn(num_frames)
         return cls(azimuths, elevation + amplitude * np.sin(np.deg2rad(azimuths)))
 
     @classmethod
     def dynamic(cls, seed=0, elevation=10.0, num_frames=21):
-        """A random orbit as in the SV3D paper, appendix B; it closes on the input view (elevation, azimuth 0).
+        """Return a random orbit as in the SV3D paper, appendix B.
 
-        On 4 T points (84 for 21 views): the elevation is a sum of five sinusoids, one for each integer period 1..5,
-        with amplitudes in [0.5, 10] degrees and random phases, smoothed by a circular box filter and clamped to
-        89 degrees; the azimuth steps are regular within 50 %. Every fourth point is a view. The paper gives no
-        number of sinusoids and no size of the noise: those two are ours.
+        It closes on the input view (elevation, azimuth 0).
+
+        On 4 T points (84 for 21 views): the elevation is a sum of five sinusoids, one for each
+        integer period 1..5, with amplitudes in [0.5, 10] degrees and random phases, smoothed by a
+        circular box filter and clamped to 89 degrees; the azimuth steps are regular within 50 %.
+        Every fourth point is a view. The paper gives no number of sinusoids and no size of the
+        noise: those two are ours.
         """
-        rng = np.random.RandomState(seed)   # this stream is frozen: a seed means the same orbit with every numpy
+        # this stream is frozen: a seed means the same orbit with every numpy
+        rng = np.random.RandomState(seed)
         count = 4 * num_frames
         t = 2 * np.pi * np.arange(1, count + 1) / count
         amplitudes, phases = rng.uniform(0.5, 10, 5), rng.uniform(0, 2 * np.pi, 5)
@@ -128,11 +150,11 @@ class Orbit:
 
     @classmethod
     def from_lists(cls, azimuths_deg, elevations_deg):
-        """Any orbit, e.g. from --azimuths and --elevations: equally long lists of degrees, input view last."""
+        """Return an orbit of equally long lists of degrees, input view last."""
         return cls(azimuths_deg, elevations_deg)
 
     def with_sign(self, sign):
-        """The same network input with the world azimuths counted the way of `sign` (1 or -1: --azimuth-sign)."""
+        """Return the same network input with world azimuths counted by `sign`, 1 or -1."""
         return replace(self, sign=sign)
 
     def __len__(self):
@@ -140,36 +162,40 @@ class Orbit:
 
     @property
     def polars_rad(self):
-        """(T,) float64: rad(90 - elevation), what SV3D_p is fed."""
+        """Return the input of SV3D_p, rad(90 - elevation): (T,) float64."""
         return np.deg2rad(90 - self.elevations_deg)
 
     @property
     def azimuths_rad(self):
-        """(T,) float64 in [0, 2 pi), the last one 0: what SV3D_p is fed."""
+        """Return the input of SV3D_p in [0, 2 pi), the last one 0: (T,) float64."""
         return np.deg2rad(self.azimuths_deg)
 
     @property
     def camera_azimuths_deg(self):
-        """(T,) float64 in [0, 360): the cameras' azimuths in the world, sign * azimuths_deg."""
+        """Return the cameras' world azimuths, sign * azimuths_deg: (T,) float64 in [0, 360)."""
         return wrap_degrees(self.sign * self.azimuths_deg)
 
     def poses(self, distance=DISTANCE):
-        """(T, 4, 4) float64 OpenGL camera-to-world matrices at `distance` from the origin."""
+        """Return OpenGL camera-to-world matrices at `distance` from the origin: (T, 4, 4)."""
         return camera_to_world(self.camera_azimuths_deg, self.elevations_deg, distance)
 
 
 def position(azimuth_deg, elevation_deg, distance=DISTANCE):
-    """Camera position(s) (..., 3) for azimuth and elevation in degrees (scalars or arrays that broadcast)."""
+    """Return camera positions (..., 3) for azimuth and elevation in degrees, which broadcast."""
     az, el = np.broadcast_arrays(np.deg2rad(azimuth_deg), np.deg2rad(elevation_deg))
     unit = np.stack([np.cos(el) * np.cos(az), np.cos(el) * np.sin(az), np.sin(el)], axis=-1)
     return np.asarray(distance, float)[..., None] * unit
 
 
 def camera_to_world(azimuth_deg, elevation_deg, distance=DISTANCE):
-    """OpenGL camera-to-world (..., 4, 4) of camera(s) looking at the origin, image up = +z. Degrees; broadcasts."""
+    """Return OpenGL camera-to-world (..., 4, 4) of cameras that look at the origin, image up = +z.
+
+    Angles are in degrees and broadcast.
+    """
     az, el = np.broadcast_arrays(np.deg2rad(azimuth_deg), np.deg2rad(elevation_deg))
     right = np.stack([-np.sin(az), np.cos(az), np.zeros_like(az)], axis=-1)
-    backward = position(azimuth_deg, elevation_deg, 1.0)   # the camera looks along its own -z, towards the origin
+    # the camera looks along its own -z, towards the origin
+    backward = position(azimuth_deg, elevation_deg, 1.0)
     pose = np.zeros(az.shape + (4, 4))
     pose[..., :3, 0] = right
     pose[..., :3, 1] = np.cross(backward, right)
@@ -180,9 +206,10 @@ def camera_to_world(azimuth_deg, elevation_deg, distance=DISTANCE):
 
 
 def rays(c2w, width, height, fl, cx=None, cy=None):
-    """Rays through all pixel centres: origins and unit directions, both (..., H, W, 3), for c2w (..., 4, 4).
+    """Return the rays through all pixel centers for c2w (..., 4, 4): origins and unit directions.
 
-    fl, cx, cy are in pixels; the principal point is the image centre unless given.
+    Both are (..., H, W, 3). fl, cx, cy are in pixels; the principal point is the image center
+    unless given.
     """
     cx, cy = width / 2 if cx is None else cx, height / 2 if cy is None else cy
     x, y = np.meshgrid((np.arange(width) + 0.5 - cx) / fl, (cy - np.arange(height) - 0.5) / fl)
@@ -194,14 +221,16 @@ def rays(c2w, width, height, fl, cx=None, cy=None):
 
 
 def project(points, c2w, fl, cx, cy):
-    """World points (..., 3) seen by ONE camera c2w (4, 4): pixels (..., 2) as (x, y), and depth (...) along its axis.
+    """Return where ONE camera c2w (4, 4) sees world points (..., 3), and their depth.
 
-    Depth is positive in front of the camera; where it is not, the pixels have no meaning.
+    Pixels are (..., 2) as (x, y); depth (...) is along the camera's axis, positive in front of it;
+    elsewhere the pixels have no meaning.
     """
     local = (np.asarray(points, float) - c2w[:3, 3]) @ c2w[:3, :3]
     depth = -local[..., 2]
     with np.errstate(divide="ignore", invalid="ignore"):
-        pixels = np.stack([cx + fl * local[..., 0] / depth, cy - fl * local[..., 1] / depth], axis=-1)
+        pixels = np.stack([cx + fl * local[..., 0] / depth,
+                           cy - fl * local[..., 1] / depth], axis=-1)
     return pixels, depth
 
 

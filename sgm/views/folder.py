@@ -1,4 +1,4 @@
-"""The views folder, the contract between the two halves: PNGs, cameras, how they were made, and things to look at."""
+"""The views folder, the contract between the two halves: pictures, cameras, run record."""
 import json
 import logging
 import os
@@ -18,7 +18,8 @@ from sgm.views.media import contact_sheet, plot_orbit, write_gif, write_video
 from sgm.views.transforms import write_transforms
 
 FORMATS = ("mp4", "gif", "png")
-OURS = re.compile(r"[0-9]+\.png|(input|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")  # files of the folder
+# files of the folder
+OURS = re.compile(r"[0-9]+\.png|(input|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")
 log = logging.getLogger("sgm")
 
 
@@ -30,8 +31,8 @@ class ViewsError(InputError):
 class Views:
     """Generated frames and what they belong to.
 
-    frames (T, H, W, 3) uint8 on white; the last one is the input if `orbit` is given. source (H, W, 4) uint8: the input
-    as the network saw it, straight alpha. run: what run.json says.
+    frames (T, H, W, 3) uint8 on white; the last one is the input if `orbit` is given. source (H, W,
+    4) uint8: the input as the network saw it, straight alpha. run: what run.json says.
     """
     frames: np.ndarray
     source: np.ndarray
@@ -40,26 +41,28 @@ class Views:
 
     def __repr__(self):
         count, height, width, _ = self.frames.shape
-        return f"<Views: {count} views of {height}x{width}, {'an orbit' if self.orbit is not None else 'a video'}>"
+        kind = "a video" if self.orbit is None else "an orbit"
+        return f"<Views: {count} views of {height}x{width}, {kind}>"
 
     def rgba(self):
-        """Frames with the silhouette estimated from their white background: (T, H, W, 4) uint8, straight alpha."""
+        """Return the frames with alpha from their white background: (T, H, W, 4) uint8."""
         cut = [alpha_from_white(frame) for frame in self.frames]
         if self.orbit is not None:
             cut[-1] = self.source
         return np.stack(cut)
 
     def save(self, folder, background="transparent", fps=7, formats=FORMATS):
-        """Write the views folder, whole or not at all; replaces an earlier one. -> its Path.
+        """Write the views folder, whole or not at all; an earlier one is replaced. Return its Path.
 
-        background: "transparent" (RGBA files), or an (r, g, b) on which frames are put (RGB files). "png" among `formats`
-        is contact.png and orbit.png; the numbered views are always written. A video that cannot be encoded is left out
-        with a warning; views.gif then stands for it. Raises ViewsError, and OSError when the disk is full.
+        background: "transparent" (RGBA files), or an (r, g, b) on which frames are put (RGB files).
+        "png" among `formats` is contact.png and orbit.png; the numbered views are always written. A
+        video that cannot be encoded is left out with a warning; views.gif then stands for it.
+        Raises ViewsError, and OSError when the disk is full.
         """
         check_replaceable(folder)
         place = Path(folder).resolve()
         partial, old = (place.with_name(f".{place.name}.{what}") for what in ("partial", "old"))
-        _settle(place, partial, old)            # what a run left behind that was killed
+        _clean_up(place, partial, old)            # what a killed run left
         partial.mkdir(parents=True)
         try:
             self._write(partial, background, fps, formats)
@@ -67,7 +70,7 @@ class Views:
                 os.replace(place, old)
             os.replace(partial, place)
         finally:
-            _settle(place, partial, old)
+            _clean_up(place, partial, old)
         return Path(folder)
 
     def _write(self, folder, background, fps, formats):
@@ -94,12 +97,12 @@ class Views:
 
 
 def is_finished(folder):
-    """Whether `folder` is a views folder that was written to its end (it appears at once, run.json in it)."""
+    """Return whether `folder` is a complete views folder: it appears at once, with run.json."""
     return (Path(folder) / "run.json").is_file()
 
 
-def _settle(place, partial, old):
-    """Put the folder that was set aside back if none took its place, and remove the rest."""
+def _clean_up(place, partial, old):
+    """Put the folder that was set aside back if none took its place, and remove what is left."""
     if old.exists() and not place.exists():
         os.replace(old, place)
     for left in (partial, old):
@@ -107,12 +110,16 @@ def _settle(place, partial, old):
 
 
 def check_replaceable(folder):
-    """Raise ViewsError if `folder` is a file, or holds anything but an earlier views folder: saving would delete it."""
+    """Raise ViewsError if `folder` is a file, or holds anything that saving would delete.
+
+    An earlier views folder is replaced.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ViewsError(f"{folder}: found a file, expected a folder or nothing; move it, or give another --output")
+        raise ViewsError(f"{folder}: found a file, expected a folder or nothing; move it, or give"
+                         " another --output")
     if folder.is_dir() and not is_finished(folder):
-        strange = sorted(path.name for path in folder.iterdir() if not OURS.fullmatch(path.name))
-        if strange:
-            raise ViewsError(f"{folder}: found {strange[0]}, expected a views folder or nothing, because it would be"
-                             " replaced; move it, or give another --output")
+        others = sorted(path.name for path in folder.iterdir() if not OURS.fullmatch(path.name))
+        if others:
+            raise ViewsError(f"{folder}: found {others[0]}, expected a views folder or nothing,"
+                             " because it would be replaced; move it, or give another --output")

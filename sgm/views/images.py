@@ -1,6 +1,6 @@
-"""Pictures in and out: list, load, composite, save (numpy, Pillow only).
+"""Lists, loads, composites and saves pictures (numpy and Pillow only).
 
-Images are PIL RGBA or uint8 (H, W, C), alpha straight.
+Images are PIL RGBA or uint8 (H, W, C), with straight alpha.
 """
 import logging
 import os
@@ -15,16 +15,19 @@ from sgm.common.errors import InputError
 from sgm.common.files import atomic
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# What is tried, whatever the file's name says. Not all that Pillow knows: one of them starts Ghostscript on the file.
+# Formats that are tried, whichever ending the file has: not all of Pillow's, one of which starts
+# Ghostscript on the file.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-MAX_PIXELS = 64_000_000     # of a file; a few bytes can decode to any number of pixels
-MIN_SIDE, MIN_OBJECT = 16, 8    # pixels of an image's shorter side, and of the longer side of the object in it
+MAX_PIXELS = 64_000_000     # largest image file: a few bytes can decode to any number
+# pixels of an image's shorter side, and of the longer side of the object in it
+MIN_SIDE, MIN_OBJECT = 16, 8
 WHITE = (255, 255, 255)
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its remarks on damage stand beside our one line
+# else its remarks on damage appear next to our line
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def list_images(path):
-    """The image file `path`, or the images in the folder `path`, sorted by name -> list of Path.
+    """Return the image file `path`, or the images in the folder `path` sorted by name, as a list.
 
     Raises ImageError if there is no such file or folder, or no image in it.
     """
@@ -34,77 +37,102 @@ def list_images(path):
     if not path.is_dir():
         raise ImageError(f"{path}: no such file or folder; give an image or a folder of images")
     files = sorted(f for f in path.iterdir()
-                   if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file() and not f.name.startswith("."))
+                   if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()
+                   and not f.name.startswith("."))
     if not files:
-        raise ImageError(f"{path}: no image in this folder; expected files ending in {' '.join(IMAGE_SUFFIXES)}")
+        raise ImageError(f"{path}: no image in this folder; expected files ending in"
+                         f" {' '.join(IMAGE_SUFFIXES)}")
     return files
 
 
 def load_image(path):
-    """Reads an image file -> PIL RGBA (8 bit, straight alpha), turned upright by its EXIF orientation.
+    """Return an image file as PIL RGBA (8 bit, straight alpha), turned upright by its EXIF data.
 
-    All modes: grey, palette, with transparency, 16 bit (scaled, not clipped), CMYK. Raises ImageError: not readable as
-    an image, truncated, more than MAX_PIXELS pixels, or all transparent.
+    All modes are read: gray, palette, with transparency, 16 bit (scaled, not clipped), CMYK. Raises
+    ImageError: not readable as an image, truncated, more than MAX_PIXELS pixels, or all
+    transparent.
     """
     image = read_image(path, lambda image: _rgba(ImageOps.exif_transpose(image)))
     if image.getchannel("A").getextrema()[1] == 0:
-        raise ImageError(f"{path}: every pixel is transparent; save it with its object opaque, or without alpha")
+        raise ImageError(f"{path}: every pixel is transparent; save it with its object opaque, or"
+                         " without alpha")
     return image
 
 
 def read_image(path, convert):
-    """convert(PIL image) of an image file. Raises ImageError if the file is damaged, missing or too large."""
+    """Return convert(PIL image) of an image file.
+
+    Raises ImageError if the file is damaged, missing or too large.
+    """
     Image.init()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # the limit of pixels is ours, and damage that can be read is not told
-            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            # our own limit applies, and readable damage is not reported
+            warnings.simplefilter("ignore")
+            formats = [name for name in FORMATS if name in Image.OPEN]
+            with Image.open(path, formats=formats) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
                 return convert(image)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: found {re.search('[0-9]+', str(error))[0]} pixels, expected at most {MAX_PIXELS}"
-                         f" ({MAX_PIXELS // 10**6} megapixels); make the image smaller") from None
+        raise ImageError(f"{path}: found {re.search('[0-9]+', str(error))[0]} pixels, expected at"
+                         f" most {MAX_PIXELS} ({MAX_PIXELS // 10**6} megapixels); make the image"
+                         " smaller") from None
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file; give an image") from None
     except Image.UnidentifiedImageError:
         found = "an empty file" if os.path.getsize(path) == 0 else "no image of a known kind"
-        raise ImageError(f"{path}: found {found}, expected one of {', '.join(FORMATS)}; open it in a picture editor and"
-                         " save it as PNG") from None
-    # Pillow's decoders raise almost anything on damaged data: OSError, SyntaxError, ValueError, struct.error, ...
+        raise ImageError(f"{path}: found {found}, expected one of {', '.join(FORMATS)}; open it in"
+                         " a picture editor and save it as PNG") from None
+    # Pillow's decoders raise almost anything on damaged data: OSError, SyntaxError, ValueError,
+    # struct.error, ...
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"{path}: cannot be read as an image ({reason}); open it and save it again as PNG") from None
+        raise ImageError(f"{path}: cannot be read as an image ({reason}); open it and save it again"
+                         " as PNG") from None
 
 
 def _rgba(image):
-    if image.mode.startswith("I"):      # 16 bit grey, whatever Pillow calls it; convert() would clip it at 255
-        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    # 16 bit gray, which has several names in Pillow; convert() would clip it at 255
+    if image.mode.startswith("I"):
+        gray = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        image = Image.fromarray(((gray + 128) // 257).astype(np.uint8))
     return image.convert("RGBA")
 
 
 def composite(image, background=WHITE):
-    """RGBA (PIL or uint8 (H, W, 4)) over a colour of three levels -> uint8 (H, W, 3), truncated like the reference."""
+    """Return RGBA (PIL or uint8 (H, W, 4)) over a color of three levels: uint8 (H, W, 3).
+
+    Truncated like the original.
+    """
     return (over(np.asarray(image), background) * 255).astype(np.uint8)
 
 
 def over(rgba, background=WHITE):
-    """Return uint8 (..., 4) over a color of three levels as float64 (..., 3) in [0, 1], as stored: sRGB is not linearized."""
+    """Return uint8 (..., 4) over a color of three levels: float64 (..., 3) in [0, 1].
+
+    Values are composited as stored: sRGB is not linearized.
+    """
     rgba = rgba / 255
     alpha = rgba[..., 3:]
     return rgba[..., :3] * alpha + np.divide(background, 255) * (1 - alpha)
 
 
 def save_png(path, image):
-    """Write a uint8 array (H, W), (H, W, 3 or 4) or a PIL image as PNG, whole or not at all. Raises InputError."""
+    """Write a uint8 array (H, W), (H, W, 3 or 4) or a PIL image as PNG, whole or not at all.
+
+    Raises InputError.
+    """
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     with atomic(path) as temporary:
         image.save(temporary, format="PNG")
 
 
 def parse_background(text):
-    """--background: "transparent" stays, "white" -> (255, 255, 255), "R,G,B" -> three levels of 0..255."""
+    """Return the value of --background: "transparent", or three levels of 0..255.
+
+    text: "transparent", "white" or "R,G,B". Raises ImageError.
+    """
     if text == "transparent":
         return text
     if text == "white":
@@ -114,8 +142,9 @@ def parse_background(text):
         levels = tuple(int(part) for part in parts)
         if max(levels) <= 255:
             return levels
-    raise ImageError(f"--background is {text!r}; expected transparent, white or R,G,B with levels of 0 to 255")
+    raise ImageError(f"--background is {text!r}; expected transparent, white or R,G,B with levels"
+                     " of 0 to 255")
 
 
 class ImageError(InputError):
-    """An image that cannot be used; the message is one line, names the file or flag and says what to do."""
+    """An image that cannot be used; one line that names the file or flag and says what to do."""

@@ -1,8 +1,9 @@
-"""Cutting the object out: an image's own alpha, rembg, or what its border shows (numpy, OpenCV, Pillow only).
+"""Cuts the object out: by an image's own alpha, by rembg, or by its border (no MindSpore).
 
-The last of these needs no network. A plain background (white, grey, a studio gradient) is modelled by a smooth surface
-and flooded from the border, so parts of the object that look like it stay opaque; anything else goes to GrabCut
-(Rother et al. 2004) seeded by the border. Either way the edge is then solved for alpha and clean colours.
+The last of these needs no network. A plain background (white, gray, a studio gradient) is modeled
+by a smooth surface and flooded from the border, so parts of the object that look like it stay
+opaque; anything else goes to GrabCut (Rother et al. 2004) seeded by the border. Either way the edge
+is then solved for alpha and clean colors.
 """
 import cv2
 import numpy as np
@@ -16,25 +17,28 @@ GRABCUT_SIDE = 512
 
 
 def matte(image, method="auto"):
-    """Cuts the object out of a PIL image -> (PIL RGBA, straight alpha; how: what was done, for the user to read).
+    """Return the object of a PIL image as PIL RGBA, straight alpha, and what was done as text.
 
-    method: "alpha" uses the image's own alpha channel; "rembg" the rembg package and its network; "border" looks at
-    the image's border, as this module says; "auto" takes the first that is possible, in this order. Images without
-    alpha are reduced to MATTE_SIDE. The same image always gives the same result.
-    Raises ImageError: unknown method, "alpha" without alpha, "rembg" that does not work, no object found.
+    method: "alpha" uses the image's own alpha channel; "rembg" the rembg package and its network;
+    "border" looks at the image's border, as this module says; "auto" takes the first that is
+    possible, in this order. Images without alpha are reduced to MATTE_SIDE. The same image always
+    gives the same result. Raises ImageError: unknown method, "alpha" without alpha, "rembg" that
+    does not work, no object found.
     """
     if method not in MATTES:
         raise ImageError(f"matte: found {method!r}, expected one of {', '.join(MATTES)}")
     image = image.convert("RGBA")
     if method == "alpha" or method == "auto" and _has_alpha(image):
         if not _has_alpha(image):
-            raise ImageError("matte=alpha: the image has no transparent pixel; use matte=auto, or cut the object out first")
+            raise ImageError("matte=alpha: the image has no transparent pixel; use matte=auto, or"
+                             " cut the object out first")
         return image, "alpha: the image's own"
     image, given = image.convert("RGB"), image.size
     image.thumbnail((MATTE_SIDE, MATTE_SIDE), Image.LANCZOS)
     if min(image.size) < 16:
-        raise ImageError(f"the image is {given[0]} x {given[1]} pixels; cutting an object out needs 16 x 16 of them once the"
-                         f" longer side is {MATTE_SIDE}: give a larger or less narrow image")
+        raise ImageError(f"the image is {given[0]} x {given[1]} pixels; cutting an object out needs"
+                         f" 16 x 16 of them once the longer side is {MATTE_SIDE}: give a larger or"
+                         " less narrow image")
     how, note = "rembg", ""
     if method in ("auto", "rembg"):
         rgba, note = _rembg(image)
@@ -49,20 +53,21 @@ def matte(image, method="auto"):
 
 
 def alpha_from_white(frame):
-    """The silhouette of an object on a white background, e.g. a generated frame.
+    """Estimate the alpha of an object on a white background, e.g. of a generated frame.
 
-    frame uint8 (H, W, 3) -> uint8 RGBA (H, W, 4), straight alpha: colours freed from the white, white where alpha
-    is 0. White inside the object stays opaque; only an enclosed region that equals the background to within 2.5
-    levels, has a clear edge and covers at least 0.05 % of the frame is taken for a hole (the handle of a mug).
+    frame: uint8 (H, W, 3). Return uint8 RGBA (H, W, 4), straight alpha: the white is removed from
+    colors, white where alpha is 0. White inside the object stays opaque; only an enclosed region
+    that equals the background to within 2.5 levels, has a clear edge and covers at least 0.05 % of
+    the frame is taken for a hole (the handle of a mug).
     """
     ring = _ring(frame).astype(np.float32)
     white = ring[ring.min(axis=-1) > 215]
     if len(white) < len(ring) // 4:     # the object covers the border: there is nothing to measure
         white = np.full((1, 3), 255, np.float32)
-    centre = np.median(white, axis=0)
-    background = np.broadcast_to(centre, frame.shape).astype(np.float32)
+    center = np.median(white, axis=0)
+    background = np.broadcast_to(center, frame.shape).astype(np.float32)
     # half of the noise may be clipped at 255, so its middle says nothing
-    return _key(frame, background, float(np.percentile(np.abs(white - centre), 80)))
+    return _key(frame, background, float(np.percentile(np.abs(white - center), 80)))
 
 
 def _has_alpha(image):
@@ -70,44 +75,51 @@ def _has_alpha(image):
 
 
 def _rembg(image):
-    """-> (RGBA array or None, why not)."""
+    """Return RGBA and "", or None and the reason."""
     try:
         import rembg
         return np.asarray(rembg.remove(image).convert("RGBA")), ""
     except ImportError:
         return None, "rembg is not installed"
-    # rembg downloads its model on first use and leaves the process without an ONNX runtime: anything can come out
+    # rembg downloads its model on first use and leaves the process without an ONNX runtime:
+    # anything can come out
     except (Exception, SystemExit) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         return None, f"rembg does not work here: {reason}"
 
 
 def _by_border(rgb):
-    """-> (how, RGBA array)."""
+    """Return what was done and the RGBA array."""
     background, noise = _plain_background(rgb)
     if background is None:
-        return "border: GrabCut", _soften(rgb, _grabcut(rgb), max(1, round(max(rgb.shape[:2]) / 256)))
+        width = max(1, round(max(rgb.shape[:2]) / 256))
+        return "border: GrabCut", _soften(rgb, _grabcut(rgb), width)
     return "border: plain background", _key(rgb, background, noise)
 
 
 def _ring(array):
-    """The outer border of an array (H, W, ...): (N, ...), a sixty-fourth of the shorter side wide."""
+    """Return the outer border of (H, W, ...), a 64th of the shorter side wide: (N, ...)."""
     w = max(1, round(min(array.shape[:2]) / 64))
     parts = array[:w], array[-w:], array[w:-w, :w], array[w:-w, -w:]
     return np.concatenate([part.reshape(-1, *array.shape[2:]) for part in parts])
 
 
 def _plain_background(rgb):
-    """A smooth surface through the border, if that is what the border is -> ((H, W, 3) float32 or None, noise)."""
+    """Return a smooth surface through the border, (H, W, 3) float32, and the noise around it.
+
+    None in its place if the border is not smooth.
+    """
     height, width = rgb.shape[:2]
-    y, x = np.meshgrid(np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32),
-                       indexing="ij")
+    y, x = np.meshgrid(np.linspace(-1, 1, height, dtype=np.float32),
+                       np.linspace(-1, 1, width, dtype=np.float32), indexing="ij")
     basis = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
     rows, ring = _ring(basis), _ring(rgb).astype(np.float32)
     error = np.abs(ring - np.median(ring, axis=0)).max(axis=-1)
-    for limit in (40, 20, 12):      # from the median colour towards the surface, leaving out what does not belong
+    # from the median color towards the surface, leaving out what does not belong
+    for limit in (40, 20, 12):
         inside = error < limit
-        if inside.mean() < 0.7:     # more than that of the border is object, or there is no one background
+        # more of the border is object than that, or there is not one background
+        if inside.mean() < 0.7:
             return None, 0.0
         surface = np.linalg.lstsq(rows[inside], ring[inside], rcond=None)[0]
         error = np.abs(ring - rows @ surface).max(axis=-1)
@@ -116,14 +128,19 @@ def _plain_background(rgb):
 
 
 def _key(rgb, background, noise):
-    """Floods the known background (H, W, 3) from the border -> RGBA. noise: its standard deviation in levels."""
+    """Flood the known background (H, W, 3) from the border and return RGBA.
+
+    noise: the background's standard deviation in levels.
+    """
     pixels = rgb.shape[0] * rgb.shape[1]
     calm = rgb.astype(np.float32)
-    if pixels > 256 * 256 or noise > 4:  # a small image's edges are too sharp for a blur without need
+    # not for small images: their edges are too sharp to be blurred without need
+    if pixels > 256 * 256 or noise > 4:
         calm, noise = cv2.GaussianBlur(calm, (3, 3), 0), 0.375 * noise
     difference = np.abs(calm - background).max(axis=-1)
     limit = np.clip(4 * noise, 8, 14)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((difference < limit).astype(np.uint8), connectivity=4)
+    alike = (difference < limit).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(alike, connectivity=4)
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     outside = np.zeros(count, bool)
     outside[border] = True
@@ -135,7 +152,7 @@ def _key(rgb, background, noise):
 
 
 def _is_hole(rgb, background, region):
-    """Is an enclosed region background seen through the object? It equals it, and its edge is a clear step."""
+    """Return whether an enclosed region is background: equal to it, with a clear step around."""
     inner = cv2.erode(region.astype(np.uint8), np.ones((5, 5))) > 0
     inner = inner if inner.any() else region
     around = cv2.dilate(region.astype(np.uint8), np.ones((7, 7))) > region
@@ -145,10 +162,10 @@ def _is_hole(rgb, background, region):
 
 
 def _grabcut(rgb):
-    """The object's mask (H, W) bool by GrabCut in Lab; the outermost pixels are background to begin with."""
+    """Return the object's mask (H, W) bool by GrabCut in Lab, the border starting as outside."""
     scale = min(1, max(GRABCUT_SIDE / max(rgb.shape[:2]), 16 / min(rgb.shape[:2])))
     small = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    # texture is noise to a colour model; edges are not
+    # texture is noise to a color model; edges are not
     small = cv2.bilateralFilter(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), 9, 30, 7)
     height, width = small.shape[:2]
     edge = max(1, round(0.02 * min(height, width)))
@@ -159,32 +176,36 @@ def _grabcut(rgb):
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.setRNGSeed(0)
         cv2.grabCut(small, labels, None, *models, 8, cv2.GC_INIT_WITH_MASK)
-        # the colours are known now: an object that the frame cuts off may reach the border again
+        # the colors are known now: an object that the frame cuts off may reach the border again
         labels[labels == cv2.GC_BGD] = cv2.GC_PR_BGD
         cv2.grabCut(small, labels, None, *models, 1, cv2.GC_EVAL)
         solid = (labels & 1) > 0
         middle = solid[height // 3:-(height // 3), width // 3:-(width // 3)]
-        if _ring(solid).mean() <= middle.mean():    # if not, the two swapped roles: begin with a smaller object
+        # if not, the two swapped roles: start with a smaller object
+        if _ring(solid).mean() <= middle.mean():
             break
     else:
         solid[:] = False
     solid = _without_specks(solid, 0.02 * solid.sum()).astype(np.float32)
     # its outline follows the background's texture: close the notches, then round it off
-    solid = cv2.morphologyEx(solid, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    solid = cv2.morphologyEx(solid, cv2.MORPH_CLOSE, ellipse)
     solid = cv2.GaussianBlur(solid, (0, 0), 1.75)
     return cv2.resize(solid, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
 
 
 def _without_specks(solid, smallest):
-    """Drops the components of a mask below `smallest` pixels and fills its pinholes below that."""
+    """Drop the components of a mask below `smallest` pixels and fill its holes below that."""
     for value in (True, False):
-        _, labels, stats, _ = cv2.connectedComponentsWithStats((solid == value).astype(np.uint8), connectivity=8)
-        solid = np.where((stats[:, cv2.CC_STAT_AREA] < smallest)[labels] & (labels > 0), not value, solid)
+        alike = (solid == value).astype(np.uint8)
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(alike, connectivity=8)
+        is_small = (stats[:, cv2.CC_STAT_AREA] < smallest)[labels] & (labels > 0)
+        solid = np.where(is_small, not value, solid)
     return solid
 
 
 def _edge_width(difference, solid):
-    """How many pixels in from the mask's edge the difference from the background stops growing: how blurred it is."""
+    """Return the width of the blurred edge: pixels inside it until the difference is constant."""
     inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
     next_one = cv2.dilate(difference, np.ones((3, 3)))
     largest = max(3, round(max(solid.shape) / 96))
@@ -196,40 +217,43 @@ def _edge_width(difference, solid):
 
 
 def _soften(rgb, solid, r, background=None):
-    """Solves the pixels within r of the mask's edge for alpha and colour -> RGBA uint8.
+    """Solve the pixels within r of the mask's edge for alpha and color; return RGBA uint8.
 
-    pixel = alpha object + (1 - alpha) background: the object's colour is that of sure pixels nearby, so is the
-    background's where it is not known. Where the two are too alike to tell, alpha is the blurred mask.
+    pixel = alpha object + (1 - alpha) background: the object's color is that of sure pixels
+    nearby, so is the background's where it is not known. Where the two are too alike to tell, alpha
+    is the blurred mask.
     """
     rgb = rgb.astype(np.float32)
     inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
     outside = cv2.distanceTransform((~solid).astype(np.uint8), cv2.DIST_L2, 3)
-    spread = 0.0    # of the background's texture, per pixel: what it adds to a difference without meaning
+    # variance of the background's texture per pixel: it adds to a difference without meaning
+    spread = 0.0
     if background is None:
         sure = (outside > r) + 1e-4 * (outside > 0)
         background = _nearby(rgb, sure, r)
         spread = _nearby(np.square(rgb - background), sure, 2 * r).sum(axis=-1)
     strength = np.square((rgb - background) / 255).sum(axis=-1)
     # thin parts have no sure pixel; there the purest ones, farthest from the background, stand in
-    colour = _nearby(rgb, (inside > r) + 1e-3 * (inside > 0) * strength, r)
-    axis = colour - background
+    color = _nearby(rgb, (inside > r) + 1e-3 * (inside > 0) * strength, r)
+    axis = color - background
     length = np.square(axis).sum(axis=-1)
     alpha = ((rgb - background) * axis).sum(axis=-1) / np.maximum(length, 1)
     blurred = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), 0.5 * r)
     trust = np.clip(np.sqrt(length / (256 + 16 * spread)) - 0.5, 0, 1)
     alpha = np.clip((trust * alpha + (1 - trust) * blurred - 0.05) / 0.9, 0, 1)
-    alpha = np.where(inside > r + 1, 1, np.where(outside > r + 1, 0, alpha))    # elsewhere the mask is right
+    # elsewhere the mask is right
+    alpha = np.where(inside > r + 1, 1, np.where(outside > r + 1, 0, alpha))
     alpha = np.round(255 * alpha) / 255
-    # the edge pixel's own colour where it is mostly object, that of its neighbours where it is not
+    # the edge pixel's own color where it is mostly object, that of its neighbours where it is not
     own = (rgb - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 0.1)
     share = np.clip(2 * alpha - 1, 0, 1)[..., None]
-    colour = np.where(alpha[..., None] > 0, share * own + (1 - share) * colour, 255)
-    rgba = np.concatenate([colour, 255 * alpha[..., None]], axis=-1)
+    color = np.where(alpha[..., None] > 0, share * own + (1 - share) * color, 255)
+    rgba = np.concatenate([color, 255 * alpha[..., None]], axis=-1)
     return np.clip(rgba + 0.5, 0, 255).astype(np.uint8)
 
 
 def _nearby(rgb, weight, r):
-    """The weighted mean colour around each pixel (H, W, 3)."""
+    """Return the weighted mean color around each pixel (H, W, 3)."""
     weight = weight.astype(np.float32)
     total = cv2.GaussianBlur(weight, (0, 0), 0.8 * r)
     mean = cv2.GaussianBlur(rgb * weight[..., None], (0, 0), 0.8 * r)

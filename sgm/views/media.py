@@ -1,4 +1,4 @@
-"""Contact sheets, videos and plots of views; reading videos."""
+"""Writes contact sheets, videos and plots of views; reads videos."""
 import logging
 
 import cv2
@@ -10,11 +10,12 @@ from sgm.common.errors import one_line
 from sgm.views.images import composite
 
 log = logging.getLogger("sgm")
-logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)     # it warns of every video that is scaled
+# it warns of every video that is scaled
+logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)
 
 
 def contact_sheet(frames, columns=7):
-    """Equally large frames, uint8 (T, H, W, 3 or 4), side by side on white, row by row -> PIL RGB."""
+    """Return frames of equal size, uint8 (T, H, W, 3 or 4), row by row on white as PIL RGB."""
     frames = np.asarray(frames)
     if frames.shape[-1] == 4:
         frames = np.stack([composite(frame) for frame in frames])
@@ -28,86 +29,103 @@ def contact_sheet(frames, columns=7):
 
 
 def write_video(path, frames, fps):
-    """Encode uint8 frames (T, H, W, 3) as H.264, odd sides made even. Return whether that went well; else a warning says why.
+    """Encode uint8 frames (T, H, W, 3) as H.264, odd sides made even. Return whether it worked.
 
-    The file is read back: what a full disk cuts off is removed.
+    If not, a warning says why. The file is read back: one that a full disk cuts off is removed.
     """
     frames = _even(frames)
     try:
-        iio.imwrite(path, frames, plugin="FFMPEG", extension=".mp4", is_batch=True, fps=fps, codec="libx264", quality=8,
-                    macro_block_size=2, ffmpeg_log_level="quiet")
+        iio.imwrite(path, frames, plugin="FFMPEG", extension=".mp4", is_batch=True, fps=fps,
+                    codec="libx264", quality=8, macro_block_size=2, ffmpeg_log_level="quiet")
         # ffmpeg's exit code cannot be had: that it ran out of disk shows only in the file
         if probe_video(path)[0] == len(frames):
             return True
         reason = "frames are missing in it"
-    except Exception as error:  # no ffmpeg, one that stops early, a file that it cannot read back: anything can come out
+    # no ffmpeg, one that stops early, a file that cannot be read back: any error can occur
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     path.unlink(missing_ok=True)
-    log.warning("%s: cannot be written (%s); views.gif holds the frames. Free disk space, or see that the ffmpeg of"
-                " imageio-ffmpeg runs", path.name, one_line(reason))
+    log.warning("%s: cannot be written (%s); views.gif holds the frames. Free disk space, or see"
+                " that the ffmpeg of imageio-ffmpeg runs", path.name, one_line(reason))
     return False
 
 
 def write_gif(path, frames, fps):
     """Write uint8 frames (T, H, W, 3) as an endless GIF."""
-    iio.imwrite(path, frames, plugin="pillow", extension=".gif", is_batch=True, duration=round(1000 / fps), loop=0)
+    iio.imwrite(path, frames, plugin="pillow", extension=".gif", is_batch=True,
+                duration=round(1000 / fps), loop=0)
 
 
 def probe_video(path):
-    """Return the number of frames of a video file, counted by decoding it, and its frames per second.
+    """Return the number of frames of a video file, which is decoded for it, and its frame rate.
 
-    Raises whatever imageio and ffmpeg meet in a damaged file: OSError, RuntimeError, IndexError, ...
+    Raises any error of imageio and ffmpeg for a damaged file: OSError, RuntimeError, ...
     """
-    with iio.imopen(path, "r", plugin="FFMPEG", extension=".mp4") as file, file.legacy_get_reader() as reader:
+    with (iio.imopen(path, "r", plugin="FFMPEG", extension=".mp4") as file,
+          file.legacy_get_reader() as reader):
         return reader.count_frames(), reader.get_meta_data()["fps"]
 
 
 def read_video_frames(path, start, stride, count, size):
-    """Return frames start, start + stride, ... of a video file, `count` or as many as can be read: uint8 (T, H, W, 3).
+    """Return frames start, start + stride, ... of a video file: uint8 (T, H, W, 3).
 
-    size: (H, W). Frames are scaled to cover it and cropped around their middle. Raises what `probe_video` does.
+    `count` frames, or as many as can be read. size: (H, W). Frames are scaled to cover it and
+    cropped around their middle. Raises what `probe_video` does.
     """
     height, width = size
     last = start + stride * (count - 1)
-    # Frames are chosen by their number; regular times of their own keep ffmpeg from doubling or dropping any.
-    graph = (f"select=between(n\\,{start}\\,{last})*not(mod(n-{start}\\,{stride})),settb=1/25,setpts=N,fps=25,"
-             f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,crop={width}:{height}")
+    # Frames are chosen by their number; regular times of their own keep ffmpeg from doubling or
+    # dropping any.
+    graph = (f"select=between(n\\,{start}\\,{last})*not(mod(n-{start}\\,{stride})),"
+             "settb=1/25,setpts=N,fps=25,"
+             f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,"
+             f"crop={width}:{height}")
     frames = iio.imiter(path, plugin="FFMPEG", extension=".mp4",
                         output_params=["-map", "0:v:0", "-vf", graph, "-frames:v", str(count)])
-    return np.concatenate([np.empty((0, height, width, 3), np.uint8), *(frame[None] for frame in frames)])
+    none = np.empty((0, height, width, 3), np.uint8)
+    return np.concatenate([none, *(frame[None] for frame in frames)])
 
 
 def _even(frames):
-    """Video codecs want even sides: repeat the last row and column where one is odd."""
+    """Return frames with even sides, as video codecs need: the last row or column is repeated."""
     height, width = frames.shape[1:3]
     return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 def plot_orbit(orbit, side=420):
-    """Two panels: cameras seen from above (input view in red), elevation over azimuth. (side, 2 side, 3) uint8."""
+    """Return a plot of an orbit, (side, 2 side, 3) uint8.
+
+    Two panels: cameras seen from above (input view in red), and elevation over azimuth.
+    """
     panel = np.full((side, 2 * side, 3), 255, np.uint8)
-    ink, grey, red, blue = (40, 40, 40), (200, 200, 200), (214, 39, 40), (31, 119, 180)
+    ink, gray, red, blue = (40, 40, 40), (200, 200, 200), (214, 39, 40), (31, 119, 180)
 
     def text(words, x, y, color=ink):
-        cv2.putText(panel, words, (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
+        cv2.putText(panel, words, (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1,
+                    cv2.LINE_AA)
 
-    centre, radius = side / 2, side * 0.36
-    cv2.circle(panel, (int(centre), int(centre)), int(radius), grey, 1, cv2.LINE_AA)
-    cv2.circle(panel, (int(centre), int(centre)), 5, ink, -1, cv2.LINE_AA)
+    center, radius = side / 2, side * 0.36
+    cv2.circle(panel, (int(center), int(center)), int(radius), gray, 1, cv2.LINE_AA)
+    cv2.circle(panel, (int(center), int(center)), 5, ink, -1, cv2.LINE_AA)
+
+    # the cameras seen from above
     angles = np.deg2rad(orbit.camera_azimuths_deg)
     reach = np.cos(np.deg2rad(orbit.elevations_deg))
     last = len(orbit) - 1
     for k, (angle, near) in enumerate(zip(angles, reach)):
-        x, y = centre + radius * near * np.cos(angle), centre - radius * near * np.sin(angle)
+        x, y = center + radius * near * np.cos(angle), center - radius * near * np.sin(angle)
         cv2.circle(panel, (int(x), int(y)), 5, red if k == last else blue, -1, cv2.LINE_AA)
         text(str(k), x + 7, y - 5)
     text("from above: x right, y up; red = input", 12, 20)
+
+    # elevation over azimuth
     left, right, top, bottom = side + 50, 2 * side - 20, 40, side - 50
-    low, high = np.floor(orbit.elevations_deg.min() / 10) * 10 - 10, np.ceil(orbit.elevations_deg.max() / 10) * 10 + 10
+    low = np.floor(orbit.elevations_deg.min() / 10) * 10 - 10
+    high = np.ceil(orbit.elevations_deg.max() / 10) * 10 + 10
     place = lambda a, e: (int(left + a / 360 * (right - left)),  # noqa: E731
                           int(bottom - (e - low) / (high - low) * (bottom - top)))
     for e in np.arange(low, high + 1, 10):
-        cv2.line(panel, place(0, e), place(360, e), grey, 1)
+        cv2.line(panel, place(0, e), place(360, e), gray, 1)
         text(f"{e:.0f}", side + 14, place(0, e)[1] + 4)
     for a in range(0, 361, 90):
         text(str(a), place(a, low)[0] - 10, bottom + 18)

@@ -1,4 +1,4 @@
-"""Pictures as the network takes them, and back."""
+"""Converts pictures to the network's input and its output to pictures."""
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -7,11 +7,12 @@ from sgm.views.matting import matte
 
 
 def recenter(image, size, frame_ratio=None):
-    """Puts the object of a PIL RGBA image into the middle of a transparent square -> PIL RGBA, size x size.
+    """Return the object of a PIL RGBA image in the middle of a transparent square, PIL RGBA.
 
-    The object is what has alpha > 0; it is never clipped. frame_ratio: its longer side divided by the frame's, in
-    (0, 1]; None keeps the image's scale: the square's side is that of the image's longer side. Places pixels as the
-    reference does, without its mistake of using the height of a landscape image. Raises ImageError.
+    The result is size x size pixels. The object is what has alpha > 0; it is never clipped.
+    frame_ratio: its longer side divided by the frame's, in (0, 1]; None keeps the image's scale:
+    the square's side is that of the image's longer side. Places pixels as the reference does,
+    without its mistake of using the height of a landscape image. Raises ImageError.
     """
     if frame_ratio is not None and not 0 < frame_ratio <= 1:
         raise ImageError(f"--frame-ratio is {frame_ratio:g}; expected a number above 0, up to 1")
@@ -21,43 +22,52 @@ def recenter(image, size, frame_ratio=None):
     width, height = box[2] - box[0], box[3] - box[1]
     side = max(image.size) if frame_ratio is None else int(max(width, height) / frame_ratio)
     if side * side > 4 * MAX_PIXELS:
-        raise ImageError(f"--frame-ratio is {frame_ratio:g}: {max(width, height)} pixels of object in {side} of frame; "
-                         "give a larger ratio")
+        raise ImageError(f"--frame-ratio is {frame_ratio:g}: {max(width, height)} pixels of object"
+                         f" in {side} of frame; give a larger ratio")
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     square.paste(image.crop(box), (side // 2 - width // 2, side // 2 - height // 2))
-    return square.resize((size, size), Image.LANCZOS)       # Pillow weights the colours by alpha
+    return square.resize((size, size), Image.LANCZOS)       # Pillow weights the colors by alpha
 
 
 def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
-    """A loaded image as the network shall see it -> (uint8 (H, W, 4), straight alpha; what was done, to be shown).
+    """Return a loaded image as the network gets it, uint8 (H, W, 4), and what was done as text.
 
-    size: pixels, or (H, W). cut_out: matte with `method` and recentre with `frame_ratio` (a square); otherwise the
-    image as it is, scaled to cover the frame and cropped around its middle. Raises ImageError.
+    Alpha is straight.
+
+    size: pixels, or (H, W). cut_out: matte with `method` and recenter with `frame_ratio` (a
+    square); otherwise the image as it is, scaled to cover the frame and cropped around its middle.
+    Raises ImageError.
     """
     height, width = (size, size) if np.isscalar(size) else size
     if min(image.size) < MIN_SIDE:
-        raise ImageError(f"the image is {image.width} x {image.height} pixels, expected at least {MIN_SIDE} x {MIN_SIDE};"
-                         " give a larger one")
+        raise ImageError(f"the image is {image.width} x {image.height} pixels, expected at least"
+                         f" {MIN_SIDE} x {MIN_SIDE}; give a larger one")
     if cut_out:
         if height != width:
             raise ImageError(f"--size is {height}x{width}; a cut-out object takes a square frame")
         cut, how = matte(image, method)
         left, top, right, bottom = cut.getchannel("A").getbbox() or (0, 0, 0, 0)
         if 0 < max(right - left, bottom - top) < MIN_OBJECT:
-            raise ImageError(f"the object (what is not transparent) is {right - left} x {bottom - top} pixels, expected at"
-                             f" least {MIN_OBJECT} along its longer side; give a larger image of it")
+            raise ImageError(f"the object (what is not transparent) is {right - left} x"
+                             f" {bottom - top} pixels, expected at least {MIN_OBJECT} along its"
+                             " longer side; give a larger image of it")
         return np.asarray(recenter(cut, width, frame_ratio)), how
     if frame_ratio is not None:
-        raise ImageError("--frame-ratio places an object that is cut out; leave it out, or --no-matte (svd: always)")
-    return np.asarray(ImageOps.fit(image.convert("RGBA"), (width, height), Image.LANCZOS)), "none: image as it is"
+        raise ImageError("--frame-ratio places an object that is cut out; leave it out, or"
+                         " --no-matte (svd: always)")
+    fitted = ImageOps.fit(image.convert("RGBA"), (width, height), Image.LANCZOS)
+    return np.asarray(fitted), "none: image as it is"
 
 
 def to_network(rgb):
-    """uint8 (H, W, 3) -> float32 (1, 3, H, W) in [-1, 1]."""
+    """Return uint8 (H, W, 3) as float32 (1, 3, H, W) in [-1, 1]."""
     return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]).astype(np.float32) / 255 * 2 - 1
 
 
 def from_network(frames):
-    """float (T, 3, H, W) in [-1, 1], clipped -> uint8 (T, H, W, 3), truncated as the reference does."""
+    """Return float (T, 3, H, W), clipped to [-1, 1], as uint8 (T, H, W, 3).
+
+    Truncated as the original does.
+    """
     levels = np.clip(np.asarray(frames, np.float32) * 0.5 + 0.5, 0, 1) * 255
     return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))

@@ -1,6 +1,7 @@
-"""transforms.json: the cameras of a views folder, ours or somebody else's, written and read (no MindSpore).
+"""Writes and reads transforms.json, the cameras of a views folder of ours or of another program.
 
-The form is that of Instant-NGP and of nerfstudio's nerfstudio-data parser; poses and world are as cameras.py says.
+The form is that of Instant-NGP and of nerfstudio's nerfstudio-data parser; poses and world are as
+cameras.py says.
 """
 import json
 import reprlib
@@ -24,8 +25,8 @@ from sgm.views.cameras import (
     wrap_degrees,
 )
 
-MAX_BYTES = 64 << 20            # of a JSON file; ten thousand frames take 5 MB
-MAX_IMAGE_SIDE = 1 << 16              # pixels of an image's side: what is beyond is damage
+MAX_BYTES = 64 << 20            # largest JSON file; ten thousand frames take 5 MB
+MAX_IMAGE_SIDE = 1 << 16        # pixels; a larger image means a damaged file
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 INTRINSICS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", *DISTORTION)
 
@@ -34,9 +35,10 @@ INTRINSICS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", *DISTORTIO
 class CameraFile:
     """Images with known cameras, as read from a transforms.json.
 
-    poses (T, 4, 4) OpenGL camera-to-world; fl, cx, cy pixels; width, height pixels; files T absolute paths;
-    masks: T paths, or None where a view has no mask of its own; azimuths_deg, elevations_deg (T,) of the cameras in the
-    world; distance: the cameras' mean distance from the origin.
+    poses (T, 4, 4) OpenGL camera-to-world; fl, cx, cy pixels; width, height pixels; files T
+    absolute paths; masks: T paths, or None where a view has no mask of its own; azimuths_deg,
+    elevations_deg (T,) of the cameras in the world; distance: the cameras' mean distance from the
+    origin.
     """
     poses: np.ndarray
     fl: float
@@ -52,21 +54,26 @@ class CameraFile:
 
 
 def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, files=None):
-    """Writes the cameras of square views, `size` pixels wide, as a transforms.json for nerfstudio and others.
+    """Write the cameras of square views, `size` pixels wide, as a transforms.json. Return its path.
 
-    path: the json file, or the folder for its transforms.json. files: T image paths relative to the json, with
-    extension; None = 000.png, 001.png, … Written whole or not at all. Returns the json's path.
+    path: the json file, or the folder for its transforms.json. files: T image paths relative to the
+    json, with extension; None = 000.png, 001.png, … Written whole or not at all.
     """
-    files = [f"{k:03d}.png" for k in range(len(orbit))] if files is None else [str(f) for f in files]
+    if files is None:
+        files = [f"{k:03d}.png" for k in range(len(orbit))]
+    files = [str(file) for file in files]
     if len(files) != len(orbit):
-        raise CameraError(f"{path}: {len(files)} files for {len(orbit)} cameras; give one file per view")
+        raise CameraError(f"{path}: {len(files)} files for {len(orbit)} cameras; give one file per"
+                          " view")
     fl, angle = float(focal_length(size, fov_deg)), float(np.deg2rad(fov_deg))
     views = zip(files, orbit.camera_azimuths_deg, orbit.elevations_deg, orbit.poses(distance))
     data = {
-        "camera_angle_x": angle, "camera_angle_y": angle, "fl_x": fl, "fl_y": fl, "cx": size / 2, "cy": size / 2,
+        "camera_angle_x": angle, "camera_angle_y": angle, "fl_x": fl, "fl_y": fl,
+        "cx": size / 2, "cy": size / 2,
         "w": int(size), "h": int(size), "camera_model": "OPENCV", "distance": float(distance),
-        "frames": [{"file_path": file, "azimuth_deg": float(azimuth), "elevation_deg": float(elevation),
-                    "transform_matrix": pose.tolist()} for file, azimuth, elevation, pose in views],
+        "frames": [{"file_path": file, "azimuth_deg": float(azimuth),
+                    "elevation_deg": float(elevation), "transform_matrix": pose.tolist()}
+                   for file, azimuth, elevation, pose in views],
     }
     path = json_path(path)
     with atomic(path) as temporary:
@@ -75,12 +82,14 @@ def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, file
 
 
 def read_transforms(path):
-    """Reads a transforms.json (the file or its folder; ours, nerfstudio's, instant-ngp's) -> PosedViews.
+    """Read a transforms.json (the file or its folder; ours, nerfstudio's, instant-ngp's).
 
-    Focal length from fl_x or camera_angle_x. Where w and h are missing (the NeRF paper's Blender scenes), they are the
-    first picture's. Intrinsics may stand in every frame, as long as all frames have the same. Azimuths and elevations come
-    from azimuth_deg and elevation_deg, or from the camera positions. Raises CameraError: unreadable or missing values,
-    lens distortion, pixels that are not square, a matrix that is no rotation, an image file that is not there.
+    Return a CameraFile. The focal length comes from fl_x or camera_angle_x. Where w and h are
+    missing (the NeRF paper's Blender scenes), they are the first picture's. Intrinsics may stand in
+    every frame, as long as all frames have the same. Azimuths and elevations come from azimuth_deg
+    and elevation_deg, or from the camera positions. Raises CameraError: unreadable or missing
+    values, lens distortion, pixels that are not square, a matrix that is not a rotation, an image
+    file that is not there.
     """
     path, data = read_json(path)
     frames = entries(path, data, "frames")
@@ -89,11 +98,13 @@ def read_transforms(path):
     for k, frame in enumerate(frames):
         where = f"{path}: frames[{k}]"
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
-            raise CameraError(f"{where} has no file_path; give the image's path relative to the json")
+            raise CameraError(f"{where} has no file_path; give the image's path relative to the"
+                              " json")
         poses.append(_pose(where, frame.get("transform_matrix")))
         files.append(_image_file(where, path.parent / frame["file_path"]))
         mask = frame.get("mask_path")
-        masks.append(_image_file(where, path.parent / mask, "mask_path") if isinstance(mask, str) else None)
+        masks.append(_image_file(where, path.parent / mask, "mask_path")
+                     if isinstance(mask, str) else None)
     if "w" not in data and "h" not in data:
         data["w"], data["h"] = _picture_size(files[0])
     width, height = (int(_number(path, data, key)) for key in ("w", "h"))
@@ -102,17 +113,22 @@ def read_transforms(path):
     elif "camera_angle_x" in data:
         angle = _number(path, data, "camera_angle_x")
         if not 1e-6 < angle < np.pi:
-            raise CameraError(f"{path}: camera_angle_x is {angle:g}; expected radians above 0 and below pi")
+            raise CameraError(f"{path}: camera_angle_x is {angle:g}; expected radians above 0 and"
+                              " below pi")
         fl = focal_length(width, np.rad2deg(angle))
     else:
-        raise CameraError(f"{path}: has neither fl_x nor camera_angle_x; add one beside frames, it holds for all views")
+        raise CameraError(f"{path}: has neither fl_x nor camera_angle_x; add one next to frames, it"
+                          " holds for all views")
     fl_y = _number(path, data, "fl_y", fl)
-    if not (1 <= width <= MAX_IMAGE_SIDE and 1 <= height <= MAX_IMAGE_SIDE and 1e-3 <= fl <= MAX_VALUE and abs(fl_y - fl) <= 0.005 * fl):
-        raise CameraError(f"{path}: w {width:g}, h {height:g}, fl_x {fl:g}, fl_y {fl_y:g}; expected positive numbers, sides "
-                          f"up to {MAX_IMAGE_SIDE} and square pixels (fl_x = fl_y): resample the images")
+    if not (1 <= width <= MAX_IMAGE_SIDE and 1 <= height <= MAX_IMAGE_SIDE
+            and 1e-3 <= fl <= MAX_VALUE and abs(fl_y - fl) <= 0.005 * fl):
+        raise CameraError(f"{path}: w {width:g}, h {height:g}, fl_x {fl:g}, fl_y {fl_y:g}; expected"
+                          f" positive numbers, sides up to {MAX_IMAGE_SIDE} and square pixels (fl_x"
+                          " = fl_y): resample the images")
     for key in DISTORTION:
         if abs(_number(path, data, key, 0.0)) > 1e-6:
-            raise CameraError(f"{path}: {key} is {data[key]}; lens distortion is not modelled, undistort the images")
+            raise CameraError(f"{path}: {key} is {data[key]}; lens distortion is not modeled,"
+                              " undistort the images")
     poses = np.stack(poses)
     radius = np.linalg.norm(poses[:, :3, 3], axis=-1)
     if all("azimuth_deg" in f and "elevation_deg" in f for f in frames):
@@ -121,20 +137,26 @@ def read_transforms(path):
     else:
         azimuths = wrap_degrees(np.rad2deg(np.arctan2(poses[:, 1, 3], poses[:, 0, 3])))
         elevations = np.rad2deg(np.arcsin(poses[:, 2, 3] / np.maximum(radius, 1e-12)))
-    return CameraFile(poses, float(fl), _number(path, data, "cx", width / 2), _number(path, data, "cy", height / 2),
-                      width, height, files, masks, azimuths, elevations, float(radius.mean()))
+    cx, cy = _number(path, data, "cx", width / 2), _number(path, data, "cy", height / 2)
+    return CameraFile(poses, float(fl), cx, cy, width, height, files, masks, azimuths, elevations,
+                      float(radius.mean()))
 
 
 def read_orbit(path):
-    """Reads {"azimuths_deg": [...], "elevations_deg": [...]}, or a transforms.json (a file or its folder) whose frames
-    have azimuth_deg and elevation_deg (azimuths of cameras, so AZIMUTH_SIGN is taken off again) -> Orbit."""
+    """Read an Orbit from JSON.
+
+    It is {"azimuths_deg": [...], "elevations_deg": [...]}, or a transforms.json (a file or its
+    folder) whose frames have azimuth_deg and elevation_deg: azimuths of cameras, from which
+    AZIMUTH_SIGN is removed. Raises CameraError.
+    """
     path, data = read_json(path)
     if "frames" in data:
         frames = entries(path, data, "frames")
         lists = [[f.get(key) if isinstance(f, dict) else None for f in frames]
                  for key in ("azimuth_deg", "elevation_deg")]
         if None in lists[0] + lists[1]:
-            raise CameraError(f"{path}: its frames lack azimuth_deg or elevation_deg; add both to every frame")
+            raise CameraError(f"{path}: its frames lack azimuth_deg or elevation_deg; add both to"
+                              " every frame")
         lists[0] = AZIMUTH_SIGN * angle_list(lists[0], f"{path}: azimuth_deg")
         lists[1] = angle_list(lists[1], f"{path}: elevation_deg")
     else:
@@ -146,57 +168,65 @@ def read_orbit(path):
 
 
 def _shared_intrinsics(path, frames):
-    """{key: value} of the intrinsics that stand in the frames, as some programs of nerfstudio's write them."""
+    """Return {key: value} of intrinsics in the frames, as some nerfstudio programs write them."""
     shared = {}
     for k, frame in enumerate(frames):
         for key in INTRINSICS:
-            if isinstance(frame, dict) and key in frame and shared.setdefault(key, frame[key]) != frame[key]:
-                raise CameraError(f"{path}: frames[{k}] has {key} {reprlib.repr(frame[key])[:40]}, a frame before it"
-                                  f" {reprlib.repr(shared[key])[:40]}; expected one camera for all: resample the images")
+            if not isinstance(frame, dict) or key not in frame:
+                continue
+            if shared.setdefault(key, frame[key]) != frame[key]:
+                raise CameraError(f"{path}: frames[{k}] has {key} {reprlib.repr(frame[key])[:40]},"
+                                  f" a frame before it {reprlib.repr(shared[key])[:40]}; expected"
+                                  " one camera for all: resample the images")
     return shared
 
 
 def _picture_size(file):
-    """Width and height of an image file in pixels; it is not decoded."""
+    """Return width and height of an image file in pixels; it is not decoded."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # of large pictures: that limit is sgm.views.images'
+            warnings.simplefilter("ignore")     # about large pictures: images.py has a limit
             with Image.open(file) as image:
                 return image.size
     except Exception:                           # Pillow raises almost anything on damaged data
-        raise CameraError(f"{file}: cannot be read as an image; without w and h in the json, its size is needed") from None
+        raise CameraError(f"{file}: cannot be read as an image; without w and h in the json, its"
+                          " size is needed") from None
 
 
 def json_path(path):
-    """The json file itself, or the transforms.json of a folder."""
+    """Return the json file itself, or the transforms.json of a folder."""
     path = Path(path)
     return path if path.suffix == ".json" and not path.is_dir() else path / "transforms.json"
 
 
 def read_json(path):
-    """Reads a JSON object -> (its path, dict)."""
+    """Read a JSON object. Return its path and the dict. Raises CameraError."""
     path = json_path(path)
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
-            raise CameraError(f"{path}: is larger than {MAX_BYTES >> 20} MB; expected cameras, a few kilobytes of JSON")
+            raise CameraError(f"{path}: is larger than {MAX_BYTES >> 20} MB; expected cameras, a"
+                              " few kilobytes of JSON")
         data = json.loads(text.decode("utf-8"))
     except CameraError:
         raise
     except OSError as error:
-        raise CameraError(f"{path}: cannot be read ({error.strerror}); give a json file or a views folder") from None
+        raise CameraError(f"{path}: cannot be read ({error.strerror}); give a json file or a views"
+                          " folder") from None
     except RecursionError:
-        raise CameraError(f"{path}: is nested too deeply; expected cameras, two levels of lists") from None
+        raise CameraError(f"{path}: is nested too deeply; expected cameras, two levels of"
+                          " lists") from None
     except ValueError as error:
         raise CameraError(f"{path}: is not JSON ({error}); write it again") from None
     if not isinstance(data, dict):
-        raise CameraError(f"{path}: holds a {type(data).__name__}; expected a JSON object with frames or azimuths_deg")
+        raise CameraError(f"{path}: holds a {type(data).__name__}; expected a JSON object with"
+                          " frames or azimuths_deg")
     return path, data
 
 
 def entries(path, data, key):
-    """data[key], which must be a list that is not empty."""
+    """Return data[key], which must be a list that is not empty. Raises CameraError."""
     value = data.get(key)
     if not isinstance(value, list) or not value:
         found = "is missing" if value is None else f"is {reprlib.repr(value)[:40]}"
@@ -206,9 +236,11 @@ def entries(path, data, key):
 
 def _number(path, data, key, default=None):
     value = data.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e300:  # nor NaN, nor 10 ** 400
+    # nor NaN, nor 10 ** 400
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e300:
         found = "is missing" if value is None else f"is {reprlib.repr(value)[:40]}"
-        raise CameraError(f"{path}: {key} {found}; expected a number in pixels or radians beside frames")
+        raise CameraError(f"{path}: {key} {found}; expected a number in pixels or radians next to"
+                          " frames")
     return float(value)
 
 
@@ -218,21 +250,23 @@ def _pose(where, matrix):
     except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
     if matrix.shape not in ((4, 4), (3, 4)) or not (np.abs(matrix) <= MAX_VALUE).all():
-        raise CameraError(f"{where}: transform_matrix is missing or not 4 x 4 finite numbers; "
-                          "expected an OpenGL camera-to-world matrix")
+        raise CameraError(f"{where}: transform_matrix is missing or not 4 x 4 finite numbers;"
+                          " expected an OpenGL camera-to-world matrix")
     pose = np.vstack([matrix[:3], [0, 0, 0, 1]])
     rotation = pose[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
-        raise CameraError(f"{where}: transform_matrix is no rotation (scaled, mirrored or corrupt); "
-                          "expected an OpenGL camera-to-world matrix")
+        raise CameraError(f"{where}: transform_matrix is not a rotation (scaled, mirrored or"
+                          " corrupt); expected an OpenGL camera-to-world matrix")
     return pose
 
 
 def _image_file(where, file, key="file_path"):
     try:
-        for candidate in (file, file.with_name(file.name + ".png")):   # Blender's data sets leave the extension out
+        # Blender's data sets leave the extension out
+        for candidate in (file, file.with_name(file.name + ".png")):
             if candidate.is_file():
                 return candidate.absolute()
     except (OSError, ValueError):       # a name that no file can have: too long, or only "/"
         pass
-    raise CameraError(f"{where}: {file} does not exist; {key} must be relative to the json, with extension")
+    raise CameraError(f"{where}: {file} does not exist; {key} must be relative to the json, with"
+                      " extension")

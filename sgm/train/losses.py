@@ -95,7 +95,8 @@ class DiffusionLoss(nn.Cell):
         if rows is not None:
             prepared = ms_ops.gather(prepared, rows, 0)
         frames = count * self.num_frames // crossattn.shape[0]      # of each clip
-        denoised = self.denoiser(x0 + level * noise, sigma, prepared, concat, vector, image_only, frames)
+        denoised = self.denoiser(
+            x0 + level * noise, sigma, prepared, concat, vector, image_only, frames)
         error = (denoised - x0).reshape(count, -1)
         return (error * error).mean(1) * (1.0 + 1.0 / (sigma * sigma))
 

@@ -48,7 +48,7 @@ def test_version(capsys):
 
 
 def test_lint():
-    """The rules of pyproject.toml: line length, docstrings, imports."""
+    """Line length, docstrings and imports are as pyproject.toml asks."""
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

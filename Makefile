@@ -1,11 +1,13 @@
 # Needs Python 3.10-3.12 with pip, no compiler. The packages go into .venv, or into the environment VENV names.
-# A MindSpore 2.7 or 2.8 installed for PYTHON, as on an NPU host, is used as it is.
+# A MindSpore 2.7 or 2.8 installed for PYTHON, as on an NPU host, is used as it is. MINDSPORE=2.7.1 asks for that version,
+# in an environment of its own.
 PYTHON ?= python3
-VENV = .venv
+MINDSPORE =
+VENV = $(if $(MINDSPORE),.venv-mindspore-$(MINDSPORE),.venv)
 TESTS =
 # Tests run beside each other; one takes up to 4 GB. What a file's tests share is made once: a file stays with its worker.
 WORKERS = 2
-PYTEST = -m pytest -n $(WORKERS) --dist loadfile --durations=10
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
 GLOG_v ?= 3
 export GLOG_v
@@ -15,7 +17,8 @@ INSTALL = -m pip install --disable-pip-version-check --no-input
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON=python3.11, VENV=an environment of yours, TESTS=tests/test_cameras.py, WORKERS=1"
+	@echo "Variables: PYTHON=python3.11, VENV=an environment of yours, TESTS=tests/test_cameras.py, WORKERS=1,"
+	@echo "           MINDSPORE=2.7.1 (in an environment of its own)"
 
 demo: $(VENV)/.requirements  ## an image to views with cameras, on the small model that is in assets/
 	$(VENV)/bin/python tools/demo.py
@@ -29,8 +32,8 @@ test-all: .venv-dev/.requirements-dev  ## every test, also the slow ones and the
 lint: $(VENV)/.requirements-test  ## ruff
 	$(VENV)/bin/python -m ruff check .
 
-clean:  ## remove .venv, .venv-dev and the caches; outputs/ and runs/ stay
-	rm -rf .venv .venv-dev .pytest_cache .ruff_cache .hypothesis kernel_meta rank_*
+clean:  ## remove the environments and the caches; outputs/ and runs/ stay
+	rm -rf .venv .venv-dev .venv-mindspore-* .pytest_cache .ruff_cache .hypothesis kernel_meta rank_*
 	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help demo test test-all lint clean
@@ -48,7 +51,8 @@ has = $(shell $(python) -c 'import $(1); print("yes")' 2>/dev/null)
 # The MindSpore of that Python. A virtual environment's cannot be seen from another one, only used in its own.
 host = $(shell $(python) -c 'import sys, importlib.metadata as m; print(m.version("mindspore"), sys.prefix != sys.base_prefix)' 2>/dev/null)
 usable = $(filter 2.7 2.7.% 2.8 2.8.%,$(host))
-kept = $(and $(usable),$(filter False,$(host)))
+asked = $(filter .venv-mindspore-%,$*)
+kept = $(and $(usable),$(filter False,$(host)),$(if $(asked),,yes))
 note = $(if $(kept),uses the mindspore $(usable) of $(python),gets a mindspore of its own$(if \
 	$(usable),; to use the $(usable) of $(python): make $(MAKECMDGOALS) VENV=its folder,$(if \
 	$(host),; the $(firstword $(host)) of $(python) is neither 2.7 nor 2.8)))
@@ -63,7 +67,7 @@ $(ENVIRONMENTS:=/bin/python): %/bin/python:
 
 $(ENVIRONMENTS:=/.requirements): %/.requirements: requirements.txt | %/bin/python
 	$(require)
-	$*/bin/python $(INSTALL) -r requirements.txt
+	$*/bin/python $(INSTALL) -r requirements.txt $(asked:.venv-mindspore-%=mindspore==%)
 	@$*/bin/python -c 'import mindspore' || { echo "MindSpore does not start, see above. If libgomp.so.1 is missing:" \
 		"apt-get install libgomp1, or dnf install libgomp"; exit 2; }
 	@touch $@

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Train a model, or fine-tune one.
 
-  python train.py --model_cfg configs/sampling/sv3d_u.yaml --train_cfg --set data=[orbits]    # the model's own recipe
-  python train.py --model_cfg sv3d_p --train_cfg configs/train/sv3d_p.yaml --init svd.safetensors --set steps=5000
+  python train.py --model_cfg configs/sampling/sv3d_u.yaml --train_cfg --set data=[orbits]
+  python train.py --model_cfg sv3d_p --train_cfg configs/train/sv3d_p.yaml --init svd.safetensors
   python train.py --model_cfg sv3d_p --resume runs/sv3d_p
-  msrun --worker_num=8 --local_worker_num=8 train.py --model_cfg sv3d_p --train_cfg --distributed --device Ascend
+  msrun --worker_num=8 --local_worker_num=8 train.py --model_cfg sv3d_p --train_cfg --distributed
+
+Without a value --train_cfg means the model's own recipe; --set steps=5000 changes one value of it.
 
 --init takes the model's own weights or those of SVD (for SV3D_p also SV3D_u's), which are then
 fitted to it. Writes into --output: config.yaml, metrics.csv, curve.png, averaged.safetensors
@@ -31,23 +33,31 @@ def parse(argv):
     """Return the flags."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model_cfg", required=True, metavar="NAME|YAML", help="model: a name (sv3d_u) or a YAML file")
-    add("--train_cfg", nargs="?", default=None, metavar="NAME|YAML", help="recipe: a name or a YAML file of configs/train;"
-        " without a value the model's own")
+    add("--model_cfg", required=True, metavar="NAME|YAML",
+        help="model: a name (sv3d_u) or a YAML file")
+    add("--train_cfg", nargs="?", default=None, metavar="NAME|YAML",
+        help="recipe: a name or a YAML file of configs/train; without a value the model's own")
     add("--output", default=None, metavar="DIR", help="default runs/<recipe>")
-    add("--init", default=None, metavar="FILE", help="weights to start from: .safetensors (published or ours), .ckpt or a"
-        " diffusers folder; default: random")
-    add("--resume", nargs="?", const=True, default=False, metavar="DIR", help="continue the run in DIR, by default --output")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe")
-    add("--model-set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model")
-    add("--dry-run", action="store_true", help="say what would be trained and what it takes; load and write nothing")
+    add("--init", default=None, metavar="FILE",
+        help="weights to start from: .safetensors (published or ours), .ckpt or a diffusers folder;"
+             " default: random")
+    add("--resume", nargs="?", const=True, default=False, metavar="DIR",
+        help="continue the run in DIR, by default --output")
+    add("--set", action="append", default=[], metavar="KEY=VALUE",
+        help="change one value of the recipe")
+    add("--model-set", action="append", default=[], metavar="KEY=VALUE",
+        help="change one value of the model")
+    add("--dry-run", action="store_true",
+        help="say what would be trained and what it takes; load and write nothing")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int, default=0, help="which NPU; default 0")
-    add("--distributed", action="store_true", help="one of the processes of msrun: each has its own batches of a step")
+    add("--distributed", action="store_true",
+        help="one of the processes of msrun: each has its own batches of a step")
     args = parser.parse_args(argv)
     if isinstance(args.resume, str):
         if args.output and Path(args.output) != Path(args.resume):
-            parser.error(f"--output {args.output}: found another folder than --resume {args.resume}, expected one of them")
+            parser.error(f"--output {args.output}: found another folder than --resume"
+                         f" {args.resume}, expected one of them")
         args.output = args.resume
     return args
 
@@ -119,8 +129,10 @@ def fit(trainer, folder, metrics, stopped):
                 metrics.show(trainer.done, sheet)
         return found
 
-    with tqdm(total=recipe.steps, initial=trainer.done, unit="step", smoothing=0.02, disable=not leads) as bar:
+    with tqdm(total=recipe.steps, initial=trainer.done, unit="step", smoothing=0.02,
+              disable=not leads) as bar:
         while trainer.done < recipe.steps and not trainer.stopped:
+            # The step.
             row = trainer.advance(stopped)
             bar.update()
             logs = leads and trainer.done % recipe.log_every == 0
@@ -129,13 +141,15 @@ def fit(trainer, folder, metrics, stopped):
                 metrics.add(row)
             if logs:
                 loss, norm, speed = metrics.averages()
-                bar.set_postfix_str(f"loss {loss:.4f}, lr {row.lr:.1e}, |g| {norm:.2f}, {speed:.2f} clips/s,"
-                                    f" {peak_gb():.1f} GB, {trainer.skipped} skipped", refresh=False)
+                bar.set_postfix_str(f"loss {loss:.4f}, lr {row.lr:.1e}, |g| {norm:.2f},"
+                                    f" {speed:.2f} clips/s, {peak_gb():.1f} GB,"
+                                    f" {trainer.skipped} skipped", refresh=False)
+            # Validation, metrics and checkpoints.
             saves = (ends or trainer.done % recipe.save_every == 0) and not trainer.bad
             measured = {} if trainer.bad else measure(ends, saves)
             if leads and (logs or ends or measured or saves):
                 metrics.write(trainer.done, **measured)
-            if leads and saves:  # within a row of bad steps the last good checkpoint stays
+            if leads and saves:     # during a series of bad steps the last good checkpoint stays
                 folder.save(trainer, measured.get("val_loss"))
                 folder.draw()
     return trainer.stopped
@@ -153,6 +167,7 @@ def limit_of_chip(device):
 
 def main(argv=None):
     """Train as the flags say; return the exit code."""
+    # What is asked for.
     args = parse(argv)
     spec, recipe, output = configure(args)
     check_folder(output, "--output")
@@ -173,11 +188,18 @@ def main(argv=None):
     if args.resume:
         init, changes = check_resumable(output, recipe, spec, args.init)
     elif (output / STATE).exists():
-        raise ConfigError(f"--output {output}: holds a run already; add --resume, or give another folder")
-    ops.set_device(args.device, int(os.environ.get("DEVICE_ID", 0)) if args.distributed else args.device_id)
+        raise ConfigError(f"--output {output}: holds a run already; add --resume, or give another"
+                          " folder")
+    # Device and other processes.
+    ops.set_device(args.device,
+                   int(os.environ.get("DEVICE_ID", 0)) if args.distributed else args.device_id)
     rank, world_size, watchdog = join_ranks(output) if args.distributed else (0, 1, nullcontext())
     with watchdog:
-        trainer, origin = build(spec, recipe, init, lambda items, text: tqdm(items, text, disable=rank > 0), rank, world_size)
+        # Networks, data and the run's folder.
+        def progress(items, text):
+            return tqdm(items, text, disable=rank > 0)
+
+        trainer, origin = build(spec, recipe, init, progress, rank, world_size)
         folder = RunFolder(output, recipe, trainer.engine.spec, init)
         if args.resume:
             folder.resume(trainer)
@@ -186,11 +208,14 @@ def main(argv=None):
         metrics = None
         if rank == 0:
             if args.resume:
-                print(f"{'resumed':10} at step {trainer.done}{''.join(f'; {change}' for change in changes)}")
+                changed = "".join(f"; {change}" for change in changes)
+                print(f"{'resumed':10} at step {trainer.done}{changed}")
             settings(trainer, origin, output, args.device)
             folder.start(sys.argv)
-            metrics = Metrics(output / "metrics.csv", trainer.done, recipe.batch * recipe.accumulate * world_size,
+            metrics = Metrics(output / "metrics.csv", trainer.done,
+                              recipe.batch * recipe.accumulate * world_size,
                               open_board(output / "tensorboard", trainer.done))
+        # The steps.
         with until_stopped() as stopped:
             return 130 if fit(trainer, folder, metrics, stopped) else 0
 

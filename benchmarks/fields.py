@@ -1,10 +1,10 @@
-"""One training step of the radiance field twice, ours on MindSpore and its like on PyTorch: same views, rays, samples and
-weights.
+"""A training step of the radiance field twice, ours on MindSpore and the same one on PyTorch.
 
-The host's work is the same numba code for both: rays, places of the samples, table entries and their weights. PyTorch's
-own way to read the table, autograd of an embedding, takes 415 ms (dense) and 1824 ms (hash) on one thread of the machine
-of `tools/bench.py`'s figures, at the default sizes; so here it has the quickest of the seven forms that were tried, with
-its gradient written out as ours has it: 173 and 598 ms.
+Views, rays, samples and weights are the same. The host's work is the same numba code for both:
+rays, positions of the samples, table entries and their weights. PyTorch's own way to read the
+table, autograd of an embedding, takes 415 ms (dense) and 1824 ms (hash) on one thread at the
+default sizes; so here it has the quickest of the seven forms that were tried, with its gradient
+written out as ours has it: 173 and 598 ms.
 """
 from typing import NamedTuple
 
@@ -18,23 +18,29 @@ VIEWS = 21
 
 
 class Case(NamedTuple):
-    """What both sides compute. settings: a NerfSpec for each task, by its name."""
+    """What both sides compute. settings: {task: NerfSpec}."""
     settings: dict
 
 
 def tasks(rays, samples):
-    """{task: NerfSpec}: both encodings at their default sizes."""
-    return {f"step, {name}": NerfSpec(encoding=name, rays=rays, samples=samples) for name in ("dense", "hash")}
+    """Return {task: NerfSpec}: both encodings at their default sizes."""
+    return {f"step, {name}": NerfSpec(encoding=name, rays=rays, samples=samples)
+            for name in ("dense", "hash")}
 
 
 def ball(side):
-    """A ball whose colour is its normal, seen from all around -> `sgm.reconstruct.posed_views.PosedViews`; its distance on a grid."""
+    """Return views of a ball whose color is its normal, and its signed distance on a grid.
+
+    The views are `sgm.reconstruct.posed_views.PosedViews` from all around.
+    """
     from sgm.reconstruct.hull import sdf_grid
     from sgm.reconstruct.posed_views import HALF, PosedViews
 
     focal = side / (2 * np.tan(np.radians(33.8 / 2)))
-    blank = PosedViews(np.zeros((VIEWS, side, side, 3), np.float32), np.zeros((VIEWS, side, side), np.float32),
-                  Orbit.dynamic(1, 10, VIEWS).poses(DISTANCE), focal, focal, side / 2, side / 2)
+    rgb = np.zeros((VIEWS, side, side, 3), np.float32)
+    mask = np.zeros((VIEWS, side, side), np.float32)
+    poses = Orbit.dynamic(1, 10, VIEWS).poses(DISTANCE)
+    blank = PosedViews(rgb, mask, poses, focal, focal, side / 2, side / 2)
     rows, columns = np.divmod(np.arange(side * side), side)
     for k in range(VIEWS):
         o, d = blank.rays(np.full(len(rows), k), rows, columns)
@@ -49,19 +55,21 @@ def ball(side):
 
 
 def draw_weights(case, path):
-    """Write the fields' weights; -> {}, the tasks of a `sides.Side` that has none."""
+    """Write the fields' weights; return {}, the tasks of a `sides.Side` that has none."""
     from sgm.reconstruct.nerf.training import make_field
 
     with open(path, "wb") as file:
-        np.savez(file, **{f"{task}/{parameter.name}": parameter.asnumpy() for task, settings in case.settings.items()
+        np.savez(file, **{f"{task}/{parameter.name}": parameter.asnumpy()
+                          for task, settings in case.settings.items()
                           for parameter in make_field(settings).trainable_params()})
     return {}
 
 
-# --- ours ------------------------------------------------------------------------------------------------------
-
 def ours(case, weights):
-    """{task: function -> loss and mean squared error of a step}, on MindSpore; each call is the next step."""
+    """Return {task: function} on MindSpore; each call is the next step.
+
+    It returns loss and mean squared error.
+    """
     from mindspore import Tensor
 
     from sgm import ops
@@ -84,14 +92,13 @@ def ours(case, weights):
     return {task: step(task) for task in case.settings}
 
 
-# --- theirs ----------------------------------------------------------------------------------------------------
-
 def theirs(case, weights):
-    """The same on PyTorch, with its own Adam."""
+    """Return the same on PyTorch, with its own Adam."""
     steps = {}
     for task, settings in case.settings.items():
         with np.load(weights) as file:
-            given = {key.rpartition("/")[2]: file[key] for key in file.files if key.startswith(task + "/")}
+            given = {key.rpartition("/")[2]: file[key]
+                     for key in file.files if key.startswith(task + "/")}
         steps[task] = _their_step(settings, given)
     return steps
 
@@ -120,12 +127,13 @@ def _their_step(settings, given):
         hidden = torch.relu(torch.addmm(p["hidden_bias"], features, p["hidden"]))
         sigma = exponential(torch.addmm(p["density_bias"], hidden, p["density"])).reshape(t.shape)
         hidden = torch.relu(torch.addmm(p["second_bias"], hidden, p["second"]))
-        colours = torch.sigmoid(torch.addmm(p["colour_bias"], hidden, p["colour"])).reshape(*t.shape, 3)
+        colors = torch.sigmoid(torch.addmm(p["colour_bias"], hidden, p["colour"]))
+        colors = colors.reshape(*t.shape, 3)
         tau = sigma * delta
         weight = torch.exp(tau - torch.cumsum(tau, 1)) * (1 - torch.exp(-tau))
         opacity = weight.sum(-1)
-        colour = (weight[..., None] * colours).sum(1) + (1 - opacity)[:, None] * background
-        difference = colour - (rgb + (1 - alpha)[:, None] * background)
+        color = (weight[..., None] * colors).sum(1) + (1 - opacity)[:, None] * background
+        difference = color - (rgb + (1 - alpha)[:, None] * background)
         loss = torch.sqrt((difference * difference).sum(-1) + volume_rendering.EPS).mean()
         loss = loss + settings.mask * ((opacity - alpha) ** 2).mean()
         before, moment = torch.cumsum(weight, 1) - weight, torch.cumsum(weight * t, 1) - weight * t
@@ -136,10 +144,13 @@ def _their_step(settings, given):
         nonlocal done
         rng = np.random.RandomState([0, done])
         origins, directions, rgb, alpha = rays.draw(settings.rays, rng)
-        t, delta = volume_rendering.sampled(origins, directions, occupied, density, HALF, settings.samples, rng, settings.uniform)
-        _encode((origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3), HALF, levels, indices, shares)
+        t, delta = volume_rendering.sampled(origins, directions, occupied, density, HALF,
+                                            settings.samples, rng, settings.uniform)
+        points = (origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3)
+        _encode(points, HALF, levels, indices, shares)
         background = rng.random_sample((settings.rays, 3)).astype(np.float32)
-        batch = [torch.from_numpy(array) for array in (indices, shares[..., 0], t, delta, rgb, alpha, background)]
+        batch = [torch.from_numpy(array)
+                 for array in (indices, shares[..., 0], t, delta, rgb, alpha, background)]
         adam.param_groups[0]["lr"] = settings.lr * 0.1 ** (done / settings.steps)
         adam.zero_grad()
         loss, error = loss_of(batch[:2], *batch[2:])
@@ -152,15 +163,16 @@ def _their_step(settings, given):
 
 
 def _encode(points, half, levels, indices, shares):
-    """`encoding.encode` with the eight corners last, as embedding_bag wants them, and each weight once."""
+    """Encode with the eight corners last, as embedding_bag wants them, and each weight once."""
     from sgm.reconstruct.nerf.encoding import _encode
 
-    _encode(np.ascontiguousarray(points, np.float32), half, levels.resolution, levels.first, levels.hashed, levels.size,
+    points = np.ascontiguousarray(points, np.float32)
+    _encode(points, half, levels.resolution, levels.first, levels.hashed, levels.size,
             1, indices.T, shares.transpose(1, 0, 2))
 
 
 def _their_functions():
-    """The reading of the table, and the truncated exponential, with their gradients."""
+    """Return the reading of the table and the truncated exponential, with their gradients."""
     import torch
 
     from sgm.reconstruct.nerf.field import DENSITY_BOUNDS
@@ -170,7 +182,8 @@ def _their_functions():
         def forward(ctx, table, indices, shares):
             ctx.save_for_backward(indices, shares)
             ctx.shape = table.shape
-            return torch.nn.functional.embedding_bag(indices, table, per_sample_weights=shares, mode="sum")
+            return torch.nn.functional.embedding_bag(indices, table, per_sample_weights=shares,
+                                                     mode="sum")
 
         @staticmethod
         def backward(ctx, gradient):

@@ -1,6 +1,6 @@
-"""One side of a comparison in a process of its own, stopped except while it works.
+"""Runs one side of a comparison in a process of its own, which is stopped except while it works.
 
-MindSpore's idle threads spin and slow whatever else runs, so a waiting side is not merely blocked on its pipe.
+MindSpore's idle threads spin and slow everything else, so waiting on a pipe is not enough.
 """
 import ctypes
 import multiprocessing
@@ -20,7 +20,7 @@ class Result(NamedTuple):
     """What a side answers."""
     seconds: float
     output: np.ndarray
-    peak: int           # bytes, of resident memory since the process began
+    peak: int           # the process's peak of resident memory so far, in bytes
 
 
 class SideError(RuntimeError):
@@ -28,18 +28,22 @@ class SideError(RuntimeError):
 
 
 def _serve(pipe, build, arguments):
-    ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)  # a stopped process would outlive a killed parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)               # Ctrl-C is the parent's to handle
-    Path("/proc/self/oom_score_adj").write_text("1000")        # short of memory, this process is the one to go
+    """Answer requests from `pipe` with the tasks of build(*arguments)."""
+    # A stopped process would outlive a killed parent; Ctrl-C is the parent's to handle; without
+    # enough memory, this process is the one to be killed.
+    ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         tasks = build(*arguments)
         pipe.send(tuple(tasks))
         while True:
             task = tasks[pipe.recv()]
-            begin = time.perf_counter()
+            start = time.perf_counter()
             output = task()
-            seconds = time.perf_counter() - begin
-            pipe.send(Result(seconds, output, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+            seconds = time.perf_counter() - start
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            pipe.send(Result(seconds, output, peak))
     except EOFError:
         pass
     except Exception as error:
@@ -47,7 +51,10 @@ def _serve(pipe, build, arguments):
 
 
 class Side:
-    """`build(*arguments)`, a function of an importable module, -> {task: function -> array}. A context manager."""
+    """A process with the tasks {name: function that returns an array} of `build(*arguments)`.
+
+    `build` is a function of an importable module. Context manager: the process ends with the block.
+    """
 
     def __init__(self, name, build, *arguments):
         context = multiprocessing.get_context("spawn")
@@ -59,7 +66,7 @@ class Side:
         self.tasks = self._answer()
 
     def run(self, task):
-        """-> Result. Raises SideError."""
+        """Run a task and return its Result. Raises SideError."""
         os.kill(self._process.pid, signal.SIGCONT)
         return self._answer(task)
 
@@ -71,7 +78,9 @@ class Side:
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
-            why = "killed, probably for want of memory" if code == -signal.SIGKILL else f"exit code {code}"
+            why = f"exit code {code}"
+            if code == -signal.SIGKILL:
+                why = "killed, probably because memory ran out"
             raise SideError(f"{self.name}: its process ended ({why})") from None
         if isinstance(answer, str):
             raise SideError(f"{self.name}: {answer}")

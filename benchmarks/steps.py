@@ -1,8 +1,10 @@
-"""One training step of a video UNet twice, ours on MindSpore and diffusers' on PyTorch: the same weights, clip and noise.
+"""A training step of a video UNet twice, ours on MindSpore and diffusers' on PyTorch.
 
-A step is what `train.py` makes of a batch: EDM loss, its gradient, global-norm clipping, AdamW with bias correction, moving
-average. PyTorch's side has its own fused AdamW and foreach functions. A side starts from its weights and goes on from step
-to step; what it answers is the loss and the gradient's norm, which after the first step hold what the steps before did.
+Weights, clip and noise are the same. A step is what `train.py` makes of a batch: EDM loss, its
+gradient, global-norm clipping, AdamW with bias correction, moving average. PyTorch's side has its
+own fused AdamW and foreach functions. A side starts from its weights and continues from step to
+step; it answers with the loss and the gradient's norm, which after the first step depend on the
+steps before.
 """
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,22 +17,23 @@ from sgm.config.model import ModelSpec, UNetSpec
 
 # 57.6 million parameters: SVD's network at a fifth of its width, with three levels.
 TRAIN = replace(ModelSpec(), name="train", unet=UNetSpec(model_channels=64, channel_mult=[1, 2, 4]))
-LR, BETAS, EPS, DECAY, CLIP, FOLLOW = 1e-4, (0.9, 0.999), 1e-8, 0.01, 1.0, 1e-3
+LR, BETAS, EPS, DECAY, CLIP = 1e-4, (0.9, 0.999), 1e-8, 0.01, 1.0
+FOLLOW = 1e-3           # weight of the new parameters in the moving average
 SIGMA = 2.0
 
 
 class Case(NamedTuple):
-    """What both sides compute: steps on one clip for the network of `model`, a `twins.Case` of a unet."""
+    """What both sides compute: steps on one clip. model: the `twins.Case` of the UNet."""
     model: twins.Case
 
 
 def case_of(spec, frames, latent):
-    """A Case of a clip of that many frames of square latents."""
+    """Return the Case of a clip of that many frames of square latents."""
     return Case(twins.Case("unet", spec, frames, latent, latent))
 
 
 def inputs(case):
-    """{name: array}: x0, noise, concat (F, z, h, w); context (1, 1, D); scalars (1, K)."""
+    """Return {name: array}: x0, noise, concat (F, z, h, w); context (1, 1, D); scalars (1, K)."""
     model = case.model
     shape = (model.frames, model.spec.unet.out_channels, model.height, model.width)
     given = twins.inputs(model)
@@ -43,10 +46,11 @@ def draw_weights(case, path):
     return twins.draw_weights(case.model, path)
 
 
-# --- ours ------------------------------------------------------------------------------------------------------
-
 def ours(case, weights):
-    """{"step": function -> loss and gradient norm}, on MindSpore: the graphs of `sgm.train.trainer`."""
+    """Return {"step": function} on MindSpore; it returns loss and gradient norm.
+
+    The graphs are those of `sgm.train.trainer`.
+    """
     from mindspore import Tensor
 
     from sgm import ops
@@ -59,10 +63,13 @@ def ours(case, weights):
     model, given = case.model, inputs(case)
     engine = Engine(model.spec)
     load_weights(engine.model, weights, prefix="model.")
-    training = TrainStep(DiffusionLoss(engine.model, model.frames), list(engine.model.parameters_dict().values()), BETAS, EPS,
-                         DECAY, CLIP)
-    accumulate, norm_of, update = map(ops.compiled, (training.accumulate, training.norm, training.update))
-    vector = engine.conditioner.vector(dict(zip(model.spec.vector_widths, given["scalars"][0])), model.frames).asnumpy()
+    parameters = list(engine.model.parameters_dict().values())
+    loss = DiffusionLoss(engine.model, model.frames)
+    training = TrainStep(loss, parameters, BETAS, EPS, DECAY, CLIP)
+    accumulate, norm_of, update = map(ops.compiled,
+                                      (training.accumulate, training.norm, training.update))
+    scalars = dict(zip(model.spec.vector_widths, given["scalars"][0]))
+    vector = engine.conditioner.vector(scalars, model.frames).asnumpy()
     arrays = (given["x0"], given["noise"], np.full(model.frames, SIGMA, np.float32),
               np.repeat(given["context"], model.frames, 0), given["concat"], vector)
     batch, one, done = [Tensor(array) for array in arrays], Tensor(np.float32(1)), 0
@@ -79,10 +86,8 @@ def ours(case, weights):
     return {"step": step}
 
 
-# --- theirs ----------------------------------------------------------------------------------------------------
-
 def theirs(case, weights):
-    """The same on PyTorch, with diffusers' network."""
+    """Return the same on PyTorch, with diffusers' network."""
     import torch
 
     network, given = twins.network_of(case.model, weights), inputs(case)
@@ -90,13 +95,15 @@ def theirs(case, weights):
     adam = torch.optim.AdamW(parameters, LR, BETAS, EPS, DECAY, fused=True)
     average = [parameter.detach().clone() for parameter in parameters]
     x0, noise, concat, context, scalars = (torch.from_numpy(given[name])
-                                           for name in ("x0", "noise", "concat", "context", "scalars"))
+                                           for name in ("x0", "noise", "concat", "context",
+                                                        "scalars"))
     noisy, variance = x0 + SIGMA * noise, SIGMA * SIGMA + 1
     sample = torch.cat((noisy / variance ** 0.5, concat), 1)[None]
 
     def step():
         adam.zero_grad()
-        output = network(sample, 0.25 * np.log(np.float32(SIGMA)), context, scalars).sample[0]
+        c_noise = 0.25 * np.log(np.float32(SIGMA))
+        output = network(sample, c_noise, context, scalars).sample[0]
         error = noisy / variance - output * SIGMA / variance ** 0.5 - x0
         loss = (error * error).mean() * (1 + 1 / SIGMA ** 2)
         loss.backward()

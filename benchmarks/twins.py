@@ -1,6 +1,7 @@
-"""The same network twice, ours on MindSpore and diffusers' or transformers' on PyTorch, from one file of weights.
+"""The same network twice: ours on MindSpore, and that of diffusers or transformers on PyTorch.
 
-A framework is imported only by the function that builds its side: a process that builds one side holds one framework.
+Both have their weights from one file. A framework is imported only by the function that builds its
+side: a process that builds one side holds one framework.
 """
 import json
 import os
@@ -13,13 +14,13 @@ from sgm.audit.golden_weights import init_weight, rand, uniform
 from sgm.checkpoints.diffusers.names import places, to_place
 from sgm.config.model import ClipSpec, ConditionSpec, ModelSpec, UNetSpec, VaeSpec
 
-NETWORKS = ("unet", "vae", "clip")
-# svd: its vector condition is one per video, as diffusers wants it. sv3d_u's and sv3d_p's UNets have the same layers.
+# svd: its vector condition is one per video, as diffusers wants it. The UNets of sv3d_u and sv3d_p
+# have the same layers.
 FULL = ModelSpec()
 SMALL = replace(
     FULL, name="small",
-    unet=UNetSpec(model_channels=64, channel_mult=[1, 2, 2], attention_resolutions=[2, 1], num_head_channels=32,
-                  context_dim=48),
+    unet=UNetSpec(model_channels=64, channel_mult=[1, 2, 2], attention_resolutions=[2, 1],
+                  num_head_channels=32, context_dim=48),
     vae=VaeSpec(ch=32, ch_mult=[1, 2, 2]),
     clip=ClipSpec(image_size=56, patch_size=14, width=96, layers=3, head_width=24, embed_dim=48),
     condition=ConditionSpec(scalar_dim=32))
@@ -29,17 +30,17 @@ CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32).reshape(3,
 
 class Case(NamedTuple):
     """What both sides compute."""
-    network: str                # one of NETWORKS
+    network: str                # "unet", "vae" or "clip"
     spec: ModelSpec
-    frames: int                 # of a video; for clip, images
-    height: int = 0             # of the latents
+    frames: int                 # frames of a video; for clip, images
+    height: int = 0             # size of the latents
     width: int = 0
     videos: int = 1
-    image_only: bool = False        # some frames are image-only (unet)
+    image_only: bool = False    # some frames are image-only (unet)
 
 
 def inputs(case):
-    """{name: array}, the same in every process."""
+    """Return {name: array}, the same in every process."""
     spec, count = case.spec, case.videos * case.frames
     if case.network == "unet":
         image_only = uniform("parity.still", (case.videos, case.frames)) > 0.5
@@ -50,23 +51,23 @@ def inputs(case):
                 "image_only": (image_only & case.image_only).astype(np.float32)}
     if case.network == "vae":
         pixels = (count, 3, case.height * spec.vae.factor, case.width * spec.vae.factor)
-        return {"z": spec.vae.scale_factor * rand("parity.z", (count, spec.vae.z_channels, case.height, case.width)),
+        latents = count, spec.vae.z_channels, case.height, case.width
+        return {"z": spec.vae.scale_factor * rand("parity.z", latents),
                 "images": 2 * uniform("parity.images", pixels) - 1}
-    return {"images": 2 * uniform("parity.images", (count, 3, spec.clip.image_size, spec.clip.image_size)) - 1}
+    pixels = count, 3, spec.clip.image_size, spec.clip.image_size
+    return {"images": 2 * uniform("parity.images", pixels) - 1}
 
 
 def relative_error(found, expected):
-    """Relative L2 distance of two arrays."""
+    """Return the relative L2 distance of two arrays."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-# --- weights ---------------------------------------------------------------------------------------------------
-
 def draw_weights(case, path):
     """Write the network's weights, each a function of its key, to one safetensors file.
 
-    -> {}, the tasks of a `sides.Side` that has none: a process of its own takes MindSpore away with it.
+    Returns {}, the tasks of a `sides.Side` that has none: MindSpore ends with that process.
     """
     from sgm.diffusion.engine import Engine
 
@@ -79,7 +80,7 @@ def draw_weights(case, path):
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % 64)
-    with open(path, "wb") as file:  # tensor after tensor: full width has 6 GB of them
+    with open(path, "wb") as file:      # tensor by tensor: full width has 6 GB of them
         file.write(len(text).to_bytes(8, "little") + text)
         for key, shape in shapes.items():
             file.write(np.ascontiguousarray(init_weight(key, shape), np.float32).data)
@@ -87,7 +88,7 @@ def draw_weights(case, path):
 
 
 def _cells(engine, network):
-    """The parts of an Engine that make up a network."""
+    """Return the parts of an Engine that make up a network."""
     if network == "unet":
         return [engine.model]
     if network == "vae":
@@ -95,10 +96,8 @@ def _cells(engine, network):
     return [engine.conditioner.embedder("cond_frames_without_noise")]
 
 
-# --- ours ------------------------------------------------------------------------------------------------------
-
 def ours(case, weights):
-    """{task: function without arguments -> array}, on MindSpore."""
+    """Return {task: function without arguments that returns an array}, on MindSpore."""
     from mindspore import Tensor
 
     from sgm import ops
@@ -111,8 +110,9 @@ def ours(case, weights):
         prefix = os.path.commonprefix(list(cell.parameters_dict())).rpartition(".")[0] + "."
         load_weights(cell, weights, prefix=prefix)
     if case.network == "vae":
-        return {"encode": lambda: np.stack(engine.encode_moments(given["images"], chunk=case.frames)),
-                "decode": lambda: engine.decode(given["z"], chunk=case.frames)}
+        images, z, chunk = given["images"], given["z"], case.frames
+        return {"encode": lambda: np.stack(engine.encode_moments(images, chunk=chunk)),
+                "decode": lambda: engine.decode(z, chunk=chunk)}
     if case.network == "clip":
         embedder = engine.conditioner.embedder("cond_frames_without_noise")
         return {"embed": lambda: ops.fetch(embedder.embed(given["images"]))[:, 0]}
@@ -121,21 +121,20 @@ def ours(case, weights):
     names = tuple(case.spec.vector_widths)
     vector = np.concatenate([engine.conditioner.vector(dict(zip(names, row)), case.frames).asnumpy()
                              for row in given["scalars"]])
-    arrays = given["x"], *(np.repeat(given[name], case.frames, 0) for name in ("timesteps", "context")), vector
-    x, timesteps, context, y = (Tensor(array) for array in arrays)
+    timesteps, context = (np.repeat(given[name], case.frames, 0)
+                          for name in ("timesteps", "context"))
+    x, timesteps, context, y = map(Tensor, (given["x"], timesteps, context, vector))
     image_only = Tensor(given["image_only"])
     return {"evaluate": lambda: ops.fetch(graph(x, timesteps, context, y, case.frames, image_only))}
 
 
-# --- theirs ----------------------------------------------------------------------------------------------------
-
 def theirs(case, weights):
-    """{task: function without arguments -> array}, on PyTorch."""
+    """Return {task: function without arguments that returns an array}, on PyTorch."""
     return their_tasks(case, network_of(case, weights))
 
 
 def network_of(case, weights):
-    """The case's network of diffusers or transformers with those weights."""
+    """Return the case's network of diffusers or transformers with those weights."""
     import torch
 
     build = {"unet": _their_unet, "vae": _their_vae, "clip": _their_clip}[case.network]
@@ -143,15 +142,16 @@ def network_of(case, weights):
         network = build(case.spec)
     network.load_state_dict(_their_weights(case.spec, weights), assign=True)
     if case.network == "clip":
-        embeddings = network.vision_model.embeddings  # the one buffer that no file holds
-        embeddings.position_ids = torch.arange(embeddings.position_embedding.num_embeddings).expand((1, -1))
+        embeddings = network.vision_model.embeddings    # the one buffer that no file holds
+        positions = torch.arange(embeddings.position_embedding.num_embeddings)
+        embeddings.position_ids = positions.expand((1, -1))
     if case.network == "unet":
         set_published_epsilon(network)
     return network
 
 
 def their_tasks(case, network):
-    """What `theirs` computes, with a network of diffusers or transformers that has its weights."""
+    """Return the tasks of `theirs` for a network of diffusers or transformers with its weights."""
     import torch
 
     network.eval()
@@ -170,18 +170,19 @@ def their_tasks(case, network):
             return torch.stack((posterior.mean, posterior.logvar))
 
         def decode():
-            return network.decode(given["z"] / case.spec.vae.scale_factor, num_frames=case.frames).sample
+            z = given["z"] / case.spec.vae.scale_factor
+            return network.decode(z, num_frames=case.frames).sample
 
         return {"encode": task(encode), "decode": task(decode)}
     if case.network == "clip":
         pixels = torch.from_numpy(((arrays["images"] + 1) / 2 - CLIP_MEAN) / CLIP_STD)
         return {"embed": task(lambda: network(pixel_values=pixels).image_embeds)}
     if case.image_only:
-        def tell_stills(module, args, kwargs):
+        def add_indicator(module, args, kwargs):
             return args, {**kwargs, "image_only_indicator": given["image_only"]}
 
         for block in (*network.down_blocks, network.mid_block, *network.up_blocks):
-            block.register_forward_pre_hook(tell_stills, with_kwargs=True)
+            block.register_forward_pre_hook(add_indicator, with_kwargs=True)
     sample = given["x"].unflatten(0, (case.videos, case.frames))
     return {"evaluate": task(lambda: network(
         sample, given["timesteps"], given["context"], given["scalars"]).sample.flatten(0, 1))}
@@ -191,7 +192,8 @@ def _their_weights(spec, path):
     from safetensors.torch import load_file
 
     published = load_file(path)
-    return {place.name: to_place(published[key], place) for key in published for place in places(key, spec)}
+    return {place.name: to_place(published[key], place)
+            for key in published for place in places(key, spec)}
 
 
 def _their_unet(spec):
@@ -203,7 +205,8 @@ def _their_unet(spec):
     return UNetSpatioTemporalConditionModel(
         in_channels=unet.in_channels, out_channels=unet.out_channels, block_out_channels=widths,
         down_block_types=tuple("CrossAttn" * yes + "DownBlockSpatioTemporal" for yes in attends),
-        up_block_types=tuple("CrossAttn" * yes + "UpBlockSpatioTemporal" for yes in reversed(attends)),
+        up_block_types=tuple("CrossAttn" * yes + "UpBlockSpatioTemporal"
+                             for yes in reversed(attends)),
         addition_time_embed_dim=spec.condition.scalar_dim,
         projection_class_embeddings_input_dim=sum(spec.vector_widths.values()),
         layers_per_block=unet.num_res_blocks, cross_attention_dim=unet.context_dim,
@@ -211,7 +214,7 @@ def _their_unet(spec):
 
 
 def set_published_epsilon(network):
-    """Give the residual blocks' norms of diffusers' UNet the published implementation's; some of its blocks have 1e-6."""
+    """Give the residual blocks' norms of diffusers' UNet the original's eps; some have 1e-6."""
     from torch import nn
 
     for name, module in network.named_modules():
@@ -224,8 +227,9 @@ def _their_vae(spec):
 
     vae = spec.vae
     return AutoencoderKLTemporalDecoder(
-        block_out_channels=tuple(vae.ch * multiple for multiple in vae.ch_mult), layers_per_block=vae.num_res_blocks,
-        down_block_types=("DownEncoderBlock2D",) * len(vae.ch_mult), latent_channels=vae.z_channels)
+        block_out_channels=tuple(vae.ch * multiple for multiple in vae.ch_mult),
+        layers_per_block=vae.num_res_blocks, latent_channels=vae.z_channels,
+        down_block_types=("DownEncoderBlock2D",) * len(vae.ch_mult))
 
 
 def _their_clip(spec):
@@ -234,5 +238,6 @@ def _their_clip(spec):
     clip = spec.clip
     return CLIPVisionModelWithProjection(CLIPVisionConfig(
         hidden_size=clip.width, intermediate_size=4 * clip.width, projection_dim=clip.embed_dim,
-        num_hidden_layers=clip.layers, num_attention_heads=clip.width // clip.head_width, image_size=clip.image_size,
-        patch_size=clip.patch_size, hidden_act="gelu", layer_norm_eps=1e-5))
+        num_hidden_layers=clip.layers, num_attention_heads=clip.width // clip.head_width,
+        image_size=clip.image_size, patch_size=clip.patch_size, hidden_act="gelu",
+        layer_norm_eps=1e-5))

@@ -3,11 +3,15 @@ import inspect
 import os
 import shutil
 import signal
+import sys
 from collections import Counter
 from functools import cache
 from types import SimpleNamespace
 
 os.environ["GLOG_v"] = "3"              # MindSpore's log level, read when it is imported: errors only
+# Without graphs, an operator after the other: MindSpore's pipeline of threads that hand them on takes twelve times as long
+# where they share a core (10 s or 0.8 s for the small UNet), and names a later operator in an error.
+os.environ["MS_DEV_LAUNCH_BLOCKING"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # Workers have cores of their own, and so MindSpore as many threads: two that share theirs are three times slower.
     number, workers = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
@@ -22,12 +26,21 @@ from support.goldens import PACKAGED, golden_file  # noqa: E402
 from sgm.audit.golden_weights import init_weight  # noqa: E402
 
 _measured = {}
+# The files that take longest begin first: none of them runs when the other worker has nothing left to do.
+LONGEST = ("test_samplers", "test_visual_hull", "test_unet", "test_train", "test_graphs", "test_golden", "test_views_to_mesh",
+           "test_interrupted", "test_simple_video_sample", "test_batches", "test_bad_input", "test_refinement",
+           "test_nerf_training", "test_trainer", "test_engine")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:   # as a shell has it in the background: tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
     parser.addoption("--errors", action="store_true", help="print the largest error measured against each golden")
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -107,6 +120,14 @@ def tiny_engine(tiny_spec):
     return make
 
 
+@pytest.fixture(autouse=True)
+def graphs_afterwards():
+    """A command with --mode pynative leaves graphs switched off; the next test finds them switched on."""
+    yield
+    if "sgm.ops" in sys.modules:
+        sys.modules["sgm.ops"].set_jit(True)
+
+
 @pytest.fixture
 def pynative():
     """Graphs switched off for one test."""
@@ -114,6 +135,12 @@ def pynative():
     ops.set_jit(False)
     yield
     ops.set_jit(True)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The same for commands, which switch graphs on themselves: where a network's graph is not what a test is about."""
+    monkeypatch.setattr("sgm.ops.compiled", lambda function: function)
 
 
 @pytest.fixture

@@ -39,10 +39,14 @@ def views_folders(path: Path) -> dict[str, Path]:
     Raises InputError.
     """
     if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give a views folder (000.png ...) or a folder of them")
+        raise InputError(f"{path}: no such folder; give a views folder (000.png ...) or a folder of"
+                         " them")
     if view_files(path):
         return {"": path}
-    found = {p.name: p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".") and view_files(p)}
+    found = {
+        p.name: p for p in sorted(path.iterdir())
+        if p.is_dir() and not p.name.startswith(".") and view_files(p)
+    }
     if not found:
         raise InputError(f"{path}: has no views (000.png ...), nor have the folders in it")
     return found
@@ -55,11 +59,12 @@ def matched(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
         return [(prediction.resolve().name, prediction, truth)]
     if "" in predicted or "" in true:
         one, many = (prediction, truth) if "" in predicted else (truth, prediction)
-        raise InputError(f"{one} is one views folder, but {many} holds {len(views_folders(many))}; give two of a kind")
+        raise InputError(f"{one} is one views folder, but {many} holds {len(views_folders(many))};"
+                         " give two of a kind")
     unmatched = sorted(set(predicted) - set(true))
     if unmatched:
-        raise InputError(f"{prediction / unmatched[0]}: {truth} has no folder of that name to compare it with "
-                         f"({len(unmatched)} such of {len(predicted)})")
+        raise InputError(f"{prediction / unmatched[0]}: {truth} has no folder of that name to"
+                         f" compare it with ({len(unmatched)} such of {len(predicted)})")
     return [(name, predicted[name], true[name]) for name in predicted]
 
 
@@ -71,8 +76,8 @@ def read_views(folder: Path, like: np.ndarray | None = None) -> np.ndarray:
     """
     files = view_files(folder)
     if like is not None and len(files) != len(like):
-        raise InputError(f"{folder}: has {len(files)} views, the truth has {len(like)}; give orbits of the same "
-                         "cameras")
+        raise InputError(f"{folder}: has {len(files)} views, the truth has {len(like)}; give orbits"
+                         " of the same cameras")
     views = []
     for file in files:
         image = read_image(file, lambda image: image.convert(
@@ -81,10 +86,11 @@ def read_views(folder: Path, like: np.ndarray | None = None) -> np.ndarray:
             image = image.resize(like.shape[2:0:-1], Image.LANCZOS)
         views.append(np.asarray(image))
     if len({view.shape for view in views}) > 1:
-        raise InputError(f"{folder}: its views differ in size or in having alpha; they must be alike")
+        raise InputError(f"{folder}: its views differ in size or in having alpha; they must be"
+                         " alike")
     if len(views) < 2 or min(views[0].shape[:2]) < 7:
-        raise InputError(f"{folder}: has {len(views)} views of {views[0].shape[1]} x {views[0].shape[0]} pixels; "
-                         "expected at least 2, of 7 x 7 or more")
+        raise InputError(f"{folder}: has {len(views)} views of {views[0].shape[1]} x"
+                         f" {views[0].shape[0]} pixels; expected at least 2, of 7 x 7 or more")
     return np.stack(views)
 
 
@@ -106,8 +112,9 @@ def check_cameras(predicted: Path, true: Path):
         apart = np.abs((a - b + 180) % 360 - 180)
         if apart.max() > 0.5:
             k = int(apart.argmax())
-            raise InputError(f"{predicted}: view {k} is at azimuth {a[k]:.1f}, that of {true} at {b[k]:.1f}; generate "
-                             "the truth's orbit (or put views of wrong poses under --wrong-poses)")
+            raise InputError(f"{predicted}: view {k} is at azimuth {a[k]:.1f}, that of {true} at"
+                             f" {b[k]:.1f}; generate the truth's orbit (or put views of wrong poses"
+                             " under --wrong-poses)")
 
 
 def evaluate_object(predicted: Path, true: Path, wrong: dict[str, Path]):
@@ -118,9 +125,14 @@ def evaluate_object(predicted: Path, true: Path, wrong: dict[str, Path]):
     check_cameras(predicted, true)
     truth = read_views(true)
     prediction = read_views(predicted, truth)
-    methods = {PREDICTION: prediction, REPEATED: metrics.input_repeated(truth), MEAN: metrics.mean_of_orbit(truth)}
+    methods = {
+        PREDICTION: prediction, REPEATED: metrics.input_repeated(truth),
+        MEAN: metrics.mean_of_orbit(truth)
+    }
     methods.update({method: read_views(folder, truth) for method, folder in wrong.items()})
-    return prediction, truth, {method: metrics.compare_orbit(views, truth) for method, views in methods.items()}
+    return prediction, truth, {
+        method: metrics.compare_orbit(views, truth) for method, views in methods.items()
+    }
 
 
 def thumbs(views: np.ndarray) -> np.ndarray:
@@ -131,7 +143,8 @@ def thumbs(views: np.ndarray) -> np.ndarray:
     order = [len(views) - 1, *range(len(views) - 1)]
     images = [np.round(metrics.on_white(views[k]) * 255).astype(np.uint8) for k in order]
     shrink = cv2.INTER_AREA if views.shape[1] > THUMB else cv2.INTER_NEAREST
-    return np.concatenate([cv2.resize(image, (THUMB, THUMB), interpolation=shrink) for image in images], axis=1)
+    return np.concatenate(
+        [cv2.resize(image, (THUMB, THUMB), interpolation=shrink) for image in images], axis=1)
 
 
 def save_bytes(path: Path, data: bytes):
@@ -155,22 +168,28 @@ def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
     rows = [line("", "PSNR", "PSNR_fg", "SSIM", "IoU")]
 
     def row(name, m):
-        rows.append(line(name[:24], f"{m['psnr']:.2f}", f"{m['psnr_fg']:.2f}", f"{m['ssim']:.3f}", f"{m['iou']:.3f}"))
+        rows.append(
+            line(name[:24], f"{m['psnr']:.2f}", f"{m['psnr_fg']:.2f}", f"{m['ssim']:.3f}",
+                 f"{m['iou']:.3f}"))
     if len(results) > 1:
         for name, methods in results.items():
             row(name, metrics.mean_metrics(methods[PREDICTION]))
         rows.append(f"mean of {len(results)} objects")
     methods = next(iter(results.values()))
-    means = {method: metrics.mean_metrics([metrics.mean_metrics(r[method]) for r in results.values()])
-             for method in methods}
+    means = {
+        method: metrics.mean_metrics([metrics.mean_metrics(r[method]) for r in results.values()])
+        for method in methods
+    }
     for method, mean in means.items():
         row(method, mean)
     prediction = means[PREDICTION]
-    said = [f"{prediction['psnr_fg'] - means[m]['psnr_fg']:+.2f} dB over {m}" for m in means if m != PREDICTION]
+    said = [f"{prediction['psnr_fg'] - means[m]['psnr_fg']:+.2f} dB over"
+            f" {m}" for m in means if m != PREDICTION]
     rows.append("PSNR_fg of the prediction: " + ", ".join(said))
     if means[REPEATED]["iou"] < 1:
         ratio = (1 - prediction["iou"]) / (1 - means[REPEATED]["iou"])
-        rows.append(f"silhouette error (1 - IoU) of the prediction: {ratio:.2f} times that of the input repeated")
+        rows.append(f"silhouette error (1 - IoU) of the prediction: {ratio:.2f} times that of the"
+                    " input repeated")
     return "\n".join(rows)
 
 
@@ -184,7 +203,8 @@ def wrong_folders(folder: Path, truth: Path, pairs) -> dict[str, Path]:
         return {pairs[0][0]: next(iter(found.values()))}
     missing = [name for name, _, _ in pairs if name not in found]
     if missing:
-        raise InputError(f"--wrong-poses {folder}: has no folder {missing[0]}; predict the same objects in it")
+        raise InputError(f"--wrong-poses {folder}: has no folder {missing[0]}; predict the same"
+                         " objects in it")
     return found
 
 
@@ -197,7 +217,11 @@ def evaluate_views(args) -> int:
         prediction, truth, results[name] = evaluate_object(predicted, true, {
             folder.name.replace("_", " "): of[name] for folder, of in zip(args.wrong_poses, wrong)})
         if args.sheet:
-            sheet += [thumbs(truth), thumbs(prediction), np.full((8, len(truth) * THUMB, 3), 255, np.uint8)]
+            sheet += [
+                thumbs(truth),
+                thumbs(prediction),
+                np.full((8, len(truth) * THUMB, 3), 255, np.uint8)
+            ]
     print(table(results))       # before what may fail
     if args.csv:
         text = io.StringIO()
@@ -211,7 +235,10 @@ def evaluate_views(args) -> int:
     if args.sheet:
         # orbits of different objects may differ in length
         width = max(row.shape[1] for row in sheet)
-        sheet = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in sheet[:-1]]
+        sheet = [
+            np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+            for row in sheet[:-1]
+        ]
         picture = io.BytesIO()
         Image.fromarray(np.concatenate(sheet)).save(picture, "PNG")
         save_bytes(args.sheet, picture.getvalue())
@@ -245,24 +272,34 @@ def seen_from(prediction: Path, up: str, folder: Path) -> dict[str, float]:
     true = posed_views.read_views(folder)
     true = true.subset(np.arange(len(true) - 1))
     renders = report.render_like(load_mesh(prediction, up), true)
-    return metrics.mean_metrics([metrics.compare(*pair) for pair in zip(renders, report.pictures(true))])
+    return metrics.mean_metrics(
+        [metrics.compare(*pair) for pair in zip(renders, report.pictures(true))])
 
 
 def mesh_table(m: dict) -> str:
     """Return the printed figures of a mesh."""
     line = "{:28s} {}".format
     closed = "watertight" if m["pred_watertight"] else f"{m['pred_boundary_edges']} boundary edges"
-    rows = [line("Chamfer L1", f"{m['chamfer_l1']:.4f} (to truth {m['pred_to_gt']:.4f}, from truth {m['gt_to_pred']:.4f})")]
+    rows = [line("Chamfer L1", f"{m['chamfer_l1']:.4f} (to truth {m['pred_to_gt']:.4f}, from truth"
+                               f" {m['gt_to_pred']:.4f})")]
     for t in mesh_metrics.THRESHOLDS:
         precision, recall = m[f"precision_{t:g}"], m[f"recall_{t:g}"]
-        rows.append(line(f"F-score at {t:g}", f"{m[f'fscore_{t:g}']:.3f} (precision {precision:.3f}, recall {recall:.3f})"))
-    rows += [line("normal consistency", f"{m['normal_consistency']:.3f} (signed {m['normal_consistency_signed']:.3f})"),
-             line("volume IoU", f"{m['iou']:.3f} ({m['iou_mode']}; volume {m['vol_pred']:.4f}, true {m['vol_gt']:.4f})"),
-             line("prediction", f"{m['pred_faces']} faces, components: {m['pred_components']}, {closed}")]
+        rows.append(line(f"F-score at {t:g}", f"{m[f'fscore_{t:g}']:.3f} (precision"
+                                              f" {precision:.3f}, recall {recall:.3f})"))
+    rows += [line("normal consistency", f"{m['normal_consistency']:.3f} (signed"
+                                        f" {m['normal_consistency_signed']:.3f})"),
+             line("volume IoU", f"{m['iou']:.3f} ({m['iou_mode']}; volume {m['vol_pred']:.4f}, true"
+                                f" {m['vol_gt']:.4f})"),
+             line("prediction", f"{m['pred_faces']} faces, components: {m['pred_components']},"
+                                f" {closed}")]
     if "views" in m:
         v = m["views"]
-        rows.append(line("seen from the views' cameras", f"PSNR {v['psnr']:.2f} dB, foreground {v['psnr_fg']:.2f} dB,"
-                         f" SSIM {v['ssim']:.3f}, silhouette IoU {v['iou']:.3f}"))
+        rows.append(
+            line(
+                "seen from the views' cameras",
+                f"PSNR {v['psnr']:.2f} dB, foreground {v['psnr_fg']:.2f} dB,"
+                f" SSIM {v['ssim']:.3f}, silhouette IoU {v['iou']:.3f}"))
     if m["chamfer_l1"] > 0.15:
-        rows.append("The meshes are far apart: is --up right, and are both in the same world, inside [-0.5, 0.5]^3?")
+        rows.append("The meshes are far apart: is --up right, and are both in the same world,"
+                    " inside [-0.5, 0.5]^3?")
     return "\n".join(rows)

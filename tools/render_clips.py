@@ -24,11 +24,15 @@ def main(argv=None):
     """Render what the flags ask for; return the exit code."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--count", type=int_range(1, len(TRAIN_SEEDS)), required=True, metavar="N", help="clips, one of each object")
+    add("--count", type=int_range(1, len(TRAIN_SEEDS)), required=True, metavar="N",
+        help="clips, one of each object")
     add("--out", type=Path, required=True, help="folder for them")
-    add("--size", type=int_range(8, 8192), default=64, metavar="PIXELS", help="side of a frame (default 64)")
-    add("--frames", type=int_range(2, 1000), default=21, metavar="N", help="frames of a clip (default 21)")
-    add("--first-seed", type=int_range(0, TRAIN_SEEDS[-1]), default=0, metavar="N", help="seed of the first object (default 0)")
+    add("--size", type=int_range(8, 8192), default=64, metavar="PIXELS",
+        help="side of a frame (default 64)")
+    add("--frames", type=int_range(2, 1000), default=21, metavar="N",
+        help="frames of a clip (default 21)")
+    add("--first-seed", type=int_range(0, TRAIN_SEEDS[-1]), default=0, metavar="N",
+        help="seed of the first object (default 0)")
     add("--workers", type=int_range(1, 1000), default=len(os.sched_getaffinity(0)), metavar="N",
         help="processes (default: one a core)")
     args = parser.parse_args(argv)
@@ -36,7 +40,8 @@ def main(argv=None):
     from sgm.render.video_clips import render_video_clips
     seeds = range(args.first_seed, args.first_seed + args.count)
     with progress_bar("clip") as progress:
-        render_video_clips(seeds, args.out, args.size, args.frames, workers=args.workers, progress=progress)
+        render_video_clips(seeds, args.out, args.size, args.frames, workers=args.workers,
+                           progress=progress)
     print(f"{args.out}: {len(seeds)} clips")
     return 0
 

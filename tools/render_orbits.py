@@ -37,34 +37,47 @@ def parse(argv=None) -> argparse.Namespace:
     add = common.add_argument
     add("--out", required=True, help="folder to fill")
     add("--size", type=int_range(8, 4096), default=576, help="pixels per side (default 576)")
-    add("--frames", type=int_range(2, 1000), default=21, help="views per orbit: 21, or 84 to train on any 21 of them")
+    add("--frames", type=int_range(2, 1000), default=21,
+        help="views per orbit: 21, or 84 to train on any 21 of them")
     add("--orbit", choices=("static", "dynamic"), default="static",
         help="constant elevation, or the random orbits of the SV3D paper (default static)")
-    add("--elevation", type=float_range(-89, 89), nargs=2, default=(-5.0, 30.0), metavar=("MIN", "MAX"),
+    add("--elevation", type=float_range(-89,
+                                        89), nargs=2, default=(-5.0, 30.0), metavar=("MIN", "MAX"),
         help="range of the input view's elevation in degrees (default -5 30, as in the paper)")
     add("--lighting", choices=("fixed", "varied"), default="fixed",
         help="the same lights for all objects, or soft lights of each object's own (default fixed)")
-    add("--supersample", type=int_range(1, 8), default=2, help="samples per pixel and side (default 2)")
-    add("--seed", type=int_range(0, MAX_SEED), default=0, help="draws elevations, orbits and lights (default 0)")
-    add("--workers", type=int_range(1, 1024), default=os.cpu_count(), help="processes (default: all CPUs)")
+    add("--supersample", type=int_range(1, 8), default=2,
+        help="samples per pixel and side (default 2)")
+    add("--seed", type=int_range(0, MAX_SEED), default=0,
+        help="draws elevations, orbits and lights (default 0)")
+    add("--workers", type=int_range(1, 1024), default=os.cpu_count(),
+        help="processes (default: all CPUs)")
     add("--overwrite", action="store_true", help="delete what an earlier run left in --out")
-    procedural = commands.add_parser("procedural", parents=[common], help="procedural objects by seed")
-    procedural.add_argument("--count", type=int_range(1, 10 ** 8), required=True, help="number of objects")
+    procedural = commands.add_parser("procedural", parents=[common],
+                                     help="procedural objects by seed")
+    procedural.add_argument("--count", type=int_range(1, 10**8), required=True,
+                            help="number of objects")
     procedural.add_argument("--first-seed", type=int_range(0, MAX_SEED), default=0,
-                            help="seed of the first object (0-99999 are for training, 1000000-1000015 held out)")
-    procedural.add_argument("--pack", action="store_true", help="one set of .npy arrays instead of folders of PNGs")
+                            help="seed of the first object (0-99999 are for training,"
+                                 " 1000000-1000015 held out)")
+    procedural.add_argument("--pack", action="store_true",
+                            help="one set of .npy arrays instead of folders of PNGs")
     meshes = commands.add_parser("meshes", parents=[common], help="mesh files")
     meshes.add_argument("paths", nargs="+", help="mesh files, or folders searched for them")
     meshes.add_argument("--up", choices=("auto", "y", "z"), default="auto",
-                        help="the files' up axis; auto: y for glb and gltf, z for others (default auto)")
+                        help="the files' up axis; auto: y for glb and gltf, z for others (default"
+                             " auto)")
     meshes.add_argument("--fit", choices=("box", "sphere"), default="box",
-                        help="scale the longest side of the bounding box to 1, or the radius to 0.5 (default box)")
+                        help="scale the longest side of the bounding box to 1, or the radius to 0.5"
+                             " (default box)")
     args = parser.parse_args(argv)
     args.out = Path(args.out).resolve()
     if args.elevation[0] > args.elevation[1]:
-        raise InputError(f"--elevation is {args.elevation[0]:g} {args.elevation[1]:g}; expected MIN <= MAX")
+        raise InputError(f"--elevation is {args.elevation[0]:g} {args.elevation[1]:g}; expected MIN"
+                         " <= MAX")
     if args.command == "procedural" and args.first_seed + args.count > MAX_SEED + 1:
-        raise InputError(f"--first-seed {args.first_seed} --count {args.count}: seeds must stay under 2^32")
+        raise InputError(f"--first-seed {args.first_seed} --count {args.count}: seeds must stay"
+                         " under 2^32")
     return args
 
 
@@ -89,9 +102,11 @@ def main(argv=None) -> int:
         items = procedural_items(seeds)
     with progress_bar("object") as progress:
         if args.command == "procedural" and args.pack:
-            rendered, failed = render_packed(seeds, args.out, settings, progress=progress, **how), {}
+            failed = {}
+            rendered = render_packed(seeds, args.out, settings, progress=progress, **how)
         else:
-            rendered, failed = True, render_folders(items, args.out, settings, progress=progress, **how)
+            failed = render_folders(items, args.out, settings, progress=progress, **how)
+            rendered = True
     if not rendered:
         print(f"{args.out}: already holds these {len(items)} orbits")
         return 0
@@ -102,7 +117,8 @@ def main(argv=None) -> int:
 
 def run(argv=None) -> int:
     """Return the exit code of `main`; errors are one line."""
-    return exit_code("render_orbits.py", main, argv, "interrupted; start again with the same options to continue")
+    return exit_code("render_orbits.py", main, argv, "interrupted; start again with the same"
+                                                     " options to continue")
 
 
 if __name__ == "__main__":

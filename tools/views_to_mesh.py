@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Views with known cameras to a textured mesh: radiance field, depth fusion with the visual hull, DMTet, texture.
+"""Make a textured mesh of views with known cameras.
+
+Radiance field, depth fusion with the visual hull, DMTet, texture.
 
   views_to_mesh.py outputs/cup
   views_to_mesh.py capture/transforms.json --config fast --output outputs/capture
-  views_to_mesh.py outputs/cup --resume                       go on with a run that was ended
+  views_to_mesh.py outputs/cup --resume              continue a run that was ended
   views_to_mesh.py outputs/cup --stages texture --set texture.size=2048
 
-The views: a folder that simple_video_sample.py or render_orbits.py wrote, or anybody's transforms.json (nerfstudio,
-Instant-NGP, Blender), with alpha or without, of any scale. In the output folder: mesh.glb (y up), mesh.obj with .mtl and
-.png, mesh.ply (both in the views' own world), contact.png, turntable.mp4 and .gif, report.json; in its folder `work`
-previews and what --resume goes on from.
-Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then of what there was, with its report.json).
+The views: a folder that simple_video_sample.py or render_orbits.py wrote, or any transforms.json
+(nerfstudio, Instant-NGP, Blender), with alpha or without, of any scale. The output folder gets
+mesh.glb (y up), mesh.obj with .mtl and .png, mesh.ply (both in the views' own world), contact.png,
+turntable.mp4 and .gif, report.json; its folder `work` gets previews and what --resume continues.
+Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then made of what there was, with
+its report.json).
 """
 import argparse
 import logging
@@ -37,16 +40,37 @@ def stage_list(text):
 
 def parse(argv):
     """Return the parsed arguments."""
-    parser = Arguments(prog="views_to_mesh.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(
+        prog="views_to_mesh.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("views", type=Path, help="folder with a transforms.json, or the json file")
     add("--output", type=Path, help="folder to write; default: `mesh` within the views folder")
-    add("--config", default="default", help="default, fast, fine, or a YAML file (default: default)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, as in --set nerf.steps=300; repeatable")
-    add("--stages", type=stage_list, default=STAGES, help="which to run, of nerf,dmtet,texture; what is left out is taken"
-        " from the output folder if it is there, and skipped if not (default: all)")
-    add("--resume", action="store_true", help="go on with what an earlier run left in the output folder")
-    add("--seed", type=int_range(0, 2 ** 32 - 1), help="of everything random")
+    add(
+        "--config", default="default", help="default, fast, fine, or a YAML file (default: default)"
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting, as in --set nerf.steps=300; repeatable",
+    )
+    add(
+        "--stages",
+        type=stage_list,
+        default=STAGES,
+        help="which to run, of nerf,dmtet,texture; what is left out is taken"
+        " from the output folder if it is there, and skipped if not (default: all)",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="continue what an earlier run left in the output folder",
+    )
+    add("--seed", type=int_range(0, 2 ** 32 - 1), help="seed of everything random")
     add("--azimuth-sign", type=int, choices=(1, -1), default=1,
         help="-1: the cameras' azimuths run the other way (default 1)")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
@@ -63,28 +87,44 @@ def main(argv=None):
     spec = load_mesh_spec(args.config, overrides)
     output = args.output or mesh_folder(args.views)
     if not args.views.exists():
-        raise InputError(f"{args.views}: no such file or folder; give a folder of views with its transforms.json")
+        raise InputError(
+            f"{args.views}: no such file or folder; give a folder of views with its transforms.json"
+        )
     check_folder(output, "--output")
     check_output(output, DISK)
     with loading():
         from sgm import ops
         from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
-    run = Reconstruction(args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet)
+    run = Reconstruction(
+        args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet
+    )
     run.run()
     report = run.report
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
     peak = max(stage["peak_gb"] for stage in report["stages"].values())
     mesh = report["mesh"]
-    print(f"{output}: {mesh['faces']} faces, {'' if mesh['watertight'] else 'not '}watertight; {seconds:.0f} s, at most"
-          f" {peak:.1f} GB")
+    print(
+        f"{output}: {mesh['faces']} faces, {'' if mesh['watertight'] else 'not '}watertight;"
+        f" {seconds:.0f} s, at most {peak:.1f} GB"
+    )
     for name, found in report.get("metrics", {}).items():
-        print(f"{name.replace('_', ' ')} views: {found['psnr_fg']:.2f} dB on the object, silhouette IoU {found['iou']:.3f}")
+        print(f"{name.replace('_', ' ')} views: {found['psnr_fg']:.2f} dB on the object, silhouette"
+              f" IoU {found['iou']:.3f}")
     if run.interrupted:
-        print("views_to_mesh.py: interrupted: the mesh is of what there was; --resume goes on", file=sys.stderr)
+        print(
+            "views_to_mesh.py: interrupted: the mesh is made of what there was; --resume continues",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code("views_to_mesh.py", main, interrupted="interrupted; --resume goes on with what was saved"))
+    sys.exit(
+        exit_code(
+            "views_to_mesh.py",
+            main,
+            interrupted="interrupted; --resume goes on with what was saved",
+        )
+    )

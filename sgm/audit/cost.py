@@ -1,4 +1,4 @@
-"""What a graph costs: operations, bytes moved, bytes that cross between host and device."""
+"""Costs of a graph: operations, bytes moved, bytes that cross between host and device."""
 from dataclasses import dataclass
 
 from sgm.audit.graph import VIEWS
@@ -6,8 +6,12 @@ from sgm.audit.graph import VIEWS
 
 @dataclass
 class Cost:
-    """flops: of products and convolutions. bytes: read and written by all operators, each taken alone, so an upper bound
-    of what a fused graph moves. weights: bytes of the parameters. host: bytes that cross from and to the host a call."""
+    """What one call of a graph costs.
+
+    flops: of products and convolutions. bytes: read and written by all operators, each by itself,
+    so an upper bound of what a fused graph moves. weights: bytes of the parameters. host: bytes
+    that cross from and to the host.
+    """
     flops: int
     bytes: int
     weights: int
@@ -15,16 +19,21 @@ class Cost:
 
 
 def cost(graph, host=(), fetched=False):
-    """The `Cost` of one call. host: positions of the arguments that come from the host; fetched: the result goes there."""
+    """Return the `Cost` of one call.
+
+    host: positions of the arguments that come from the host; fetched: the result goes there.
+    """
     arguments = list(graph.arguments.values())
-    moved = [part.bytes for node in graph.computing if node.op not in VIEWS for part in node.tensors + node.outputs]
+    moved = [part.bytes for node in graph.computing if node.op not in VIEWS
+             for part in node.tensors + node.outputs]
+    results = sum(result.bytes for result in graph.results)
     return Cost(flops=sum(map(flops, graph.nodes)), bytes=sum(moved),
                 weights=sum(weight.bytes for weight in graph.weights.values()),
-                host=sum(arguments[i].bytes for i in host) + fetched * sum(result.bytes for result in graph.results))
+                host=sum(arguments[i].bytes for i in host) + fetched * results)
 
 
 def flops(node):
-    """Operations of one node: two for each multiplication of a product or a convolution, none for anything else."""
+    """Return a node's operations: two per multiplication of a product or convolution, else 0."""
     count = COUNTS.get(node.op)
     return count(node) if count else 0
 
@@ -48,7 +57,7 @@ def _kernel_gradient(node):
 
 
 def _of_kernel(result, kernel):
-    """Of a convolution with that result, or of one of its gradients."""
+    """Return the operations of a convolution with that result, or of one of its gradients."""
     return 2 * result.size * kernel.size // kernel.shape[0]
 
 
@@ -58,9 +67,10 @@ def _attention(node):
 
 
 def _attention_gradient(node):
-    return _attention(node) * 5 // 2        # of its five products the first is the forward pass's, made again
+    return _attention(node) * 5 // 2    # five products, the first of which the forward pass has too
 
 
-COUNTS = {"MatMul": _product, "MatMulExt": _product, "BatchMatMul": _product, "Conv2D": _convolution,
-          "Conv2DBackpropInput": _input_gradient, "Conv2DBackpropFilter": _kernel_gradient,
+COUNTS = {"MatMul": _product, "MatMulExt": _product, "BatchMatMul": _product,
+          "Conv2D": _convolution, "Conv2DBackpropInput": _input_gradient,
+          "Conv2DBackpropFilter": _kernel_gradient,
           "FlashAttentionScore": _attention, "FlashAttentionScoreGrad": _attention_gradient}

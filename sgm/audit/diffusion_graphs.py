@@ -1,5 +1,7 @@
-"""Every graph of the diffusion side that runs on a device, with the shapes of a model's own configuration; those of the
-mesh are in shapes.py."""
+"""Lists every graph of the diffusion side that runs on a device, in the shapes of a model.
+
+Those that make a mesh are in mesh_graphs.py.
+"""
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,14 +22,18 @@ from sgm.train.losses import AutoencoderLoss, DiffusionLoss, frame_weights
 from sgm.train.optimizer import TrainStep
 
 CHUNK = 7               # frames decoded at once, the default of `sgm.diffusion.pipeline.generate`
-RANK, FRONT = 16, 0.5   # of the recipes in configs/train: of a LoRA; the condition view's weight in the loss
+# As in the recipes of configs/train: rank of a LoRA; weight of the condition view in the loss.
+RANK, FRONT = 16, 0.5
 
 
 @dataclass
 class GraphBuilder:
-    """A graph to audit. make() -> the Cell; arguments: {name: Type} in the order of its `construct`; host: those of them
-    that come from the host's memory at every call; fetched: the result goes there; reference_flops: what the reference
-    implementation spends on it, None where it has no such graph."""
+    """How to build one graph to audit, and what is known of its calls.
+
+    make(): returns the Cell; arguments: {name: Type} in the order of its `construct`; host: those
+    that come from the host's memory at every call; fetched: the result goes there;
+    reference_flops: operations of the original, None where it has no such graph.
+    """
     name: str
     make: Callable
     arguments: dict
@@ -37,35 +43,42 @@ class GraphBuilder:
 
 
 def audit(builder):
-    """What is found in a `GraphBuilder`'s graph for Ascend, as a dict for a report: costs, violations, exceptions."""
+    """Return costs, violations and exceptions of a graph in its form for Ascend, for a report."""
     graph = trace(builder.make, builder.arguments.values())
     found = examine(graph)
-    spent = cost(graph, [list(builder.arguments).index(name) for name in builder.host], builder.fetched)
-    return {"graph": builder.name, "nodes": len(graph.computing), "flops": spent.flops, "reference_flops": builder.reference_flops,
-            "bytes": spent.bytes, "weight_bytes": spent.weights, "host_bytes": spent.host,
+    names = list(builder.arguments)
+    spent = cost(graph, [names.index(name) for name in builder.host], builder.fetched)
+    return {"graph": builder.name, "nodes": len(graph.computing), "flops": spent.flops,
+            "reference_flops": builder.reference_flops, "bytes": spent.bytes,
+            "weight_bytes": spent.weights, "host_bytes": spent.host,
             "violations": found.violations, "exceptions": dict(found.exceptions),
             "primitives": dict(Counter(node.op for node in graph.computing))}
 
 
 class Fixed(nn.Cell):
-    """A cell, or its `prepare`, with the number of frames as part of the graph, not an input."""
+    """A cell, or its `prepare`, with the number of frames as a part of the graph, not an input."""
 
     def __init__(self, cell, frames, prepares=False):
         super().__init__(auto_prefix=False)
         self.cell, self.frames, self.prepares = cell, frames, prepares
 
     def construct(self, x):
+        """Call the cell, or its `prepare`, with x and the number of frames."""
         if self.prepares:
             return self.cell.prepare(x, self.frames)
         return self.cell(x, self.frames)
 
 
 def floats(*shape, dtype="float32"):
+    """Return the Type of a floating tensor."""
     return Type(dtype, shape)
 
 
 def graphs(spec, dtypes=("float16", "bfloat16", "float32")):
-    """The `GraphBuilder`s of a model: sampling and training with a UNet of each of `dtypes`, and what computes in float32."""
+    """Yield the `GraphBuilder`s of a model.
+
+    They are sampling and training with a UNet of each of `dtypes`, and what runs in float32.
+    """
     for dtype in dtypes:
         yield from denoising(spec, dtype)
     yield from encoding(spec)
@@ -81,7 +94,7 @@ def _latent(spec):
 
 
 def denoising(spec, dtype):
-    """The UNet in `dtype`: a guided step, and what is computed once a run."""
+    """Yield the graphs of the UNet in `dtype`: a guided step, and what is computed once a run."""
     frames, latent = spec.num_frames, _latent(spec)
     with no_init_parameters():
         unet = Engine(spec).model.diffusion_model
@@ -92,37 +105,50 @@ def denoising(spec, dtype):
 
     yield GraphBuilder(
         f"UNet step, {dtype}", lambda: GuidedDenoiser(model(), frames),
-        {"x": floats(frames, *latent), "sigma": floats(1), "prepared": floats(2 * frames, prepared, dtype=dtype),
-         "concat": floats(2 * frames, *latent), "vector": floats(2 * frames, sum(spec.vector_widths.values())),
+        {"x": floats(frames, *latent), "sigma": floats(1),
+         "prepared": floats(2 * frames, prepared, dtype=dtype),
+         "concat": floats(2 * frames, *latent),
+         "vector": floats(2 * frames, sum(spec.vector_widths.values())),
          "image_only": floats(2 * frames), "scale": floats(frames, 1, 1, 1)},
-        host=("sigma", "scale"), reference_flops=reference_flops.unet(spec, *latent[1:], 2 * frames))
+        host=("sigma", "scale"),
+        reference_flops=reference_flops.unet(spec, *latent[1:], 2 * frames))
     yield GraphBuilder(
         f"UNet, once a run, {dtype}", lambda: Fixed(model().diffusion_model, frames, prepares=True),
         {"context": floats(frames, 1, spec.unet.context_dim, dtype=dtype)})
 
 
 def encoding(spec):
-    """CLIP, and the autoencoder in both directions; in float32."""
+    """Yield the graphs of CLIP, and of the autoencoder in both directions; in float32."""
     latent, side = _latent(spec), spec.clip.image_size
+
+    def embedder(name):
+        return Engine(spec).conditioner.embedder(name)
+
     yield GraphBuilder(
         "CLIP, one image",
-        lambda: Engine(spec).conditioner.embedder("cond_frames_without_noise").open_clip.model.visual,
-        {"image": floats(1, 3, side, side)}, host=("image",), fetched=True, reference_flops=reference_flops.clip(spec.clip))
+        lambda: embedder("cond_frames_without_noise").open_clip.model.visual,
+        {"image": floats(1, 3, side, side)}, host=("image",), fetched=True,
+        reference_flops=reference_flops.clip(spec.clip))
     yield GraphBuilder(
-        "VAE encode, one image", lambda: Engine(spec).conditioner.embedder("cond_frames").encoder,
+        "VAE encode, one image", lambda: embedder("cond_frames").encoder,
         {"image": floats(1, 3, spec.height, spec.width)}, host=("image",), fetched=True,
         reference_flops=reference_flops.encoder(spec, *latent[1:], 1))
     frames = CHUNK if spec.vae.decoder == "temporal" else 1
     yield GraphBuilder(
-        f"VAE decode, {CHUNK} frames, {spec.vae.decoder}", lambda: Fixed(Engine(spec).first_stage_model, frames),
-        {"z": floats(CHUNK, *latent)}, fetched=True, reference_flops=reference_flops.decoder(spec, *latent[1:], CHUNK))
+        f"VAE decode, {CHUNK} frames, {spec.vae.decoder}",
+        lambda: Fixed(Engine(spec).first_stage_model, frames),
+        {"z": floats(CHUNK, *latent)}, fetched=True,
+        reference_flops=reference_flops.decoder(spec, *latent[1:], CHUNK))
 
 
 def training(spec, dtype, lora=False):
-    """An optimiser step of the UNet, or of a LoRA in it, computed in `dtype`: as the recipes of released models make it, so
-    with accumulated gradients and weighted views. A run compiles its parts one by one. That blocks are computed again in the
-    backward pass is left out: it adds no operator, but a third of the nodes. The reference's backward pass is taken to cost
-    twice its forward pass."""
+    """Return the graph of an optimizer step of the UNet, or of a LoRA in it, computed in `dtype`.
+
+    It is the step of the recipes of published models, so with accumulated gradients and weighted
+    views. A run compiles its parts one by one. Recomputation in the backward pass is left out: it
+    adds no operator, but a third of the nodes. The original's backward pass is assumed to cost
+    twice its forward pass.
+    """
     frames, latent = spec.num_frames, _latent(spec)
 
     def step():
@@ -130,38 +156,49 @@ def training(spec, dtype, lora=False):
         model = engine.model
         if lora:
             attach(engine, RANK, RANK, 0)
-        trained = [p for p in lazily(model, getattr(ms, dtype)).get_parameters() if not lora or p.name.endswith((DOWN, UP))]
+        trained = [p for p in lazily(model, getattr(ms, dtype)).get_parameters()
+                   if not lora or p.name.endswith((DOWN, UP))]
         weights = frame_weights(frames, FRONT) if spec.is_orbit else None
-        return optimised(DiffusionLoss(model, frames, getattr(ms, dtype), weights), trained, dtype)
+        loss = DiffusionLoss(model, frames, getattr(ms, dtype), weights)
+        return optimizer_step(loss, trained, dtype)
 
-    batch = {"rates": floats(8), "x0": floats(frames, *latent), "noise": floats(frames, *latent), "sigma": floats(frames),
-             "crossattn": floats(frames, 1, spec.unet.context_dim), "concat": floats(frames, *latent),
+    batch = {"rates": floats(8), "x0": floats(frames, *latent), "noise": floats(frames, *latent),
+             "sigma": floats(frames), "crossattn": floats(frames, 1, spec.unet.context_dim),
+             "concat": floats(frames, *latent),
              "vector": floats(frames, sum(spec.vector_widths.values()))}
     flops = reference_flops.unet(spec, *latent[1:], frames)
-    return GraphBuilder(f"training step, {'LoRA' if lora else 'UNet'}, {dtype}", step, batch, tuple(batch), True, 3 * flops)
+    name = f"training step, {'LoRA' if lora else 'UNet'}, {dtype}"
+    return GraphBuilder(name, step, batch, tuple(batch), True, 3 * flops)
 
 
-def optimised(objective, weights, dtype):
-    """The TrainStep of a training whose weights are of `dtype` already: all that it keeps beside them is float32, as it is
-    where `sgm.train.trainer` lowers them afterwards."""
+def optimizer_step(loss, weights, dtype):
+    """Return the TrainStep of a training whose weights have the type `dtype` already.
+
+    All that it keeps besides them is float32, as it is where `sgm.train.trainer` lowers the weights
+    after it has made its step.
+    """
     half = dtype != "float32"
-    step = TrainStep(objective, weights, clip_norm=1.0, accumulate=2, half=half)
+    step = TrainStep(loss, weights, clip_norm=1.0, accumulate=2, half=half)
     if half:
         for name in ("master", "m", "v", "average", "sums"):
-            setattr(step, name, ParameterTuple([ms.Parameter(initializer("zeros", kept.shape, ms.float32), name=kept.name)
-                                                for kept in getattr(step, name)]))
+            wide = [ms.Parameter(initializer("zeros", kept.shape, ms.float32), name=kept.name)
+                    for kept in getattr(step, name)]
+            setattr(step, name, ParameterTuple(wide))
     return step
 
 
 def autoencoding(spec):
-    """An optimiser step of the autoencoder; in float32."""
+    """Return the graph of an optimizer step of the autoencoder; in float32."""
     def step():
         engine = Engine(spec)
-        encoder, decoder = engine.conditioner.embedder("cond_frames").encoder, engine.first_stage_model
+        encoder = engine.conditioner.embedder("cond_frames").encoder
+        decoder = engine.first_stage_model
         weights = [*encoder.get_parameters(), *decoder.get_parameters()]
         return TrainStep(AutoencoderLoss(encoder, decoder, 1e-6), weights, clip_norm=1.0)
 
     latent = _latent(spec)
-    batch = {"rates": floats(8), "image": floats(1, 3, spec.height, spec.width), "noise": floats(1, *latent)}
-    flops = reference_flops.encoder(spec, *latent[1:], 1) + reference_flops.decoder(spec, *latent[1:], 1)
+    batch = {"rates": floats(8), "image": floats(1, 3, spec.height, spec.width),
+             "noise": floats(1, *latent)}
+    flops = sum(half(spec, *latent[1:], 1)
+                for half in (reference_flops.encoder, reference_flops.decoder))
     return GraphBuilder("training step, autoencoder", step, batch, tuple(batch), True, 3 * flops)

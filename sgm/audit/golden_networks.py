@@ -1,4 +1,4 @@
-"""The small networks of the goldens with their weights, ready to run: what `tools/check.py` tries on a device."""
+"""The small networks of the goldens with their weights, which `tools/check.py` runs on a device."""
 import mindspore as ms
 from mindspore import Tensor
 from safetensors.numpy import load_file
@@ -12,7 +12,10 @@ FRAMES = 5
 
 
 def networks(dtype):
-    """(name, function, arguments, wanted array) of the UNet in `dtype`, and for float32 of all that run in it always."""
+    """Yield (name, function, arguments, wanted array) of each network that runs in `dtype`.
+
+    That is the UNet, and for float32 all others as well.
+    """
     engine = Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml"))
     yield unet(engine, getattr(ms, dtype))
     if dtype == "float32":
@@ -21,26 +24,33 @@ def networks(dtype):
 
 
 def unet(engine, dtype):
+    """Return (name, function, arguments, wanted array) of the UNet."""
     golden, cell = _load("unet_sv3d_p"), _fill(engine.model, "model.", dtype).diffusion_model
     x, timesteps, context, y, image_only = (Tensor(golden[f"in/{name}"]) for name in (
         "x", "timesteps", "context", "y", "image_only_indicator"))
-    return "UNet", cell.construct, (x, timesteps, context.astype(dtype), y, FRAMES, image_only), golden["out/y"]
+    arguments = x, timesteps, context.astype(dtype), y, FRAMES, image_only
+    return "UNet", cell.construct, arguments, golden["out/y"]
 
 
 def encoders(engine):
+    """Yield the same of CLIP and of the autoencoder's encoder."""
     _fill(engine.conditioner, "conditioner.")
     golden, clip = _load("clip_tiny-vit"), engine.conditioner.embedder("cond_frames_without_noise")
-    yield "CLIP", clip.open_clip.model.visual.construct, (Tensor(golden["out/pre"]),), golden["out/emb"]
+    tower = clip.open_clip.model.visual
+    yield "CLIP", tower.construct, (Tensor(golden["out/pre"]),), golden["out/emb"]
     golden, vae = _load("vae_klmodeonly"), engine.conditioner.embedder("cond_frames")
     yield "VAE encoder", vae.encoder.construct, (Tensor(golden["in/img"]),), golden["out/moments"]
 
 
 def decoders(engine):
-    golden, decoder = _load("vae_decoder"), _fill(engine.first_stage_model, "first_stage_model.").decoder
+    """Yield the same of the autoencoder's decoders, frame by frame and over time."""
+    golden = _load("vae_decoder")
+    decoder = _fill(engine.first_stage_model, "first_stage_model.").decoder
     yield "VAE decoder", decoder.construct, (Tensor(golden["in/z"]), 1), golden["out/img"]
     golden = _load("vae_videodecoder")
     decoder = _fill(VideoDecoder(load_spec(GOLDEN / "tiny_svd.yaml").vae), "videodecoder.")
-    yield "temporal VAE decoder", decoder.construct, (Tensor(golden["in/z"]), FRAMES), golden[f"out/img_T{FRAMES}"]
+    arguments = Tensor(golden["in/z"]), FRAMES
+    yield "temporal VAE decoder", decoder.construct, arguments, golden[f"out/img_T{FRAMES}"]
 
 
 def _load(name):

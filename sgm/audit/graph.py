@@ -1,8 +1,8 @@
-"""The graph that MindSpore makes of a Cell: traced and typed on this machine for any target, without its weights.
+"""Traces the graph that MindSpore makes of a Cell, for any target, without a device or weights.
 
-MindSpore's compiler runs as far as it does for an export, so no device is needed, and Parameters are made without their
-memory: the released models are traced at full size in half a minute. What a device's own back end makes of the graph
-afterwards (fusion, choice of kernels) is not seen.
+MindSpore's compiler runs as far as it does for an export, so no device is needed; Parameters are
+made without their memory: the published models are traced at full size in half a minute. What a
+device's own back end makes of the graph afterwards (fusion, choice of kernels) is not seen.
 """
 import math
 from dataclasses import dataclass, field
@@ -21,22 +21,23 @@ from sgm import ops
 STRUCTURE = {"MakeTuple", "TupleGetItem", "Load", "Depend", "UpdateState", "Return", "StopGradient"}
 # Nodes whose result is the memory of their first input under another shape.
 VIEWS = {"Reshape", "ExpandDims", "Squeeze"}
-BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "int32": 4, "float32": 4, "int64": 8,
-         "float64": 8, "complex64": 8, "complex128": 16}
+BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "int32": 4,
+         "float32": 4, "int64": 8, "float64": 8, "complex64": 8, "complex128": 16}
 
-_names = {value.number: value.name.removeprefix("DT_").lower() for value in anf_ir_pb2.DataType.DESCRIPTOR.values}
+_names = {value.number: value.name.removeprefix("DT_").lower()
+          for value in anf_ir_pb2.DataType.DESCRIPTOR.values}
 _numbers = count()
 
 
 @dataclass(frozen=True)
 class Type:
-    """Element type, as "float16", and shape of a tensor; a length that only the run will tell is negative."""
+    """Element type ("float16") and shape of a tensor; a length known only at run time is < 0."""
     dtype: str
     shape: tuple
 
     @property
     def static(self):
-        """Whether the shape is known."""
+        """True if the shape is known."""
         return all(length >= 0 for length in self.shape)
 
     @property
@@ -55,8 +56,11 @@ class Type:
 
 @dataclass
 class Node:
-    """One primitive. inputs: Types, tuples of them, and the values of constants that are no tensors.
-    outputs: Types; of a primitive with several results those that something reads."""
+    """One primitive.
+
+    inputs: Types, tuples of them, and the values of constants other than tensors. outputs: Types;
+    of a primitive with several results those that something reads.
+    """
     op: str
     scope: str
     inputs: list
@@ -70,12 +74,13 @@ class Node:
 
     def __str__(self):
         read = ", ".join(map(str, self.tensors[:4])) + (", ..." if len(self.tensors) > 4 else "")
-        return f"{self.op}({read}) in {self.scope.removeprefix('Default').strip('/') or 'the graph itself'}"
+        scope = self.scope.removeprefix("Default").strip("/")
+        return f"{self.op}({read}) in {scope or 'the graph itself'}"
 
 
 @dataclass
 class Graph:
-    """The primitives of a graph in the order in which they run, its arguments and weights by name, and its results."""
+    """A graph's primitives in running order, its arguments and weights by name, and its results."""
     nodes: list = field(default_factory=list)
     arguments: dict = field(default_factory=dict)
     weights: dict = field(default_factory=dict)
@@ -83,41 +88,50 @@ class Graph:
 
     @property
     def computing(self):
-        """The nodes that do something."""
+        """The nodes that compute something."""
         return [node for node in self.nodes if node.op not in STRUCTURE]
 
 
 def lazily(cell, dtype):
-    """Give every parameter of `cell` that `dtype`, without memory; -> cell. (`Parameter.set_dtype` would allocate it.)"""
+    """Give every parameter of `cell` the type `dtype`, without memory; return the cell.
+
+    (`Parameter.set_dtype` would allocate it.)
+    """
     for _, part in cell.cells_and_names():
         for name, old in list(part.parameters_and_names(expand=False)):
-            setattr(part, name.rpartition(".")[2], ms.Parameter(initializer("zeros", old.shape, dtype), name=old.name))
+            new = ms.Parameter(initializer("zeros", old.shape, dtype), name=old.name)
+            setattr(part, name.rpartition(".")[2], new)
     return cell
 
 
 def trace(make, arguments, target="Ascend"):
-    """The `Graph` of the Cell that make() returns, for `arguments` given as Types, in the operator forms of `target`."""
+    """Return the `Graph` of the Cell that make() returns, in the operator forms of `target`.
+
+    arguments: Types.
+    """
     return _parse(traced(make, arguments, target), len(arguments))
 
 
 def traced(make, arguments, target="Ascend"):
-    """What `trace` reads: the proto of the compiled graph, in which values have names."""
+    """Return the proto of the compiled graph, in which values have names; see `trace`."""
     before = ops.target()
     ops.set_target(target)
     try:
         with no_init_parameters():
             cell = make()
-        tensors = tuple(Tensor(shape=argument.shape, dtype=getattr(ms, argument.dtype)) for argument in arguments)
+        tensors = tuple(Tensor(shape=argument.shape, dtype=getattr(ms, argument.dtype))
+                        for argument in arguments)
         return _compile(cell, tensors)
     finally:
         ops.set_target(before)
 
 
 def _compile(cell, arguments):
-    """The proto of the compiled graph. What `mindspore.export` does, but that it makes memory for the weights."""
+    """Return the proto of the compiled graph, as `mindspore.export`, without memory for weights."""
     executor = _cell_graph_executor._graph_executor
     cell.__parse_method__ = "construct"
-    phase = f"export.audit.{next(_numbers)}"        # without "export" in its name it is compiled on, for the device
+    # Without "export" in its name compilation goes on, for the device.
+    phase = f"export.audit.{next(_numbers)}"
     executor.set_enable_tuple_broaden(False)
     cell.arguments_key = str(executor.generate_arguments_key(cell, arguments, {}, False))
     executor.compile(cell, arguments, {}, phase, JitConfig().jit_config_dict)
@@ -138,20 +152,22 @@ def _parse(proto, arguments):
         result = values[item.name] = type_of(item.output_type)
         node = made[item.name] = Node(
             item.op_type, item.scope, [values.get(edge.name) for edge in item.input],
-            [result] if isinstance(result, Type) else [], {a.name: constant_of(a.value) for a in item.attribute})
+            [result] if isinstance(result, Type) else [],
+            {a.name: constant_of(a.value) for a in item.attribute})
         if item.op_type == "MakeTuple":             # a tuple itself does not tell the shapes in it
             values[item.name] = tuple(node.inputs)
         elif item.op_type == "Depend":
             values[item.name] = node.inputs[0]
-        elif item.op_type == "TupleGetItem" and isinstance(result, Type) and item.input[0].name in made:
-            made[item.input[0].name].outputs.append(result)
+        elif item.op_type == "TupleGetItem" and isinstance(result, Type):
+            if item.input[0].name in made:
+                made[item.input[0].name].outputs.append(result)
         graph.nodes.append(node)
     graph.results = list(_flat(values[output.name] for output in proto.outputs))
     return graph
 
 
 def type_of(proto):
-    """A Type, or None for what is no tensor."""
+    """Return a Type, or None for anything but a tensor."""
     if _names[proto.data_type] != "tensor":
         return None
     tensor = proto.tensor_type
@@ -159,7 +175,7 @@ def type_of(proto):
 
 
 def constant_of(proto):
-    """A Type for a tensor, else the value; None for what is neither."""
+    """Return a Type for a tensor, else the value; None for what is neither."""
     kind = _names[proto.dtype]
     if kind == "tensor":
         return Type(_names[proto.tensor_val.data_type], tuple(proto.tensor_val.dims))

@@ -1,6 +1,7 @@
-"""The graphs that make a mesh of views: the radiance field's and DMTet's, with the shapes of a mesh configuration.
+"""The graphs that make a mesh of views: the radiance field's and DMTet's.
 
-The texture has none: its least squares run on the host (sgm/reconstruct/texture/least_squares.py, numpy and numba).
+Their shapes are those of a mesh configuration. The texture has no graph: its least squares run on
+the host (sgm/reconstruct/texture/least_squares.py, numpy and numba).
 """
 from sgm.audit.diffusion_graphs import GraphBuilder, floats
 from sgm.audit.graph import Type
@@ -8,9 +9,10 @@ from sgm.ops.adam import AdamStep
 from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.nerf import field, training
 
-# What a run finds out from its object, here of usual size. Grid edges that the surface crosses, over the square of the
-# cells per side (6.4 to 11.5 in three objects); its triangles per such edge (2.0); pairs of pixels that an outline passes,
-# over views and the pixels of their side (3.1 to 4.1).
+# What a run finds out from its object, here of usual size. Grid edges that the surface crosses,
+# over the square of the cells per side (6.4 to 11.5 in three objects); its triangles per such edge
+# (2.0); pairs of pixels that an outline passes, over views and the pixels of their side (3.1 to
+# 4.1).
 EDGES, FACES, OUTLINES = 11, 2, 4
 
 
@@ -32,7 +34,8 @@ def _encoded(settings, points, prefix=""):
     """Return the types of what `Field.encode` makes of points."""
     levels = training.make_levels(settings)
     rows = points * len(levels)
-    return {prefix + "indices": integers(8, rows), prefix + "weights": floats(8, rows, 1)}     # one copy, for Ascend
+    # one copy, for Ascend
+    return {prefix + "indices": integers(8, rows), prefix + "weights": floats(8, rows, 1)}
 
 
 def nerf_step(settings):
@@ -43,24 +46,40 @@ def nerf_step(settings):
         made = training.make_field(settings)
         return AdamStep(training.Rendering(made, settings), made.trainable_params())
 
-    arguments = {"rates": floats(3), **_encoded(settings, rays * samples), "t": floats(rays, samples),
-                 "delta": floats(rays, samples), "rgb": floats(rays, 3), "alpha": floats(rays), "background": floats(rays, 3)}
+    arguments = {
+        "rates": floats(3),
+        **_encoded(settings, rays * samples),
+        "t": floats(rays, samples),
+        "delta": floats(rays, samples),
+        "rgb": floats(rays, 3),
+        "alpha": floats(rays),
+        "background": floats(rays, 3),
+    }
     if settings.directional or settings.tv > 0:
-        arguments["harmonics"] = floats(rays * samples, field.SH_WIDTH) if settings.directional else floats(1)
+        arguments["harmonics"] = (
+            floats(rays * samples, field.SH_WIDTH) if settings.directional else floats(1)
+        )
     if settings.tv > 0:
         arguments["pairs"] = integers(2 * training.TV_PAIRS)
-    return GraphBuilder(f"NeRF training step, {settings.encoding}", make, arguments, tuple(arguments), True)
+    return GraphBuilder(
+        f"NeRF training step, {settings.encoding}", make, arguments, tuple(arguments), True
+    )
 
 
 def evaluation(settings):
     """Return the GraphBuilder of the field at points: the graph of `Field.evaluate`."""
     arguments = _encoded(settings, field.CHUNK)
-    return GraphBuilder(f"NeRF evaluation, {settings.encoding}", lambda: field.Evaluator(training.make_field(settings)), arguments,
-                tuple(arguments), True)
+    return GraphBuilder(
+        f"NeRF evaluation, {settings.encoding}",
+        lambda: field.Evaluator(training.make_field(settings)),
+        arguments,
+        tuple(arguments),
+        True,
+    )
 
 
 def dmtet_step(spec, stage):
-    """Return the GraphBuilder of a DMTet step: the graph of `Refiner.step`, for a surface of usual size."""
+    """Return the GraphBuilder of the graph of `Refiner.step`, for a surface of usual size."""
     settings, resolution = spec.dmtet, spec.depth.resolution
     lengths = pixel_batches.Lengths()
     edges = lengths.of("edges", EDGES * resolution ** 2)
@@ -73,13 +92,31 @@ def dmtet_step(spec, stage):
 
     rows = colored + outlines
     arguments = {
-        "rates": floats(3), **{name: floats(edges) for name in pixel_batches.Edges._fields}, **_encoded(spec.nerf, colored),
+        "rates": floats(3),
+        **{name: floats(edges) for name in pixel_batches.Edges._fields},
+        **_encoded(spec.nerf, colored),
         **_encoded(spec.nerf, pixel_batches.geometry_rows(settings), "further "),
         **{f"faces {k}": integers(faces) for k in range(3)},
-        **{name: integers(outlines) for name in ("near", "far", "receiver", "p", "q")}, "across": floats(outlines),
-        "functionals": floats(9, outlines), "outline_eyes": floats(3, outlines), "target": floats(rows, 3),
-        "wanted": floats(rows), "shares": floats(rows), "backdrop": floats(outlines, 3),
-        **{name: integers(moving) for name in "abc"}, "directions": floats(3, moving), "eyes": floats(3, moving),
-        "moves": floats(moving), "first": integers(moving), "second": integers(moving), "even": floats(moving)}
-    return GraphBuilder(f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2", make, arguments,
-                tuple(arguments), True)
+        **{name: integers(outlines) for name in ("near", "far", "receiver", "p", "q")},
+        "across": floats(outlines),
+        "functionals": floats(9, outlines),
+        "outline_eyes": floats(3, outlines),
+        "target": floats(rows, 3),
+        "wanted": floats(rows),
+        "shares": floats(rows),
+        "backdrop": floats(outlines, 3),
+        **{name: integers(moving) for name in "abc"},
+        "directions": floats(3, moving),
+        "eyes": floats(3, moving),
+        "moves": floats(moving),
+        "first": integers(moving),
+        "second": integers(moving),
+        "even": floats(moving),
+    }
+    return GraphBuilder(
+        f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2",
+        make,
+        arguments,
+        tuple(arguments),
+        True,
+    )

@@ -1,6 +1,7 @@
-"""The operators of `sgm.ops` and what surrounds them, on small shapes: what `tools/check.py` runs on a device.
+"""The operators of `sgm.ops` and others that networks need, on small shapes, for `tools/check.py`.
 
-The arrays that go in and what should come out are in golden/operators.npz, made by tests/support/golden_operators.py.
+The arrays that go in and the expected ones are in golden/operators.npz, made by
+tests/support/golden_operators.py.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,15 +14,19 @@ from sgm.diffusion.denoiser import scalings
 from sgm.diffusion.guidance import guide
 from sgm.train.optimizer import TrainStep
 
-# Relative L2 error allowed of values and of gradients, by the precision of the inputs. HF32 (3e-4) must show in float32.
+# Relative L2 error allowed of values and of gradients, by the precision of the inputs. HF32 (3e-4)
+# must show in float32.
 LIMITS = {"float32": (1e-4, 2e-4), "float16": (5e-3, 2e-2), "bfloat16": (4e-2, 1e-1)}
 GRID = (2, 3, 2, 4)             # videos, frames, height, width of tokens
 
 
 @dataclass
 class Operator:
-    """function: of tensors -> a tensor. half: the UNet uses it in its own precision. trained: it needs gradients.
-    graph: it is compiled as a whole; else it does that itself."""
+    """One operator to try.
+
+    function: maps tensors to a tensor. half: the UNet uses it in its own precision. trained: it
+    needs gradients. graph: it is compiled as a whole; else it does that itself.
+    """
     function: Callable
     half: bool = True
     trained: bool = True
@@ -29,68 +34,68 @@ class Operator:
 
 
 def conv3x3(stride=1, upsample=False):
-    """Convolution of 2 frames of 4 x 6 tokens."""
+    """Return the convolution of 2 frames of 4 x 6 tokens."""
     def function(x, weight, bias):
         return ops.conv3x3(x, weight, bias, 2, 4, 6, stride, upsample)
     return function
 
 
 def conv2d(stride=1, pad=(1, 1, 1, 1)):
-    """Convolution of maps."""
+    """Return the convolution of maps."""
     def function(x, weight, bias):
         return ops.conv2d(x, weight, bias, stride, pad)
     return function
 
 
 def time_conv_nchw(x, weight, bias):
-    """Maps of 3 frames through the convolution over time."""
+    """Convolve maps of 3 frames over time."""
     return ops.from_time(ops.time_conv_nchw(ops.to_time(x, 3), weight, bias), 3, 2, 4)
 
 
 def heads(over_time):
-    """Tokens to 2 heads, weighed there, and back."""
+    """Return what splits tokens into 2 heads, weighs them there, and merges them."""
     def function(x, weight):
         return ops.merge_heads(ops.split_heads(x, GRID, 2, over_time) * weight, GRID, over_time)
     return function
 
 
 def group_norm(x, weight, bias):
-    """4 groups, over each of 2 videos."""
+    """Normalize 4 groups over each of 2 videos."""
     return ops.group_norm(x, weight, bias, 2, groups=4)
 
 
 def group_norm_nchw(x, weight, bias):
-    """4 groups, over each of 2 maps."""
+    """Normalize 4 groups over each of 2 maps."""
     return ops.group_norm_nchw(x, weight, bias, ops.group_norm_of(4, 1e-6))
 
 
 def temporal_conv(x, weight, bias):
-    """2 videos of 3 frames."""
+    """Convolve 2 videos of 3 frames over time."""
     return ops.temporal_conv(x, weight, bias, 2, 3)
 
 
 def permute_rows(x, weight):
-    """Rows of 2 x 3 x 4 in another order, weighed there."""
+    """Bring rows of 2 x 3 x 4 into another order, and weigh them there."""
     return ops.permute_rows(x, (2, 3, 4), (0, 2, 1)) * weight
 
 
 def repeat_rows(x):
-    """Each of 3 vectors on 4 rows."""
+    """Repeat each of 3 vectors on 4 rows."""
     return ops.repeat_rows(x, 12)
 
 
 def timestep_embedding(values):
-    """16 sinusoids."""
+    """Return 16 sinusoids."""
     return ops.timestep_embedding(values, 16)
 
 
 def frame_index(values):
-    """Frame numbers of 2 videos of 3 frames, added to something."""
+    """Return frame numbers of 2 videos of 3 frames, added to something."""
     return ops.frame_index(2, 3) + values
 
 
 def preconditioning(sigma):
-    """The denoiser's four factors."""
+    """Return the denoiser's four factors."""
     return ms.ops.stack(scalings(sigma))
 
 
@@ -107,7 +112,10 @@ class _Line(nn.Cell):
 
 
 def adamw(x, weight):
-    """Two optimiser steps on mean (x w^T)^2 -> weights, their average, last loss, its gradient's norm, in one row."""
+    """Take two optimizer steps on mean (x w^T)^2.
+
+    Returns one row: weights, their average, the last loss, its gradient's norm.
+    """
     line = _Line(Tensor(weight.asnumpy()))
     step = TrainStep(line, list(line.get_parameters()), weight_decay=0.1, clip_norm=0.5)
     advance = ops.compiled(step.construct)
@@ -137,7 +145,8 @@ OPERATORS = {
     "time_conv_nchw": Operator(time_conv_nchw, half=False),
     "upsample_nchw": Operator(ops.upsample_nchw),
     "attention": Operator(ops.attention),
-    "attention, 256 tokens": Operator(ops.attention, trained=False),        # flash attention on Ascend, in half precision
+    # flash attention on Ascend, in half precision
+    "attention, 256 tokens": Operator(ops.attention, trained=False),
     "heads over pixels": Operator(heads(False)),
     "heads over time": Operator(heads(True)),
     "permute_rows": Operator(permute_rows),
@@ -151,8 +160,11 @@ OPERATORS = {
 
 
 def run(name, arrays, dtype="float32", cotangent=None):
-    """The operator `name` on numpy arrays in the precision `dtype` -> its value, and its gradients if a `cotangent` (an
-    array shaped as the value) is given: numpy float32 arrays."""
+    """Run the operator `name` on numpy arrays in the precision `dtype`.
+
+    Returns its value and a list of its gradients, which is empty unless a `cotangent` (an array
+    shaped as the value) is given: numpy float32 arrays.
+    """
     operator = OPERATORS[name]
     tensors = [Tensor(array).astype(getattr(ms, dtype)) for array in arrays]
     function = operator.function

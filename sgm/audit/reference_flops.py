@@ -1,8 +1,9 @@
-"""Floating-point operations of the reference implementation, from its layer lists: products of matrices and convolutions,
-two operations for each multiplication, as PyTorch's flop counter counts them.
+"""Floating-point operations of the original implementation, from its layer lists.
 
-The reference computes what is the same for all pixels once per pixel, and what is the same for all steps at every step:
-cross-attention to its one token (queries of every pixel; over time also keys and values), and position embeddings.
+Counted are products of matrices and convolutions, two operations for each multiplication, as
+PyTorch's flop counter does. The original computes per pixel what is the same for all pixels, and at
+every step what is the same for all steps: cross-attention to its one token (queries of every pixel;
+over time also keys and values), and position embeddings.
 """
 from sgm.models.architecture import (
     MIDDLE,
@@ -15,7 +16,10 @@ from sgm.models.architecture import (
 
 
 def unet(spec, height, width, frames):
-    """One evaluation of the video UNet on `frames` frames (of all videos, both sides of the guidance) of latents."""
+    """Return the operations of one evaluation of the video UNet on latents height x width.
+
+    frames: of all videos and both sides of the guidance.
+    """
     net, videos = spec.unet, max(1, frames // spec.num_frames)
     embedding = 4 * net.model_channels
     vector = sum(spec.vector_widths.values())
@@ -26,22 +30,23 @@ def unet(spec, height, width, frames):
 
     def residual(rows, width_in, width_out):
         count.resnet(rows, width_in, width_out)
-        count.conv(2 * rows, width_out, width_out, 3)           # over frames
+        count.conv(2 * rows, width_out, width_out, 3)       # over frames
         count.linear(2 * frames, embedding, width_out)
 
     def transformer(pixels, c):
         rows = frames * pixels
-        count.linear(2 * rows, c, c)                            # into and out of the block
-        count.linear(frames, c, 4 * c)                          # position of the frames
+        count.linear(2 * rows, c, c)                        # into and out of the block
+        count.linear(frames, c, 4 * c)                      # position of the frames
         count.linear(frames, 4 * c, c)
-        for tokens, contexts, feeds in ((pixels, frames, 1), (frames // videos, videos * pixels, 2)):
-            count.linear(4 * rows, c, c)                        # self-attention: query, key, value, out
+        spatial, temporal = (pixels, frames, 1), (frames // videos, videos * pixels, 2)
+        for tokens, contexts, feeds in (spatial, temporal):
+            count.linear(4 * rows, c, c)                    # self-attention: query, key, value, out
             count.product(rows, tokens, c)
             count.product(rows, c, tokens)
-            count.linear(2 * rows, c, c)                        # cross-attention: query, out
-            count.linear(2 * contexts, net.context_dim, c)      # key, value
+            count.linear(2 * rows, c, c)                    # cross-attention: query, out
+            count.linear(2 * contexts, net.context_dim, c)  # key, value
             count.product(2 * rows, 1, c)
-            count.linear(feeds * rows, c, 8 * c)                # gated feed-forward
+            count.linear(feeds * rows, c, 8 * c)            # gated feed-forward
             count.linear(feeds * rows, 4 * c, c)
 
     for layer in unet_layers(net):
@@ -56,7 +61,7 @@ def unet(spec, height, width, frames):
 
 
 def encoder(spec, height, width, images):
-    """The autoencoder's encoder, of images whose latents are height x width."""
+    """Return the operations of the encoder on images whose latents are height x width."""
     moments, count = 2 * spec.vae.z_channels, _Count()
     count.coder(encoder_layers(spec.vae), images, height, width)
     count.linear(images * height * width, moments, moments)
@@ -64,7 +69,7 @@ def encoder(spec, height, width, images):
 
 
 def decoder(spec, height, width, images):
-    """The autoencoder's decoder, image by image or over time as the model has it."""
+    """Return the operations of the model's decoder, image by image or over time."""
     vae, count = spec.vae, _Count(temporal=spec.vae.decoder == "temporal")
     if vae.post_quant_conv:
         count.linear(images * height * width, vae.z_channels, vae.z_channels)
@@ -75,7 +80,7 @@ def decoder(spec, height, width, images):
 
 
 def clip(spec):
-    """The image tower on one image."""
+    """Return the operations of the image tower on one image."""
     count, c = _Count(), spec.width
     patches = (spec.image_size // spec.patch_size) ** 2
     tokens = patches + 1
@@ -112,7 +117,7 @@ class _Count:
             self.conv(2 * rows, width_out, width_out, 3)
 
     def coder(self, layers, images, height, width):
-        """The autoencoder's encoder or decoder, of images whose latents are height x width."""
+        """Add the autoencoder's encoder or decoder on images whose latents are height x width."""
         deepest = max(layer.level for layer in layers)
         for layer in layers:
             rows = images * height * width * 4 ** (deepest - layer.level)

@@ -13,7 +13,7 @@ MAX_DIMS = 32                                   # numpy's limit
 
 
 class Entry(NamedTuple):
-    """A tensor's element type, shape, and its pieces as (begin, end) bytes of the file."""
+    """A tensor's element type, shape, and its pieces as (start, end) bytes of the file."""
     dtype: str
     shape: tuple
     pieces: tuple

@@ -1,10 +1,12 @@
 """Identifies the model of a file of weights by keys and shapes, and checks that it is complete."""
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, Optional
 
 from sgm.checkpoints.original_keys import CONDITIONER, FIRST_STAGE, UNET, is_unused
-from sgm.checkpoints.store import CheckpointError
+from sgm.checkpoints.store import CheckpointError, TensorStore
+from sgm.config.model import ModelSpec
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import known_configs
 
@@ -22,7 +24,7 @@ class Fingerprint(NamedTuple):
     channels: Optional[int]         # width of the UNet's first level
 
 
-def fingerprint_of(store):
+def fingerprint_of(store: TensorStore) -> Fingerprint:
     """Return the Fingerprint of a TensorStore under the published names, without reading data.
 
     Raises CheckpointError for one file of a diffusers folder.
@@ -54,7 +56,7 @@ def _size(store, key, axis):
     return shape[axis] if len(shape) > axis else None
 
 
-def adapt_spec(spec, store):
+def adapt_spec(spec: ModelSpec, store: TensorStore) -> ModelSpec:
     """Return `spec` with the decoder that a TensorStore shows, with or without 1x1 convolutions.
 
     Raises CheckpointError when the weights plainly are those of another model, naming the one they
@@ -75,7 +77,7 @@ def adapt_spec(spec, store):
     return with_decoder(spec, fingerprint)
 
 
-def with_decoder(spec, fingerprint):
+def with_decoder(spec: ModelSpec, fingerprint: Fingerprint) -> ModelSpec:
     """Return `spec` with the decoder of a Fingerprint, if that has one."""
     if fingerprint.decoder is None:
         return spec
@@ -83,7 +85,7 @@ def with_decoder(spec, fingerprint):
                                      post_quant_conv=fingerprint.post_quant_conv))
 
 
-def identify(fingerprint, path, num_frames=None):
+def identify(fingerprint: Fingerprint, path: Path, num_frames: int | None = None) -> ModelSpec:
     """Return the ModelSpec of the known configuration that a Fingerprint fits, without its decoder.
 
     svd and svd_xt have the same keys and shapes: `num_frames` tells them apart, else the file name
@@ -120,7 +122,7 @@ def _looks_like(fingerprint):
     return f"it looks like {names}: pass --config {same[0].name}"
 
 
-def misfits_of(store, shapes, prefix=""):
+def misfits_of(store: TensorStore, shapes: dict, prefix: str = "") -> tuple[list, ...]:
     """Compare a TensorStore with tensors of these ``{key: shape}`` of a floating type.
 
     Returns four lists of keys: missing, misshapen (with what was found), left over, and skipped
@@ -140,7 +142,7 @@ def misfits_of(store, shapes, prefix=""):
     return missing, misshapen, extra, unused
 
 
-def check_fit(store, shapes, prefix=""):
+def check_fit(store: TensorStore, shapes: dict, prefix: str = "") -> list[str]:
     """Raise CheckpointError unless `misfits_of` finds none; return the keys that nothing uses."""
     missing, misshapen, extra, unused = misfits_of(store, shapes, prefix)
     if missing or misshapen or extra:
@@ -150,7 +152,7 @@ def check_fit(store, shapes, prefix=""):
     return unused
 
 
-def misfit_message(missing, misfits, extra):
+def misfit_message(missing: list, misfits: list, extra: list) -> str:
     """Return one line with the first few of the names missing, misshapen and left over (lists)."""
     parts = []
     for names, what in ((missing, "keys missing"), (misfits, "misshapen"), (extra, "left over")):

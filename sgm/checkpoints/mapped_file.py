@@ -38,7 +38,7 @@ class Checkpoint(TensorStore):
         pieces). Writing into a view changes this process's copy only, never the file.
         """
         entry = self._entries[key]
-        pieces = [self._data[begin:end] for begin, end in entry.pieces]
+        pieces = [self._data[start:end] for start, end in entry.pieces]
         if len(pieces) == 1:
             raw = pieces[0]
         else:
@@ -54,17 +54,17 @@ class Checkpoint(TensorStore):
 
     def prefetch(self, key):
         """Read a tensor's pages at once, where the kernel can."""
-        for begin, end in self._entries[key].pieces:
-            first = begin // mmap.PAGESIZE * mmap.PAGESIZE
-            if end > begin:
+        for start, end in self._entries[key].pieces:
+            first = start // mmap.PAGESIZE * mmap.PAGESIZE
+            if end > start:
                 with suppress(OSError):         # an older kernel
                     self._mapped.madvise(_POPULATE_READ, first, end - first)
 
     def release(self, key):
         """Give back a tensor's pages."""
-        for begin, end in self._entries[key].pieces:
+        for start, end in self._entries[key].pieces:
             # Whole pages only: the neighbors keep theirs.
-            first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+            first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
             length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
             if length > 0:
                 self._mapped.madvise(mmap.MADV_DONTNEED, first, length)
@@ -74,7 +74,7 @@ class Checkpoint(TensorStore):
         return [key], ""
 
 
-def open_checkpoint(path):
+def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a safetensors file or a MindSpore .ckpt, distinguished by content, as a Checkpoint.
 
     Raises CheckpointError.

@@ -24,8 +24,8 @@ def ckpt_entries(path, data, size):
         size -= 17
     entries, metadata, last = {}, {}, None
     try:
-        for _, begin, end in _fields(data, 0, size, {1: 2}):
-            value = {number: (b, e) for number, b, e in _fields(data, begin, end, {1: 2, 2: 2})}
+        for _, start, end in _fields(data, 0, size, {1: 2}):
+            value = {number: (b, e) for number, b, e in _fields(data, start, end, {1: 2, 2: 2})}
             key = data[slice(*value[1])].decode("utf-8")
             shape, kind, content = [], "", (0, 0)
             for number, b, e in _fields(data, *value[2], {1: 0, 2: 2, 3: 2}):
@@ -53,7 +53,7 @@ def ckpt_entries(path, data, size):
         raise bad("found no MindSpore checkpoint (its messages do not add up), expected names and"
                   " tensors") from None
     for key, entry in entries.items():
-        found = sum(end - begin for begin, end in entry.pieces)
+        found = sum(end - start for start, end in entry.pieces)
         need = nbytes(entry.dtype, entry.shape)
         if found != need:
             wanted = f"at most {MAX_DIMS} sizes, together below 2^63," if need is None else need
@@ -67,7 +67,7 @@ def ckpt_entries(path, data, size):
 def _fields(data, at, end, known):
     """Yield the fields of a protobuf message.
 
-    They are (number, begin, end) of length-delimited fields and (number, value, None) of integers.
+    They are (number, start, end) of length-delimited fields and (number, value, None) of integers.
     known: {number: wire type}, 2 for length-delimited fields and 0 for integers. Raises ValueError.
     """
     while at < end:
@@ -109,9 +109,9 @@ def write_ckpt(path, store, dtype=None, progress=None, metadata=None):
                 raise CheckpointError(f"{store.path}: {key}: found no elements, expected some; a"
                                       " .ckpt cannot hold it: write safetensors")
             size, space = stored_size(store, key, name), 0
-            for begin, block in _placed(slices(store, key, dtype)):
-                if begin == space:      # a new piece; all slices but the last divide it evenly
-                    piece = min(CKPT_PIECE, size - begin)
+            for start, block in _placed(slices(store, key, dtype)):
+                if start == space:      # a new piece; all slices but the last divide it evenly
+                    piece = min(CKPT_PIECE, size - start)
                     space += piece
                     yield _message(key, store.shape(key), _CKPT_NAMES[name], piece)
                 yield block

@@ -5,6 +5,7 @@ lists taken from the original code.
 """
 import re
 
+from sgm.config.model import ModelSpec
 from sgm.models.architecture import (
     DOWNSAMPLE,
     HEAD,
@@ -30,7 +31,7 @@ _UNUSED = re.compile(
     r"|first_stage_model\.(encoder|quant_conv)\.")
 
 
-def is_unused(key):
+def is_unused(key: str) -> bool:
     """Return whether a published key has no use in sampling or training."""
     return _UNUSED.match(key) is not None
 
@@ -45,13 +46,13 @@ class _Shapes(dict):
             self[key + ".bias"] = shape[:1]
 
 
-def image_embedders(spec):
+def image_embedders(spec: ModelSpec) -> tuple[str, str]:
     """Return the prefixes of CLIP and the autoencoder, whose place among the embedders differs."""
     return tuple(f"{CONDITIONER}{spec.condition.embedders.index(name)}."
                  for name in ("cond_frames_without_noise", "cond_frames"))
 
 
-def used_shapes(spec):
+def used_shapes(spec: ModelSpec) -> dict[str, tuple]:
     """Return {published key: shape} of the parameters of an Engine of this spec."""
     shapes, (clip, vae) = _Shapes(), image_embedders(spec)
     _unet(shapes, UNET, spec.unet, sum(spec.vector_widths.values()))
@@ -67,7 +68,7 @@ def used_shapes(spec):
     return shapes
 
 
-def unused_keys(spec):
+def unused_keys(spec: ModelSpec) -> list[str]:
     """Return the list of published keys of a model that nothing reads, beyond `used_shapes`."""
     shapes, (clip, vae) = _Shapes(), image_embedders(spec)
     _coder(shapes, vae + "encoder.decoder.", decoder_layers(spec.vae))

@@ -83,7 +83,7 @@ class LazyTensor(NamedTuple):
     shape: tuple
 
 
-def passthrough(store, key, done=""):
+def passthrough(store: TensorStore, key: str, done: str = "") -> LazyTensor:
     """Return the LazyTensor that is the tensor `key` of another store; done: for the report."""
     return LazyTensor(((store, key),), None, done, store.dtype(key), store.shape(key))
 
@@ -129,19 +129,19 @@ class View(TensorStore):
         return names, "; ".join(what for what in [*done, row.done] if what)
 
 
-def stored_dtype(store, key, dtype=None):
+def stored_dtype(store: TensorStore, key: str, dtype: Optional[str] = None) -> str:
     """Return the element type that a tensor is written as: `dtype` for floats, else its own."""
     found = store.dtype(key)
     return dtype if dtype and found in FLOATS else found
 
 
-def stored_bytes(store, dtype=None, keys=None):
+def stored_bytes(store: TensorStore, dtype: Optional[str] = None, keys=None) -> int:
     """Return the bytes of all tensors (or of `keys`) when they are written as `dtype`."""
     return sum(stored_size(store, key, stored_dtype(store, key, dtype))
                for key in (store if keys is None else keys))
 
 
-def stored_size(store, key, dtype):
+def stored_size(store: TensorStore, key: str, dtype: str) -> int:
     """Return the bytes of one tensor with elements of `dtype` ("F32")."""
     return math.prod(store.shape(key)) * np.dtype(DTYPES[dtype]).itemsize
 
@@ -155,8 +155,8 @@ def slices(store, key, dtype=None):
     found, wanted = store.dtype(key), stored_dtype(store, key, dtype)
     store.prefetch(key)
     flat = np.ascontiguousarray(store.raw(key)).reshape(-1)
-    for begin in range(0, flat.size, SLICE):
-        part = flat[begin:begin + SLICE]
+    for start in range(0, flat.size, SLICE):
+        part = flat[start:start + SLICE]
         try:
             yield cast(part, found, wanted).view(np.uint8)
         except OverflowError:

@@ -11,12 +11,13 @@ import numpy as np
 
 from sgm.checkpoints.identify import VECTOR_KEY
 from sgm.checkpoints.original_keys import FIRST_STAGE, image_embedders
-from sgm.checkpoints.store import LazyTensor, View, passthrough
+from sgm.checkpoints.store import LazyTensor, TensorStore, View, passthrough
+from sgm.config.model import ModelSpec
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError
 
 
-def start_spec(source, model):
+def start_spec(source: ModelSpec, model: str) -> ModelSpec:
     """Return the ModelSpec of `model` (a name, "sv3d_p") with the sizes and decoder of `source`."""
     target = load_spec(model)
     scalar = source.condition.scalar_dim
@@ -25,7 +26,7 @@ def start_spec(source, model):
                    condition=replace(target.condition, scalar_dim=scalar, angle_dim=angle))
 
 
-def convert_conditioning(store, source, target):
+def convert_conditioning(store: TensorStore, source: ModelSpec, target: ModelSpec) -> View:
     """Return a View, for the model `target`, of a TensorStore of the model `source`.
 
     Both are ModelSpecs; the store has the published names. Raises ConfigError unless the models

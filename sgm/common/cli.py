@@ -11,7 +11,9 @@ from pathlib import Path
 from sgm import __version__
 from sgm.common.errors import InputError, one_line, os_reason
 
-_DEFAULTS = {signal.SIGINT: (signal.SIG_DFL, signal.default_int_handler), signal.SIGTERM: (signal.SIG_DFL,)}
+_DEFAULTS = {
+    signal.SIGINT: (signal.SIG_DFL, signal.default_int_handler), signal.SIGTERM: (signal.SIG_DFL,)
+}
 _caught = []                                    # signals that asked for an end
 
 
@@ -67,7 +69,8 @@ def exit_code(name, main, argv=None, interrupted="interrupted"):
         except OSError as error:
             said = f"{error.filename or 'a file'}: {os_reason(error)}"
         except MemoryError as error:
-            said = f"not enough memory ({str(error) or 'no more is to be had'}); ask for less at once, see --help"
+            reason = str(error) or "none is left"
+            said = f"not enough memory ({reason}); ask for less at once, see --help"
         except KeyboardInterrupt:
             _caught.append(signal.SIGINT)
         except Exception:
@@ -145,8 +148,8 @@ def seed_list(text):
         except ValueError:
             first, last = 0, -1
         if not 0 <= first <= last <= MAX_SEED or len(numbers) + last - first >= 100_000:
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected at most 100000 numbers and rising ranges from 0 to"
-                                             f" {MAX_SEED}, as in 0-3,7")
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected at most 100000 numbers and"
+                                             f" rising ranges from 0 to {MAX_SEED}, as in 0-3,7")
         numbers += range(first, last + 1)
     return list(dict.fromkeys(numbers))
 
@@ -162,7 +165,8 @@ def check_folder(path, flag):
     if not place.is_dir():
         raise InputError(f"{flag} {path}: {place} is a file, expected a folder; give another path")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{flag} {path}: {place} may not be written; change its rights, or give another path")
+        raise InputError(f"{flag} {path}: {place} may not be written; change its rights, or give"
+                         " another path")
 
 
 @contextmanager

@@ -19,7 +19,8 @@ def one_line(message):
 
 
 _REMEDIES = {
-    errno.ENOSPC: "free space, or write to another disk", errno.EDQUOT: "free space, or write to another disk",
+    errno.ENOSPC: "free space, or write to another disk",
+    errno.EDQUOT: "free space, or write to another disk",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f), or write to another disk",
     errno.ENOTDIR: "a file stands where a folder is expected: give another path",
     errno.EEXIST: "a file stands where a folder is expected: give another path",
@@ -31,4 +32,5 @@ _REMEDIES = {
 
 def os_reason(error):
     """Return what an OSError says and the remedy: "No space left on device; free space, or ..."."""
-    return f"{error.strerror or error}; {_REMEDIES.get(error.errno, 'give a path that may be read and written')}"
+    remedy = _REMEDIES.get(error.errno, "give a path that may be read and written")
+    return f"{error.strerror or error}; {remedy}"

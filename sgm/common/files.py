@@ -32,7 +32,8 @@ def atomic(path, size=None, name=None):
     except OSError as error:
         need = "" if size is None else f", {size / 1e6:.1f} MB needed"
         reason, _, remedy = os_reason(error).partition("; ")
-        raise InputError(f"{name or path}: cannot be written ({reason}{need}); nothing was changed: {remedy}") from None
+        raise InputError(f"{name or path}: cannot be written ({reason}{need}); nothing was changed:"
+                         f" {remedy}") from None
     finally:
         _remove(temporary)                      # gone already when all went well
 

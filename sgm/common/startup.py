@@ -8,6 +8,7 @@ from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _started = getattr(sys.modules.get("__main__"), "__file__", None)
-_is_command = _started is not None and Path(_started).resolve().parent in (_CHECKOUT, _CHECKOUT / "tools")
+_folder = _started and Path(_started).resolve().parent
+_is_command = _folder in (_CHECKOUT, _CHECKOUT / "tools")
 if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

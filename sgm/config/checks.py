@@ -21,8 +21,8 @@ def require_within(settings, section, bounds):
     """
     for name, (low, high) in bounds.items():
         numbers, kind = _numbers(settings, name)
-        require(numbers and all(low <= number <= high for number in numbers), section + name, getattr(settings, name),
-                f"{kind} from {low:.10g} to {high:.10g}")
+        require(numbers and all(low <= number <= high for number in numbers), section + name,
+                getattr(settings, name), f"{kind} from {low:.10g} to {high:.10g}")
 
 
 def require_positive(settings, section, names, most):
@@ -32,11 +32,13 @@ def require_positive(settings, section, names, most):
     """
     for name in names:
         numbers, kind = _numbers(settings, name, "positive ")
-        require(numbers and all(0 < number <= most for number in numbers), section + name, getattr(settings, name),
-                f"{kind} up to {most:.10g}")
+        require(numbers and all(0 < number <= most for number in numbers), section + name,
+                getattr(settings, name), f"{kind} up to {most:.10g}")
 
 
 def _numbers(settings, name, adjective=""):
     """Return the numbers of a field as a list, and what an error calls them."""
     value = getattr(settings, name)
-    return (value, f"{adjective}numbers") if isinstance(value, list) else ([value], f"a {adjective}number")
+    if isinstance(value, list):
+        return value, f"{adjective}numbers"
+    return [value], f"a {adjective}number"

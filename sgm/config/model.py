@@ -9,8 +9,8 @@ from typing import List
 
 from sgm.config.checks import require, require_one_of, require_positive, require_within
 
-EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucket_id", "cond_aug", "polars_rad",
-             "azimuths_rad")
+EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucket_id", "cond_aug",
+             "polars_rad", "azimuths_rad")
 ANGLES = ("polars_rad", "azimuths_rad")
 DECODERS = ("image", "temporal")
 DTYPE_NAMES = ("fp32", "fp16", "bf16")          # precisions as flags spell them
@@ -42,7 +42,9 @@ class UNetSpec:
 
     def validate(self, section="unet."):
         """Raise ConfigError unless the widths fit the group norms and the heads."""
-        require_positive(self, section, [f.name for f in fields(self) if f.name != "attention_resolutions"], MAX_NUMBER)
+        require_positive(self, section,
+                         [f.name for f in fields(self) if f.name != "attention_resolutions"],
+                         MAX_NUMBER)
         require_positive(self, section, ["num_res_blocks"], MAX_LAYERS)
         factors = [2 ** level for level in range(len(self.channel_mult))]
         require(set(self.attention_resolutions) <= set(factors), section + "attention_resolutions",
@@ -54,7 +56,8 @@ class UNetSpec:
             unit = math.lcm(self.norm_groups, self.num_head_channels) if heads else self.norm_groups
             require(width % unit == 0, section + "model_channels", self.model_channels,
                     f"{width} channels ({self.model_channels} * {mult}) to be a multiple of {unit}"
-                    f" ({self.norm_groups} groups{f', heads of {self.num_head_channels}' if heads else ''})")
+                    f" ({self.norm_groups} groups"
+                    f"{f', heads of {self.num_head_channels}' if heads else ''})")
 
 
 @dataclass
@@ -79,7 +82,8 @@ class VaeSpec:
 
     def validate(self, section="vae."):
         """Raise ConfigError unless the widths fit the group norms and the decoder is known."""
-        require_positive(self, section, ["ch", "ch_mult", "z_channels", "norm_groups", "scale_factor"], MAX_NUMBER)
+        require_positive(self, section,
+                         ["ch", "ch_mult", "z_channels", "norm_groups", "scale_factor"], MAX_NUMBER)
         require_positive(self, section, ["num_res_blocks"], MAX_LAYERS)
         unit = math.lcm(GROUPS, self.norm_groups)
         require(all(self.ch * mult % unit == 0 for mult in self.ch_mult), section + "ch", self.ch,
@@ -129,10 +133,12 @@ class ConditionSpec:
         for name in self.embedders:
             require_one_of(name, section + "embedders", EMBEDDERS)
         names = set(self.embedders)
-        require(len(names) == len(self.embedders), section + "embedders", self.embedders, "each embedder once")
-        require({"cond_frames_without_noise", "cond_frames", "cond_aug"} <= names, section + "embedders",
-                self.embedders, "cond_frames_without_noise, cond_frames and cond_aug among them")
-        require(("polars_rad" in names) == ("azimuths_rad" in names), section + "embedders", self.embedders,
+        key = section + "embedders"
+        needed = {"cond_frames_without_noise", "cond_frames", "cond_aug"}
+        require(len(names) == len(self.embedders), key, self.embedders, "each embedder once")
+        require(needed <= names, key, self.embedders,
+                "cond_frames_without_noise, cond_frames and cond_aug among them")
+        require(("polars_rad" in names) == ("azimuths_rad" in names), key, self.embedders,
                 "polars_rad and azimuths_rad both, or neither")
         for name in ("scalar_dim", "angle_dim"):
             value = getattr(self, name)
@@ -170,8 +176,9 @@ class SamplingSpec:
         require_positive(self, section, ["sigma_min", "sigma_max", "rho"], MAX_NUMBER)
         require(self.sigma_min < self.sigma_max, section + "sigma_min", self.sigma_min,
                 f"less than {section}sigma_max {self.sigma_max}")
-        require_within(self, section, {"start_noise": (0, 1), "min_scale": (-MAX_NUMBER, MAX_NUMBER),
-                                       "max_scale": (-MAX_NUMBER, MAX_NUMBER)})
+        scales = (-MAX_NUMBER, MAX_NUMBER)
+        require_within(self, section,
+                       {"start_noise": (0, 1), "min_scale": scales, "max_scale": scales})
 
 
 @dataclass
@@ -223,11 +230,12 @@ class ModelSpec:
         for name in ("height", "width"):
             pixels = getattr(self, name)
             require(0 < pixels <= MAX_SIDE and pixels % unit == 0, name, pixels,
-                    f"a positive multiple of {unit} up to {MAX_SIDE} (the autoencoder's {self.vae_factor} x the UNet's"
-                    f" {self.unet.down_factor})")
+                    f"a positive multiple of {unit} up to {MAX_SIDE} (the autoencoder's"
+                    f" {self.vae_factor} x the UNet's {self.unet.down_factor})")
         z = self.vae.z_channels
         require(self.unet.in_channels == 2 * z, "unet.in_channels", self.unet.in_channels,
                 f"{2 * z}: noisy and condition latent of vae.z_channels {z} each")
-        require(self.unet.out_channels == z, "unet.out_channels", self.unet.out_channels, f"vae.z_channels {z}")
+        require(self.unet.out_channels == z, "unet.out_channels", self.unet.out_channels,
+                f"vae.z_channels {z}")
         require(self.clip.embed_dim == self.unet.context_dim, "clip.embed_dim", self.clip.embed_dim,
                 f"unet.context_dim {self.unet.context_dim}")

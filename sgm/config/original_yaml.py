@@ -44,17 +44,18 @@ _VAE = Rule(
     fixed={"in_channels": 3, "out_ch": 3, "attn_resolutions": []},
     assumed={"double_z": True, "dropout": 0.0, "tanh_out": False},
     free=("attn_type", "resolution"))
-_KL = Rule(
-    fields={"embed_dim": "vae.z_channels"}, parts={"ddconfig": None}, free=("monitor", "lossconfig", "ckpt_path"))
+_KL = Rule(fields={"embed_dim": "vae.z_channels"}, parts={"ddconfig": None},
+           free=("monitor", "lossconfig", "ckpt_path"))
 _SAMPLER = Rule(
     options={"num_steps": "sampling.steps"}, free=("device", "verbose"),
     assumed={"s_churn": 0.0, "s_tmin": 0.0, "s_noise": 1.0},
     extras={"discretization_config": ("EDMDiscretization",),
-            "guider_config": ("LinearPredictionGuider", "TrianglePredictionGuider", "TrapezoidPredictionGuider",
-                              "VanillaCFG")})
+            "guider_config": ("LinearPredictionGuider", "TrianglePredictionGuider",
+                              "TrapezoidPredictionGuider", "VanillaCFG")})
 _GUIDER = Rule(
     fields={"max_scale": "sampling.max_scale"}, free=("additional_cond_keys",),
-    options={"min_scale": "sampling.min_scale", "num_frames": "num_frames"}, sets={"sampling.min_scale": 1.0})
+    options={"min_scale": "sampling.min_scale", "num_frames": "num_frames"},
+    sets={"sampling.min_scale": 1.0})
 
 
 def _guider(name, **assumed):
@@ -68,46 +69,53 @@ RULES = {
                "first_stage_config": ("AutoencodingEngine", "AutoencoderKL")},
         extras={"denoiser_config": ("Denoiser",),
                 "sampler_config": ("EulerEDMSampler", "HeunEDMSampler", "DPMPP2MSampler")},
-        free=("disable_first_stage_autocast", "ckpt_path", "input_key", "log_keys", "no_cond_log", "compile_model",
-              "en_and_decode_n_samples_a_time", "use_ema", "ema_decay_rate", "optimizer_config", "scheduler_config",
-              "loss_fn_config", "network_wrapper")),
+        free=("disable_first_stage_autocast", "ckpt_path", "input_key", "log_keys", "no_cond_log",
+              "compile_model", "en_and_decode_n_samples_a_time", "use_ema", "ema_decay_rate",
+              "optimizer_config", "scheduler_config", "loss_fn_config", "network_wrapper")),
     "Denoiser": Rule(parts={"scaling_config": ("VScalingWithEDMcNoise",)}),
     "VScalingWithEDMcNoise": Rule(),
     "VideoUNet": Rule(
-        fields={**_same("unet", "in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks",
-                        "attention_resolutions", "num_head_channels", "context_dim"), "adm_in_channels": "adm"},
-        fixed={"num_classes": "sequential", "use_linear_in_transformer": True, "extra_ff_mix_layer": True,
-               "use_spatial_context": True, "merge_strategy": "learned_with_images", "video_kernel_size": [3, 1, 1]},
-        assumed={"transformer_depth": 1, "dropout": 0.0, "conv_resample": True, "dims": 2, "num_heads": -1,
-                 "num_heads_upsample": -1, "use_scale_shift_norm": False, "resblock_updown": False,
-                 "merge_factor": 0.5, "time_context_dim": None, "disable_temporal_crossattention": False,
-                 "max_ddpm_temb_period": 10000},
-        free=("use_checkpoint", "spatial_transformer_attn_type")),
+        fields={**_same("unet", "in_channels", "out_channels", "model_channels", "channel_mult",
+                        "num_res_blocks", "attention_resolutions", "num_head_channels",
+                        "context_dim"), "adm_in_channels": "adm"},
+        fixed={"num_classes": "sequential", "use_linear_in_transformer": True,
+               "extra_ff_mix_layer": True, "use_spatial_context": True,
+               "merge_strategy": "learned_with_images", "video_kernel_size": [3, 1, 1]},
+        assumed={
+            "transformer_depth": 1, "dropout": 0.0, "conv_resample": True, "dims": 2,
+            "num_heads": -1, "num_heads_upsample": -1, "use_scale_shift_norm": False,
+            "resblock_updown": False, "merge_factor": 0.5, "time_context_dim": None,
+            "disable_temporal_crossattention": False, "max_ddpm_temb_period": 10000
+        }, free=("use_checkpoint", "spatial_transformer_attn_type")),
     "GeneralConditioner": Rule(free=("emb_models",)),
     "FrozenOpenCLIPImagePredictionEmbedder": Rule(
         parts={"open_clip_embedding_config": ("FrozenOpenCLIPImageEmbedder",)},
         assumed={"n_cond_frames": 1}, free=("n_copies",)),
     "FrozenOpenCLIPImageEmbedder": Rule(
-        options={"arch": "clip"}, sets={"clip": "ViT-H-14"}, free=("freeze", "version", "device", "init_device"),
-        assumed={"antialias": True, "ucg_rate": 0.0, "unsqueeze_dim": False, "output_tokens": False,
-                 "num_image_crops": 0, "repeat_to_max_len": False}),
+        options={"arch": "clip"}, sets={"clip": "ViT-H-14"},
+        free=("freeze", "version", "device", "init_device"), assumed={
+            "antialias": True, "ucg_rate": 0.0, "unsqueeze_dim": False, "output_tokens": False,
+            "num_image_crops": 0, "repeat_to_max_len": False
+        }),
     "VideoPredictionEmbedderWithEncoder": Rule(
         parts={"encoder_config": ("AutoencoderKLModeOnly",)}, fixed={"is_ae": True},
-        assumed={"n_cond_frames": 1, "scale_factor": 1.0}, free=("n_copies", "disable_encoder_autocast",
-                                                                 "en_and_decode_n_samples_a_time")),
+        assumed={"n_cond_frames": 1, "scale_factor": 1.0},
+        free=("n_copies", "disable_encoder_autocast", "en_and_decode_n_samples_a_time")),
     "ConcatTimestepEmbedderND": Rule(fields={"outdim": "outdim"}),
     "AutoencoderKLModeOnly": _KL,
     "AutoencoderKL": _KL._replace(sets={"vae.decoder": "image", "vae.post_quant_conv": True}),
-    "AutoencodingEngine": Rule(
-        parts={"decoder_config": ("Decoder", "VideoDecoder")},
-        extras={"encoder_config": ("Encoder", "Identity")},
-        free=("loss_config", "regularizer_config", "monitor", "ckpt_path"), sets={"vae.post_quant_conv": False}),
+    "AutoencodingEngine": Rule(parts={"decoder_config": ("Decoder", "VideoDecoder")},
+                               extras={"encoder_config": ("Encoder", "Identity")},
+                               free=("loss_config", "regularizer_config", "monitor", "ckpt_path"),
+                               sets={"vae.post_quant_conv": False}),
     "ddconfig": _VAE,
     "Encoder": _VAE,
     "Decoder": _VAE._replace(sets={"vae.decoder": "image"}),
     "VideoDecoder": _VAE._replace(
         sets={"vae.decoder": "temporal"}, fixed={**_VAE.fixed, "video_kernel_size": [3, 1, 1]},
-        assumed={**_VAE.assumed, "time_mode": "conv-only", "merge_strategy": "learned", "alpha": 0.0}),
+        assumed={
+            **_VAE.assumed, "time_mode": "conv-only", "merge_strategy": "learned", "alpha": 0.0
+        }),
     "Identity": Rule(),
     "EulerEDMSampler": _SAMPLER._replace(sets={"sampling.sampler": "euler"}),
     "HeunEDMSampler": _SAMPLER._replace(sets={"sampling.sampler": "heun"}),
@@ -116,7 +124,8 @@ RULES = {
     "LinearPredictionGuider": _guider("linear"),
     "TrianglePredictionGuider": _guider("triangle", period=1.0, period_fusing="max"),
     "TrapezoidPredictionGuider": _guider("trapezoid", edge_perc=0.1),
-    "VanillaCFG": Rule(fields={"scale": "sampling.max_scale"}, sets={"sampling.guidance": "constant"}),
+    "VanillaCFG": Rule(fields={"scale": "sampling.max_scale"},
+                       sets={"sampling.guidance": "constant"}),
 }
 EMBEDDER_CLASSES = {
     "cond_frames_without_noise": "FrozenOpenCLIPImagePredictionEmbedder",
@@ -136,14 +145,17 @@ def read_reference(mapping, path):
     model = mapping["model"]
     reader.part(model, "model", ("DiffusionEngine",), free=("base_learning_rate",))
     conditioner = model["params"]["conditioner_config"]
-    reader.embedders((conditioner.get("params") or {}).get("emb_models"), "model.params.conditioner_config.params")
+    reader.embedders((conditioner.get("params") or {}).get("emb_models"),
+                     "model.params.conditioner_config.params")
     values = reader.values
     widths = values.pop("adm")
     if "clip" in values:
-        values["clip"] = vars(reader.choose(values["clip"], ARCHS, "open_clip_embedding_config.params.arch"))
+        tower = reader.choose(values["clip"], ARCHS, "open_clip_embedding_config.params.arch")
+        values["clip"] = vars(tower)
     if values.get("sampling.guidance") == "constant":
         values["sampling.min_scale"] = values["sampling.max_scale"]
-    spec = build(_published(values["condition.embedders"], path, model["params"].get("ckpt_path")), values, path)
+    spec = build(_published(values["condition.embedders"], path, model["params"].get("ckpt_path")),
+                 values, path)
     if sum(spec.vector_widths.values()) != widths:
         raise ConfigError(f"{path}: network_config.params.adm_in_channels: found {widths}, expected"
                           f" {sum(spec.vector_widths.values())}, the embedders' outdim together")
@@ -165,23 +177,27 @@ class _Reader:
     def put(self, key, value, where):
         """Note a value under a key of ModelSpec. Raises ConfigError if it has another one."""
         known = self.values.setdefault(key, value)
-        self.require(known == value, f"{where}: {key}", value, f"{shown(known)} as in the other parts of this file")
+        self.require(known == value, f"{where}: {key}", value,
+                     f"{shown(known)} as in the other parts of this file")
 
     def choose(self, name, table, where):
         """Return the entry of `table` under `name`. Raises ConfigError if there is none."""
-        self.require(isinstance(name, str) and name in table, where, name, f"one of {', '.join(table)}")
+        known = isinstance(name, str) and name in table
+        self.require(known, where, name, f"one of {', '.join(table)}")
         return table[name]
 
     def part(self, node, where, classes, free=()):
         """Read one ``{target, params}`` node that may name the given classes."""
-        self.require(isinstance(node, dict) and "target" in node, where, node, "target: and params:")
+        has_target = isinstance(node, dict) and "target" in node
+        self.require(has_target, where, node, "target: and params:")
         target = node["target"]
         tail = str(target).rpartition(".")[2]
         if tail not in classes:
-            raise ConfigError(f"{self.path}: {where}.target: found {target}, expected a class path that ends in one of"
-                              f" {', '.join(classes)}")
+            raise ConfigError(f"{self.path}: {where}.target: found {target}, expected a class path"
+                              f" that ends in one of {', '.join(classes)}")
         for key in node.keys() - {"target", "params", *free}:
-            raise ConfigError(f"{self.path}: {where}.{key}: unknown key, expected target: and params:")
+            raise ConfigError(f"{self.path}: {where}.{key}: unknown key, expected target: and"
+                              " params:")
         self.params(node.get("params"), f"{where}.params", RULES[tail])
 
     def params(self, params, where, rule):
@@ -190,14 +206,16 @@ class _Reader:
         self.require(isinstance(params, dict), where, params, "a mapping")
         for name in (*rule.fields, *rule.fixed, *rule.parts):
             self.require(name in params, f"{where}.{name}", None, "this key")
-        keys, only, parts = rule.fields | rule.options, rule.fixed | rule.assumed, rule.parts | rule.extras
+        keys, only = rule.fields | rule.options, rule.fixed | rule.assumed
+        parts = rule.parts | rule.extras
         given = dict(rule.sets)
         for name, value in params.items():
             key = f"{where}.{name}"
             if name in keys:
                 given[keys[name]] = value
             elif name in only:
-                self.require(value == only[name], key, value, f"{shown(only[name])}, the only form this network has")
+                self.require(value == only[name], key, value,
+                             f"{shown(only[name])}, the only form this network has")
             elif name in parts and parts[name] is None:
                 self.params(value, key, RULES[name])
             elif name in parts:
@@ -205,7 +223,8 @@ class _Reader:
             elif name not in rule.free:
                 near = difflib.get_close_matches(str(name), [*keys, *only, *parts, *rule.free], 1)
                 hint = f"; the nearest known one is {near[0]}" if near else ""
-                raise ConfigError(f"{self.path}: {key}: unknown parameter, found {shown(value)}{hint}")
+                raise ConfigError(f"{self.path}: {key}: unknown parameter, found"
+                                  f" {shown(value)}{hint}")
         for key, value in given.items():
             self.put(key, value, where)
 
@@ -234,8 +253,11 @@ def _published(embedders, path, checkpoint):
 
     It is found by the longest name with which the file's name or its checkpoint's starts.
     """
-    by_embedders = "sv3d_p" if "polars_rad" in embedders else "svd" if "fps_id" in embedders else "sv3d_u"
+    orbit_model = "sv3d_p" if "polars_rad" in embedders else "sv3d_u"
+    by_embedders = "svd" if "fps_id" in embedders else orbit_model
     stems = [Path(str(candidate or "")).stem for candidate in (path, checkpoint)]
-    names = [name for stem in stems for name in sorted(known_configs("sampling"), key=len, reverse=True)
-             if stem.startswith(name)]
+    names = [
+        name for stem in stems for name in sorted(known_configs("sampling"), key=len, reverse=True)
+        if stem.startswith(name)
+    ]
     return load_yaml(ModelSpec, find_config((names + [by_embedders])[0], "sampling"))

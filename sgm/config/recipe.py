@@ -35,20 +35,22 @@ class DataSettings:
         require_one_of(self.background, "background", BACKGROUNDS)
         require_one_of(self.condition, "condition", ("any", "last"))
         noise = self.augment
-        require(not noise or len(noise) == 2 and all(map(math.isfinite, noise)) and noise[1] >= 0, "augment", noise,
-                "[mean, std] of ln sigma as in [-3, 0.5], or []")
-        require_within(self, "", {"stride": (1, 1000), "cache_gb": (1e-3, 1e6), "encode_chunk": (1, 1000)})
+        require(not noise or len(noise) == 2 and all(map(math.isfinite, noise)) and noise[1] >= 0,
+                "augment", noise, "[mean, std] of ln sigma as in [-3, 0.5], or []")
+        require_within(self, "",
+                       {"stride": (1, 1000), "cache_gb": (1e-3, 1e6), "encode_chunk": (1, 1000)})
 
 
 # What may be trained, by task; `sgm.train.trainable` decides which parameters that is.
-TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder"), "decoder": ("all",)}
+TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder"),
+          "decoder": ("all",)}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the device has it, else fp32
 SCHEDULES = ("cosine", "constant")
 MAX_COUNT = 1 << 31     # upper bound of any number of steps, clips or pixels: catches typos
 # What a resumed run may change: none of it changes what a step computes. (With a cosine, `steps`
 # bends the rates to come.)
-HARMLESS = ("steps", "save_every", "log_every", "keep", "val", "val_batches", "sheet_every", "sheet_clips",
-            "sheet_steps", "bad_steps", "recompute", "cache_folder", "cache_gb")
+HARMLESS = ("steps", "save_every", "log_every", "keep", "val", "val_batches", "sheet_every",
+            "sheet_clips", "sheet_steps", "bad_steps", "recompute", "cache_folder", "cache_gb")
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Recipe(DataSettings):
     p_std: float = 1.6
     # share of clips whose CLIP token and latent are zeroed together
     drop_condition: float = 0.1
-    # frames of each clip that a step uses, drawn anew, always with the condition view; 0 = all
+    # frames of each clip that a step uses, drawn in each step, with the condition view; 0 = all
     frames: int = 0
     # share of clips with a random start view and direction of the orbit
     roam: float = 0.0
@@ -117,22 +119,26 @@ class Recipe(DataSettings):
         require_one_of(self.trains, "trains", TRAINS[self.task], f" for task {self.task}")
         require_one_of(self.precision, "precision", PRECISIONS)
         require_one_of(self.schedule, "schedule", SCHEDULES)
-        counts = ("steps", "batch", "accumulate", "bad_steps", "val_batches", "save_every", "keep", "log_every", "lora_rank",
-                  "sheet_clips", "sheet_steps", "predicted_clips")
+        counts = ("steps", "batch", "accumulate", "bad_steps", "val_batches", "save_every", "keep",
+                  "log_every", "lora_rank", "sheet_clips", "sheet_steps", "predicted_clips")
         require_within(self, "", {
             **dict.fromkeys(counts, (1, MAX_COUNT)),
-            **dict.fromkeys(("warmup", "crop", "frames", "sheet_every"), (0, MAX_COUNT)), "seed": (0, MAX_SEED),
+            **dict.fromkeys(("warmup", "crop", "frames", "sheet_every"), (0, MAX_COUNT)),
+            "seed": (0, MAX_SEED),
             **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "p_std"), (0, 1e6)),
-            **dict.fromkeys(("roam", "lr_final", "front_weight", "predicted"), (0, 1)), "p_mean": (-100, 100)})
+            **dict.fromkeys(("roam", "lr_final", "front_weight", "predicted"), (0, 1)),
+            "p_mean": (-100, 100)})
         require_positive(self, "", ["lr", "lora_alpha"], 1e6)
         for name in ("drop_condition", "average_decay"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), f"0 <= {name} < 1")
-        require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "betas", self.betas,
-                "two numbers from 0 to below 1")
-        require(self.task == "diffusion" or self.precision in ("auto", "fp32"), "precision", self.precision,
+        require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "betas",
+                self.betas, "two numbers from 0 to below 1")
+        require(self.task == "diffusion" or self.precision in ("auto", "fp32"), "precision",
+                self.precision,
                 "fp32 for the autoencoder, whose values half precision does not hold")
         require(self.front_weight == 1 or not self.roam, "roam", self.roam,
-                "0 with front_weight: of clips that roam it is not known which view is near the condition")
+                "0 with front_weight: of clips that roam it is not known which view is near the"
+                " condition")
 
     def differences(self, recorded):
         """Return the differences from a recipe recorded as a mapping: (harmful, harmless).
@@ -143,7 +149,8 @@ class Recipe(DataSettings):
         harmful, harmless = [], []
         for name, value in vars(self).items():
             if name in recorded and recorded[name] != value:
-                (harmless if name in HARMLESS else harmful).append(f"{name}: {shown(recorded[name])}, now {shown(value)}")
+                (harmless if name in HARMLESS else
+                 harmful).append(f"{name}: {shown(recorded[name])}, now {shown(value)}")
         return harmful, harmless
 
 
@@ -159,7 +166,8 @@ def resolve_precision(recipe, device, limit=None):
         half = device == "Ascend" and not limit and recipe.task == "diffusion"
         return replace(recipe, precision="bf16" if half else "fp32")
     if found == "bf16" and device == "CPU":
-        raise ConfigError("precision: found bf16, expected fp32: MindSpore has no bfloat16 kernels for a CPU")
+        raise ConfigError("precision: found bf16, expected fp32: MindSpore has no bfloat16 kernels"
+                          " for a CPU")
     if found != "fp32" and limit:
         raise ConfigError(f"precision: found {found}, expected fp32: {limit}")
     return recipe

@@ -14,7 +14,7 @@ MATTES = ("auto", "alpha", "rembg", "border")
 class HullSpec:
     """The visual hull, where everything starts."""
     resolution: int = 96        # cells per side
-    base: bool = True           # prior: the underside that no camera sees is flat (hull/flat_base.py)
+    base: bool = True  # prior: the underside that no camera sees is flat (hull/flat_base.py)
 
     def validate(self, section="hull."):
         """Raise ConfigError for a number out of bounds."""
@@ -72,7 +72,7 @@ class NerfSpec:
 @dataclass
 class DepthSpec:
     """From the field's depth maps to a signed distance (nerf/depth_fusion.py)."""
-    fusion: str = "auto"        # how depth and hull are joined: max, deep, hull, or the best of them
+    fusion: str = "auto"  # how depth and hull are joined: max, deep, hull, or the best of them
     resolution: int = 64        # cells per side of the distance, and of the tetrahedral grid
     side: int = 192             # pixels of a depth map's longer side
     samples: int = 64           # samples per ray

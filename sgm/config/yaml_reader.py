@@ -52,12 +52,14 @@ def find_config(name, kind):
     if path.is_file():
         return path
     if path.is_dir():
-        raise ConfigError(f"{name}: found a directory, expected a YAML file or one of {', '.join(known)}")
+        raise ConfigError(f"{name}: found a directory, expected a YAML file or one of"
+                          f" {', '.join(known)}")
     if path.suffix in (".yaml", ".yml") and path.stem in known:
         return CONFIGS / kind / f"{path.stem}.yaml"
     near = difflib.get_close_matches(path.stem, known, 1)
     hint = f"; the nearest name is {near[0]}" if near else ""
-    raise ConfigError(f"{name}: no such file or name, expected a YAML file or one of {', '.join(known)}{hint}")
+    raise ConfigError(f"{name}: no such file or name, expected a YAML file or one of"
+                      f" {', '.join(known)}{hint}")
 
 
 def read_mapping(path):
@@ -69,14 +71,17 @@ def read_mapping(path):
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a YAML file") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a YAML"
+                          " file") from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES >> 10} KB; expected a YAML file, not weights or an image")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES >> 10} KB; expected a YAML file, not"
+                          " weights or an image")
     with _yaml_errors(path):
         text = data.decode("utf-8")
         node = yaml.compose(text, yaml.SafeLoader)
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"found {'nothing' if node is None else 'a ' + node.id}, expected a mapping (key: value)")
+            raise ConfigError(f"found {'nothing' if node is None else 'a ' + node.id}, expected a"
+                              " mapping (key: value)")
         _count_expanded(node, {})
         # OmegaConf's loader reads 1e-5 as a number, which YAML 1.1 does not, and refuses a key
         # given twice.
@@ -90,7 +95,9 @@ def _read_override(override):
         raise ConfigError(f"--set {reprlib.repr(override)[1:-1]}: expected key=value")
     with _yaml_errors(f"--set {key}"):
         _count_expanded(yaml.compose(text, yaml.SafeLoader), {})
-        return {key.strip(): OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]}
+        return {
+            key.strip(): OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+        }
 
 
 @contextmanager
@@ -106,7 +113,8 @@ def _yaml_errors(source):
     except UnicodeDecodeError:
         raise ConfigError(f"{source}: not text; expected a YAML file in UTF-8") from None
     except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply; expected at most {MAX_DEPTH} levels") from None
+        raise ConfigError(f"{source}: nested too deeply; expected at most {MAX_DEPTH}"
+                          " levels") from None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{source}: not valid YAML ({error})") from None
 
@@ -119,17 +127,19 @@ def _count_expanded(node, counts, depth=1):
     """
     # OmegaConf would read environment variables
     if isinstance(node, yaml.ScalarNode) and "${" in node.value:
-        raise ConfigError(f"found {shown(node.value)}, expected a plain value, not an interpolation")
+        raise ConfigError(f"found {shown(node.value)}, expected a plain value, not an"
+                          " interpolation")
     if id(node) not in counts:
         if depth > MAX_DEPTH:
-            raise ConfigError(f"nested too deeply (or within itself), expected at most {MAX_DEPTH} levels")
+            raise ConfigError(f"nested too deeply (or within itself), expected at most {MAX_DEPTH}"
+                              " levels")
         children = node.value if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
             children = [child for pair in children for child in pair]
         counts[id(node)] = 1 + sum(_count_expanded(child, counts, depth + 1) for child in children)
         if counts[id(node)] > MAX_NODES:
-            raise ConfigError(f"more than {MAX_NODES} values once aliases are written out, expected a configuration,"
-                              " which has a few hundred at most")
+            raise ConfigError(f"more than {MAX_NODES} values once aliases are written out, expected"
+                              " a configuration, which has a few hundred at most")
     return counts[id(node)]
 
 
@@ -174,7 +184,8 @@ def _update(config, known, mapping, source, prefix=""):
         if section and isinstance(value, dict):
             _update(config, known, value, source, key + ".")
         elif section:
-            raise ConfigError(f"{source}{key}: found {shown(value)}, expected a mapping of {', '.join(section)}")
+            raise ConfigError(f"{source}{key}: found {shown(value)}, expected a mapping of"
+                              f" {', '.join(section)}")
         elif key not in known:
             raise ConfigError(f"{source}{key}: unknown key{_nearest(key, known)}")
         else:
@@ -182,7 +193,8 @@ def _update(config, known, mapping, source, prefix=""):
                 _refuse_what_omegaconf_takes(value, known[key])
                 OmegaConf.update(config, key, value)
             except (OmegaConfBaseException, ValueError, TypeError, OverflowError):
-                kind = known[key].__name__ if isinstance(known[key], type) else str(known[key]).replace("typing.", "")
+                kind = known[key]
+                kind = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
                 raise ConfigError(f"{source}{key}: found {shown(value)}, expected {kind}") from None
 
 
@@ -202,7 +214,10 @@ def _dotted_types(schema, prefix=""):
     """Return {dotted key: type} of every leaf of a schema."""
     types = {}
     for name, kind in get_type_hints(schema).items():
-        types.update(_dotted_types(kind, f"{prefix}{name}.") if is_dataclass(kind) else {prefix + name: kind})
+        if is_dataclass(kind):
+            types.update(_dotted_types(kind, f"{prefix}{name}."))
+        else:
+            types[prefix + name] = kind
     return types
 
 
@@ -210,12 +225,14 @@ def _nearest(key, known):
     """Return a hint at the known key nearest in spelling, first of all in the same section."""
     section, _, leaf = key.rpartition(".")
     by_leaf = {name.rpartition(".")[2]: name for name in known}
-    by_leaf.update({name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section})
+    by_leaf.update(
+        {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section})
     near = difflib.get_close_matches(leaf, by_leaf, 1)
     if near:
         return f"; the nearest known key is {by_leaf[near[0]]}"
     inside = section + "." if section else ""
-    level = dict.fromkeys(name[len(inside):].partition(".")[0] for name in known if name.startswith(inside))
+    level = dict.fromkeys(name[len(inside):].partition(".")[0] for name in known
+                          if name.startswith(inside))
     return f"; known keys are {', '.join(inside + name for name in level)}"
 
 

@@ -19,7 +19,8 @@ from sgm.geometry.topology import (
 )
 
 log = logging.getLogger("sgm")
-# Edges under this share of the bounding box's longest side are collapsed even within the budget: marching leaves slivers.
+# Edges under this share of the bounding box's longest side are collapsed even within the budget:
+# marching leaves slivers.
 SHORTEST = 5e-4
 
 
@@ -34,8 +35,12 @@ def clean(vertices: np.ndarray, faces: np.ndarray, settings) -> tuple[np.ndarray
     """
     vertices, faces = usable(np.asarray(vertices, np.float64), np.asarray(faces, np.int32))
     if not len(faces):
-        raise InputError("the mesh has no triangle with an area, so there is nothing to clean or texture; let the stage"
-                         " before find a surface (a lower density threshold, more steps, views with the object in them)")
+        raise InputError(
+            "the mesh has no triangle with an area, so there is nothing to clean or texture; let"
+            " the stage"
+            " before find a surface (a lower density threshold, more steps, views with the object"
+            " in them)"
+        )
     faces = outwards(vertices, turned_alike(faces))
     kept = kept_parts(vertices, faces, settings.floaters)
     parts = int(face_components(faces).max()) + 1
@@ -110,7 +115,8 @@ def _crossings(triangles, point):
     count = 0
     for f in range(len(triangles)):
         a, b, c = triangles[f, 0] - point, triangles[f, 1] - point, triangles[f, 2] - point
-        # signs of the volumes the ray makes with the three sides: inside if they agree (Segura and Feito 2001)
+        # signs of the volumes the ray makes with the three sides: inside if they agree (Segura and
+        # Feito 2001)
         u = (np.cross(b, c) * direction).sum()
         v = (np.cross(c, a) * direction).sum()
         w = (np.cross(a, b) * direction).sum()

@@ -13,18 +13,22 @@ from numba import njit
 
 from sgm.geometry.topology import edge_groups
 
-PULL = 1e-4         # towards the edge's middle, relative to the quadric: where the surface is flat the optimum is anywhere
+# towards the edge's middle, relative to the quadric: where the surface is flat the optimum is
+# anywhere
+PULL = 1e-4
 TURN = 0.2          # least cosine between a triangle's normals before and after
 NEEDLE = 0.02       # least height of a new triangle by its longest side, unless it was worse before
 BOUNDARY = 100.0    # weight of the planes that hold a boundary in place
 FLAT = 1e-6         # share of the squared length in the cost: among equals, short edges go first
 
 
-def decimate(vertices: np.ndarray, faces: np.ndarray, budget: int, shortest: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def decimate(
+    vertices: np.ndarray, faces: np.ndarray, budget: int, shortest: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Collapse edges, the least error first, until at most `budget` faces are left.
 
     vertices (N, 3), faces (M, 3), one vertex per place. It ends earlier if no edge may be
-    collapsed. Edges shorter than `shortest` are collapsed whatever the budget.
+    collapsed. Edges shorter than `shortest` are collapsed at any budget.
     Return vertices (K, 3) float64, faces (L, 3) int32, without unused vertices. Time grows with M
     log M: a second per 100 000.
     """
@@ -104,7 +108,7 @@ def _place(points, quadrics, u, v, target):
     a, b, c, d, e, f = q[0] + pull, q[1], q[2], q[3] + pull, q[4], q[5] + pull
     r0, r1, r2 = pull * middle[0] - q[6], pull * middle[1] - q[7], pull * middle[2] - q[8]
     m0, m1, m2 = d * f - e * e, c * e - b * f, b * e - c * d
-    det = a * m0 + b * m1 + c * m2          # positive: a sum of squares and a multiple of the identity
+    det = a * m0 + b * m1 + c * m2  # positive: a sum of squares and a multiple of the identity
     if det > 0.0:
         target[0] = (m0 * r0 + m1 * r1 + m2 * r2) / det
         target[1] = (m1 * r0 + (a * f - c * c) * r1 + (b * c - a * e) * r2) / det
@@ -112,8 +116,14 @@ def _place(points, quadrics, u, v, target):
     else:
         target[:] = middle
     x, y, z = target
-    cost = (q[0] * x * x + q[3] * y * y + q[5] * z * z + 2 * (q[1] * x * y + q[2] * x * z + q[4] * y * z)
-            + 2 * (q[6] * x + q[7] * y + q[8] * z) + q[9])
+    cost = (
+        q[0] * x * x
+        + q[3] * y * y
+        + q[5] * z * z
+        + 2 * (q[1] * x * y + q[2] * x * z + q[4] * y * z)
+        + 2 * (q[6] * x + q[7] * y + q[8] * z)
+        + q[9]
+    )
     side = points[u] - points[v]
     return max(cost, 0.0) + FLAT * (q[0] + q[3] + q[5]) * (side * side).sum()
 
@@ -136,7 +146,9 @@ def _worsens(points, faces, head, after, alive, u, v, target):
                 base = ((a - b) ** 2).sum()
                 longest = max(base, max(((target - a) ** 2).sum(), ((target - b) ** 2).sum()))
                 if now < NEEDLE * longest:
-                    earlier = max(base, max(((points[end] - a) ** 2).sum(), ((points[end] - b) ** 2).sum()))
+                    earlier = max(
+                        base, max(((points[end] - a) ** 2).sum(), ((points[end] - b) ** 2).sum())
+                    )
                     if now * earlier <= before * longest:
                         return True
             h = after[h]
@@ -175,8 +187,13 @@ def _collapse(points, faces, first, border, rim, locked, budget, shortest):
     alive = np.ones(count, np.bool_)
     version = np.zeros(len(points), np.int64)
     quadrics = _quadrics(points, faces, border)
-    mark, found, others = np.full(len(points), -1, np.int64), np.empty(len(points), np.int64), np.empty(len(points), np.int64)
+    mark, found, others = (
+        np.full(len(points), -1, np.int64),
+        np.empty(len(points), np.int64),
+        np.empty(len(points), np.int64),
+    )
     target, stamp, left = np.empty(3), 0, count
+    # The cost of every edge; edges below `shortest` come first, with a negative one.
     heap = [(0.0, np.int64(0), np.int64(0), np.int64(-1)) for _ in range(0)]
     for h in first:
         u, v = np.int64(faces[h // 3, h % 3]), np.int64(faces[h // 3, (h + 1) % 3])
@@ -191,7 +208,8 @@ def _collapse(points, faces, first, border, rim, locked, budget, shortest):
             break
         if version[u] < 0 or version[v] < 0 or version[u] + version[v] != age:
             continue
-        # The two faces of the edge must be all that its ends have in common, or the surface would be pinched.
+        # The two faces of the edge must be all that its ends have in common, or the surface would
+        # be pinched.
         stamp += 1
         n_u = _around(faces, head, after, alive, u, mark, stamp, found)
         stamp += 1
@@ -207,9 +225,17 @@ def _collapse(points, faces, first, border, rim, locked, budget, shortest):
                 shared += 1
                 w = faces[f, 0] + faces[f, 1] + faces[f, 2] - u - v
                 stamp += 1
-                tight |= not rim[w] and _around(faces, head, after, alive, w, mark, stamp, others) <= 3
+                tight |= (
+                    not rim[w] and _around(faces, head, after, alive, w, mark, stamp, others) <= 3
+                )
             h = after[h]
-        if common != shared or tight or (shared == 2 and rim[u] and rim[v]) or shared > 2 or shared == 0:
+        if (
+            common != shared
+            or tight
+            or (shared == 2 and rim[u] and rim[v])
+            or shared > 2
+            or shared == 0
+        ):
             continue
         _place(points, quadrics, u, v, target)
         if rim[u] != rim[v]:
@@ -251,5 +277,8 @@ def _collapse(points, faces, first, border, rim, locked, budget, shortest):
             if not locked[w]:
                 cost = _place(points, quadrics, v, w, target)
                 side = np.sqrt(((points[v] - points[w]) ** 2).sum())
-                heapq.heappush(heap, (side - shortest if side < shortest else cost, v, w, version[v] + version[w]))
+                heapq.heappush(
+                    heap,
+                    (side - shortest if side < shortest else cost, v, w, version[v] + version[w]),
+                )
     return alive

@@ -49,12 +49,19 @@ class Mesh:
         self.vertices = np.ascontiguousarray(self.vertices, np.float32)
         self.faces = np.ascontiguousarray(self.faces, np.int32)
         if self.vertices.ndim != 2 or self.vertices.shape[1] != 3 or not len(self.vertices):
-            raise MeshError(f"mesh vertices have shape {self.vertices.shape}, expected (V, 3) with V > 0")
+            raise MeshError(
+                f"mesh vertices have shape {self.vertices.shape}, expected (V, 3) with V > 0"
+            )
         if self.faces.ndim != 2 or self.faces.shape[1] != 3 or not len(self.faces):
-            raise MeshError(f"mesh faces have shape {self.faces.shape}, expected (F, 3) with F > 0: "
-                            "a point cloud cannot be rendered")
+            raise MeshError(
+                f"mesh faces have shape {self.faces.shape}, expected (F, 3) with F > 0: "
+                "a point cloud cannot be rendered"
+            )
         if self.faces.min() < 0 or self.faces.max() >= len(self.vertices):
-            raise MeshError(f"mesh faces name vertex {self.faces.max()}, but there are {len(self.vertices)} vertices")
+            raise MeshError(
+                f"mesh faces name vertex {self.faces.max()}, but there are {len(self.vertices)}"
+                " vertices"
+            )
         if not np.isfinite(self.vertices).all():
             raise MeshError("mesh vertices hold NaN or infinity: repair the file")
         if self.face_material is None:
@@ -64,12 +71,16 @@ class Mesh:
 
     def _derive_normals(self):
         corners = crease_normals(self.vertices, self.faces).reshape(-1, 3)
-        # Corners of one vertex whose normals agree stay one vertex; the others become vertices of their own.
+        # Corners of one vertex whose normals agree stay one vertex; the others become vertices of
+        # their own.
         keys = np.concatenate([self.faces.reshape(-1, 1).astype(np.int64),
                                np.round(corners * 512).astype(np.int64)], 1)
         _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         source = self.faces.reshape(-1)[first]
-        self.vertices, self.normals = self.vertices[source], np.ascontiguousarray(corners[first], np.float32)
+        self.vertices, self.normals = (
+            self.vertices[source],
+            np.ascontiguousarray(corners[first], np.float32),
+        )
         self.colors = None if self.colors is None else self.colors[source]
         self.uv = None if self.uv is None else self.uv[source]
         self.faces = inverse.reshape(-1, 3).astype(np.int32)
@@ -79,8 +90,15 @@ class Mesh:
         linear = np.asarray(matrix, np.float64)[:3, :3]
         normals = self.normals @ np.linalg.inv(linear)
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-        return Mesh(self.vertices @ linear.T + np.asarray(matrix)[:3, 3], self.faces, normals.astype(np.float32),
-                    self.colors, self.uv, self.face_material, self.materials)
+        return Mesh(
+            self.vertices @ linear.T + np.asarray(matrix)[:3, 3],
+            self.faces,
+            normals.astype(np.float32),
+            self.colors,
+            self.uv,
+            self.face_material,
+            self.materials,
+        )
 
 
 def merge(meshes: list[Mesh]) -> Mesh:
@@ -89,8 +107,16 @@ def merge(meshes: list[Mesh]) -> Mesh:
         raise MeshError("no mesh to merge")
     first = np.cumsum([0] + [len(m.vertices) for m in meshes])
     first_material = np.cumsum([0] + [len(m.materials) for m in meshes])
-    colors = None if all(m.colors is None for m in meshes) else np.concatenate(
-        [np.ones((len(m.vertices), 3), np.float32) if m.colors is None else m.colors for m in meshes])
+    colors = (
+        None
+        if all(m.colors is None for m in meshes)
+        else np.concatenate(
+            [
+                np.ones((len(m.vertices), 3), np.float32) if m.colors is None else m.colors
+                for m in meshes
+            ]
+        )
+    )
     uv = None if all(m.uv is None for m in meshes) else np.concatenate(
         [np.zeros((len(m.vertices), 2), np.float32) if m.uv is None else m.uv for m in meshes])
     return Mesh(np.concatenate([m.vertices for m in meshes]),
@@ -107,7 +133,9 @@ def crease_normals(vertices: np.ndarray, faces: np.ndarray, crease_deg: float = 
     corner's own face. Vertices at one place count as one, so seams do not show.
     """
     p = np.asarray(vertices, np.float64)
-    _, place = np.unique(np.round(p / max(np.ptp(p, axis=0).max(), 1e-30) * 1e6), axis=0, return_inverse=True)
+    _, place = np.unique(
+        np.round(p / max(np.ptp(p, axis=0).max(), 1e-30) * 1e6), axis=0, return_inverse=True
+    )
     place = place.reshape(-1)[faces].astype(np.int64)
     p = p[faces]
     area_normals = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
@@ -139,10 +167,14 @@ def _corner_normals(area_normals, place, order, start, cosine):
 def linear_from_srgb(coded: np.ndarray) -> np.ndarray:
     """Return linear light in [0, 1], float32, of sRGB-coded values in [0, 1] (IEC 61966-2-1)."""
     coded = np.asarray(coded, np.float32)
-    return np.where(coded <= 0.04045, coded / 12.92, ((np.maximum(coded, 0) + 0.055) / 1.055) ** 2.4).astype(np.float32)
+    return np.where(
+        coded <= 0.04045, coded / 12.92, ((np.maximum(coded, 0) + 0.055) / 1.055) ** 2.4
+    ).astype(np.float32)
 
 
 def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
     """Return sRGB-coded values in [0, 1], float32, of linear light in [0, 1] (IEC 61966-2-1)."""
     linear = np.clip(np.asarray(linear, np.float32), 0, 1)
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055).astype(np.float32)
+    return np.where(
+        linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055
+    ).astype(np.float32)

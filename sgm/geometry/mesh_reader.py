@@ -17,7 +17,8 @@ from sgm.geometry.mesh import Material, Mesh, MeshError, merge, srgb_from_linear
 from sgm.views.images import MAX_PIXELS
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
-# glTF is y-up and faces +z: (x, y, z) of our z-up world was written as (y, z, x); this takes it back.
+# glTF is y-up and faces +z: (x, y, z) of our z-up world was written as (y, z, x); this takes it
+# back.
 FROM_Y_UP = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], float)
 
 
@@ -41,19 +42,26 @@ def load_mesh(path, up: str = "auto") -> Mesh:
     gltf = path.suffix.lower() in (".glb", ".gltf")
     parts = []
     try:
-        with warnings.catch_warnings():     # of numpy and Pillow on damaged files: what cannot be used is told below
+        # numpy and Pillow warn of damaged files; errors follow below
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scene = trimesh.load_scene(path, process=False)
             linear_colors = gltf and not _byte_colors(path)
             for node in scene.graph.nodes_geometry:
                 matrix, name = scene.graph[node]
-                if isinstance(scene.geometry[name], trimesh.Trimesh) and len(scene.geometry[name].faces):
-                    parts.append(_part(scene.geometry[name], gltf, linear_colors).transformed(matrix))
+                if isinstance(scene.geometry[name], trimesh.Trimesh) and len(
+                    scene.geometry[name].faces
+                ):
+                    parts.append(
+                        _part(scene.geometry[name], gltf, linear_colors).transformed(matrix)
+                    )
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from None
-    except Exception as error:     # trimesh raises whatever its parsers meet in a damaged file
+    except Exception as error:  # trimesh's parsers raise any kind of error
         said = " ".join(f"{type(error).__name__} {error}".split())[:160]
-        raise MeshError(f"{path}: cannot be read as a mesh ({said}); open and re-export it") from None
+        raise MeshError(
+            f"{path}: cannot be read as a mesh ({said}); open and re-export it"
+        ) from None
     if not parts:
         raise MeshError(f"{path}: has no triangles; point clouds and curves cannot be rendered")
     mesh = merge(parts)
@@ -68,7 +76,9 @@ def _part(geometry, gltf: bool, linear_colors: bool) -> Mesh:
     vertices, colors, uv, material = np.asarray(geometry.vertices), None, None, Material()
     if visual.kind == "texture":
         material, uv = _material(visual.material, gltf), visual.uv
-        extra = visual.vertex_attributes.get("color") if hasattr(visual, "vertex_attributes") else None
+        extra = (
+            visual.vertex_attributes.get("color") if hasattr(visual, "vertex_attributes") else None
+        )
         if extra is not None and len(extra) == len(vertices):
             colors = np.asarray(extra)[:, :3]
             colors = colors / np.iinfo(colors.dtype).max if colors.dtype.kind in "ui" else colors
@@ -89,7 +99,8 @@ def _byte_colors(path: Path) -> bool:
     """Return whether a glTF file stores its vertex colors as bytes; trimesh always returns bytes.
     """
     data = path.read_bytes()
-    if data[:4] == b"glTF":      # a binary file: 12 bytes of header, then the JSON chunk with its length and kind
+    # a binary file: 12 bytes of header, then the JSON chunk with its length and kind
+    if data[:4] == b"glTF":
         data = data[20:20 + struct.unpack("<I", data[12:16])[0]]
     header = json.loads(data)
     kinds = {header["accessors"][primitive["attributes"]["COLOR_0"]]["componentType"]
@@ -104,15 +115,19 @@ def _material(source, gltf: bool) -> Material:
         factor, image = source.baseColorFactor, source.baseColorTexture
         mode, cutoff = source.alphaMode, source.alphaCutoff
     else:
-        # An obj's Kd is a stand-in where there is a picture: many exporters write black or gray beside map_Kd.
+        # An obj's Kd is a stand-in where there is a picture: many exporters write black or gray
+        # next to map_Kd.
         image = source.image
         factor, mode, cutoff = None if image is not None else source.diffuse, None, None
     color = np.ones(4) if factor is None else np.asarray(factor, float).reshape(-1) / 255
     if gltf:
         color[:3] = srgb_from_linear(color[:3])
     if image is not None and image.width * image.height > MAX_PIXELS:
-        raise MeshError(f"found a texture of {image.width} x {image.height} pixels, expected at most {MAX_PIXELS // 10 ** 6}"
-                        " megapixels: make it smaller")
+        raise MeshError(
+            f"found a texture of {image.width} x {image.height} pixels, expected at most"
+            f" {MAX_PIXELS // 10**6}"
+            " megapixels: make it smaller"
+        )
     texture = None if image is None else np.asarray(image.convert("RGBA"))
     # BLEND surfaces are drawn solid but for what is nearly invisible: leaves and hair are made so.
     hole = {"MASK": 0.5 if cutoff is None else float(cutoff), "BLEND": 0.1}.get(mode, 0.0)

@@ -33,7 +33,10 @@ def save(mesh, path) -> list[Path]:
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: kind {path.suffix or '(none)'} cannot be written; give one of {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"{path}: kind {path.suffix or '(none)'} cannot be written; give one of"
+            f" {', '.join(SUFFIXES)}"
+        )
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected a file to write; give another path")
     make = {".glb": _glb, ".obj": _obj, ".ply": _ply}[path.suffix.lower()]
@@ -65,30 +68,77 @@ def _glb(mesh, path):
 
     def attribute(array, kind, bounds=False):
         array = np.ascontiguousarray(array, np.float32)
-        accessors.append(dict(bufferView=put(array.tobytes(), VERTICES), componentType=FLOAT, count=len(array), type=kind))
+        accessors.append(
+            dict(
+                bufferView=put(array.tobytes(), VERTICES),
+                componentType=FLOAT,
+                count=len(array),
+                type=kind,
+            )
+        )
         if bounds:
             accessors[-1] |= dict(min=array.min(0).tolist(), max=array.max(0).tolist())
         return len(accessors) - 1
-    attributes = dict(POSITION=attribute(vertices[:, [1, 2, 0]], "VEC3", bounds=True),
-                      NORMAL=attribute(normals[:, [1, 2, 0]], "VEC3"), TEXCOORD_0=attribute(uv, "VEC2"))
-    accessors.append(dict(bufferView=put(faces.astype("<u4").tobytes(), INDICES), componentType=UNSIGNED, count=faces.size,
-                          type="SCALAR"))
-    # Unlit: the texture holds the light of the views; programs that do not know the extension shade a matt surface.
-    material = dict(name="views", doubleSided=True, extensions=dict(KHR_materials_unlit={}), pbrMetallicRoughness=dict(
-        baseColorTexture=dict(index=0), metallicFactor=0.0, roughnessFactor=1.0))
+
+    # Geometry.
+    attributes = dict(
+        POSITION=attribute(vertices[:, [1, 2, 0]], "VEC3", bounds=True),
+        NORMAL=attribute(normals[:, [1, 2, 0]], "VEC3"),
+        TEXCOORD_0=attribute(uv, "VEC2"),
+    )
+    accessors.append(
+        dict(
+            bufferView=put(faces.astype("<u4").tobytes(), INDICES),
+            componentType=UNSIGNED,
+            count=faces.size,
+            type="SCALAR",
+        )
+    )
+    # Unlit: the texture holds the light of the views; programs that do not know the extension shade
+    # a matt surface.
+    material = dict(
+        name="views",
+        doubleSided=True,
+        extensions=dict(KHR_materials_unlit={}),
+        pbrMetallicRoughness=dict(
+            baseColorTexture=dict(index=0), metallicFactor=0.0, roughnessFactor=1.0
+        ),
+    )
     header = dict(
-        asset=dict(version="2.0", generator="views_to_mesh"), extensionsUsed=["KHR_materials_unlit"], scene=0,
-        scenes=[dict(nodes=[0])], nodes=[dict(mesh=0, name=path.stem)],
-        meshes=[dict(name=path.stem, primitives=[dict(attributes=attributes, indices=len(accessors) - 1, material=0)])],
-        materials=[material], textures=[dict(sampler=0, source=0)],
+        asset=dict(version="2.0", generator="views_to_mesh"),
+        extensionsUsed=["KHR_materials_unlit"],
+        scene=0,
+        scenes=[dict(nodes=[0])],
+        nodes=[dict(mesh=0, name=path.stem)],
+        meshes=[
+            dict(
+                name=path.stem,
+                primitives=[dict(attributes=attributes, indices=len(accessors) - 1, material=0)],
+            )
+        ],
+        materials=[material],
+        textures=[dict(sampler=0, source=0)],
         samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)],
         images=[dict(bufferView=put(png(mesh.texture)), mimeType="image/png", name=path.stem)],
-        accessors=accessors, bufferViews=views, buffers=[dict(byteLength=len(binary))])
+        accessors=accessors,
+        bufferViews=views,
+        buffers=[dict(byteLength=len(binary))],
+    )
+    # Header and binary chunk.
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     size = 12 + 8 + len(text) + 8 + len(binary)
-    return [(path.name, b"glTF" + struct.pack("<II", 2, size) + struct.pack("<I4s", len(text), b"JSON") + text
-             + struct.pack("<I4s", len(binary), b"BIN\0") + bytes(binary))]
+    return [
+        (
+            path.name,
+            b"glTF"
+            + struct.pack("<II", 2, size)
+            + struct.pack("<I4s", len(text), b"JSON")
+            + text
+            + struct.pack("<I4s", len(binary), b"BIN\0")
+            + bytes(binary),
+        )
+    ]
 
 
 def _obj(mesh, path):
@@ -99,16 +149,24 @@ def _obj(mesh, path):
     np.savetxt(out, mesh.vertices, "v %.9g %.9g %.9g")
     np.savetxt(out, mesh.uv, "vt %.7g %.7g")
     out.write("usemtl views\n")
-    np.savetxt(out, np.stack([mesh.faces, mesh.face_uv], -1).reshape(-1, 6) + 1, "f %d/%d %d/%d %d/%d")
+    np.savetxt(
+        out, np.stack([mesh.faces, mesh.face_uv], -1).reshape(-1, 6) + 1, "f %d/%d %d/%d %d/%d"
+    )
     material = f"newmtl views\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nmap_Kd {stem}.png\n"
-    return [(f"{stem}.png", png(mesh.texture)), (f"{stem}.mtl", material.encode()), (path.name, out.getvalue().encode())]
+    return [
+        (f"{stem}.png", png(mesh.texture)),
+        (f"{stem}.mtl", material.encode()),
+        (path.name, out.getvalue().encode()),
+    ]
 
 
 def _ply(mesh, path):
     vertices, kind = np.asarray(mesh.vertices), "float"
     if np.abs(vertices - vertices.astype(np.float32)).max() > 1e-6 * np.ptp(vertices, axis=0).max():
-        kind = "double"                         # a world far from its origin
-    fields = [(k, "<f8" if kind == "double" else "<f4") for k in "xyz"] + [(k, "u1") for k in ("red", "green", "blue")]
+        kind = "double"  # a world far from its origin
+    fields = [(k, "<f8" if kind == "double" else "<f4") for k in "xyz"] + [
+        (k, "u1") for k in ("red", "green", "blue")
+    ]
     rows = np.empty(len(vertices), fields)
     colors = mesh.vertex_colors()
     for k, name in enumerate("xyz"):
@@ -117,8 +175,16 @@ def _ply(mesh, path):
         rows[name] = colors[:, k]
     faces = np.empty(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
     faces["count"], faces["corners"] = 3, mesh.faces
-    header = "\n".join(["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}",
-                        *(f"property {kind} {name}" for name in "xyz"),
-                        *(f"property uchar {name}" for name in ("red", "green", "blue")),
-                        f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header\n"])
+    header = "\n".join(
+        [
+            "ply",
+            "format binary_little_endian 1.0",
+            f"element vertex {len(rows)}",
+            *(f"property {kind} {name}" for name in "xyz"),
+            *(f"property uchar {name}" for name in ("red", "green", "blue")),
+            f"element face {len(faces)}",
+            "property list uchar int vertex_indices",
+            "end_header\n",
+        ]
+    )
     return [(path.name, header.encode() + rows.tobytes() + faces.tobytes())]

@@ -14,7 +14,8 @@ from scipy.spatial import cKDTree
 from sgm.geometry.topology import MERGE, areas, describe, face_normals, heights, weld
 
 SAMPLES = 10_000    # points whose distance is taken, on each surface
-DENSE = 500_000     # points that stand for the other surface; leaves a floor of about 0.002 between equal meshes
+# points that stand for the other surface; leaves a floor of about 0.002 between equal meshes
+DENSE = 500_000
 RESOLUTION = 64     # voxels per unit of length, for the IoU
 HALF = 0.75         # the voxels cover [-HALF, HALF]^3
 THRESHOLDS = (0.01, 0.02)
@@ -32,7 +33,9 @@ def prepared(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nd
     return vertices, faces
 
 
-def sample(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def sample(
+    vertices: np.ndarray, faces: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return points (count, 3) uniform over the surface, and their faces' unit normals (count, 3).
     """
     rng = np.random.default_rng(seed)
@@ -55,20 +58,34 @@ def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed:
     'fill'; hausdorff; of the prediction: faces, components, boundary edges, watertight. Raises
     ValueError for a mesh without area.
     """
+    # Samples, and distances between them.
     predicted, true = prepared(*prediction), prepared(*truth)
-    (p, p_normal), (q, q_normal) = sample(*predicted, samples, seed), sample(*true, samples, seed + 1)
-    (true_cloud, true_normal), (cloud, normal) = sample(*true, dense, seed + 2), sample(*predicted, dense, seed + 3)
+    (p, p_normal), (q, q_normal) = (
+        sample(*predicted, samples, seed),
+        sample(*true, samples, seed + 1),
+    )
+    (true_cloud, true_normal), (cloud, normal) = (
+        sample(*true, dense, seed + 2),
+        sample(*predicted, dense, seed + 3),
+    )
     forth, at_true = cKDTree(true_cloud).query(p)
     back, at_predicted = cKDTree(cloud).query(q)
-    out = dict(chamfer_l1=forth.mean() + back.mean(), chamfer_l2=(forth ** 2).mean() + (back ** 2).mean(),
-               pred_to_gt=forth.mean(), gt_to_pred=back.mean(), hausdorff=max(forth.max(), back.max()))
+    out = dict(
+        chamfer_l1=forth.mean() + back.mean(),
+        chamfer_l2=(forth**2).mean() + (back**2).mean(),
+        pred_to_gt=forth.mean(),
+        gt_to_pred=back.mean(),
+        hausdorff=max(forth.max(), back.max()),
+    )
     for t in THRESHOLDS:
         precision, recall = (forth < t).mean(), (back < t).mean()
         out |= {f"fscore_{t:g}": 2 * precision * recall / max(precision + recall, 1e-12),
                 f"precision_{t:g}": precision, f"recall_{t:g}": recall}
+    # Normals at nearest points.
     agree = [(p_normal * true_normal[at_true]).sum(1), (q_normal * normal[at_predicted]).sum(1)]
     out["normal_consistency"] = np.mean([np.abs(a).mean() for a in agree])
     out["normal_consistency_signed"] = np.mean([a.mean() for a in agree])
+    # Interiors.
     shape, true_shape = describe(*predicted), describe(*true)
     mode = "parity" if is_closed(shape) and is_closed(true_shape) else "fill"
     inside = inside_by_parity if mode == "parity" else inside_by_filling
@@ -76,9 +93,15 @@ def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed:
     out |= dict(iou=(a & b).sum() / max((a | b).sum(), 1), vol_pred=a.sum() / RESOLUTION ** 3,
                 vol_gt=b.sum() / RESOLUTION ** 3)
     out = {key: float(value) for key, value in out.items()}
-    return out | dict(iou_mode=mode, pred_faces=shape["faces"], gt_faces=true_shape["faces"],
-                      pred_components=shape["components"], pred_boundary_edges=shape["boundary_edges"],
-                      pred_watertight=is_closed(shape), gt_watertight=is_closed(true_shape))
+    return out | dict(
+        iou_mode=mode,
+        pred_faces=shape["faces"],
+        gt_faces=true_shape["faces"],
+        pred_components=shape["components"],
+        pred_boundary_edges=shape["boundary_edges"],
+        pred_watertight=is_closed(shape),
+        gt_watertight=is_closed(true_shape),
+    )
 
 
 def is_closed(shape: dict) -> bool:
@@ -100,7 +123,9 @@ def inside_by_parity(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(0)
     for axis in range(3):
         others = [k for k in range(3) if k != axis]
-        off = ((rng.random((len(centers) ** 2, 2)) - 0.5) * 1e-4).reshape(len(centers), len(centers), 2)
+        off = ((rng.random((len(centers) ** 2, 2)) - 0.5) * 1e-4).reshape(
+            len(centers), len(centers), 2
+        )
         p = np.ascontiguousarray(vertices[:, [*others, axis]])
         votes += np.moveaxis(_odd(p, faces, centers, off), 2, axis)
     return votes >= 2

@@ -28,7 +28,10 @@ class TexturedMesh:
 
     def placed(self, scale: float, center) -> TexturedMesh:
         """Return the mesh in the views' own world: vertices / scale + center, float64."""
-        return replace(self, vertices=np.asarray(self.vertices, np.float64) / scale + np.asarray(center, np.float64))
+        return replace(
+            self,
+            vertices=np.asarray(self.vertices, np.float64) / scale + np.asarray(center, np.float64),
+        )
 
     def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return one vertex for every pair of a place and a texture coordinate, as glTF needs it.
@@ -57,7 +60,13 @@ class TexturedMesh:
         """
         vertices, normals, uv, faces = self.split()
         opaque = np.full((*self.texture.shape[:2], 1), 255, np.uint8)
-        return Mesh(vertices, faces, normals, uv=uv, materials=(Material(texture=np.dstack([self.texture, opaque])),))
+        return Mesh(
+            vertices,
+            faces,
+            normals,
+            uv=uv,
+            materials=(Material(texture=np.dstack([self.texture, opaque])),),
+        )
 
     def vertex_colors(self) -> np.ndarray:
         """Return (N, 3) uint8: the texture at every vertex, the mean over the sides of a seam."""

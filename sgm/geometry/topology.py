@@ -9,10 +9,13 @@ from numba import njit
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-MERGE = 1e-8        # vertices that agree after rounding to this are one place; triangles of less height are no triangles
+# vertices equal after rounding to this are one; triangles of less height are degenerate
+MERGE = 1e-8
 
 
-def weld(vertices: np.ndarray, faces: np.ndarray, step: float = MERGE) -> tuple[np.ndarray, np.ndarray]:
+def weld(
+    vertices: np.ndarray, faces: np.ndarray, step: float = MERGE
+) -> tuple[np.ndarray, np.ndarray]:
     """Merge vertices that agree after rounding to `step`, and drop unused ones.
 
     Return vertices (K, 3) of the input's dtype, faces (M, 3) int32. Faces keep their number and
@@ -65,7 +68,9 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Return unit normals (N, 3) float64, the faces' weighted by area; 0 where they cancel."""
     p = np.asarray(vertices, np.float64)[faces]
     n = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
-    out = np.stack([np.bincount(faces.reshape(-1), np.repeat(n[:, k], 3), len(vertices)) for k in range(3)], 1)
+    out = np.stack(
+        [np.bincount(faces.reshape(-1), np.repeat(n[:, k], 3), len(vertices)) for k in range(3)], 1
+    )
     length = np.linalg.norm(out, axis=1, keepdims=True)
     return np.divide(out, length, out=np.zeros_like(out), where=length > 0)
 
@@ -145,9 +150,12 @@ def _flips(faces, beyond):
                 g = beyond[f, k]
                 if g < 0 or seen[g]:
                     continue
-                same = False                # does g run through the edge in the same direction as f?
+                same = False  # does g run through the edge in the same direction as f?
                 for j in range(3):
-                    same |= faces[g, j] == faces[f, k] and faces[g, (j + 1) % 3] == faces[f, (k + 1) % 3]
+                    same |= (
+                        faces[g, j] == faces[f, k]
+                        and faces[g, (j + 1) % 3] == faces[f, (k + 1) % 3]
+                    )
                 flip[g] = flip[f] != same
                 seen[g] = True
                 stack[size] = g
@@ -162,8 +170,10 @@ def describe(vertices: np.ndarray, faces: np.ndarray) -> dict:
     watertight (every edge has two faces, which agree on the outside), genus (handles, of a
     watertight mesh), volume and area in the mesh's units.
     """
-    if len(faces):      # whatever the units are
-        vertices, faces = weld(vertices, faces, MERGE * max(np.ptp(vertices[faces.reshape(-1)], axis=0).max(), MERGE))
+    if len(faces):  # in any units
+        vertices, faces = weld(
+            vertices, faces, MERGE * max(np.ptp(vertices[faces.reshape(-1)], axis=0).max(), MERGE)
+        )
     order, start = edge_groups(faces)
     counts = np.diff(start)
     parts = int(face_components(faces).max()) + 1 if len(faces) else 0
@@ -172,6 +182,14 @@ def describe(vertices: np.ndarray, faces: np.ndarray) -> dict:
         ahead = faces.reshape(-1) < np.roll(faces, -1, axis=1).reshape(-1)
         closed = bool((ahead[order[0::2]] != ahead[order[1::2]]).all())
     euler = len(vertices) - len(counts) + len(faces)
-    return dict(vertices=len(vertices), faces=len(faces), components=parts, boundary_edges=int((counts == 1).sum()),
-                branching_edges=int((counts > 2).sum()), watertight=closed, genus=parts - euler // 2 if closed else None,
-                volume=volume(vertices, faces) if closed else None, area=float(areas(vertices, faces).sum()))
+    return dict(
+        vertices=len(vertices),
+        faces=len(faces),
+        components=parts,
+        boundary_edges=int((counts == 1).sum()),
+        branching_edges=int((counts > 2).sum()),
+        watertight=closed,
+        genus=parts - euler // 2 if closed else None,
+        volume=volume(vertices, faces) if closed else None,
+        area=float(areas(vertices, faces).sum()),
+    )

@@ -6,6 +6,8 @@ lists, so how levels, widths and skip connections follow one another is written 
 """
 from typing import NamedTuple
 
+from sgm.config.model import UNetSpec, VaeSpec
+
 STEM, HEAD = "stem", "head"             # first convolution; last norm and convolution
 RESIDUAL, TRANSFORMER = "residual", "transformer"
 MIDDLE = "middle"                       # the autoencoder's residual, attention, residual
@@ -25,8 +27,8 @@ class Layer(NamedTuple):
     level: int
 
 
-def unet_blocks(spec):
-    """Return the blocks of a `sgm.config.model.UNetSpec` as tuples of `Layer`s, in running order.
+def unet_blocks(spec: UNetSpec) -> list[tuple[Layer, ...]]:
+    """Return the blocks of the UNet as tuples of `Layer`s, in running order.
 
     A block is what the published keys number: `input_blocks.N`, `middle_block`, `output_blocks.N`,
     and last `out`. The result of each input block is kept, and joins the input of the output block
@@ -65,13 +67,13 @@ def _block(key, kinds, width_in, width_out, level):
                        level - (kind == UPSAMPLE)) for i, kind in enumerate(kinds))
 
 
-def unet_layers(spec):
+def unet_layers(spec: UNetSpec) -> list[Layer]:
     """Return the `Layer`s of all `unet_blocks` in one list."""
     return [layer for block in unet_blocks(spec) for layer in block]
 
 
-def encoder_layers(spec):
-    """Return the `Layer`s of the encoder of a `sgm.config.model.VaeSpec`, in running order."""
+def encoder_layers(spec: VaeSpec) -> list[Layer]:
+    """Return the `Layer`s of the autoencoder's encoder, in running order."""
     layers, now, last = [Layer("conv_in", STEM, 3, spec.ch, 0)], spec.ch, len(spec.ch_mult) - 1
     for level, multiple in enumerate(spec.ch_mult):
         for i in range(spec.num_res_blocks):
@@ -85,8 +87,8 @@ def encoder_layers(spec):
     return layers
 
 
-def decoder_layers(spec):
-    """Return the `Layer`s of the decoder, image by image or over time, in running order."""
+def decoder_layers(spec: VaeSpec) -> list[Layer]:
+    """Return the `Layer`s of the decoder, frame by frame or over time, in running order."""
     last = len(spec.ch_mult) - 1
     now = spec.ch * spec.ch_mult[last]
     layers = [Layer("conv_in", STEM, spec.z_channels, now, last),

@@ -1,4 +1,4 @@
-"""Adam as one compiled step: loss, gradients and update of a few small networks (NeRF and DMTet; training has AdamW)."""
+"""Adam as one compiled step: loss, gradients and update of a small network (NeRF, DMTet)."""
 import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn
@@ -8,10 +8,11 @@ BETAS, EPS = (0.9, 0.99), 1e-15                 # Instant-NGP's
 
 
 class AdamStep(nn.Cell):
-    """A loss, its gradients and Adam's update (Kingma & Ba 2015) of `parameters` in one graph of static shape.
+    """A loss, its gradients and Adam's update (Kingma & Ba 2015) of `parameters` in one graph.
 
-    loss: a cell that returns a scalar to minimise and further scalars. name: what the moments' names begin with.
-    inputs: positions of the arguments of `loss` whose gradients are returned, too; none unless given.
+    loss: a cell that returns a scalar to minimize and further scalars. name: prefix of the moments'
+    names. inputs: positions of the arguments of `loss` whose gradients are returned, too; none
+    unless given.
     """
 
     def __init__(self, loss, parameters, name="adam", inputs=None):
@@ -24,7 +25,10 @@ class AdamStep(nn.Cell):
         self.count, self.with_inputs = len(parameters), inputs is not None
 
     def construct(self, rates, *batch):
-        """Return what `loss` returns for `batch`, then the gradients of its inputs if asked for. rates: see `rates`."""
+        """Return what `loss` returns for `batch`, then the gradients of its inputs if asked for.
+
+        rates: see `rates`.
+        """
         values, gradients = self.gradients(*batch)
         more = ()
         if self.with_inputs:
@@ -34,7 +38,9 @@ class AdamStep(nn.Cell):
         done = ()
         for k in range(self.count):
             weight, m, v = self.parameters_[k], self.m[k], self.v[k]
-            done = done + (self.adam(weight, m, v, beta1_power, beta2_power, lr, *BETAS, EPS, gradients[k]),)
+            done = done + (
+                self.adam(weight, m, v, beta1_power, beta2_power, lr, *BETAS, EPS, gradients[k]),
+            )
         return (P.depend(values[0], done),) + values[1:] + more
 
     def state(self):
@@ -42,8 +48,10 @@ class AdamStep(nn.Cell):
         return {f"{kind}.{p.name}": p.asnumpy() for kind, p in self._named()}
 
     def restore(self, arrays):
-        """Take over what `state` returned. Raises KeyError, and changes nothing, if an array is missing or of another
-        shape."""
+        """Take over what `state` returned.
+
+        Raises KeyError, and changes nothing, if an array is missing or of another shape.
+        """
         for kind, p in self._named():
             if arrays[f"{kind}.{p.name}"].shape != p.shape:
                 raise KeyError(p.name)
@@ -51,9 +59,13 @@ class AdamStep(nn.Cell):
             p.set_data(Tensor(arrays[f"{kind}.{p.name}"]))
 
     def _named(self):
-        return [(kind, p) for kind, group in (("parameter", self.parameters_), ("m", self.m), ("v", self.v)) for p in group]
+        return [
+            (kind, p)
+            for kind, group in (("parameter", self.parameters_), ("m", self.m), ("v", self.v))
+            for p in group
+        ]
 
 
 def rates(step, lr):
-    """Return Adam's scalars (3,) of step 0, 1, ...: the learning rate and the powers of the betas."""
+    """Return Adam's scalars (3,) of step 0, 1, ...: learning rate and powers of the betas."""
     return Tensor(np.array([lr, BETAS[0] ** (step + 1), BETAS[1] ** (step + 1)], np.float32))

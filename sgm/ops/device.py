@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 
 import mindspore as ms
+import numpy as np
 
 from sgm.config.yaml_reader import ConfigError
 
@@ -12,7 +13,7 @@ TARGETS = ("CPU", "Ascend")
 _target = "CPU"
 
 
-def set_target(name):
+def set_target(name: str) -> None:
     """Choose the operator forms of graphs that are built from now on: ``"CPU"`` or ``"Ascend"``."""
     global _target
     if name not in TARGETS:
@@ -20,17 +21,17 @@ def set_target(name):
     _target = name
 
 
-def target():
+def target() -> str:
     """Return the target in force."""
     return _target
 
 
-def on_ascend():
+def on_ascend() -> bool:
     """Return whether graphs built now take the Ascend form."""
     return _target == "Ascend"
 
 
-def set_device(name, device_id=0, mode="graph"):
+def set_device(name: str, device_id: int = 0, mode: str = "graph") -> None:
     """Select the device, its operator forms and MindSpore's precision switches.
 
     On Ascend, HF32 is switched off so that what is called float32 (above all the VAE) is float32.
@@ -58,7 +59,7 @@ def set_device(name, device_id=0, mode="graph"):
 _jit = True
 
 
-def set_jit(on):
+def set_jit(on: bool) -> None:
     """Choose whether `compiled` compiles (graph mode) or leaves functions alone (pynative)."""
     global _jit
     _jit = on
@@ -69,7 +70,7 @@ def compiled(function):
     return ms.jit(function) if _jit else function
 
 
-def release():
+def release() -> None:
     """Forget all compiled graphs and give their memory back.
 
     A graph keeps the weights it first ran with, in memory and in its results, even if its
@@ -79,7 +80,7 @@ def release():
     ms.ms_memory_recycle()
 
 
-def wait():
+def wait() -> None:
     """Block without spinning until MindSpore's threads are idle.
 
     Only on a CPU; an NPU's host has spare cores.
@@ -107,7 +108,7 @@ def _others_run():
     return False
 
 
-def fetch(tensor):
+def fetch(tensor: ms.Tensor) -> np.ndarray:
     """Return the numpy value of `tensor`, after `wait`."""
     wait()
     return tensor.asnumpy()

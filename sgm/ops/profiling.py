@@ -20,9 +20,9 @@ class StageTimer:
     def __call__(self, name):
         """Context manager: measure the block as the stage `name`."""
         _reset_peak()
-        began = time.perf_counter()
+        start = time.perf_counter()
         yield
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         self.log[name] = {"seconds": round(seconds, 2), "peak_gb": round(peak_gb(), 2)}
         if self.listener:
             self.listener(name, **self.log[name])

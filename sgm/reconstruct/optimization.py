@@ -32,11 +32,21 @@ def optimize(trainer, *, save=None, preview=None, progress=None):
             done, last = trainer.done, trainer.done == trainer.total or bool(stopped)
             if last or done % EVERY == 0:
                 trainer.history.append((done, loss, psnr))
-            if save is not None and (last or settings.save_every and done % settings.save_every == 0):
+            if save is not None and (
+                last or settings.save_every and done % settings.save_every == 0
+            ):
                 save(trainer.state())
-            if preview is not None and settings.preview_every and (last or done % settings.preview_every == 0):
+            if (
+                preview is not None
+                and settings.preview_every
+                and (last or done % settings.preview_every == 0)
+            ):
                 preview()
     if stopped:
-        log.warning("%s: stopped after %d of %d steps; the result is as it was then", trainer.name, trainer.done,
-                    trainer.total)
+        log.warning(
+            "%s: stopped after %d of %d steps; the result is as it was then",
+            trainer.name,
+            trainer.done,
+            trainer.total,
+        )
     return trainer.done == trainer.total

@@ -39,11 +39,20 @@ class Reconstruction:
     azimuth_sign: -1 counts the cameras' azimuths the other way. Raises ShapeError and the like.
     """
 
-    def __init__(self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True):
+    def __init__(
+        self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True
+    ):
         unknown = [name for name in stages if name not in STAGES]
         if unknown:
-            raise ShapeError(f"stages: found {', '.join(unknown)}, expected some of {', '.join(STAGES)}")
-        self.source, self.spec, self.output, self.stages = str(source), spec, Path(output), tuple(stages)
+            raise ShapeError(
+                f"stages: found {', '.join(unknown)}, expected some of {', '.join(STAGES)}"
+            )
+        self.source, self.spec, self.output, self.stages = (
+            str(source),
+            spec,
+            Path(output),
+            tuple(stages),
+        )
         self.resume, self.progress, self.azimuth_sign = resume, progress, azimuth_sign
         self.work, self.timer = Work(self.output / "work"), StageTimer()
         self.report, self.interrupted = {}, False
@@ -58,24 +67,37 @@ class Reconstruction:
         """
         with self.timer("views"):
             views, held_out = steps.read(self.source, self.spec, self.azimuth_sign, self.progress)
-            self.report["views"] = {"source": self.source, "count": len(views), "held_back": len(held_out), "width": views.w,
-                                    "height": views.h, "scale": views.scale, "centre": views.center.tolist()}
-            digest = hashlib.sha256(views.c2w.tobytes() + views.rgb.tobytes() + views.mask.tobytes())
+            self.report["views"] = {
+                "source": self.source,
+                "count": len(views),
+                "held_back": len(held_out),
+                "width": views.w,
+                "height": views.h,
+                "scale": views.scale,
+                "centre": views.center.tolist(),
+            }
+            digest = hashlib.sha256(
+                views.c2w.tobytes() + views.rgb.tobytes() + views.mask.tobytes()
+            )
             origin = {"views": digest.hexdigest()[:16], "seed": self.spec.seed}
         self.work.folder.mkdir(parents=True, exist_ok=True)
         with self.timer("hull"):
             hull = steps.carve(views, self.spec)
-            self.report["hull"] = {"base": hull.base, "outvoted": hull.allowed_outliers, "coverage": round(hull.coverage, 4)}
+            self.report["hull"] = {
+                "base": hull.base,
+                "outvoted": hull.allowed_outliers,
+                "coverage": round(hull.coverage, 4),
+            }
         with self.timer("nerf"):
             field, trainer = self.field(views, hull, origin)
         with self.timer("surface"):
             sdf = self.distance(trainer, hull, origin)
-            del trainer                         # its graphs and Adam's moments are not needed any more
+            del trainer  # its graphs and Adam's moments are not needed any more
             field.forget_graphs()
             ops.release()
         with self.timer("dmtet"):
             surface = self.surface(views, sdf, field, origin)
-        with until_stopped() as stopped:        # from here on what is done is written down before the end
+        with until_stopped() as stopped:        # what is done is saved before the end
             with self.timer("texture"):
                 mesh = self.mesh(surface, views, held_out, hull, stopped)
             self.interrupted |= bool(stopped)
@@ -98,14 +120,23 @@ class Reconstruction:
         if "nerf" in self.stages:
             self.work.note("nerf", made_with, self.resume)
             self.optimize(trainer, lambda: report.of_field(trainer))
-        self.report["nerf"] = {"steps": trainer.done, "encoding": spec.nerf.encoding, "psnr": _psnr(trainer)}
+        self.report["nerf"] = {
+            "steps": trainer.done,
+            "encoding": spec.nerf.encoding,
+            "psnr": _psnr(trainer),
+        }
         return trainer.field, trainer
 
     def distance(self, trainer, hull, origin):
         """Return the signed distance that the mesh starts from."""
         spec = self.spec
-        made_with = {**origin, "hull": asdict(spec.hull), "depth": asdict(spec.depth),
-                     "nerf": _of_result(spec.nerf) if trainer else None, "steps": trainer.done if trainer else 0}
+        made_with = {
+            **origin,
+            "hull": asdict(spec.hull),
+            "depth": asdict(spec.depth),
+            "nerf": _of_result(spec.nerf) if trainer else None,
+            "steps": trainer.done if trainer else 0,
+        }
         saved = self.saved("surface", made_with)
         if saved is not None:
             sdf, chosen = saved["sdf"], json.loads(str(saved["chosen"]))
@@ -119,7 +150,11 @@ class Reconstruction:
     def surface(self, views, sdf, field, origin):
         """Return the Surface of a signed distance: refined, from an earlier run, or as it is."""
         spec = self.spec
-        made_with = {**origin, "surface": hashlib.sha256(sdf.tobytes()).hexdigest()[:16], "dmtet": _of_result(spec.dmtet)}
+        made_with = {
+            **origin,
+            "surface": hashlib.sha256(sdf.tobytes()).hexdigest()[:16],
+            "dmtet": _of_result(spec.dmtet),
+        }
         saved = self.saved("dmtet", made_with)
         runs = "dmtet" in self.stages and not self.interrupted
         if not runs and saved is None:
@@ -153,12 +188,19 @@ class Reconstruction:
         def save(arrays):
             save_state(self.work.file(trainer.name), arrays)
 
-        with tqdm(total=trainer.total, initial=trainer.done, desc=trainer.name, disable=not self.progress, unit="step") as bar:
-            def tell(psnr):
+        with tqdm(
+            total=trainer.total,
+            initial=trainer.done,
+            desc=trainer.name,
+            disable=not self.progress,
+            unit="step",
+        ) as bar:
+
+            def show(psnr):
                 bar.set_postfix(psnr=f"{psnr:.2f} dB", refresh=False)
                 bar.update()
 
-            self.interrupted |= not optimize(trainer, save=save, preview=preview, progress=tell)
+            self.interrupted |= not optimize(trainer, save=save, preview=preview, progress=show)
 
     def mesh(self, surface, views, held_out, hull, stopped):
         """Clean, texture, write files and figures. Return the TexturedMesh in the views' own world.
@@ -175,7 +217,7 @@ class Reconstruction:
         for kind in FORMATS:
             mesh_writer.save(placed, self.output / f"mesh.{kind}")
         self.report["mesh"] = report.facts(placed)
-        for name in PICTURES:                   # of the mesh that was there before
+        for name in PICTURES:                   # those of an earlier mesh
             (self.output / name).unlink(missing_ok=True)
         if not stopped:
             self.report["metrics"] = {"input": _rounded(report.view_metrics(mesh, views))}
@@ -199,9 +241,12 @@ class Reconstruction:
         if not differing:
             return load_state(self.work.file(stage))
         if stage == "surface" or self.resume and stage == "dmtet" and differing == ["surface"]:
-            return None                         # follows what comes before it
-        raise ShapeError(f"{self.work.file(stage)}: was made with another {', '.join(differing)}; run without --resume to"
-                         " make it again, or with the views and settings of then")
+            return None  # follows what comes before it
+        raise ShapeError(
+            f"{self.work.file(stage)}: was made with another {', '.join(differing)}; run without"
+            " --resume to"
+            " make it again, or with the views and settings of then"
+        )
 
     def save_report(self):
         """Write report.json."""
@@ -240,4 +285,8 @@ def _rounded(figures):
 
 def _of_result(spec):
     """Return the settings of a NerfSpec or DMTetSpec that its result depends on."""
-    return {key: value for key, value in asdict(spec).items() if key not in ("preview_every", "save_every")}
+    return {
+        key: value
+        for key, value in asdict(spec).items()
+        if key not in ("preview_every", "save_every")
+    }

@@ -70,7 +70,12 @@ class PosedViews:
         """Return the same views with box' = (box - center) * scale."""
         c2w = self.c2w.copy()
         c2w[:, :3, 3] = (c2w[:, :3, 3] - center) * scale
-        return replace(self, c2w=c2w, scale=self.scale * scale, center=self.center + np.asarray(center) / self.scale)
+        return replace(
+            self,
+            c2w=c2w,
+            scale=self.scale * scale,
+            center=self.center + np.asarray(center) / self.scale,
+        )
 
     def resized(self, side):
         """Return the views, reduced by area so that the longer side has at most `side` pixels."""
@@ -81,8 +86,15 @@ class PosedViews:
         both = np.concatenate([self.rgb, self.mask[..., None]], axis=-1)
         both = np.stack([cv2.resize(view, (w, h), interpolation=cv2.INTER_AREA) for view in both])
         sx, sy = w / self.w, h / self.h
-        return replace(self, rgb=np.ascontiguousarray(both[..., :3]), mask=np.ascontiguousarray(both[..., 3]),
-                       fl_x=self.fl_x * sx, fl_y=self.fl_y * sy, cx=self.cx * sx, cy=self.cy * sy)
+        return replace(
+            self,
+            rgb=np.ascontiguousarray(both[..., :3]),
+            mask=np.ascontiguousarray(both[..., 3]),
+            fl_x=self.fl_x * sx,
+            fl_y=self.fl_y * sy,
+            cx=self.cx * sx,
+            cy=self.cy * sy,
+        )
 
     def subset(self, indices):
         """Return the views of these indices."""
@@ -111,17 +123,31 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     """
     path = Path(path)
     if not path.exists():
-        raise ShapeError(f"{path}: no such file or folder; give a folder of views with its transforms.json")
+        raise ShapeError(
+            f"{path}: no such file or folder; give a folder of views with its transforms.json"
+        )
     if path.is_dir() and not (path / "transforms.json").is_file():
-        raise ShapeError(f"{path}: found no transforms.json in it, expected the cameras of its views; sample with sv3d_u or"
-                         " sv3d_p, render with tools/render_orbits.py, or export from nerfstudio or Blender")
+        raise ShapeError(
+            f"{path}: found no transforms.json in it, expected the cameras of its views; sample"
+            " with sv3d_u or"
+            " sv3d_p, render with tools/render_orbits.py, or export from nerfstudio or Blender"
+        )
+    # Cameras, and which of them are used.
     posed = read_transforms(path)
     if len(posed.files) < MIN_VIEWS:
-        raise ShapeError(f"{path}: found {len(posed.files)} views, expected at least {MIN_VIEWS} (20 and more are good);"
-                         " add views around the object")
-    chosen = np.unique(np.linspace(0, len(posed.files) - 1, min(most, len(posed.files))).round().astype(int))
+        raise ShapeError(
+            f"{path}: found {len(posed.files)} views, expected at least {MIN_VIEWS} (20 and more"
+            " are good);"
+            " add views around the object"
+        )
+    chosen = np.unique(
+        np.linspace(0, len(posed.files) - 1, min(most, len(posed.files))).round().astype(int)
+    )
     if len(chosen) < len(posed.files):
-        log.warning("%s: %d of its %d views are used, evenly spread", path, len(chosen), len(posed.files))
+        log.warning(
+            "%s: %d of its %d views are used, evenly spread", path, len(chosen), len(posed.files)
+        )
+    # Pictures: cut out, of one shape and size, each with an object.
     aspect = posed.width / posed.height
     scale = min(1.0, side / max(posed.width, posed.height))
     size = max(1, round(posed.width * scale)), max(1, round(posed.height * scale))
@@ -132,22 +158,38 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
         how[said] = how.get(said, 0) + 1
         height, width = picture.shape[:2]
         if abs(width - height * aspect) > max(1.5, 0.01 * width):
-            raise ShapeError(f"{file}: found {width} x {height} pixels, expected the shape of w {posed.width}, h"
-                             f" {posed.height} in {path}; use the pictures that belong to these cameras")
+            raise ShapeError(
+                f"{file}: found {width} x {height} pixels, expected the shape of w {posed.width}, h"
+                f" {posed.height} in {path}; use the pictures that belong to these cameras"
+            )
         if (width, height) != size:
             shrinks = width > size[0]
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            picture = cv2.resize(
+                picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
         covered = float((picture[..., 3] > 0.5).mean())
         if not EMPTY < covered < FULL:
-            raise ShapeError(f"{file}: the object's mask ({said}) covers {covered:.1%} of the picture, expected a part of it;"
-                             " give pictures with alpha, or on a plain background, or take the view out of transforms.json")
+            raise ShapeError(
+                f"{file}: the object's mask ({said}) covers {covered:.1%} of the picture, expected"
+                " a part of it;"
+                " give pictures with alpha, or on a plain background, or take the view out of"
+                " transforms.json"
+            )
         pictures.append(picture)
     if len(how) > 1 or not any(said.startswith("alpha") for said in how):
         log.info("cut out: %s", ", ".join(f"{count} by {said}" for said, count in how.items()))
     pictures = np.stack(pictures)
     sx, sy = size[0] / posed.width, size[1] / posed.height
-    return PosedViews(np.ascontiguousarray(pictures[..., :3]), np.ascontiguousarray(pictures[..., 3]), posed.poses[chosen],
-                 posed.fl * sx, posed.fl * sy, posed.cx * sx, posed.cy * sy, files=tuple(posed.files[k] for k in chosen))
+    return PosedViews(
+        np.ascontiguousarray(pictures[..., :3]),
+        np.ascontiguousarray(pictures[..., 3]),
+        posed.poses[chosen],
+        posed.fl * sx,
+        posed.fl * sy,
+        posed.cx * sx,
+        posed.cy * sy,
+        files=tuple(posed.files[k] for k in chosen),
+    )
 
 
 def _picture(file, mask, method):
@@ -157,8 +199,11 @@ def _picture(file, mask, method):
         if mask is not None:
             alpha = read_image(mask, lambda opened: opened.convert("L"))
             if alpha.size != image.size:
-                raise ShapeError(f"{mask}: found {alpha.width} x {alpha.height} pixels, expected the {image.width} x"
-                                 f" {image.height} of {file}; give the mask that belongs to it")
+                raise ShapeError(
+                    f"{mask}: found {alpha.width} x {alpha.height} pixels, expected the"
+                    f" {image.width} x"
+                    f" {image.height} of {file}; give the mask that belongs to it"
+                )
             image.putalpha(alpha)
             how, rgba = "alpha of its mask_path", np.asarray(image)
         elif image.getchannel("A").getextrema()[0] < 128:
@@ -180,6 +225,12 @@ def _picture(file, mask, method):
 
 def _has_white_border(rgba):
     """Return whether the border of a picture is white."""
-    ring = np.concatenate([rgba[:2].reshape(-1, 4), rgba[-2:].reshape(-1, 4), rgba[:, :2].reshape(-1, 4),
-                           rgba[:, -2:].reshape(-1, 4)])
+    ring = np.concatenate(
+        [
+            rgba[:2].reshape(-1, 4),
+            rgba[-2:].reshape(-1, 4),
+            rgba[:, :2].reshape(-1, 4),
+            rgba[:, -2:].reshape(-1, 4),
+        ]
+    )
     return (ring[:, :3].min(axis=-1) >= 250).mean() > 0.95

@@ -20,7 +20,8 @@ from sgm.views.cameras import FOV_DEG, Orbit
 from sgm.views.images import composite, save_png
 from sgm.views.media import contact_sheet, write_gif, write_video
 
-UNLIT = Lighting(ambient=1.0, key=0.0, fill=0.0, sky=0.0)     # the texture holds the light of the views
+# the texture holds the light of the views
+UNLIT = Lighting(ambient=1.0, key=0.0, fill=0.0, sky=0.0)
 ELEVATION = 15.0
 log = logging.getLogger("sgm")
 
@@ -32,15 +33,26 @@ def render_like(mesh: Mesh, views, lighting: Lighting = UNLIT) -> np.ndarray:
     """
     size = max(views.h, views.w)
     focal = 0.5 * size / np.tan(np.radians(FOV_DEG) / 2)
-    # The renderer knows square pictures of one focal length with the axis in their middle: shear the world until ours are.
+    # The renderer knows square pictures of one focal length with the axis in their middle: shear
+    # the world until ours are.
     shear = np.diag([views.fl_x / focal, views.fl_y / focal, 1, 1])
     shear[0, 2], shear[1, 2] = (size / 2 - views.cx) / focal, (views.cy - size / 2) / focal
     cameras = np.asarray(views.c2w, np.float64)
     if np.allclose(shear, shear[0, 0] * np.diag([1, 1, 0, 0]) + np.diag([0, 0, 1, 1])):
         fov = float(np.degrees(2 * np.arctan(0.5 * size / views.fl_x)))
         return render_views(mesh, cameras, size, fov, lighting=lighting)[:, :views.h, :views.w]
-    return np.stack([render_views(mesh.transformed(c2w @ shear @ np.linalg.inv(c2w)), c2w[None], size, FOV_DEG,
-                                  lighting=lighting)[0, :views.h, :views.w] for c2w in cameras])
+    return np.stack(
+        [
+            render_views(
+                mesh.transformed(c2w @ shear @ np.linalg.inv(c2w)),
+                c2w[None],
+                size,
+                FOV_DEG,
+                lighting=lighting,
+            )[0, : views.h, : views.w]
+            for c2w in cameras
+        ]
+    )
 
 
 def clay(mesh: TexturedMesh) -> Mesh:
@@ -51,8 +63,12 @@ def clay(mesh: TexturedMesh) -> Mesh:
 
 def pictures(views) -> np.ndarray:
     """Return the views as (V, h, w, 4) uint8, straight alpha."""
-    rgb = np.stack([visibility.unpremultiply(view, mask) for view, mask in zip(views.rgb, views.mask)])
-    return np.round(np.clip(np.concatenate([rgb, views.mask[..., None]], -1), 0, 1) * 255).astype(np.uint8)
+    rgb = np.stack(
+        [visibility.unpremultiply(view, mask) for view, mask in zip(views.rgb, views.mask)]
+    )
+    return np.round(np.clip(np.concatenate([rgb, views.mask[..., None]], -1), 0, 1) * 255).astype(
+        np.uint8
+    )
 
 
 def view_metrics(mesh: TexturedMesh, views) -> dict[str, float]:
@@ -79,8 +95,11 @@ def turntable(mesh: TexturedMesh, frames: int = 60, size: int = 384) -> np.ndarr
     sides = [(mesh.drawable(), dict(lighting=UNLIT)), (clay(mesh), {})]
     sides = [(normalized(side), options) for side, options in sides]
     distance = viewing_distance(sides[0][0], orbit)
-    films = [render_views(side, orbit.poses(distance), size, FOV_DEG, **options) for side, options in sides]
-    return np.stack([np.hstack([composite(left), composite(right)]) for left, right in zip(*films)])
+    turns = [
+        render_views(side, orbit.poses(distance), size, FOV_DEG, **options)
+        for side, options in sides
+    ]
+    return np.stack([np.hstack([composite(left), composite(right)]) for left, right in zip(*turns)])
 
 
 def write_turntable(folder, frames: np.ndarray, fps: int = 20) -> list[Path]:
@@ -93,20 +112,30 @@ def write_turntable(folder, frames: np.ndarray, fps: int = 20) -> list[Path]:
     files = []
     if write_video(partial, frames, fps):
         files.append(partial.replace(folder / "turntable.mp4"))
-    half = np.stack([cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for frame in frames[::2]])
+    half = np.stack([cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+                     for frame in frames[::2]])
     path = folder / "turntable.gif"
     with atomic(path) as temporary:
         write_gif(temporary, half, fps / 2)
     return [*files, path]
 
 
-def write_contact_sheet(path, mesh: TexturedMesh, views, columns: int = 7, thumb: int = 192) -> Path:
+def write_contact_sheet(
+    path, mesh: TexturedMesh, views, columns: int = 7, thumb: int = 192
+) -> Path:
     """Write a picture of the inputs, below each the mesh from the same camera and its shape alone.
     """
-    rows = [pictures(views), render_like(mesh.drawable(), views), render_like(clay(mesh), views, Lighting())]
+    rows = [
+        pictures(views),
+        render_like(mesh.drawable(), views),
+        render_like(clay(mesh), views, Lighting()),
+    ]
     scale = thumb / max(views.h, views.w)
     small = (max(1, round(views.w * scale)), max(1, round(views.h * scale)))
-    rows = [[cv2.resize(composite(view), small, interpolation=cv2.INTER_AREA) for view in row] for row in rows]
+    rows = [
+        [cv2.resize(composite(view), small, interpolation=cv2.INTER_AREA) for view in row]
+        for row in rows
+    ]
     blank = np.full_like(rows[0][0], 255)
     cells = []
     for first in range(0, len(views), columns):
@@ -139,7 +168,10 @@ def of_field(trainer, samples=24):
     """Return views, and below each the field of a NerfTrainer, uint8 (2 h, SHOWN w, 3)."""
     chosen = shown(len(trainer.views))
     small = trainer.views.subset(chosen).resized(SIDE)
-    return stacked(premultiplied_on_white(small.rgb, small.mask), [trainer.render(k, SIDE, samples) for k in chosen])
+    return stacked(
+        premultiplied_on_white(small.rgb, small.mask),
+        [trainer.render(k, SIDE, samples) for k in chosen],
+    )
 
 
 def of_surface(surface, field, views):
@@ -148,8 +180,15 @@ def of_surface(surface, field, views):
     surface: a `pixel_batches.Surface` in the box of `views`; field: a `field.Field`.
     """
     small = views.subset(shown(len(views))).resized(SIDE)
-    colored = [premultiplied_on_white(*pixel_batches.picture(surface, field, small, k)) for k in range(len(small))]
+    colored = [
+        premultiplied_on_white(*pixel_batches.picture(surface, field, small, k))
+        for k in range(len(small))
+    ]
     vertices = np.asarray(surface.vertices, np.float32)
     gray = Mesh(vertices, surface.faces, vertex_normals(vertices, surface.faces).astype(np.float32),
                 np.full((len(vertices), 3), 0.8, np.float32))
-    return stacked(premultiplied_on_white(small.rgb, small.mask), colored, map(composite, render_like(gray, small, Lighting())))
+    return stacked(
+        premultiplied_on_white(small.rgb, small.mask),
+        colored,
+        map(composite, render_like(gray, small, Lighting())),
+    )

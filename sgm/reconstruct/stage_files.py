@@ -8,7 +8,8 @@ import numpy as np
 from sgm.common.files import atomic
 from sgm.reconstruct.posed_views import ShapeError
 
-STAGES = ("nerf", "dmtet", "texture")           # those that a user can choose; the views' hull is always made
+# those that a user can choose; the views' hull is always made
+STAGES = ("nerf", "dmtet", "texture")
 
 
 def mesh_folder(views):
@@ -27,9 +28,11 @@ def load_state(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except Exception as error:      # a zip file that was cut off raises all sorts
+    except Exception as error:  # a truncated zip file raises many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ShapeError(f"{path}: cannot be read ({reason}); remove it, or run without --resume") from None
+        raise ShapeError(
+            f"{path}: cannot be read ({reason}); remove it, or run without --resume"
+        ) from None
 
 
 class Work:
@@ -53,7 +56,9 @@ class Work:
         try:
             before = json.loads(note.read_text())
         except ValueError:
-            raise ShapeError(f"{note}: is not JSON; remove {self.folder}, or run without --resume") from None
+            raise ShapeError(
+                f"{note}: is not JSON; remove {self.folder}, or run without --resume"
+            ) from None
         return _differing(before, json.loads(json.dumps(made_with)))
 
     def note(self, stage, made_with, keep):
@@ -84,12 +89,18 @@ def check_output(folder, need):
     folder = Path(folder)
     ours = (folder / "work").is_dir() or (folder / "report.json").is_file()
     if folder.is_dir() and any(folder.iterdir()) and not ours:
-        raise ShapeError(f"--output {folder}: found a folder with other files in it, expected an empty one or that of an"
-                         " earlier run; give another path")
+        raise ShapeError(
+            f"--output {folder}: found a folder with other files in it, expected an empty one or"
+            " that of an"
+            " earlier run; give another path"
+        )
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < need:
-        raise ShapeError(f"--output {folder}: found {free >> 20} MB free, expected {need >> 20} MB; free space, or write to"
-                         " another disk")
+        raise ShapeError(
+            f"--output {folder}: found {free >> 20} MB free, expected {need >> 20} MB; free space,"
+            " or write to"
+            " another disk"
+        )

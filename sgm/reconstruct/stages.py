@@ -45,19 +45,28 @@ def read(source, spec, azimuth_sign=1, progress=False):
     if spec.hold_out:
         kept = kept[kept % spec.hold_out != spec.hold_out // 2]
         if len(kept) < MIN_VIEWS:
-            raise ShapeError(f"hold_out={spec.hold_out} leaves {len(kept)} of {len(views)} views, expected at least"
-                             f" {MIN_VIEWS}; hold fewer out")
+            raise ShapeError(
+                f"hold_out={spec.hold_out} leaves {len(kept)} of {len(views)} views, expected at"
+                " least"
+                f" {MIN_VIEWS}; hold fewer out"
+            )
     return views.subset(kept), views.subset(np.setdiff1d(np.arange(len(views)), kept))
 
 
 def carve(views, spec):
     """Return the Hull of views."""
     allowed_outliers = scene_box.allowed_outliers(views)
-    closed = visual_hull.closed(visual_hull.hull_sdf(views, spec.hull.resolution, HALF, allowed_outliers), HALF)
+    closed = visual_hull.closed(
+        visual_hull.hull_sdf(views, spec.hull.resolution, HALF, allowed_outliers), HALF
+    )
     base = flat_base.base_height(closed, HALF, views) if spec.hull.base else None
-    return Hull(closed if base is None else flat_base.cut_below(closed, HALF, base),
-                visual_hull.hull_sdf(views, spec.depth.resolution, HALF, allowed_outliers), base, allowed_outliers,
-                scene_box.coverage(closed, views.resized(144)))
+    return Hull(
+        closed if base is None else flat_base.cut_below(closed, HALF, base),
+        visual_hull.hull_sdf(views, spec.depth.resolution, HALF, allowed_outliers),
+        base,
+        allowed_outliers,
+        scene_box.coverage(closed, views.resized(144)),
+    )
 
 
 def distance(trainer, hull, spec, progress=False):
@@ -70,7 +79,10 @@ def distance(trainer, hull, spec, progress=False):
         return depth_fusion.surface(trainer, hull.open, hull.base, spec.depth, progress)
     outside = hull.open if hull.base is None else flat_base.cut_below(hull.open, HALF, hull.base)
     outside = sdf_grid.blurred(outside, spec.depth.smooth)
-    return sdf_grid.one_piece(visual_hull.closed(outside, HALF)), {"fusion": "hull", "candidates": {}}
+    return sdf_grid.one_piece(visual_hull.closed(outside, HALF)), {
+        "fusion": "hull",
+        "candidates": {},
+    }
 
 
 def surface(sdf):
@@ -83,7 +95,9 @@ def flattened(surface, hull):
     """
     if hull.base is None:
         return surface.vertices, surface.faces
-    return flat_base.flattened(surface.vertices, surface.faces, hull.base, hull.open, HALF), surface.faces
+    return flat_base.flattened(
+        surface.vertices, surface.faces, hull.base, hull.open, HALF
+    ), surface.faces
 
 
 def texture(vertices, faces, views, spec, stopped=()):

@@ -98,11 +98,12 @@ def lighting_of(name: str, settings: OrbitSettings, usual: Lighting) -> Lighting
     azimuth, high, low = rng.uniform(0, 360), rng.uniform(20, 75), rng.uniform(0, 30)
     across = azimuth + rng.uniform(100, 260)
     key, fill, sky, ambient = rng.uniform((0.75, 0.5, 0.5, 0.85), (1.25, 2, 2, 1.1))
-    return Lighting(ambient * usual.ambient, key * usual.key, tuple(position(azimuth, high, 1.0)), fill * usual.fill,
-                    tuple(position(across, low, 1.0)), sky * usual.sky)
+    return Lighting(ambient * usual.ambient, key * usual.key, tuple(position(azimuth, high, 1.0)),
+                    fill * usual.fill, tuple(position(across, low, 1.0)), sky * usual.sky)
 
 
-def render_folder(item: tuple[str, int | str], out: str, settings: OrbitSettings) -> tuple[str, str | None]:
+def render_folder(item: tuple[str, int | str], out: str,
+                  settings: OrbitSettings) -> tuple[str, str | None]:
     """Render one object into out/name; return its name and why it failed, or None.
 
     item: (name, seed or path of a mesh file).
@@ -110,16 +111,19 @@ def render_folder(item: tuple[str, int | str], out: str, settings: OrbitSettings
     name, source = item
     final = Path(out, name)
     try:
-        foreign = [path.name for path in final.iterdir() if not _VIEW_FILES.fullmatch(path.name)] if final.is_dir() else []
+        names = [path.name for path in final.iterdir()] if final.is_dir() else []
+        foreign = [found for found in names if not _VIEW_FILES.fullmatch(found)]
         if foreign or final.exists() and not final.is_dir():
-            return name, f"{final} is in the way ({foreign[0] if foreign else 'a file'}); give another --out"
+            found = foreign[0] if foreign else "a file"
+            return name, f"{final} is in the way ({found}); give another --out"
         orbit, distance, lighting = orbit_of(name, settings), DISTANCE, SOFT
         if isinstance(source, int):
             mesh = make_object(source)
         else:
             mesh, lighting = normalized(load_mesh(source, settings.up), settings.fit), STUDIO
             distance = viewing_distance(mesh, orbit)
-        views = render_views(mesh, orbit.poses(distance), settings.size, FOV_DEG, supersample=settings.supersample,
+        views = render_views(mesh, orbit.poses(distance), settings.size, FOV_DEG,
+                             supersample=settings.supersample,
                              lighting=lighting_of(name, settings, lighting))
     except (MeshError, MemoryError) as error:
         return name, str(error) or "out of memory"
@@ -146,12 +150,14 @@ def render_block(rows: list[int], folder: str, settings: OrbitSettings) -> int:
         name = f"{seed:07d}"
         orbit = orbit_of(name, settings)
         if settings.lighting == "fixed":
-            arrays["clips"][row] = render_clip(seed, orbit, settings.size, supersample=settings.supersample)
+            views = render_clip(seed, orbit, settings.size, supersample=settings.supersample)
         else:
-            arrays["clips"][row] = on_white(render_views(
-                make_object(seed), orbit.poses(DISTANCE), settings.size, FOV_DEG, supersample=settings.supersample,
-                lighting=lighting_of(name, settings, SOFT)))
-        arrays["azimuths"][row], arrays["elevations"][row] = orbit.azimuths_deg, orbit.elevations_deg
+            views = on_white(render_views(
+                make_object(seed), orbit.poses(DISTANCE), settings.size, FOV_DEG,
+                supersample=settings.supersample, lighting=lighting_of(name, settings, SOFT)))
+        arrays["clips"][row] = views
+        arrays["azimuths"][row], arrays["elevations"][
+            row] = orbit.azimuths_deg, orbit.elevations_deg
         arrays["done"][row] = True
     return len(rows)
 
@@ -170,7 +176,8 @@ def in_processes(task: Callable, items: list, workers: int) -> Iterator:
     try:
         yield from pool.map(task, items)
     except BrokenProcessPool:
-        raise InputError("a worker was killed, most likely because memory ran out; start again with --workers 1") from None
+        raise InputError("a worker was killed, most likely because memory ran out; start again with"
+                         " --workers 1") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -201,13 +208,16 @@ def mesh_items(paths: list[str]) -> list[tuple[str, str]]:
     files = set()
     for path in map(Path, paths):
         if not path.exists():
-            raise InputError(f"{path}: no such file or folder; give mesh files ({', '.join(SUFFIXES)}) or folders")
-        files.update(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else files.add(path)
+            raise InputError(f"{path}: no such file or folder; give mesh files"
+                             f" ({', '.join(SUFFIXES)}) or folders")
+        files.update(p for p in path.rglob("*")
+                     if p.suffix.lower() in SUFFIXES) if path.is_dir() else files.add(path)
     if not files:
         raise InputError(f"{paths[0]}: no mesh files in it; expected {', '.join(SUFFIXES)}")
     files = sorted(files)
     names = [p.stem for p in files]
-    for name_of in (lambda p: f"{p.resolve().parent.name}-{p.stem}", lambda p: "-".join(p.resolve().parts[1:])):
+    for name_of in (lambda p: f"{p.resolve().parent.name}-{p.stem}",
+                    lambda p: "-".join(p.resolve().parts[1:])):
         shared = {name for name, count in Counter(names).items() if count > 1}
         names = [name_of(p) if name in shared else name for name, p in zip(names, files)]
     return [(name, str(path)) for name, path in zip(names, files)]
@@ -223,8 +233,8 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
     note = folder / "render.json"
     if overwrite and folder.exists():
         if not note.exists() and any(folder.iterdir()):
-            raise InputError(f"--overwrite: {folder} is not empty and was not made by this tool (no render.json); "
-                             "give another --out")
+            raise InputError(f"--overwrite: {folder} is not empty and was not made by this tool (no"
+                             " render.json); give another --out")
         # aside first: half deleted it would look finished
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -234,20 +244,23 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
         try:
             found = dict(json.loads(note.read_text(encoding="utf-8")))
         except (ValueError, TypeError, RecursionError):
-            raise InputError(f"{note}: is damaged; give another --out, or --overwrite to start afresh") from None
+            raise InputError(f"{note}: is damaged; give another --out, or --overwrite to start"
+                             " afresh") from None
         found.setdefault("lighting", "fixed")       # sets from before there was any other lighting
         for key, value in record.items():
             if found.get(key) != value:
-                raise InputError(f"--out {folder}: holds orbits rendered with {key} {found.get(key)}, this run has "
-                                 f"{key} {value}; give another --out, or --overwrite to start afresh")
+                raise InputError(f"--out {folder}: holds orbits rendered with {key}"
+                                 f" {found.get(key)}, this run has {key} {value}; give another"
+                                 " --out, or --overwrite to start afresh")
         return
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(note) as temporary:
         temporary.write_text(json.dumps(record, indent=1))
 
 
-def render_folders(items: list[tuple[str, int | str]], out: Path, settings: OrbitSettings, *, workers: int = 1,
-                   overwrite: bool = False, progress: Progress | None = None) -> dict[str, str]:
+def render_folders(items: list[tuple[str, int | str]], out: Path, settings: OrbitSettings, *,
+                   workers: int = 1, overwrite: bool = False,
+                   progress: Progress | None = None) -> dict[str, str]:
     """Render a views folder out/name for every item; finished ones are kept.
 
     items: see `procedural_items`, `mesh_items`. Returns {name: reason} of the objects that failed,
@@ -269,12 +282,13 @@ def render_folders(items: list[tuple[str, int | str]], out: Path, settings: Orbi
     listing.unlink(missing_ok=True)
     if failed:
         # names of files need not be text
-        listing.write_text("".join(f"{name}\t{reason}\n" for name, reason in failed.items()), "utf-8", "backslashreplace")
+        listing.write_text("".join(f"{name}\t{reason}\n" for name, reason in failed.items()),
+                           "utf-8", "backslashreplace")
     return failed
 
 
-def render_packed(seeds: range, out: Path, settings: OrbitSettings, *, workers: int = 1, overwrite: bool = False,
-                  progress: Progress | None = None) -> bool:
+def render_packed(seeds: range, out: Path, settings: OrbitSettings, *, workers: int = 1,
+                  overwrite: bool = False, progress: Progress | None = None) -> bool:
     """Render the orbits of procedural objects into one packed set.
 
     Returns whether there was anything to do. An unfinished set lies in out.partial and is
@@ -298,10 +312,12 @@ def render_packed(seeds: range, out: Path, settings: OrbitSettings, *, workers: 
     try:
         todo = np.flatnonzero(~np.load(work / "done.npy")).tolist()
     except (ValueError, EOFError):
-        raise InputError(f"{work / 'done.npy'}: is damaged; give --overwrite to start afresh") from None
+        raise InputError(f"{work / 'done.npy'}: is damaged; give --overwrite to start"
+                         " afresh") from None
     blocks = [todo[k:k + PACK_BLOCK] for k in range(0, len(todo), PACK_BLOCK)]
     done = len(seeds) - len(todo)
-    results = in_processes(partial(render_block, folder=str(work), settings=settings), blocks, workers)
+    results = in_processes(partial(render_block, folder=str(work), settings=settings), blocks,
+                           workers)
     with closing(results):
         for count in results:
             done += count
@@ -316,10 +332,11 @@ def _make_arrays(folder: Path, out: Path, seeds: range, frames: int, size: int):
     """Write the empty arrays of a packed set; done.npy, the last, shows that all are there."""
     needed, free = len(seeds) * frames * size * size * 3, shutil.disk_usage(folder).free
     if needed > free:
-        raise InputError(f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; lower "
-                         "--count or --size")
-    for name, shape, kind in (("clips", (frames, size, size, 3), np.uint8), ("azimuths", (frames,), np.float32),
-                              ("elevations", (frames,), np.float32), ("seeds", (), np.int64), ("done", (), bool)):
+        raise InputError(f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB"
+                         " are free; lower --count or --size")
+    arrays = (("clips", (frames, size, size, 3), np.uint8), ("azimuths", (frames,), np.float32),
+              ("elevations", (frames,), np.float32), ("seeds", (), np.int64), ("done", (), bool))
+    for name, shape, kind in arrays:
         with atomic(folder / f"{name}.npy", name=f"--out {out}") as new:
             array = np.lib.format.open_memmap(new, "w+", kind, (len(seeds), *shape))
             if name == "seeds":

@@ -25,7 +25,8 @@ def normalized(mesh: Mesh, fit: str = "box") -> Mesh:
     return mesh.transformed(matrix)
 
 
-def viewing_distance(mesh: Mesh, orbit: Orbit, margin: float = 0.95, fov_deg: float = FOV_DEG) -> float:
+def viewing_distance(mesh: Mesh, orbit: Orbit, margin: float = 0.95,
+                     fov_deg: float = FOV_DEG) -> float:
     """Return the least camera distance, at least 2, from which every view shows the whole mesh.
 
     margin: the part of the frame's width and height that may be filled. A point p is inside the
@@ -34,5 +35,6 @@ def viewing_distance(mesh: Mesh, orbit: Orbit, margin: float = 0.95, fov_deg: fl
     """
     axes = orbit.poses(1.0)[:, :3, :3]
     local = np.einsum("vi,tij->tvj", mesh.vertices[np.unique(mesh.faces)].astype(np.float64), axes)
-    needed = local[..., 2] + np.abs(local[..., :2]).max(-1) / (margin * np.tan(np.radians(fov_deg) / 2))
+    needed = local[...,
+                   2] + np.abs(local[..., :2]).max(-1) / (margin * np.tan(np.radians(fov_deg) / 2))
     return max(DISTANCE, float(needed.max()))

@@ -27,7 +27,8 @@ class Paint:
     @property
     def cells(self) -> int:
         """Return the number of cells along one long side."""
-        return {"stripes": self.columns, "checker": self.columns, "halves": 2, "panel": 3}.get(self.pattern, 1)
+        return {"stripes": self.columns, "checker": self.columns, "halves": 2,
+                "panel": 3}.get(self.pattern, 1)
 
     @property
     def rows(self) -> int:
@@ -36,9 +37,11 @@ class Paint:
 
     def color(self, face: int, cell: int, row: int) -> np.ndarray:
         """Return the color of one cell: face SIDE or END, cell counted along it, row from below."""
-        accent = {"bands": row == 1, "two_tone": row == 0, "stripes": face == SIDE and cell % 2 == 1,
-                  "checker": (cell + row) % 2 == 1, "halves": face == SIDE and cell == 1,
-                  "panel": face == SIDE and cell == 1 and row == 1}.get(self.pattern, False)
+        accent = {
+            "bands": row == 1, "two_tone": row == 0, "stripes": face == SIDE and cell % 2 == 1,
+            "checker": (cell + row) % 2 == 1, "halves": face == SIDE and cell == 1,
+            "panel": face == SIDE and cell == 1 and row == 1
+        }.get(self.pattern, False)
         return self.colors["accent" if accent else "side" if face == SIDE else "end"]
 
 
@@ -97,7 +100,8 @@ def loft(outline: Section, rings: list[tuple[float, float, float]], paint: Paint
     grid[..., 2] = every[:, None]
     vertices, colors = [], []
     for j in range(len(every) - 1):
-        row = min(int((0.5 * (every[j] + every[j + 1]) - z[0]) / (z[-1] - z[0]) * paint.rows), paint.rows - 1)
+        row = min(int((0.5 * (every[j] + every[j + 1]) - z[0]) / (z[-1] - z[0]) * paint.rows),
+                  paint.rows - 1)
         for i in range(n):
             k = (i + 1) % n
             a, b, c, d = grid[j, i], grid[j, k], grid[j + 1, k], grid[j + 1, i]
@@ -116,12 +120,14 @@ def loft(outline: Section, rings: list[tuple[float, float, float]], paint: Paint
     return Mesh(vertices, faces[keep], colors=colors)
 
 
-def box(x: float, y: float, height: float, paint: Paint, *, top=(1.0, 1.0), bottom=(1.0, 1.0)) -> Mesh:
+def box(x: float, y: float, height: float, paint: Paint, *, top=(1.0, 1.0),
+        bottom=(1.0, 1.0)) -> Mesh:
     """Return a box of half sizes x, y standing on z = 0, tapered.
 
     top, bottom: factors on the half sizes there.
     """
-    return loft(section("box", paint), [(0, x * bottom[0], y * bottom[1]), (height, x * top[0], y * top[1])], paint)
+    rings = [(0, x * bottom[0], y * bottom[1]), (height, x * top[0], y * top[1])]
+    return loft(section("box", paint), rings, paint)
 
 
 def rotated(mesh: Mesh, degrees: float, axis: int = 2) -> Mesh:

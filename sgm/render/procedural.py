@@ -19,9 +19,12 @@ RADIUS = 0.5
 # sRGB-coded, saturated, none near the white of the background. Grouped by lightness: neighbors of
 # one object come from different groups, so that sides and ends differ in lightness as well as in
 # hue.
-DARK = np.array([(0.13, 0.20, 0.55), (0.45, 0.10, 0.38), (0.10, 0.34, 0.22), (0.42, 0.20, 0.12), (0.17, 0.17, 0.22)])
-MIDDLE = np.array([(0.86, 0.16, 0.16), (0.12, 0.45, 0.85), (0.18, 0.58, 0.26), (0.58, 0.24, 0.72), (0.90, 0.25, 0.52)])
-LIGHT = np.array([(0.98, 0.80, 0.16), (0.98, 0.58, 0.16), (0.36, 0.80, 0.88), (0.62, 0.84, 0.24), (0.98, 0.62, 0.68)])
+DARK = np.array([(0.13, 0.20, 0.55), (0.45, 0.10, 0.38), (0.10, 0.34, 0.22), (0.42, 0.20, 0.12),
+                 (0.17, 0.17, 0.22)])
+MIDDLE = np.array([(0.86, 0.16, 0.16), (0.12, 0.45, 0.85), (0.18, 0.58, 0.26), (0.58, 0.24, 0.72),
+                   (0.90, 0.25, 0.52)])
+LIGHT = np.array([(0.98, 0.80, 0.16), (0.98, 0.58, 0.16), (0.36, 0.80, 0.88), (0.62, 0.84, 0.24),
+                  (0.98, 0.62, 0.68)])
 
 
 def make_object(seed: int) -> Mesh:
@@ -47,7 +50,9 @@ def render_clip(source: int | Mesh, orbit: Orbit, size: int, *, supersample: int
     They are (T, size, size, 3) uint8 sRGB.
     """
     mesh = source if isinstance(source, Mesh) else make_object(source)
-    return on_white(render_views(mesh, orbit.poses(DISTANCE), size, FOV_DEG, supersample=supersample, lighting=SOFT))
+    views = render_views(mesh, orbit.poses(DISTANCE), size, FOV_DEG, supersample=supersample,
+                         lighting=SOFT)
+    return on_white(views)
 
 
 def on_white(rgba: np.ndarray) -> np.ndarray:
@@ -70,7 +75,10 @@ def _palette(rng) -> dict[str, np.ndarray]:
         side, end, top = (groups[k][rng.randint(len(groups[k]))] for k in rng.permutation(3))
         if np.linalg.norm(side - end) > 0.6:
             break
-    rest = [c for c in np.concatenate(groups) if min(np.linalg.norm(c - o) for o in (side, end, top)) > 0.45]
+    rest = [
+        c for c in np.concatenate(groups)
+        if min(np.linalg.norm(c - o) for o in (side, end, top)) > 0.45
+    ]
     accent = rest[rng.randint(len(rest))]
     return {name: np.clip(c + rng.uniform(-0.04, 0.04, 3), 0.04, 0.98)
             for name, c in zip(("side", "end", "top", "accent"), (side, end, top, accent))}
@@ -94,8 +102,10 @@ def _fitted(mesh: Mesh) -> Mesh:
     return mesh.transformed(matrix)
 
 
-_PATTERNS = {"plain": 0.3, "bands": 0.14, "two_tone": 0.14, "stripes": 0.12, "checker": 0.06, "halves": 0.14,
-             "panel": 0.1}
+_PATTERNS = {
+    "plain": 0.3, "bands": 0.14, "two_tone": 0.14, "stripes": 0.12, "checker": 0.06, "halves": 0.14,
+    "panel": 0.1
+}
 
 
 def _paint(rng, colors, patterns=tuple(_PATTERNS)) -> Paint:
@@ -105,7 +115,10 @@ def _paint(rng, colors, patterns=tuple(_PATTERNS)) -> Paint:
 
 def _swapped(colors) -> dict[str, np.ndarray]:
     """Return the palette of an upper storey: sides and ends change places with top and accent."""
-    return {"side": colors["top"], "end": colors["accent"], "top": colors["side"], "accent": colors["end"]}
+    return {
+        "side": colors["top"], "end": colors["accent"], "top": colors["side"],
+        "accent": colors["end"]
+    }
 
 
 def _long_body(rng, paint, height, shape=None, width=None):
@@ -118,8 +131,9 @@ def _long_body(rng, paint, height, shape=None, width=None):
         return loft(section("ellipse", paint), [(0, 1, width), (height, 1, width)], paint), width
     if shape == "rounded":
         t = np.linspace(-np.pi / 2, np.pi / 2, 9)
-        rings = [(height * (0.5 + 0.5 * np.sign(np.sin(a)) * abs(np.sin(a)) ** 0.7),
-                  0.55 + 0.45 * abs(np.cos(a)) ** 0.6, width * (0.55 + 0.45 * abs(np.cos(a)) ** 0.6)) for a in t]
+        rings = [(height * (0.5 + 0.5 * np.sign(np.sin(a)) * abs(np.sin(a))**0.7),
+                  0.55 + 0.45 * abs(np.cos(a))**0.6, width * (0.55 + 0.45 * abs(np.cos(a))**0.6))
+                 for a in t]
         return loft(section("squircle", paint), rings, paint), width
     if shape == "hull":        # a boat: the keel is shorter and narrower than the deck
         return box(1, width, height, paint, bottom=(rng.uniform(0.5, 0.75), 0.6)), width
@@ -127,22 +141,24 @@ def _long_body(rng, paint, height, shape=None, width=None):
         taper = rng.uniform(0.5, 0.75)
         return box(1, width, height, paint, top=(taper, taper)), width
     t = np.linspace(-np.pi / 2, np.pi / 2, 11)
-    rings = [(height * (0.5 + 0.5 * np.sin(a)), max(np.cos(a), 0.02), width * max(np.cos(a), 0.02)) for a in t]
+    rings = [(height * (0.5 + 0.5 * np.sin(a)), max(np.cos(a), 0.02), width * max(np.cos(a), 0.02))
+             for a in t]
     return loft(section("ellipse", paint), rings, paint), width
 
 
 def _vehicle(rng, colors):
     """Return a car, bus, engine or truck: body, cabin, wheels."""
     height = rng.uniform(0.35, 0.75)
-    body, width = _long_body(rng, _paint(rng, colors), height, rng.choice(("box", "hull", "frustum", "rounded")))
+    body, width = _long_body(rng, _paint(rng, colors), height,
+                             rng.choice(("box", "hull", "frustum", "rounded")))
     parts = [shifted(body, z=0.16)]
     if rng.rand() < 0.8:
-        cabin = box(rng.uniform(0.4, 0.65), width * 0.85, rng.uniform(0.25, 0.45), Paint(_swapped(colors), "plain"),
-                    top=(rng.uniform(0.6, 1), 0.85))
+        cabin = box(rng.uniform(0.4, 0.65), width * 0.85, rng.uniform(0.25, 0.45),
+                    Paint(_swapped(colors), "plain"), top=(rng.uniform(0.6, 1), 0.85))
         parts.append(shifted(cabin, z=0.16 + height))
     radius = rng.uniform(0.22, 0.3)
-    tyre = Paint({**colors, "side": DARK[4], "top": colors["accent"], "end": DARK[4]}, "plain")
-    wheel = loft(section("ellipse", tyre), [(0, radius, radius), (0.16, radius, radius)], tyre)
+    tire = Paint({**colors, "side": DARK[4], "top": colors["accent"], "end": DARK[4]}, "plain")
+    wheel = loft(section("ellipse", tire), [(0, radius, radius), (0.16, radius, radius)], tire)
     for x in (-0.6, 0.6):
         # the disc's axis is y; its cap in the accent color looks outwards
         standing = rotated(wheel, -90, axis=0)
@@ -160,8 +176,9 @@ def _house(rng, colors):
     parts = [body, shifted(box(over, width * over, rise, roof_paint, top=(ridge, 0.03)), z=height)]
     if rng.rand() < 0.7:
         stack = box(0.13, 0.13, rise * 1.1, Paint({k: colors["accent"] for k in colors}, "plain"))
-        parts += with_half_turn(shifted(stack, x=rng.uniform(0.5, 0.7), y=rng.choice((0, -0.45, 0.45)) * width,
-                                        z=height + 0.15 * rise))
+        stack = shifted(stack, x=rng.uniform(0.5, 0.7), y=rng.choice((0, -0.45, 0.45)) * width,
+                        z=height + 0.15 * rise)
+        parts += with_half_turn(stack)
     return parts
 
 
@@ -180,27 +197,34 @@ def _tower(rng, colors):
 def _plane(rng, colors):
     """Return a flying thing: long body, two wings, fins at both ends."""
     height = rng.uniform(0.4, 0.55)
-    body, width = _long_body(rng, _paint(rng, colors, ("plain", "bands", "two_tone", "stripes")), height,
-                             rng.choice(("capsule", "rounded", "ellipse")), rng.uniform(0.26, 0.36))
+    body, width = _long_body(rng, _paint(rng, colors, ("plain", "bands", "two_tone", "stripes")),
+                             height, rng.choice(("capsule", "rounded", "ellipse")),
+                             rng.uniform(0.26, 0.36))
     wing_paint = Paint({k: colors["accent"] for k in colors}, "plain")
     span, chord = rng.uniform(0.5, 0.8), rng.uniform(0.22, 0.34)
     wing = box(chord, span / 2, 0.12, wing_paint)
     # one wing forward, the other back: half a turn keeps it
     swirl = rng.choice((0.0, 0.0, 0.3, -0.3))
-    parts = [body, *with_half_turn(shifted(wing, x=swirl, y=width * 0.7 + span / 2, z=height * 0.4))]
-    fin = box(0.2, 0.07, rng.uniform(0.45, 0.7), Paint({k: colors["top"] for k in colors}, "plain"), top=(0.6, 1))
+    parts = [
+        body, *with_half_turn(shifted(wing, x=swirl, y=width * 0.7 + span / 2, z=height * 0.4))
+    ]
+    fin = box(0.2, 0.07, rng.uniform(0.45, 0.7), Paint({k: colors["top"] for k in colors}, "plain"),
+              top=(0.6, 1))
     return parts + with_half_turn(shifted(fin, x=0.72, z=height * 0.6))
 
 
 def _creature(rng, colors):
     """Return an upright slab body with a head and a pair of arms along the long axis."""
     height = rng.uniform(1.0, 1.7)
-    body, width = _long_body(rng, _paint(rng, colors), height, rng.choice(("box", "ellipse", "rounded", "frustum")))
+    body, width = _long_body(rng, _paint(rng, colors), height,
+                             rng.choice(("box", "ellipse", "rounded", "frustum")))
     head_paint = Paint(_swapped(colors), str(rng.choice(("plain", "two_tone", "halves"))))
     head, _ = _long_body(rng, head_paint, 0.6, rng.choice(("box", "capsule", "rounded")))
     parts = [body, shifted(head.transformed(np.diag([0.6, 0.9, 1, 1])), z=height * 0.97)]
-    arm = box(rng.uniform(0.3, 0.5), 0.17, 0.26, Paint({k: colors["accent"] for k in colors}, "plain"))
-    arm = shifted(rotated(shifted(arm, x=0.25), rng.uniform(-50, 50), axis=1), x=0.8, z=height * rng.uniform(0.5, 0.75))
+    arm = box(rng.uniform(0.3, 0.5), 0.17, 0.26, Paint({k: colors["accent"] for k in colors},
+                                                       "plain"))
+    arm = shifted(rotated(shifted(arm, x=0.25), rng.uniform(-50, 50), axis=1), x=0.8,
+                  z=height * rng.uniform(0.5, 0.75))
     return parts + with_half_turn(arm)
 
 
@@ -228,7 +252,10 @@ def _pot(rng, colors):
     u = np.linspace(0, 1, 13)
     profile = np.interp(u, np.linspace(0, 1, 4), girth)
     profile = np.convolve(np.pad(profile, 1, mode="edge"), (0.25, 0.5, 0.25), "valid")
-    parts = [loft(section("ellipse", paint), [(height * a, g, width * g) for a, g in zip(u, profile)], paint)]
+    parts = [
+        loft(section("ellipse", paint), [(height * a, g, width * g) for a, g in zip(u, profile)],
+             paint)
+    ]
     solid = Paint({k: colors["accent"] for k in colors}, "plain")
     bar, post = box(0.22, 0.13, 0.16, solid), box(0.09, 0.13, height * 0.45, solid)
     for level in (0.72, 0.27):
@@ -237,7 +264,8 @@ def _pot(rng, colors):
     if rng.rand() < 0.6:
         lid = Paint(_swapped(colors), "plain")
         r = profile[-1] * 0.9
-        cone = loft(section("ellipse", lid), [(0, r, width * r), (0.35, 0.25 * r, 0.25 * width * r)], lid)
+        cone = loft(section("ellipse", lid), [(0, r, width * r),
+                                              (0.35, 0.25 * r, 0.25 * width * r)], lid)
         parts.append(shifted(cone, z=height))
     return parts
 

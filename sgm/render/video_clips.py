@@ -39,10 +39,11 @@ def clip_poses(rng: np.random.RandomState, count: int) -> np.ndarray:
 def render_video_clip(seed: int, out: str, size: int, count: int):
     """Render `count` frames of one object into the folder out/<seed>, whole or not at all."""
     poses = clip_poses(np.random.RandomState(seed), count)
-    views = on_white(render_views(make_object(seed), poses, size, FOV_DEG, supersample=SUPERSAMPLE, lighting=SOFT))
+    views = render_views(make_object(seed), poses, size, FOV_DEG, supersample=SUPERSAMPLE,
+                         lighting=SOFT)
     final = Path(out, f"{seed:07d}")
     with atomic(final, name=f"--out {final}") as folder:
-        write_pictures(folder, views)
+        write_pictures(folder, on_white(views))
 
 
 def render_video_clips(seeds: range, out: Path, size: int, count: int, *, workers: int = 1,
@@ -53,7 +54,8 @@ def render_video_clips(seeds: range, out: Path, size: int, count: int, *, worker
     """
     out.mkdir(parents=True, exist_ok=True)
     todo = [seed for seed in seeds if not (out / f"{seed:07d}").is_dir()]
-    rendered = in_processes(partial(render_video_clip, out=str(out), size=size, count=count), todo, workers)
+    rendered = in_processes(partial(render_video_clip, out=str(out), size=size, count=count), todo,
+                            workers)
     for done, _ in enumerate(rendered, len(seeds) - len(todo) + 1):
         if progress:
             progress(done, len(seeds))

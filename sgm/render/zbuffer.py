@@ -39,7 +39,8 @@ class Lighting:
 
     def packed(self) -> np.ndarray:
         """Return (10,) float64: ambient, sky, key, its unit direction, fill, its unit direction."""
-        key, fill = (np.asarray(d, np.float64) / np.linalg.norm(d) for d in (self.key_direction, self.fill_direction))
+        key, fill = (np.asarray(d, np.float64) / np.linalg.norm(d)
+                     for d in (self.key_direction, self.fill_direction))
         return np.concatenate([[self.ambient, self.sky, self.key], key, [self.fill], fill])
 
 
@@ -67,28 +68,35 @@ class Packed:
 def pack(mesh: Mesh, samples: int) -> Packed:
     """Flatten a mesh for rendering at `samples` image samples per side (size x supersample)."""
     count = len(mesh.vertices)
-    colors = np.ones((count, 3), np.float32) if mesh.colors is None else linear_from_srgb(mesh.colors)
+    colors = np.ones((count, 3), np.float32)
+    if mesh.colors is not None:
+        colors = linear_from_srgb(mesh.colors)
     uv = np.zeros((count, 2), np.float32) if mesh.uv is None else mesh.uv
     table = np.zeros((len(mesh.materials), 3), np.int64)
     parts, first = [np.zeros((1, 4), np.float32)], 1
     for row, material in zip(table, mesh.materials):
         if material.texture is None or mesh.uv is None:
             continue
-        texels = np.concatenate([linear_from_srgb(material.texture[..., :3] / np.float32(255)),
-                                 material.texture[..., 3:] / np.float32(255)], -1).astype(np.float32)
+        texels = np.concatenate([
+            linear_from_srgb(material.texture[..., :3] / np.float32(255)),
+            material.texture[..., 3:] / np.float32(255)
+        ], -1).astype(np.float32)
         while max(texels.shape[:2]) > TEXELS_PER_SAMPLE * samples and min(texels.shape[:2]) > 1:
             texels = texels[:texels.shape[0] // 2 * 2, :texels.shape[1] // 2 * 2]
-            texels = (texels[::2, ::2] + texels[1::2, ::2] + texels[::2, 1::2] + texels[1::2, 1::2]) / 4
+            texels = (texels[::2, ::2] + texels[1::2, ::2] + texels[::2, 1::2] +
+                      texels[1::2, 1::2]) / 4
         row[:] = first, texels.shape[1], texels.shape[0]
         parts.append(texels.reshape(-1, 4))
         first += len(parts[-1])
-    factor = np.array([[*linear_from_srgb(np.asarray(m.color[:3], np.float32)), m.color[3]] for m in mesh.materials],
-                      np.float32)
+    factor = np.array([[*linear_from_srgb(np.asarray(m.color[:3], np.float32)), m.color[3]]
+                       for m in mesh.materials], np.float32)
     cutoff = np.array([m.alpha_cutoff for m in mesh.materials], np.float32)
-    return Packed(np.ascontiguousarray(mesh.vertices, np.float64), np.ascontiguousarray(mesh.faces, np.int32),
-                  np.ascontiguousarray(mesh.normals, np.float32), np.ascontiguousarray(colors, np.float32),
-                  np.ascontiguousarray(uv, np.float32), np.ascontiguousarray(mesh.face_material, np.int32),
-                  factor, table, cutoff, np.concatenate(parts))
+    return Packed(np.ascontiguousarray(mesh.vertices, np.float64),
+                  np.ascontiguousarray(mesh.faces, np.int32),
+                  np.ascontiguousarray(mesh.normals, np.float32),
+                  np.ascontiguousarray(colors, np.float32), np.ascontiguousarray(uv, np.float32),
+                  np.ascontiguousarray(mesh.face_material, np.int32), factor, table, cutoff,
+                  np.concatenate(parts))
 
 
 @njit(cache=True, inline="always")
@@ -104,12 +112,15 @@ def _texel(texels, first, width, height, u, v):
     a, b = texels[first + ya * width + xa], texels[first + ya * width + xb]
     c, d = texels[first + yb * width + xa], texels[first + yb * width + xb]
     w00, w01, w10, w11 = (1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy
-    return (w00 * a[0] + w01 * b[0] + w10 * c[0] + w11 * d[0], w00 * a[1] + w01 * b[1] + w10 * c[1] + w11 * d[1],
-            w00 * a[2] + w01 * b[2] + w10 * c[2] + w11 * d[2], w00 * a[3] + w01 * b[3] + w10 * c[3] + w11 * d[3])
+    return (w00 * a[0] + w01 * b[0] + w10 * c[0] + w11 * d[0],
+            w00 * a[1] + w01 * b[1] + w10 * c[1] + w11 * d[1],
+            w00 * a[2] + w01 * b[2] + w10 * c[2] + w11 * d[2],
+            w00 * a[3] + w01 * b[3] + w10 * c[3] + w11 * d[3])
 
 
 @njit(cache=True)
-def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, samples, focal, near):
+def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, samples, focal,
+              near):
     """Return the nearest triangle per sample: z-depth, face, weights of corners 1 and 2.
 
     Where nothing is seen z-depth is inf and face -1.
@@ -125,8 +136,8 @@ def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, s
         cx, cy, cz = view[i2, 0], view[i2, 1], view[i2, 2]
         if az > -near and bz > -near and cz > -near:
             continue
+        # The part of the image to search: all of it for a triangle that crosses the near plane.
         x_low, x_high, y_low, y_high = 0, samples - 1, 0, samples - 1
-        # else it crosses the near plane: the whole image is searched
         if az < -near and bz < -near and cz < -near:
             pa, pb, pc = -ax / az, -bx / bz, -cx / cz
             qa, qb, qc = ay / az, by / bz, cy / cz
@@ -134,8 +145,8 @@ def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, s
             x_high = min(samples - 1, int(np.ceil(focal * max(pa, pb, pc) + center - 0.5)))
             y_low = max(0, int(np.floor(focal * min(qa, qb, qc) + center - 0.5)))
             y_high = min(samples - 1, int(np.ceil(focal * max(qa, qb, qc) + center - 0.5)))
-        # Shared edges give exactly opposite products in both triangles, and the test is inclusive:
-        # no cracks.
+        # Edge functions. Shared edges give exactly opposite products in both triangles, and the
+        # test is inclusive: no cracks.
         ux, uy, uz = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
         vx, vy, vz = cy * az - cz * ay, cz * ax - cx * az, cx * ay - cy * ax
         wx, wy, wz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
@@ -145,6 +156,7 @@ def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, s
         if volume < 0.0:                                # back face: double-sided, so turn it round
             volume = -volume
             ux, uy, uz, vx, vy, vz, wx, wy, wz = -ux, -uy, -uz, -vx, -vy, -vz, -wx, -wy, -wz
+        # Samples inside all edges, nearer than what was there, and not in a hole of the texture.
         material = face_material[f]
         for row in range(y_low, y_high + 1):
             y = (center - row - 0.5) / focal
@@ -166,7 +178,8 @@ def rasterize(view, faces, uv, face_material, factor, texture, cutoff, texels, s
                     r = 1.0 - s - t
                     u = r * uv[i0, 0] + s * uv[i1, 0] + t * uv[i2, 0]
                     v = r * uv[i0, 1] + s * uv[i1, 1] + t * uv[i2, 1]
-                    alpha = _texel(texels, texture[material, 0], texture[material, 1], texture[material, 2], u, v)[3]
+                    alpha = _texel(texels, texture[material, 0], texture[material, 1],
+                                   texture[material, 2], u, v)[3]
                     if alpha * factor[material, 3] < cutoff[material]:
                         continue
                 depth[row, col] = z
@@ -184,10 +197,11 @@ def _facing_normal(normals, vertices, eye, i0, i1, i2, r, s, t):
     z = r * normals[i0, 2] + s * normals[i1, 2] + t * normals[i2, 2]
     # Which side is seen is the flat triangle's business: an interpolated normal may lean past the
     # horizon.
-    px, py, pz = vertices[i1, 0] - vertices[i0, 0], vertices[i1, 1] - vertices[i0, 1], vertices[i1, 2] - vertices[i0, 2]
-    qx, qy, qz = vertices[i2, 0] - vertices[i0, 0], vertices[i2, 1] - vertices[i0, 1], vertices[i2, 2] - vertices[i0, 2]
+    ox, oy, oz = vertices[i0, 0], vertices[i0, 1], vertices[i0, 2]
+    px, py, pz = vertices[i1, 0] - ox, vertices[i1, 1] - oy, vertices[i1, 2] - oz
+    qx, qy, qz = vertices[i2, 0] - ox, vertices[i2, 1] - oy, vertices[i2, 2] - oz
     gx, gy, gz = py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx
-    seen = gx * (eye[0] - vertices[i0, 0]) + gy * (eye[1] - vertices[i0, 1]) + gz * (eye[2] - vertices[i0, 2])
+    seen = gx * (eye[0] - ox) + gy * (eye[1] - oy) + gz * (eye[2] - oz)
     along = gx * x + gy * y + gz * z
     scale = 1.0 / max(np.sqrt(x * x + y * y + z * z), 1e-12)
     if seen * along < 0.0:
@@ -196,8 +210,8 @@ def _facing_normal(normals, vertices, eye, i0, i1, i2, r, s, t):
 
 
 @njit(cache=True)
-def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, factor, texture, texels, light, eye,
-           supersample, out):
+def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, factor, texture,
+           texels, light, eye, supersample, out):
     """Fill `out` (H, W, 4) uint8 from the sample buffers.
 
     It has straight alpha, and RGB 255 where nothing is seen.
@@ -205,6 +219,7 @@ def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, f
     size = out.shape[0]
     for row in range(size):
         for col in range(size):
+            # Sum of the shaded samples, in linear light.
             red, green, blue, hits = 0.0, 0.0, 0.0, 0
             for dy in range(supersample):
                 for dx in range(supersample):
@@ -228,11 +243,13 @@ def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, f
                     if texture[m, 1] > 0:
                         u = r * uv[i0, 0] + s * uv[i1, 0] + t * uv[i2, 0]
                         v = r * uv[i0, 1] + s * uv[i1, 1] + t * uv[i2, 1]
-                        tr, tg, tb, _ = _texel(texels, texture[m, 0], texture[m, 1], texture[m, 2], u, v)
+                        tr, tg, tb, _ = _texel(texels, texture[m, 0], texture[m, 1], texture[m, 2],
+                                               u, v)
                         cr, cg, cb = cr * tr, cg * tg, cb * tb
                     red += min(cr, 1.0)
                     green += min(cg, 1.0)
                     blue += min(cb, 1.0)
+            # Their mean, sRGB-coded, and the share of samples that hit as alpha.
             if hits == 0:
                 out[row, col, 0] = out[row, col, 1] = out[row, col, 2] = 255
                 out[row, col, 3] = 0
@@ -245,16 +262,17 @@ def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, f
 
 def _buffers(packed: Packed, camera_to_world: np.ndarray, samples: int, fov_deg: float):
     """Return z-depth, face and weights of every sample, and the eye point."""
-    rotation, eye = np.asarray(camera_to_world, np.float64)[:3, :3], np.asarray(camera_to_world, np.float64)[:3, 3]
+    rotation, eye = np.asarray(camera_to_world,
+                               np.float64)[:3, :3], np.asarray(camera_to_world, np.float64)[:3, 3]
     view = np.ascontiguousarray((packed.vertices - eye) @ rotation)
     focal = 0.5 * samples / np.tan(np.radians(fov_deg) / 2)
-    buffers = rasterize(view, packed.faces, packed.uv, packed.face_material, packed.factor, packed.texture,
-                         packed.cutoff, packed.texels, samples, focal, NEAR)
+    buffers = rasterize(view, packed.faces, packed.uv, packed.face_material, packed.factor,
+                        packed.texture, packed.cutoff, packed.texels, samples, focal, NEAR)
     return *buffers, np.ascontiguousarray(eye)
 
 
-def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *, supersample: int = 2,
-                 lighting: Lighting = STUDIO) -> np.ndarray:
+def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *,
+                 supersample: int = 2, lighting: Lighting = STUDIO) -> np.ndarray:
     """Return renders of a mesh from several cameras, (T, size, size, 4) uint8.
 
     They are sRGB with straight alpha. cameras: (T, 4, 4) OpenGL camera-to-world (x right, y up,
@@ -266,8 +284,9 @@ def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *, 
     out = np.empty((len(cameras), size, size, 4), np.uint8)
     for image, camera in zip(out, cameras):
         _, face, weights, eye = _buffers(packed, camera, size * supersample, fov_deg)
-        _shade(face, weights, packed.vertices, packed.faces, packed.normals, packed.colors, packed.uv,
-               packed.face_material, packed.factor, packed.texture, packed.texels, light, eye, supersample, image)
+        _shade(face, weights, packed.vertices, packed.faces, packed.normals, packed.colors,
+               packed.uv, packed.face_material, packed.factor, packed.texture, packed.texels, light,
+               eye, supersample, image)
     return out
 
 

@@ -33,7 +33,8 @@ class DiffusionBatches:
         """Return the arrays that `sgm.train.losses.DiffusionLoss` takes."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, number])
-        x0, *conditions = self.clips.batch(rng, self.clip_indices(number), recipe.drop_condition, recipe.roam, recipe.frames)
+        x0, *conditions = self.clips.batch(rng, self.clip_indices(number), recipe.drop_condition,
+                                           recipe.roam, recipe.frames)
         noise = rng.standard_normal(x0.shape, dtype=np.float32)
         return x0, noise, self.sigmas(number, len(x0) // recipe.batch), *conditions
 
@@ -45,7 +46,8 @@ class DiffusionBatches:
         """
         recipe, (group, place) = self.recipe, divmod(number, self.together)
         rng = Stratified(np.random.default_rng([recipe.seed, group, 1]))
-        levels = lognormal_sigmas(rng, self.together * recipe.batch, num_frames, recipe.p_mean, recipe.p_std)
+        levels = lognormal_sigmas(rng, self.together * recipe.batch, num_frames, recipe.p_mean,
+                                  recipe.p_std)
         return levels.reshape(self.together, -1)[place]
 
 
@@ -61,8 +63,9 @@ class ViewBatches:
         self.recipe, self.clips = recipe, clips
         self.size = recipe.crop or clips.size
         if self.size > clips.size or self.size % spec.vae_factor:
-            raise ConfigError(f"crop: found {self.size}, expected a multiple of {spec.vae_factor} (pixels per latent) up to"
-                              f" {clips.size}, the views' size; or 0 for whole views")
+            raise ConfigError(f"crop: found {self.size}, expected a multiple of {spec.vae_factor}"
+                              f" (pixels per latent) up to {clips.size}, the views' size; or 0 for"
+                              " whole views")
         side = self.size // spec.vae_factor
         self.latent_shape = (spec.vae.z_channels, side, side)
 
@@ -72,15 +75,18 @@ class ViewBatches:
 
     def _draw(self, number):
         rng = np.random.default_rng([self.recipe.seed, number])
-        return rng, rng.integers((len(self.clips), self.clips.num_frames), size=(self.recipe.batch, 2))
+        return rng, rng.integers((len(self.clips), self.clips.num_frames),
+                                 size=(self.recipe.batch, 2))
 
     def __call__(self, number):
         """Return the arrays that `sgm.train.losses.AutoencoderLoss` takes."""
         rng, draws = self._draw(number)
-        corners = rng.integers(self.clips.size - self.size + 1, size=(self.recipe.batch, self.TRIES, 2))
+        corners = rng.integers(self.clips.size - self.size + 1,
+                               size=(self.recipe.batch, self.TRIES, 2))
         images = np.concatenate([least_white(self.clips.frames(clip, [view]), places, self.size)[0]
                                  for (clip, view), places in zip(draws, corners)])
-        return images, rng.standard_normal((self.recipe.batch,) + self.latent_shape, dtype=np.float32)
+        return images, rng.standard_normal((self.recipe.batch,) + self.latent_shape,
+                                           dtype=np.float32)
 
 
 def least_white(image, places, size):

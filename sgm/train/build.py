@@ -34,8 +34,8 @@ def build(spec, recipe, init, progress, rank=0, world_size=1):
         examples, val = open_data(recipe, engine, progress, rank, world_size)
         batches = DiffusionBatches(recipe, examples, recipe.accumulate * world_size)
         # every clip as it is sampled: with its condition, whole, in order
-        held_out = val and DiffusionBatches(replace(recipe, drop_condition=0.0, roam=0.0, frames=0), val,
-                                             val_count(recipe, val))
+        as_sampled = replace(recipe, drop_condition=0.0, roam=0.0, frames=0)
+        held_out = val and DiffusionBatches(as_sampled, val, val_count(recipe, val))
     return Trainer(engine, recipe, batches, held_out, rank, world_size), origin
 
 

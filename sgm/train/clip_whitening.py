@@ -41,14 +41,16 @@ def whiten_image_tokens(engine, clips):
     views = []
     for k in np.unique(np.linspace(0, len(clips) - 1, min(IMAGES, len(clips))).astype(int)):
         with suppress(InputError):      # training reports and counts unreadable clips
-            views.append(clips[k].frames([0 if clips[k].angles is None else clips[k].num_views - 1]))
+            views.append(clips[k].frames([0 if clips[k].angles is None else clips[k].num_views - 1
+                                          ]))
     if not views:
         return
     mean, axes = whiten(Encoders(engine, 1).tokens(np.concatenate(views))[:, 0])
     if not axes.any():
         return
     tower = engine.conditioner.embedder("cond_frames_without_noise").open_clip.model.visual
-    proj, bias = (parameter.asnumpy().astype(np.float64) for parameter in (tower.proj, tower.ln_post.bias))
+    proj, bias = (parameter.asnumpy().astype(np.float64)
+                  for parameter in (tower.proj, tower.ln_post.bias))
     bias -= np.linalg.lstsq(proj.T, mean, rcond=None)[0]        # exact: the mean is of proj's rows
     for parameter, value in ((tower.proj, proj @ axes), (tower.ln_post.bias, bias)):
         parameter.set_data(Tensor(value.astype(np.float32)))

@@ -39,13 +39,17 @@ class Predictions:
     def __init__(self, recipe, engine, examples, progress):
         # zero at the start of a training
         if not engine.model.diffusion_model.out[2].weight.asnumpy().any():
-            raise ConfigError("--init: found a UNet that was never trained, expected one to whose predictions the decoder is"
-                              " fitted (train with task: diffusion first)")
+            raise ConfigError("--init: found a UNet that was never trained, expected one to whose"
+                              " predictions the decoder is fitted (train with task: diffusion"
+                              " first)")
         self.examples, self.num_frames = examples, examples.num_frames
         count = min(len(examples), recipe.predicted_clips)
         store, weights = cache_store(recipe), hash_unet(engine)
-        keys = [hash_of("predicted", weights, engine.spec.sampling, recipe.seed, recipe.condition, index,
-                        examples.clips[index].digest(store.memo)) if store else None for index in range(count)]
+        keys = [
+            hash_of("predicted", weights, engine.spec.sampling, recipe.seed, recipe.condition,
+                    index, examples.clips[index].digest(store.memo)) if store else None
+            for index in range(count)
+        ]
         shape = (self.num_frames, *examples.latent_shape)
         if store:
             store.make_room(keys, [shape] * count)
@@ -59,7 +63,8 @@ class Predictions:
         example, (encoded, *_) = loaded
         if store and store.has(key, shape):
             return Predicted(index, example.views, encoded, np.array(store.read(key)))
-        condition = dict(zip(("crossattn", "concat", "vector"), self.examples.conditions(rng, [loaded], 0.0)))
+        arrays = self.examples.conditions(rng, [loaded], 0.0)
+        condition = dict(zip(("crossattn", "concat", "vector"), arrays))
         noise = rng.standard_normal(shape, dtype=np.float32)
         z = engine.sample(noise, condition, None, steps=int(rng.integers(MIN_STEPS, MAX_STEPS + 1)),
                           guidance_scales=np.ones(self.num_frames))
@@ -96,7 +101,8 @@ class DecoderBatches:
 
     def _draw(self, number):
         rng = np.random.default_rng([self.recipe.seed, number])
-        return rng, rng.integers((len(self.clips), self.clips.num_frames), size=(self.recipe.batch, 2))
+        return rng, rng.integers((len(self.clips), self.clips.num_frames),
+                                 size=(self.recipe.batch, 2))
 
     def __call__(self, number):
         """Return the arrays that `sgm.train.losses.DecoderLoss` takes."""
@@ -110,9 +116,11 @@ class DecoderBatches:
         latents, images = [], []
         for (k, place), corners, guessed in zip(draws, places, predicted):
             clip = self.clips.items[k]
-            image, (y, x) = least_white(self.clips.frame(clip, place), factor * corners, self.crops.size)
+            image, (y, x) = least_white(self.clips.frame(clip, place), factor * corners,
+                                        self.crops.size)
             y, x = y // factor, x // factor
-            latents.append((clip.predicted if guessed else clip.encoded)[place, :, y:y + height, x:x + width])
+            whole = (clip.predicted if guessed else clip.encoded)[place]
+            latents.append(whole[:, y:y + height, x:x + width])
             images.append(image[0])
         return np.stack(latents), np.stack(images)
 

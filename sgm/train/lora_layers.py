@@ -49,7 +49,10 @@ def attach(engine, rank, alpha, seed):
     Its output does not change: B starts at zero. Queries and keys of the attention to one token
     have no effect and stay as they are.
     """
-    for block in [cell for _, cell in engine.model.cells_and_names() if isinstance(cell, TransformerBlock)]:
+    for block in [
+            cell for _, cell in engine.model.cells_and_names()
+            if isinstance(cell, TransformerBlock)
+    ]:
         for attention, names in (block.attn1, ("to_q", "to_k", "to_v")), (block.attn2, ("to_v",)):
             for name in names:
                 setattr(attention, name, AdaptedLinear(getattr(attention, name), rank, alpha))

@@ -24,7 +24,8 @@ class Stratified:
         """Return (count,) float64 numbers, which depend on each other."""
         # never 0 or 1, where the inverse is infinite
         offsets = (self.rng.integers(2 ** 32, size=count) + 0.5) / 2 ** 32
-        return np.array([NormalDist().inv_cdf(k) for k in (self.rng.permutation(count) + offsets) / count])
+        places = (self.rng.permutation(count) + offsets) / count
+        return np.array([NormalDist().inv_cdf(place) for place in places])
 
 
 def lognormal_sigmas(rng, clips, num_frames, mean, std):
@@ -65,7 +66,9 @@ class DiffusionLoss(nn.Cell):
         self.denoiser = denoiser
         self.num_frames = num_frames
         self.dtype = dtype
-        self.weights = weights if weights is None else Tensor(weights.astype(np.float32).reshape(1, -1))
+        self.weights = None
+        if weights is not None:
+            self.weights = Tensor(weights.astype(np.float32).reshape(1, -1))
 
     def construct(self, x0, noise, sigma, crossattn, concat, vector, rows=None):
         """Return the loss, a scalar.
@@ -78,7 +81,8 @@ class DiffusionLoss(nn.Cell):
         """
         loss = self.per_frame(x0, noise, sigma, crossattn, concat, vector, rows)
         if self.weights is not None:
-            weights = self.weights.broadcast_to((crossattn.shape[0] // self.num_frames, self.num_frames)).reshape(-1)
+            shape = (crossattn.shape[0] // self.num_frames, self.num_frames)
+            weights = self.weights.broadcast_to(shape).reshape(-1)
             loss = loss * (weights if rows is None else ms_ops.gather(weights, rows, 0))
         return loss.mean()
 
@@ -91,7 +95,8 @@ class DiffusionLoss(nn.Cell):
         if rows is not None:
             prepared = ms_ops.gather(prepared, rows, 0)
         frames = count * self.num_frames // crossattn.shape[0]      # of each clip
-        denoised = self.denoiser(x0 + level * noise, sigma, prepared, concat, vector, image_only, frames)
+        denoised = self.denoiser(
+            x0 + level * noise, sigma, prepared, concat, vector, image_only, frames)
         error = (denoised - x0).reshape(count, -1)
         return (error * error).mean(1) * (1.0 + 1.0 / (sigma * sigma))
 

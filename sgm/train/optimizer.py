@@ -86,8 +86,8 @@ class TrainStep(nn.Cell):
     it. world_size: devices that each have their own batches, and whose gradients are added.
     """
 
-    def __init__(self, objective, weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, clip_norm=0.0, accumulate=1,
-                 half=False, world_size=1):
+    def __init__(self, objective, weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01,
+                 clip_norm=0.0, accumulate=1, half=False, world_size=1):
         super().__init__(auto_prefix=False)
         self.objective = objective
         self.weights = ParameterTuple(weights)
@@ -98,9 +98,11 @@ class TrainStep(nn.Cell):
         self.average = self.master.clone("average", "same")
         # between steps they are free, or zero if they accumulate
         self.sums = self.master.clone("gradient", "zeros")
-        self.betas, self.eps, self.weight_decay, self.clip_norm = betas, eps, weight_decay, clip_norm
+        self.betas, self.eps = betas, eps
+        self.weight_decay, self.clip_norm = weight_decay, clip_norm
         self.several = accumulate > 1
-        self.reduce, self.first = (P.AllReduce(), P.Broadcast(0)) if world_size > 1 else (None, None)
+        self.reduce = P.AllReduce() if world_size > 1 else None
+        self.first = P.Broadcast(0) if world_size > 1 else None
         self.gradients = ms_ops.value_and_grad(_Scaled(objective), None, self.weights, has_aux=True)
         self.map = ms_ops.HyperMap()
 
@@ -110,7 +112,10 @@ class TrainStep(nn.Cell):
         # The kernel adds eps to sqrt(v); torch adds it to the bias-corrected root. The factor makes
         # them one.
         eps = self.eps * np.sqrt(1 - beta2 ** step)
-        values = [lr, beta1 ** step, beta2 ** step, eps, beta1, beta2, 1 - lr * self.weight_decay, 1 - average_decay]
+        values = [
+            lr, beta1**step, beta2**step, eps, beta1, beta2, 1 - lr * self.weight_decay,
+            1 - average_decay
+        ]
         return Tensor(np.array(values, np.float32))
 
     def accumulate(self, scale, *batch):
@@ -135,13 +140,14 @@ class TrainStep(nn.Cell):
 
     def broadcast_weights(self):
         """Give all devices the weights and averages of the first one."""
-        first = self.first
-        done = self.map(ms_ops.partial(_follow, first), self.master) + self.map(ms_ops.partial(_follow, first), self.average)
+        follow = ms_ops.partial(_follow, self.first)
+        done = self.map(follow, self.master) + self.map(follow, self.average)
         return ms_ops.depend(self.map(_put, self.weights, self.master), done)
 
     def update(self, rates, clip):
         """Apply AdamW to `clip` times `sums`, which are then cleared if they accumulate."""
-        done = self.map(ms_ops.partial(_update, rates, clip), self.master, self.m, self.v, self.average, self.sums)
+        done = self.map(ms_ops.partial(_update, rates, clip), self.master, self.m, self.v,
+                        self.average, self.sums)
         if self.half:
             done = done + self.map(_put, self.weights, self.master)
         if self.several:

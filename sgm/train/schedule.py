@@ -12,7 +12,8 @@ def learning_rate(recipe, step):
     if recipe.schedule == "constant":
         return recipe.lr
     progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.lr * (recipe.lr_final + (1 - recipe.lr_final) * 0.5 * (1 + np.cos(np.pi * progress)))
+    return recipe.lr * (recipe.lr_final + (1 - recipe.lr_final) * 0.5 *
+                        (1 + np.cos(np.pi * progress)))
 
 
 def average_decay(recipe, step):

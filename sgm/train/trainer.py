@@ -57,7 +57,8 @@ class Trainer:
         parameters = self._kept(lambda name: is_trained(recipe, engine.spec, name))
         self.step = TrainStep(self.objective, list(parameters.values()), tuple(recipe.betas),
                               weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm,
-                              accumulate=recipe.accumulate, half=recipe.precision in HALVES, world_size=world_size)
+                              accumulate=recipe.accumulate, half=recipe.precision in HALVES,
+                              world_size=world_size)
         self.kept = self._kept(lambda name: is_kept(recipe, engine.spec, name))
         self.exact = {}  # float32 values of frozen weights that compute in half precision
         if recipe.precision in HALVES:
@@ -85,11 +86,17 @@ class Trainer:
                 if isinstance(cell, Block):
                     cell.recompute()
         num_frames = self.batches.clips.num_frames
-        weights = frame_weights(num_frames, recipe.front_weight) if recipe.front_weight < 1 else None
-        return DiffusionLoss(engine.model, num_frames, HALVES.get(recipe.precision, ms.float32), weights)
+        dtype = HALVES.get(recipe.precision, ms.float32)
+        weights = None
+        if recipe.front_weight < 1:
+            weights = frame_weights(num_frames, recipe.front_weight)
+        return DiffusionLoss(engine.model, num_frames, dtype, weights)
 
     def _kept(self, wanted):
-        return {name: parameter for name, parameter in self.engine.parameters_dict().items() if wanted(name)}
+        return {
+            name: parameter for name, parameter in self.engine.parameters_dict().items()
+            if wanted(name)
+        }
 
     def _halve(self, dtype, trained):
         for name, parameter in self.engine.model.parameters_dict().items():
@@ -101,7 +108,8 @@ class Trainer:
     def _run(self, name, *inputs):
         """Run a part of the step as a compiled graph."""
         if name not in self._graphs:
-            self._graphs[name] = ops.compiled(getattr(self.objective if name == "construct" else self.step, name))
+            part = getattr(self.objective if name == "construct" else self.step, name)
+            self._graphs[name] = ops.compiled(part)
         return self._graphs[name](*inputs)
 
     def _collective(self, name, *inputs):
@@ -114,10 +122,12 @@ class Trainer:
         except RuntimeError as error:
             if self.world_size == 1:
                 raise
-            reason = next((line for line in str(error).splitlines() if line and line[0] != "-"), "no reason given")
-            raise TrainingError(f"step {self.done + 1}: the processes could not add up their gradients ({reason}); one of"
-                                " them is gone or hangs, see its log (worker_<rank>.log of msrun); fix that, and continue from"
-                                " the last checkpoint with --resume") from None
+            reason = next((line for line in str(error).splitlines() if line and line[0] != "-"),
+                          "no reason given")
+            raise TrainingError(f"step {self.done + 1}: the processes could not add up their"
+                                f" gradients ({reason}); one of them is gone or hangs, see its log"
+                                " (worker_<rank>.log of msrun); fix that, and continue from the"
+                                " last checkpoint with --resume") from None
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -131,7 +141,8 @@ class Trainer:
         recipe = self.recipe
         lr = learning_rate(recipe, self.done)
         first = self.done * recipe.accumulate * self.world_size
-        numbers = range(first + self.rank, first + recipe.accumulate * self.world_size, self.world_size)
+        numbers = range(first + self.rank, first + recipe.accumulate * self.world_size,
+                        self.world_size)
         scale, losses = Tensor(np.float32(self.scale.value)), []
         for number in numbers:
             loss = self._run("accumulate", scale, *map(Tensor, self.batches(number)))
@@ -153,11 +164,12 @@ class Trainer:
         retry = self.scale.update(good)
         self.bad = 0 if good else self.bad + (not retry)
         if self.bad >= recipe.bad_steps:
-            clips = sorted({clip for number in numbers for clip in self.batches.clip_indices(number)})
+            clips = sorted(set(sum(map(self.batches.clip_indices, numbers), [])))
             raise TrainingError(
-                f"step {self.done}: found the loss {loss:g} and a gradient of norm {norm:g}, {self.bad} steps in a row that"
-                f" are not finite (this one on clips {', '.join(map(str, clips[:20]))}), expected finite numbers; nothing of"
-                " them was saved: lower lr, raise warmup, take precision fp32, or look at those clips")
+                f"step {self.done}: found the loss {loss:g} and a gradient of norm {norm:g},"
+                f" {self.bad} steps in a row that are not finite (this one on clips"
+                f" {', '.join(map(str, clips[:20]))}), expected finite numbers; nothing of them was"
+                " saved: lower lr, raise warmup, take precision fp32, or look at those clips")
         return Row(loss, norm, lr, not good)
 
     def broadcast_weights(self):
@@ -199,8 +211,8 @@ class Trainer:
             except (MemoryError, RuntimeError) as error:
                 if not of_memory(error):
                     raise
-        log.warning("step %d: not enough memory for a sheet of held-out clips; sheet_every=0 leaves them out, a lower"
-                    " encode_chunk decodes fewer frames at once", self.done)
+        log.warning("step %d: not enough memory for a sheet of held-out clips; sheet_every=0 leaves"
+                    " them out, a lower encode_chunk decodes fewer frames at once", self.done)
         return None, {}
 
     # --- checkpoints ------------------------------------------------------------------------------
@@ -210,7 +222,10 @@ class Trainer:
 
         The trained part is its moving average if `averaged`.
         """
-        arrays = {name: parameter.asnumpy() for name, parameter in self.kept.items() if name not in self.exact}
+        arrays = {
+            name: parameter.asnumpy() for name, parameter in self.kept.items()
+            if name not in self.exact
+        }
         arrays.update(self.exact)
         for weight, master, average in zip(self.step.weights, self.step.master, self.step.average):
             arrays[weight.name] = (average if averaged else master).asnumpy()
@@ -220,9 +235,13 @@ class Trainer:
         """Return ({name: array}, {name: number or dict}): all that `restore` needs."""
         arrays = self.weights(False)
         for weight, *moments in zip(self.step.weights, self.step.m, self.step.v, self.step.average):
-            arrays.update({f"{kind}/{weight.name}": moment.asnumpy() for kind, moment in zip(MOMENTS, moments)})
-        return arrays, {"step": self.done, "updates": self.updates, "skipped": self.skipped, "bad": self.bad,
-                        "best": self.best, "scale": self.scale.state()}
+            arrays.update({
+                f"{kind}/{weight.name}": moment.asnumpy() for kind, moment in zip(MOMENTS, moments)
+            })
+        return arrays, {
+            "step": self.done, "updates": self.updates, "skipped": self.skipped, "bad": self.bad,
+            "best": self.best, "scale": self.scale.state()
+        }
 
     def restore(self, checkpoint, numbers):
         """Continue from a `state`: an open TensorStore, and the numbers.
@@ -234,20 +253,22 @@ class Trainer:
             wanted.update({f"{kind}/{weight.name}": weight.shape for kind in MOMENTS})
         for name, shape in wanted.items():
             if name not in checkpoint or tuple(checkpoint.shape(name)) != tuple(shape):
-                raise CheckpointError(f"{checkpoint.path}: {name} is missing or of another shape; it was made by another"
-                                      " recipe")
+                raise CheckpointError(f"{checkpoint.path}: {name} is missing or of another shape;"
+                                      " it was made by another recipe")
         for name, parameter in self.kept.items():
             value = np.array(checkpoint.read(name))
             if name in self.exact:
                 self.exact[name] = value
             parameter.set_data(Tensor(value).astype(parameter.dtype))
-        for weight, master, *moments in zip(self.step.weights, self.step.master, self.step.m, self.step.v, self.step.average):
+        for weight, master, *moments in zip(self.step.weights, self.step.master, self.step.m,
+                                            self.step.v, self.step.average):
             for kind, moment in zip(MOMENTS, moments):
                 moment.set_data(Tensor(np.array(checkpoint.read(f"{kind}/{weight.name}"))))
             if master is not weight:
                 master.set_data(Tensor(np.array(checkpoint.read(weight.name))))
         self._graphs.clear()
         self.engine.release()       # a compiled step would continue with its own weights
-        self.done, self.updates, self.skipped = (int(numbers[name]) for name in ("step", "updates", "skipped"))
+        self.done, self.updates, self.skipped = (int(numbers[name])
+                                                 for name in ("step", "updates", "skipped"))
         self.bad, self.best = int(numbers["bad"]), numbers["best"]
         self.scale.restore(numbers["scale"])

@@ -22,7 +22,8 @@ def test_by_hand():
     assert found == (3 * 64, 4 * 64)
 
 
-@pytest.mark.parametrize("dtype, precision", [("float32", "fp32"), ("float16", "fp16"), ("bfloat16", "bf16")])
+@pytest.mark.parametrize("dtype, precision", [
+    ("float32", "fp32"), pytest.param("float16", "fp16", marks=pytest.mark.slow), ("bfloat16", "bf16")])
 @pytest.mark.parametrize("number, level", [(8, 2), pytest.param(5, 1, marks=pytest.mark.slow),
                                            pytest.param(2, 0, marks=pytest.mark.slow)])
 def test_the_plan_says_what_a_block_keeps(number, level, dtype, precision):

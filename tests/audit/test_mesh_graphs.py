@@ -22,7 +22,8 @@ OTHER = replace(
     SMALL, nerf=NerfSpec(encoding="hash", hash_levels=3, hash_log2=8, hash_coarsest=4, hash_finest=24, width=8, rays=16,
                          samples=4, directional=True, depth=1.0, tv=1.0, distortion=0.0),
     dmtet=replace(SMALL.dmtet, geometry=0.0))
-CASES = {f"{name}: {case.name}": case for name, spec in (("dense", SMALL), ("hash", OTHER)) for case in mesh_graphs.graphs(spec)}
+CASES = {f"{name}: {case.name}": case for name, spec in (("dense", SMALL), ("hash", OTHER))
+         for case in mesh_graphs.graphs(spec)}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,4 +1,4 @@
-"""Weights: files of both formats, hostile files, what is loaded, what is refused and how that is told."""
+"""Weights: files of both formats, hostile files, what is loaded, what is refused and how."""
 import errno
 import json
 import os
@@ -346,9 +346,9 @@ def test_another_width_and_no_model_of_ours(tmp_path):
     path = saved(tmp_path, build_checkpoint("sv3d_u"))
     assert "found 32 channels, expected 320 for sv3d_u; it looks like sv3d_u of other widths" in error_of(
         adapt_spec, load_spec("sv3d_u"), open_checkpoint(path))
-    strange = published("sv3d_u", **{"model.diffusion_model.label_emb.0.0.weight": [1280, 99]})
+    unknown = published("sv3d_u", **{"model.diffusion_model.label_emb.0.0.weight": [1280, 99]})
     assert "found 99 columns, expected 256 for sv3d_u; it is another model" in error_of(
-        adapt_spec, load_spec("sv3d_u"), strange)
+        adapt_spec, load_spec("sv3d_u"), unknown)
     other = open_checkpoint(saved(tmp_path, {"a": BIAS}, "other.safetensors"))
     assert adapt_spec(load_spec("sv3d_u"), other) == load_spec("sv3d_u")
     part = open_checkpoint(saved(tmp_path, {"down_blocks.0.resnets.0.conv1.weight": BIAS}, "part.safetensors"))

@@ -55,11 +55,11 @@ def test_the_network_starts_as_svd(model, pynative):
     assert engine.first_stage_model.temporal
     ours = evaluated(engine, start, cond_aug=COND_AUG, **angles)
 
-    heedless = weights[VECTOR_KEY].copy()
-    heedless[:, :512] = 0                       # fps_id and motion_bucket_id
+    without_video = weights[VECTOR_KEY].copy()
+    without_video[:, :512] = 0                       # fps_id and motion_bucket_id
     scalars = dict(cond_aug=COND_AUG, fps_id=6, motion_bucket_id=127)
     engine = Engine(SMALL)
-    theirs = evaluated(engine, Arrays("svd", {**weights, VECTOR_KEY: heedless}), **scalars)
+    theirs = evaluated(engine, Arrays("svd", {**weights, VECTOR_KEY: without_video}), **scalars)
     assert np.abs(ours - theirs).max() <= 2e-6 * np.abs(theirs).max()
     untouched = evaluated(engine, Arrays("svd", weights), **scalars)
     assert np.abs(untouched - theirs).max() > 1e-3 * np.abs(theirs).max()
@@ -84,7 +84,8 @@ def test_other_networks_are_refused(weights):
     with pytest.raises(ConfigError, match="sv3d_p: unet: found other sizes than tiny_svd's"):
         convert_conditioning(Arrays("svd", weights), SVD, replace(target, unet=load_spec("svd").unet))
     with pytest.raises(ConfigError, match="sv3d_p: cond_aug: found 128 columns, expected 256"):
-        convert_conditioning(Arrays("svd", weights), SVD, replace(target, condition=replace(target.condition, scalar_dim=128)))
+        narrow = replace(target, condition=replace(target.condition, scalar_dim=128))
+        convert_conditioning(Arrays("svd", weights), SVD, narrow)
 
 
 def test_weights_from_a_diffusers_folder(weights, tmp_path):

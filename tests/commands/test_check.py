@@ -63,7 +63,8 @@ def test_operators_are_judged(monkeypatch, capsys):
         return x / (x - x)
 
     made = {"linear": ops.linear, "gelu": ops.silu, "silu": Straight(), "softmax": not_finite, "upsample_nchw": fails}
-    monkeypatch.setattr(operator_cases, "OPERATORS", {name: operator_cases.Operator(function) for name, function in made.items()})
+    operators = {name: operator_cases.Operator(function) for name, function in made.items()}
+    monkeypatch.setattr(operator_cases, "OPERATORS", operators)
     report = check.Report()
     check.check_operators(report, ["float32"])
     failed = report.data["failed"]
@@ -98,7 +99,8 @@ def test_networks_are_judged(monkeypatch, capsys):
 def test_a_failed_audit_is_told(monkeypatch, capsys, opencv):
     """By the command: a violation, a graph that cannot be made, and exit code 1."""
     def builders_of(spec):
-        yield diffusion_graphs.GraphBuilder("bessel", lambda: Of(P.BesselJ0()), {"x": Type("float32", (4,))}, host=("x",), fetched=True)
+        yield diffusion_graphs.GraphBuilder("bessel", lambda: Of(P.BesselJ0()), {"x": Type("float32", (4,))},
+                                            host=("x",), fetched=True)
         yield diffusion_graphs.GraphBuilder("unmakeable", lambda: None, {})
 
     monkeypatch.setattr(diffusion_graphs, "graphs", builders_of)

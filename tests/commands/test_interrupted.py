@@ -1,9 +1,11 @@
 """Full disk, Ctrl-C and kill -9 on real processes, and the same command again: finished folders stay, the rest gets done, and
 nothing half-written counts as finished."""
 import json
+import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 from support.badfiles import object_on_white
 from support.commands import tree
+from support.paths import ROOT
 from support.processes import running, stop, wait_until
 
 from sgm.views.transforms import read_transforms
@@ -138,7 +141,8 @@ def test_ctrl_c_while_rendering(tmp_path):
     with running([*PROCEDURAL, tmp_path / "out", "--count", "200"]) as process:
         wait_until(lambda: len(finished(tmp_path / "out")) > 2, process, "no folder yet")
         code, said = stop(process, signal.SIGINT)
-    assert code == 130 and said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to continue")
+    assert code == 130
+    assert said.rstrip().endswith("render_orbits.py: interrupted; start again with the same options to continue")
     assert "Traceback" not in said and not leftovers(tmp_path / "out")
     for folder in finished(tmp_path / "out"):
         check_whole(folder, 4)

@@ -47,6 +47,12 @@ def test_version(capsys):
     assert capsys.readouterr().out == "sv3d-mindspore 0.5.0\n"
 
 
+def test_lint():
+    """Line length, docstrings and imports are as pyproject.toml asks."""
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.slow
 def test_an_installed_package_has_all_it_needs(tmp_path):
     """A wheel, unpacked elsewhere, finds its configurations and weights without the checkout."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 from PIL import Image
+from support.training import SV3D_P, drawn, write_model
 
 import simple_video_sample as command
 from sgm.checkpoints.safetensors_format import save_safetensors
@@ -27,6 +28,15 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Flags of a model that compiles in seconds, with random weights."""
+    folder = tmp_path_factory.mktemp("small")
+    model, path = write_model(folder / "small.yaml", SV3D_P), folder / "small.safetensors"
+    save_safetensors(path, drawn(load_spec(model)))
+    return ["--config", str(model), "--ckpt", str(path)]
+
+
 @pytest.fixture
 def photos(tmp_path):
     """A folder with two images and one that is cut off."""
@@ -47,9 +57,14 @@ def flags(weights, image, output, *more):
             "--num-frames", str(VIEWS), "--steps", "2", *more]
 
 
-def test_folder_of_images(weights, photos, tmp_path, capsys):
+def quickly(image, output):
+    return ["--image", str(image), "--output", str(output), "--mode", "pynative"]
+
+
+def test_folder_of_images(small, photos, tmp_path, capsys):
     output = tmp_path / "out"
-    assert command.run(flags(weights, photos, output, "--preview", "1")) == 1
+    argv = [*small, "--image", str(photos), "--output", str(output), "--steps", "2"]
+    assert command.run([*argv, "--preview", "1"]) == 1
     said = capsys.readouterr()
     assert "broken.png" in said.err and "Traceback" not in said.err
     assert sorted(p.name for p in output.iterdir() if p.is_dir()) == ["cut_23", "plain_23"]
@@ -65,7 +80,7 @@ def test_folder_of_images(weights, photos, tmp_path, capsys):
     assert record["checkpoint"]["hash"].startswith("sha256:")
     assert (output / "cut_23.preview.png").exists()
     before = (folder / "run.json").stat().st_mtime_ns
-    command.run(flags(weights, photos, output))
+    command.run(argv)
     assert "skipped" in capsys.readouterr().out and (folder / "run.json").stat().st_mtime_ns == before
 
 
@@ -102,8 +117,8 @@ def test_output_that_is_a_file(weights, photos, tmp_path, capsys):
     assert "taken" in capsys.readouterr().err
 
 
-def test_same_seed_whatever_the_chunk_and_the_guidance_order(weights, photos):
-    engine = load_model("sv3d_tiny", weights, overrides=[f"num_frames={VIEWS}"])
+def test_same_seed_whatever_the_chunk_and_the_guidance_order(small, photos, pynative):
+    engine = load_model(small[1], small[3])
     image = Image.open(photos / "cut.png")
     from sgm.views.cameras import Orbit
     orbit = Orbit.static(num_frames=VIEWS)
@@ -130,15 +145,15 @@ def test_a_chunk_that_does_not_fit_is_halved(weights, photos, monkeypatch):
     assert chunks == [6, 3, 1]
 
 
-def test_nan_names_its_stage(weights, photos, tmp_path, monkeypatch, capsys):
+def test_nan_names_its_stage(small, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Engine, "sample", lambda self, noise, *rest: Tensor(noise * np.nan))
-    assert command.run(flags(weights, photos / "cut.png", tmp_path / "out")) == 1
+    assert command.run([*small, *quickly(photos / "cut.png", tmp_path / "out")]) == 1
     assert "sample" in capsys.readouterr().err
 
 
-def test_interrupted(weights, photos, tmp_path, monkeypatch):
+def test_interrupted(small, photos, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
     monkeypatch.setattr(Engine, "sample", stop)
-    assert command.run(flags(weights, photos / "cut.png", tmp_path / "out")) == 130
+    assert command.run([*small, *quickly(photos / "cut.png", tmp_path / "out")]) == 130
     assert not list((tmp_path / "out").glob("*"))

@@ -111,7 +111,7 @@ def test_pictures_without_alpha_are_cut_out(folder, pictures, level):
     assert overlap.mean() > 0.9
 
 
-def test_larger_pictures_are_reduced_with_their_cameras(folder):
+def test_larger_pictures_are_reduced(folder):
     views, small = read_views(folder), read_views(folder, side=32)
     assert (small.w, small.h) == (32, 32)
     np.testing.assert_allclose(small.intrinsics, views.intrinsics / 2)
@@ -245,7 +245,7 @@ def test_ctrl_c_makes_files_of_what_there_is(folder, tmp_path):
     assert (output / "mesh.glb").stat().st_size > 1000 and not [f for f in os.listdir(output) if f.startswith(".")]
 
 
-def test_ctrl_c_in_the_last_stage_leaves_the_mesh_and_its_report(folder, tmp_path, monkeypatch):
+def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch):
     """The handler is called as Ctrl-C calls it, once before and once within the texture's least squares, once after."""
     from sgm.reconstruct import report as report_module
     from sgm.reconstruct.pipeline import Reconstruction
@@ -305,7 +305,7 @@ def test_from_python(folder, tmp_path):
 
 
 def test_stages_one_by_one_from_python(folder, tmp_path):
-    """Each alone goes on from what those before it left; without the texture there is no mesh yet."""
+    """Each alone continues from what those before it left; without the texture there is no mesh yet."""
     settings, output = [item.removeprefix("--set=") for item in TINY], tmp_path / "parts"
 
     def run(*stages, output=output):

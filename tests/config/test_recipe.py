@@ -17,7 +17,8 @@ VAE = CONFIGS / "train" / "vae_tiny.yaml"
 
 @pytest.mark.parametrize("change, expected", [
     ("seed=-1", "seed: found -1, expected a number from 0 to 4294967295"),
-    ("lr=inf", "lr: found inf, expected a positive number up to 1000000"), ("lr=0", "lr: found 0"), ("lr=nan", "lr: found nan"),
+    ("lr=inf", "lr: found inf, expected a positive number up to 1000000"), ("lr=0", "lr: found 0"),
+    ("lr=nan", "lr: found nan"),
     ("lr_final=nan", "lr_final: found nan, expected a number from 0 to 1"), ("lr_final=-0.1", "lr_final: found -0.1"),
     ("warmup=-1", "warmup: found -1, expected a number from 0 to"),
     ("betas=[0.9,1.0]", "betas: found [0.9, 1.0], expected two numbers from 0 to below 1"),
@@ -26,14 +27,16 @@ VAE = CONFIGS / "train" / "vae_tiny.yaml"
     ("kl_weight=nan", "kl_weight: found nan"), ("p_mean=nan", "p_mean: found nan, expected a number from -100 to 100"),
     ("p_std=-1", "p_std: found -1"), ("clip_norm=-1", "clip_norm: found -1.0, expected a number from 0 to 1000000"),
     ("clip_norm=inf", "clip_norm: found inf"), ("crop=-1", "crop: found -1, expected a number from 0 to"),
-    ("accumulate=0", "accumulate: found 0, expected a number from 1 to"), ("batch=0", "batch: found 0"), ("keep=0", "keep: found 0"),
+    ("accumulate=0", "accumulate: found 0, expected a number from 1 to"), ("batch=0", "batch: found 0"),
+    ("keep=0", "keep: found 0"),
     ("precision=fp8", "precision: found 'fp8', expected one of auto, fp32, bf16, fp16"),
     ("precision=fp16", "precision: found 'fp16', expected fp32 for the autoencoder"),
     ("schedule=linear", "schedule: found 'linear', expected one of cosine, constant"),
     ("trains=lora", "trains: found 'lora', expected one of all, decoder for task autoencoder"),
     ("task=gan", "task: found 'gan', expected one of diffusion, autoencoder, decoder"),
     ("drop_condition=1", "drop_condition: found 1.0, expected 0 <= drop_condition < 1"),
-    ("frames=-1", "frames: found -1, expected a number from 0 to"), ("sheet_every=-1", "sheet_every: found -1, expected a number from 0 to"),
+    ("frames=-1", "frames: found -1, expected a number from 0 to"),
+    ("sheet_every=-1", "sheet_every: found -1, expected a number from 0 to"),
     ("sheet_clips=0", "sheet_clips: found 0"), ("sheet_steps=0", "sheet_steps: found 0, expected a number from 1 to"),
     ("lora_rank=0", "lora_rank: found 0"), ("lora_alpha=nan", "lora_alpha: found nan"),
 ])

@@ -21,15 +21,29 @@ def to_uint8(frames):
     return (((frames + 1) / 2).clip(0, 1) * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
+@pytest.fixture
+def uncompiled_engine(tiny_engine, pynative, monkeypatch):
+    """`tiny_engine` without the graphs that it may have."""
+    def engine(name):
+        monkeypatch.setattr(tiny_engine(name), "_graphs", {})
+        return tiny_engine(name)
+    return engine
+
+
+@pytest.fixture(params=["pynative", pytest.param("compiled", marks=pytest.mark.slow)])
+def engines(request):
+    return request.getfixturevalue("tiny_engine" if request.param == "compiled" else "uncompiled_engine")
+
+
 @pytest.mark.parametrize("name", ["sv3d_p", "svd"])
 class TestTrace:
     """Ten Euler steps of five frames."""
 
-    def test_both_sides_of_single_steps(self, name, golden, tiny_engine, agree):
+    def test_both_sides_of_single_steps(self, name, golden, engines, agree):
         """Estimates at the reference's own x. Guidance scales 0 and 1 leave one side: unconditional, conditional."""
         g = golden(f"sample_{name}")
-        for i in (0, 5, 9):
-            sides = [tiny_engine(name).denoiser(*conditions(g), np.full(5, scale))(
+        for i in (0, 9):
+            sides = [engines(name).denoiser(*conditions(g), np.full(5, scale))(
                 Tensor(g[f"trace/x.{i}"]), g[f"trace/sigma.{i}"][0]).asnumpy() for scale in (0, 1)]
             wanted = g[f"trace/denoised_uncond_cond.{i}"]
             agree(f"sample_{name} denoised_uncond_cond.{i}", np.concatenate(sides), wanted)
@@ -51,53 +65,85 @@ class TestTrace:
         for i in range(STEPS):
             np.testing.assert_allclose(g[f"trace/sigma.{i}"], given["sigmas"][i], rtol=5e-6)
 
-    def test_all_steps_and_frames(self, name, golden, tiny_engine, agree):
-        g, engine, xs = golden(f"sample_{name}"), tiny_engine(name), []
-        z = engine.sample(g["in/randn"], *conditions(g), callback=lambda i, x, denoised: xs.append((i, x.asnumpy())))
-        assert [i for i, _ in xs] == list(range(STEPS))     # steps, sampler and guidance are those of the YAML file
-        for i, x in xs:
-            agree(f"sample_{name} x.1-10", x, g[f"trace/x.{i + 1}"], 2e-4)
-        agree(f"sample_{name} z", z, g["out/z"], 2e-4)
+    def test_frames(self, name, golden, tiny_engine, agree):
+        g, engine = golden(f"sample_{name}"), tiny_engine(name)
         for chunk, key in ((5, "frames_raw"), (2, "frames_raw_chunk2")):
-            agree(f"sample_{name} {key}, from our z", engine.decode(z, chunk), g[f"out/{key}"], 2e-4)
             agree(f"sample_{name} {key}", engine.decode(g["out/z"], chunk), g[f"out/{key}"])
-        ours, theirs = to_uint8(engine.decode(z, 5)), g["out/frames_uint8"]
-        if name == "sv3d_p":    # the reference replaces the input view by the input
-            ours[-1] = to_uint8(golden("cond_sv3d_p")["in/image"])[0]
-        difference = np.abs(ours.astype(int) - theirs)      # truncation turns the last bit into a level now and then
-        assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
-def test_one_side_after_the_other_is_the_same(golden, tiny_engine, agree):
+@pytest.mark.parametrize("name, engines", [
+    ("sv3d_p", "pynative"), pytest.param("sv3d_p", "compiled", marks=pytest.mark.slow),
+    pytest.param("svd", "compiled", marks=pytest.mark.slow)], indirect=["engines"])
+def test_all_steps_and_frames(name, golden, engines, agree):
+    g, engine, xs = golden(f"sample_{name}"), engines(name), []
+    z = engine.sample(g["in/randn"], *conditions(g), callback=lambda i, x, denoised: xs.append((i, x.asnumpy())))
+    assert [i for i, _ in xs] == list(range(STEPS))     # steps, sampler and guidance are those of the YAML file
+    for i, x in xs:
+        agree(f"sample_{name} x.1-10", x, g[f"trace/x.{i + 1}"], 2e-4)
+    agree(f"sample_{name} z", z, g["out/z"], 2e-4)
+    for chunk, key in ((5, "frames_raw"), (2, "frames_raw_chunk2")):
+        agree(f"sample_{name} {key}, from our z", engine.decode(z, chunk), g[f"out/{key}"], 2e-4)
+    ours, theirs = to_uint8(engine.decode(z, 5)), g["out/frames_uint8"]
+    if name == "sv3d_p":    # the reference replaces the input view by the input
+        ours[-1] = to_uint8(golden("cond_sv3d_p")["in/image"])[0]
+    difference = np.abs(ours.astype(int) - theirs)      # truncation turns the last bit into a level now and then
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+def guided(golden, i):
+    """The reference's estimate at step i, from both of its sides."""
+    uncond, cond = np.split(golden[f"trace/denoised_uncond_cond.{i}"], 2)
+    return uncond + golden["out/guider_scale"].reshape(-1, 1, 1, 1) * (cond - uncond)
+
+
+def test_one_side_after_the_other_is_the_same(golden, uncompiled_engine, agree):
     """`sequential` halves the batch, not the result."""
+    g, engine = golden("sample_sv3d_p"), uncompiled_engine("sv3d_p")
+    denoise = engine.denoiser(*conditions(g), g["out/guider_scale"][0], sequential=True)
+    for i in (0, 9):
+        estimate = denoise(Tensor(g[f"trace/x.{i}"]), g[f"trace/sigma.{i}"][0])
+        agree("sample_sv3d_p denoised, sequential", estimate, guided(g, i))
+
+
+@pytest.mark.slow
+def test_all_steps_one_side_after_the_other(golden, tiny_engine, agree):
     g = golden("sample_sv3d_p")
     z = tiny_engine("sv3d_p").sample(g["in/randn"], *conditions(g), sequential=True)
     agree("sample_sv3d_p z, sequential", z, g["out/z"], 2e-4)
 
 
-def test_without_guidance_there_is_one_side(golden, tiny_engine, agree):
+def test_without_guidance_there_is_one_side(golden, uncompiled_engine, agree):
     """Scales of 1 need no unconditional side: here there is none. Against the estimates of the reference's other side."""
-    g, engine = golden("sample_sv3d_p"), tiny_engine("sv3d_p")
+    g, engine = golden("sample_sv3d_p"), uncompiled_engine("sv3d_p")
     c, _ = conditions(g)
     denoised = engine.denoiser(c, None, np.ones(5))(Tensor(g["trace/x.5"]), g["trace/sigma.5"][0])
     agree("sample_sv3d_p denoised, conditional side alone", denoised, g["trace/denoised_uncond_cond.5"][5:])
 
 
-def test_options_of_sample(golden, tiny_engine, agree):
-    """Two steps of every sampler with scales of our own, against the samplers run by hand."""
-    g, engine = golden("sample_sv3d_p"), tiny_engine("sv3d_p")
+def test_options_of_sample(golden, tiny_engine, monkeypatch):
+    """Two steps of every sampler with scales of our own, against the samplers run by hand; the denoiser is a formula."""
+    g, engine, seen = golden("sample_sv3d_p"), tiny_engine("sv3d_p"), []
     scales, sigmas = np.array([1, 2, 3, 2, 1.5]), karras_sigmas(2)
+
+    def denoiser(c, uc, scale, sequential=False):
+        seen.append(sequential)
+        factors = Tensor(scale.astype(np.float32).reshape(-1, 1, 1, 1))
+        return lambda x, sigma: x * factors / np.float32(3 + sigma)
+
+    monkeypatch.setattr(engine, "denoiser", denoiser)
     for name, sampler in BY_NAME.items():
         x = g["in/randn"] * np.float32(np.sqrt(1 + sigmas[0] ** 2))
-        *_, (_, by_hand, _) = sampler(engine.denoiser(*conditions(g), scales), Tensor(x), sigmas)
-        z = engine.sample(g["in/randn"], *conditions(g), steps=2, sampler=name, guidance_scales=scales)
-        # Not to the last bit: MindSpore's CPU kernels change their partition after the first calls of a graph.
-        agree("sample_sv3d_p, samplers run by hand", z, by_hand, 2e-4)
+        *_, (_, by_hand, _) = sampler(denoiser(None, None, scales), Tensor(x), sigmas)
+        for sequential in (False, True):
+            z = engine.sample(g["in/randn"], *conditions(g), steps=2, sampler=name, guidance_scales=scales,
+                              sequential=sequential)
+            np.testing.assert_array_equal(z.asnumpy(), by_hand.asnumpy())
+    assert seen == 3 * [False, False, True]
 
 
-def test_less_noise_to_start_from(golden, tiny_engine, monkeypatch):
+def test_less_noise_to_start_from(golden, uncompiled_engine, monkeypatch):
     """`start_noise` scales the first noise, its levels stay."""
-    g, engine, given = golden("sample_sv3d_p"), tiny_engine("sv3d_p"), []
+    g, engine, given = golden("sample_sv3d_p"), uncompiled_engine("sv3d_p"), []
 
     def sampler(denoise, x, sigmas):
         given.append((x.asnumpy(), sigmas[0]))

@@ -28,17 +28,17 @@ def meshes():
 
 @pytest.mark.parametrize("name", ["mug_truth", "mug_hull", "panda_truth", "panda_hull"])
 def test_figures_of_the_evaluation_script(meshes, name):
-    told = json.loads((GOLDEN / "mesh_metrics.json").read_text())[name]
+    expected = json.loads((GOLDEN / "mesh_metrics.json").read_text())[name]
     truth = name.split("_")[0]
     ours = metrics.compare(meshes[name.removesuffix("_truth")], meshes[truth])
-    for key in told.keys() & ours.keys():
-        if isinstance(told[key], float):
+    for key in expected.keys() & ours.keys():
+        if isinstance(expected[key], float):
             # the same samples: only rounding and, for the volumes, the ray caster differ
             limit = 1e-3 if key in ("iou", "vol_pred", "vol_gt") else 1e-9
-            assert ours[key] == pytest.approx(told[key], rel=limit), key
+            assert ours[key] == pytest.approx(expected[key], rel=limit), key
         else:
-            assert ours[key] == told[key], key
-    assert {"chamfer_l1", "fscore_0.01", "normal_consistency", "iou", "iou_mode"} <= told.keys() & ours.keys()
+            assert ours[key] == expected[key], key
+    assert {"chamfer_l1", "fscore_0.01", "normal_consistency", "iou", "iou_mode"} <= expected.keys() & ours.keys()
 
 
 def test_samples_lie_uniformly_on_the_surface():
@@ -76,7 +76,7 @@ def test_topology_of_known_solids():
     assert shape["watertight"] and shape["genus"] == 1 and shape["components"] == 1
     assert shape["volume"] == pytest.approx(2 * np.pi ** 2 * 0.3 * 0.1 ** 2, rel=0.02)
     assert shape["area"] == pytest.approx(4 * np.pi ** 2 * 0.3 * 0.1, rel=0.01)
-    for scale in (1e-5, 1e5):                                             # in whatever units
+    for scale in (1e-5, 1e5):                                             # in any units
         small = topology.describe(torus.vertices * scale, torus.faces)
         assert small["watertight"] and small["volume"] == pytest.approx(shape["volume"] * scale ** 3)
     box = trimesh.creation.box((1, 1, 1))

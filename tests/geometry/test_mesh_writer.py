@@ -133,7 +133,7 @@ def test_turntable(mesh, tmp_path):
     assert (both[0].max(-1) != both[0].min(-1)).any() and (both[1].max(-1) == both[1].min(-1)).all()   # colors, and clay
     files = write_turntable(tmp_path, frames)
     assert {f.name for f in files} == {"turntable.mp4", "turntable.gif"} == {p.name for p in tmp_path.iterdir()}
-    told = facts(mesh)
-    assert told["watertight"] and told["boundary_edges"] == 0 and told["texture_coverage"] == 1
-    assert told["volume"] == pytest.approx(0.24, rel=1e-4) and told["faces"] == 192
+    figures = facts(mesh)
+    assert figures["watertight"] and figures["boundary_edges"] == 0 and figures["texture_coverage"] == 1
+    assert figures["volume"] == pytest.approx(0.24, rel=1e-4) and figures["faces"] == 192
     assert topology.describe(mesh.vertices, mesh.faces)["genus"] == 0

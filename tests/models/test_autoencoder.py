@@ -1,4 +1,4 @@
-"""Encoder, image decoder and temporal decoder against the reference."""
+"""Encoder, image decoder and temporal decoder against the original."""
 import mindspore as ms
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""CLIP's image tower and its preprocessing against the reference (open_clip, kornia)."""
+"""CLIP's image tower and its preprocessing against the original (open_clip, kornia)."""
 import mindspore as ms
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the networks are told, against the reference: each embedder alone, c and uc, the scalars' sinusoids."""
+"""Conditioning against the original: each embedder alone, c and uc, sinusoids of the scalars."""
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,7 +42,7 @@ def test_both_sides(name, golden, tiny_engine, agree):
         assert set(result) == {"crossattn", "concat", "vector"}
         for key, value in result.items():
             agree(f"cond_{name} {side}/{key}", value, g[f"out/{side}/{key}"])
-            raw = g[f"out/{side}_raw/{key}"]        # before the reference repeats it over the frames
+            raw = g[f"out/{side}_raw/{key}"]        # before the original repeats it over the frames
             agree(f"cond_{name} {side}_raw/{key}", value[:len(raw)], raw)
     assert not uc["crossattn"].asnumpy().any() and not uc["concat"].asnumpy().any()
 
@@ -93,13 +93,13 @@ def test_frame_index_starts_anew_in_every_video():
 def test_angles_may_be_scaled_and_training_tells_the_same(relative_error):
     """`condition.angle_scale` turns the angles' sinusoids faster, and no other; the training data's twin agrees."""
     values = {"cond_aug": 0.02, "polars_rad": np.linspace(1.0, 1.6, 21), "azimuths_rad": np.linspace(0.3, 6.0, 21)}
-    told = {}
+    encoded = {}
     for scale in (1.0, 8.0):
         spec = load_spec("sv3d_tiny", [f"condition.angle_scale={scale}"])
-        told[scale] = ops.fetch(Conditioner(spec).vector(values, 21))
+        encoded[scale] = ops.fetch(Conditioner(spec).vector(values, 21))
         twin = Examples.vector(SimpleNamespace(num_frames=21, engine=SimpleNamespace(spec=spec)), values, 21)
-        assert relative_error(twin, told[scale]) < 1e-6
+        assert relative_error(twin, encoded[scale]) < 1e-6
     scalar, angle = spec.condition.scalar_dim, spec.condition.angle_dim
-    np.testing.assert_array_equal(told[8.0][:, :scalar], told[1.0][:, :scalar])
-    np.testing.assert_allclose(told[8.0][:, scalar], np.cos(8 * values["polars_rad"]), atol=1e-5)
-    np.testing.assert_allclose(told[8.0][:, scalar + angle], np.cos(8 * values["azimuths_rad"]), atol=1e-5)
+    np.testing.assert_array_equal(encoded[8.0][:, :scalar], encoded[1.0][:, :scalar])
+    np.testing.assert_allclose(encoded[8.0][:, scalar], np.cos(8 * values["polars_rad"]), atol=1e-5)
+    np.testing.assert_allclose(encoded[8.0][:, scalar + angle], np.cos(8 * values["azimuths_rad"]), atol=1e-5)

@@ -21,12 +21,12 @@ def numeric_gradients(function, arrays, cotangent, step=1e-5):
     gradients = [np.zeros(array.shape) for array in arrays]
     for array, gradient in zip(arrays, gradients):
         for index in np.ndindex(array.shape):
-            centre = array[index]
+            center = array[index]
             sides = []
-            for value in (centre + step, centre - step):
+            for value in (center + step, center - step):
                 array[index] = value
                 sides.append((function(*arrays) * cotangent).sum())
-            array[index] = centre
+            array[index] = center
             gradient[index] = (sides[0] - sides[1]) / (2 * step)
     return gradients
 
@@ -295,7 +295,7 @@ def test_rows_in_slices(most, pieces, same, monkeypatch):
 
 
 def test_attention_to_one_token_is_its_value(relative_error):
-    """to_out(to_v(token)) against the attention written out: softmax over one score is 1, whatever the query.
+    """to_out(to_v(token)) against the attention written out: softmax over one score is 1 for any query.
 
     So the result is the same for every pixel, its gradients are those of the long way, and query and key have none.
     """

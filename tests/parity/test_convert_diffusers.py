@@ -11,7 +11,7 @@ from sgm.checkpoints.original_keys import used_shapes
 from sgm.config.model import ClipSpec
 
 pytestmark = pytest.mark.parity
-# diffusers' pipeline gives CLIP images of 224 pixels, whatever its configuration says.
+# diffusers' pipeline gives CLIP images of 224 pixels, regardless of its configuration.
 SPEC = replace(SMALL, clip=ClipSpec(image_size=224, patch_size=56, width=96, layers=3, head_width=24, embed_dim=48),
                num_frames=3, height=32, width=48)
 ORBIT = replace(SPEC, name="orbit", vae=replace(SPEC.vae, decoder="image"), condition=replace(

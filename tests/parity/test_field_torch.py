@@ -9,7 +9,7 @@ pytestmark = pytest.mark.parity
 
 
 def test_steps_agree(tmp_path):
-    """Losses of 20 steps: those after the first hold the gradient and the optimiser as well."""
+    """Losses of 20 steps: those after the first hold the gradient and the optimizer as well."""
     small = {"resolutions": [4, 9], "hash_levels": 4, "hash_log2": 9, "hash_finest": 40, "width": 16, "side": 48}
     case = fields.Case({name: replace(settings, **small) for name, settings in fields.tasks(256, 16).items()})
     fields.draw_weights(case, tmp_path / "weights")

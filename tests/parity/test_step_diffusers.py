@@ -10,7 +10,7 @@ pytestmark = pytest.mark.parity
 
 
 def test_steps_agree(tmp_path):
-    """Losses and gradient norms of six steps: those after the first hold the optimiser as well."""
+    """Losses and gradient norms of six steps: those after the first hold the optimizer as well."""
     unet = replace(twins.SMALL.unet, channel_mult=[1, 2], num_res_blocks=1)     # compiles in a minute
     case = steps.case_of(replace(twins.SMALL, unet=unet), 3, 8)
     steps.draw_weights(case, tmp_path / "weights")

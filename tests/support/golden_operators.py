@@ -38,21 +38,21 @@ def geglu(x, weight, bias):
     return value * gelu(gate)
 
 
-def normalise(x, axes, eps):
+def normalize(x, axes, eps):
     x = x - x.mean(axes, keepdims=True)
     return x / np.sqrt((x * x).mean(axes, keepdims=True) + eps)
 
 
 def layer_norm(x, weight, bias):
-    return normalise(x, 1, 1e-5) * weight + bias
+    return normalize(x, 1, 1e-5) * weight + bias
 
 
 def group_norm(x, weight, bias):
-    return normalise(x.reshape(2, -1, 4, x.shape[1] // 4), (1, 3), 1e-5).reshape(x.shape) * weight + bias
+    return normalize(x.reshape(2, -1, 4, x.shape[1] // 4), (1, 3), 1e-5).reshape(x.shape) * weight + bias
 
 
 def group_norm_nchw(x, weight, bias):
-    x = normalise(x.reshape(len(x), 4, -1), 2, 1e-6).reshape(x.shape)
+    x = normalize(x.reshape(len(x), 4, -1), 2, 1e-6).reshape(x.shape)
     return x * weight.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1)
 
 
@@ -184,11 +184,11 @@ def gradients(function, arrays, cotangent, step=1e-5):
     found = [np.zeros(array.shape) for array in arrays]
     for array, gradient in zip(arrays, found):
         for index in np.ndindex(array.shape):
-            centre, sides = array[index], []
-            for value in (centre + step, centre - step):
+            center, sides = array[index], []
+            for value in (center + step, center - step):
                 array[index] = value
                 sides.append((function(*arrays) * cotangent).sum())
-            array[index] = centre
+            array[index] = center
             gradient[index] = (sides[0] - sides[1]) / (2 * step)
     return found
 

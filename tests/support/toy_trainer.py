@@ -59,7 +59,7 @@ class ToyDenoiser(nn.Cell):
         return crossattn.reshape(-1, 32)
 
     def construct(self, x, sigma, prepared, concat, vector, image_only, num_frames):
-        network, rows = self.diffusion_model, x.reshape(num_frames, -1)
+        network, rows = self.diffusion_model, x.reshape(-1, 256)
         hidden = ops.silu(network.first(rows.astype(prepared.dtype)) + prepared[:, :8])
         return x * 0.1 + network.time_stack[0](hidden).astype(ms.float32).reshape(x.shape)
 

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from support.goldens import PACKAGED
+from support.toy_trainer import ToyEngine, engine_of
 from support.training import POSED
 
 from sgm.checkpoints.mapped_file import open_checkpoint
@@ -138,20 +139,21 @@ def test_roaming_clips(latents, relative_error):
     assert starts == {0, 1, 2} and steps == {1, 2}
 
 
-def trainer(seed, latents):
+def trainer(seed, latents, make):
     recipe = Recipe(seed=5, steps=8, batch=2, lr=1e-2, warmup=2, average_decay=0.5)
-    return Trainer(small_engine(seed), recipe, DiffusionBatches(recipe, latents[0]))
+    return Trainer(engine_of(seed, make), recipe, DiffusionBatches(recipe, latents[0]))
 
 
-def test_a_resumed_run_continues_bit_for_bit(latents, tmp_path):
-    first = trainer(0, latents)
+@pytest.mark.parametrize("make", [ToyEngine, pytest.param(Engine, marks=pytest.mark.slow)])
+def test_a_resumed_run_continues_bit_for_bit(make, latents, tmp_path):
+    first = trainer(0, latents, make)
     losses = [first.advance()[0] for _ in range(2)]
     folder = RunFolder(tmp_path, first.recipe, first.engine.spec)
     folder.save(first)
     rows = [first.advance() for _ in range(2)]
     assert np.isfinite(losses).all() and first.done == 4
 
-    second = trainer(1, latents)        # other weights, until it resumes
+    second = trainer(1, latents, make)        # other weights, until it resumes
     folder.resume(second)
     assert second.done == 2
     assert [second.advance() for _ in range(2)] == rows

@@ -95,7 +95,7 @@ def test_predictions_are_kept(predicted):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, uncompiled):
     """Only the decoder changes, and the file is a whole model; a UNet that was never trained is refused."""
     model = write_model(tmp_path / "small.yaml", SV3D_P)
     start, data = tmp_path / "start.safetensors", write_toys(tmp_path / "toys")

@@ -45,9 +45,9 @@ def perframe(golden, tiny_engine, names):
     return {"each": each, "loss": mean, "gradients": {name: g.asnumpy() for name, g in zip(names, gradients)}}
 
 
-@pytest.fixture(scope="module")
-def shared(golden, tiny_spec, filled, names):
-    """A compiled TrainStep, one noise level per clip: torch.optim.AdamW with its defaults and no clipping.
+@pytest.fixture(scope="module", params=["pynative", pytest.param("compiled", marks=pytest.mark.slow)])
+def shared(request, golden, tiny_spec, filled, names):
+    """A TrainStep, one noise level per clip: torch.optim.AdamW with its defaults and no clipping.
 
     Loss, {name: gradient}, {name: weight} before and after the step, and the loss after it.
     """
@@ -57,7 +57,9 @@ def shared(golden, tiny_spec, filled, names):
         parameter.name = name
         parameters[name.removeprefix("diffusion_model.")] = parameter
     step = TrainStep(DiffusionLoss(denoiser, 5), [parameters[name] for name in names])
-    run, batch = ms.jit(step.construct), batch_of(golden("train_sv3d_p"), "shared")
+    run, batch = step.construct, batch_of(golden("train_sv3d_p"), "shared")
+    if request.param == "compiled":
+        run = ms.jit(run)
 
     def weights():
         return {name: parameters[name].asnumpy().copy() for name in names}
@@ -86,10 +88,15 @@ def noisy(golden, mode, gradients):
     return {name for name, rms in zip(gradients, golden[f"out/{mode}/grad_norms"] / sizes) if rms < NOISE}
 
 
-@pytest.mark.parametrize("mode", ["shared", "perframe"])
-def test_gradients(mode, golden, agree, request):
-    """Compiled and pynative."""
-    g, found = golden("train_sv3d_p"), request.getfixturevalue(mode)
+def test_gradients(shared, golden, agree):
+    check_gradients("shared", shared, golden("train_sv3d_p"), agree)
+
+
+def test_gradients_of_a_level_per_frame(perframe, golden, agree):
+    check_gradients("perframe", perframe, golden("train_sv3d_p"), agree)
+
+
+def check_gradients(mode, found, g, agree):
     gradients, prefix = found["gradients"], f"out/{mode}/grad/"
     agree(f"train_sv3d_p {mode}/loss, with gradients", found["loss"], g[f"out/{mode}/loss"])
     noise = noisy(g, mode, gradients)

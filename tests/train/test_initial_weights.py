@@ -89,7 +89,7 @@ def test_parts_that_a_file_lacks_are_drawn(models, tmp_path):
         start(spec, tmp_path / "other.safetensors", seed=3)
 
 
-def test_from_svd_to_views(models, tmp_path, photo):
+def test_from_svd_to_views(models, tmp_path, photo, uncompiled):
     """Fine-tuned from SVD, the file samples with SV3D's own configuration: its decoder over time is seen from its keys."""
     folder, models = models
     data, run = write_toys(tmp_path / "toys"), tmp_path / "run"

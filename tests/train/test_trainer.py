@@ -57,7 +57,7 @@ def output(engine):
                                   Tensor(np.zeros(3, np.float32)), 3))
 
 
-def test_lora(tmp_path, relative_error):
+def test_lora(tmp_path, relative_error, pynative):
     """Starts without effect; trains its own numbers only; saved small; in the weights it is the same network."""
     plain = engine_of()
     base = values(plain)
@@ -122,7 +122,7 @@ def test_the_network_in_float16():
     np.testing.assert_allclose(rows[1], rows[0], rtol=5e-3)
 
 
-def test_float16(tmp_path):
+def test_float16(tmp_path, pynative):
     """Close to float32; an overflow costs a step and halves the scale; it goes on bit for bit, scale and all."""
     exact, trainer = trainer_of(trains="temporal"), trainer_of(trains="temporal", precision="fp16", bad={1})
     assert trainer.step.weights[0].dtype == ms.float16
@@ -140,7 +140,7 @@ def test_float16(tmp_path):
     assert [trainer.advance() for _ in range(2)] == [other.advance() for _ in range(2)]
 
 
-def test_the_best_and_the_latest_are_kept(tmp_path):
+def test_the_best_and_the_latest_are_kept(tmp_path, pynative):
     trainer = trainer_of(held_out=Noise(), val_batches=3, keep=2)
     folder, losses, before = RunFolder(tmp_path, trainer.recipe, SPEC), [], None
     for _ in range(4):

@@ -27,14 +27,24 @@ def _triangles():
 
     for tetrahedron, corners in enumerate(corner_paths()):
         def edge(i, j, corners=corners):
-            return corners[i] & corners[j], corners[i] ^ corners[j]     # corners of a path contain one another
+            # corners of a path contain one another
+            return corners[i] & corners[j], corners[i] ^ corners[j]
 
         for inside in range(1, 15):
             ones = [i for i in range(4) if inside >> i & 1]
             rest = [i for i in range(4) if not inside >> i & 1]
-            # In an even order (i, j, k, l) of a positive tetrahedron, j k l turn left seen from outside of i.
-            a, b, c, d = next(o for o in permutations(range(4)) if even(o) and (
-                {o[0]} == set(ones) or {o[0]} == set(rest) or (len(ones) == 2 and set(o[:2]) == set(ones))))
+            # In an even order (i, j, k, l) of a positive tetrahedron, j k l turn left seen from
+            # outside of i.
+            a, b, c, d = next(
+                o
+                for o in permutations(range(4))
+                if even(o)
+                and (
+                    {o[0]} == set(ones)
+                    or {o[0]} == set(rest)
+                    or (len(ones) == 2 and set(o[:2]) == set(ones))
+                )
+            )
             if len(ones) == 2:
                 quad = edge(a, c), edge(a, d), edge(b, d), edge(b, c)
                 faces = [(quad[0], quad[1], quad[2]), (quad[0], quad[2], quad[3])]
@@ -56,8 +66,10 @@ def _march(sdf, offsets, corners, counts, table):
     side = sdf.shape[0]
     values = sdf.reshape(-1)
     number = np.full(values.size * DIRECTIONS, -1, np.int32)
+    # Count the faces.
     total, faces = 0, 0
-    signs = np.zeros((side - 1, side - 1, side - 1), np.uint8)     # of each cube's corners, as bits
+    # signs of each cube's corners, as bits
+    signs = np.zeros((side - 1, side - 1, side - 1), np.uint8)
     for x in range(side - 1):
         for y in range(side - 1):
             for z in range(side - 1):
@@ -73,6 +85,7 @@ def _march(sdf, offsets, corners, counts, table):
                     for i in range(4):
                         inside |= (bits >> corners[t, i] & 1) << i
                     faces += counts[t, inside]
+    # The same again, now writing faces and the edges they cross.
     triangles = np.empty((faces, 3), np.int32)
     ends = np.empty((3 * faces, 2), np.int32)
     faces = 0

@@ -10,10 +10,12 @@ from sgm.reconstruct.dmtet import marching_tets, rasterizer, tet_grid
 
 UNIT = 1024         # lengths are multiples of this
 SPARE = 1.2         # room for growth when a length is first fixed
-AHEAD = 0.5         # cells: how far along the ray, this way or that, the color field is evaluated a second time
+# cells: how far along the ray, this way or that, the color field is evaluated a second time
+AHEAD = 0.5
 
-# A batch has E edges of the grid, M faces, N colored pixels, the first G of which move the surface, and Q outlines. All are
-# filled up to a fixed length. Vectors are stored by component, so that no kernel works on rows of three.
+# A batch has E edges of the grid, M faces, N colored pixels, the first G of which move the surface,
+# and Q outlines. All are filled up to a fixed length. Vectors are stored by component, so that no
+# kernel works on rows of three.
 
 
 class Edges(NamedTuple):
@@ -141,7 +143,9 @@ def surface_of(sdf, half, deformation=None, bound=0.0):
     if deformation is None:
         places = np.stack([tet_grid.positions(resolution, half, ends) for ends in edges.T])
     else:
-        places = np.stack([tet_grid.deformed(resolution, half, ends, deformation, bound) for ends in edges.T])
+        places = np.stack(
+            [tet_grid.deformed(resolution, half, ends, deformation, bound) for ends in edges.T]
+        )
     vertices = marching_tets.crossings(*values, *places).astype(np.float32)
     return Surface(edges, faces, face_neighbors(faces), values, places, vertices)
 
@@ -153,11 +157,15 @@ def picture(surface, field, views, view):
     middle of each pixel.
     """
     c2w = views.c2w[view]
-    ids, depth = rasterizer.face_ids(surface.vertices, surface.faces, c2w, views.intrinsics, views.w, views.h)
+    ids, depth = rasterizer.face_ids(
+        surface.vertices, surface.faces, c2w, views.intrinsics, views.w, views.h
+    )
     pixels = np.flatnonzero(ids.reshape(-1) >= 0)
     rgb = np.zeros((ids.size, 3), np.float32)
     if len(pixels):
-        points = c2w[:3, 3] + depth.reshape(-1, 1)[pixels] * rasterizer.pixel_rays(pixels, views.w, c2w, views.intrinsics)
+        points = c2w[:3, 3] + depth.reshape(-1, 1)[pixels] * rasterizer.pixel_rays(
+            pixels, views.w, c2w, views.intrinsics
+        )
         rgb[pixels] = field.evaluate(points.astype(np.float32))[1]
     return rgb.reshape(views.h, views.w, 3), ids >= 0
 
@@ -201,8 +209,13 @@ class PixelBatcher:
     def __init__(self, views, half, resolution, settings, lengths):
         self.views, self.settings, self.lengths = views, settings, lengths
         self.ahead = AHEAD * 2 * half / resolution
-        gray = [cv2.cvtColor(rgb + (1 - mask)[..., None], cv2.COLOR_RGB2GRAY) for rgb, mask in zip(views.rgb, views.mask)]
-        slopes = [np.hypot(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1)) for g in gray]
+        gray = [
+            cv2.cvtColor(rgb + (1 - mask)[..., None], cv2.COLOR_RGB2GRAY)
+            for rgb, mask in zip(views.rgb, views.mask)
+        ]
+        slopes = [
+            np.hypot(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1)) for g in gray
+        ]
         self.flat = np.exp(-3 * np.stack(slopes))      # 1 where the picture is even, 0 at its edges
 
     def batch(self, surface, chosen, encode, rng):
@@ -219,15 +232,33 @@ class PixelBatcher:
         ids, depth = np.empty((count, h * w), np.int32), np.empty((count, h * w))
         found_outlines = []
         for b, k in enumerate(chosen):
-            found = rasterizer.face_ids(surface.vertices, surface.faces, views.c2w[k], views.intrinsics, w, h)
+            found = rasterizer.face_ids(
+                surface.vertices, surface.faces, views.c2w[k], views.intrinsics, w, h
+            )
             ids[b], depth[b] = found[0].reshape(-1), found[1].reshape(-1)
-            found_outlines.append(rasterizer.outline(surface.vertices, surface.faces, surface.around, *found, views.c2w[k],
-                                                     views.intrinsics))
+            found_outlines.append(
+                rasterizer.outline(
+                    surface.vertices,
+                    surface.faces,
+                    surface.around,
+                    *found,
+                    views.c2w[k],
+                    views.intrinsics,
+                )
+            )
         ids, depth = ids.reshape(-1), depth.reshape(-1)
-        near, far = (np.concatenate([getattr(o, name).astype(np.int64) + b * h * w for b, o in enumerate(found_outlines)])
-                     for name in ("near", "far"))
+        near, far = (
+            np.concatenate(
+                [
+                    getattr(o, name).astype(np.int64) + b * h * w
+                    for b, o in enumerate(found_outlines)
+                ]
+            )
+            for name in ("near", "far")
+        )
 
-        # Rows: the colored pixels, room for more of them, then the background pixels that outlines blend with.
+        # Rows: the colored pixels, room for more of them, then the background pixels that outlines
+        # blend with.
         pixels, weight, others = self._chosen_pixels(ids, near, far, rng)
         n = settings.pixels
         row_of = np.full(len(ids), -1, np.int32)
@@ -243,19 +274,33 @@ class PixelBatcher:
         direction = np.zeros((len(pixels), 3), np.float32)
         for b, k in enumerate(chosen):
             mine = np.flatnonzero(pixels // (h * w) == b)
-            direction[mine] = rasterizer.pixel_rays(pixels[mine] % (h * w), w, views.c2w[k], views.intrinsics)
-        points[:len(pixels)] = eyes[pixels // (h * w)] + depth[pixels, None].astype(np.float32) * direction
+            direction[mine] = rasterizer.pixel_rays(
+                pixels[mine] % (h * w), w, views.c2w[k], views.intrinsics
+            )
+        points[: len(pixels)] = (
+            eyes[pixels // (h * w)] + depth[pixels, None].astype(np.float32) * direction
+        )
         g = geometry_rows(settings)
         pairs = self._pairs(pixels[:g], ids, depth, row_of, g, rng, self.flat[chosen].reshape(-1))
-        # Before and behind the surface in turn: where it has not been yet, the field knows less, which must not count more.
+        # Before and behind the surface in turn: where it has not been yet, the field knows less,
+        # which must not count more.
         ahead = np.float32(self.ahead if rng.random_sample() < 0.5 else -self.ahead)
         rays = self._rays(surface, pixels[:g], ids, direction[:g], eyes, others, g, ahead)
-        return Batch(self._edges(surface), Points(*encode(points, points[:g] + ahead * rays.directions.T[:g])),
-                     self._faces(surface), outlines, targets, rays, pairs)
+        return Batch(
+            self._edges(surface),
+            Points(*encode(points, points[:g] + ahead * rays.directions.T[:g])),
+            self._faces(surface),
+            outlines,
+            targets,
+            rays,
+            pairs,
+        )
 
     def _edges(self, surface):
         length = self.lengths.of("edges", len(surface.edges))
-        places = padded(np.ascontiguousarray(surface.places.transpose(0, 2, 1)), length).reshape(6, -1)
+        places = padded(np.ascontiguousarray(surface.places.transpose(0, 2, 1)), length).reshape(
+            6, -1
+        )
         return Edges(*padded(surface.values, length, 1), *places)
 
     def _faces(self, surface):
@@ -270,10 +315,16 @@ class PixelBatcher:
         ends, across, place, functionals = (np.concatenate([getattr(o, name) for o in found])[kept]
                                             for name in ("ends", "across", "place", "functionals"))
         near, far = row_of[near[kept]], row_of[far[kept]]
-        return Outlines(padded(near, length), padded(far, length), padded(np.where(place > 0.5, far, near), length),
-                        padded(ends[:, 0], length), padded(ends[:, 1], length), padded(across, length),
-                        padded(np.ascontiguousarray(functionals.T), length),
-                        padded(np.ascontiguousarray(eyes[view].T), length))
+        return Outlines(
+            padded(near, length),
+            padded(far, length),
+            padded(np.where(place > 0.5, far, near), length),
+            padded(ends[:, 0], length),
+            padded(ends[:, 1], length),
+            padded(across, length),
+            padded(np.ascontiguousarray(functionals.T), length),
+            padded(np.ascontiguousarray(eyes[view].T), length),
+        )
 
     def _pixels(self, chosen, pixels, weight, behind, background, length):
         """Return the Pixels: the colored ones with their weights, and up to `length` others."""
@@ -285,7 +336,10 @@ class PixelBatcher:
         target, wanted = np.zeros((n + length, 3), np.float32), np.zeros(n + length, np.float32)
         shares, backdrop = np.zeros(n + length, np.float32), np.zeros((length, 3), np.float32)
         wanted[rows] = mask[shown]
-        target[rows] = views.rgb[chosen].reshape(-1, 3)[shown] + (1 - mask[shown])[:, None] * background[shown // area]
+        target[rows] = (
+            views.rgb[chosen].reshape(-1, 3)[shown]
+            + (1 - mask[shown])[:, None] * background[shown // area]
+        )
         shares[rows[len(pixels):]] = 1
         shares[:len(pixels)] = weight
         backdrop[:len(behind)] = background[behind // area]
@@ -305,7 +359,9 @@ class PixelBatcher:
         fixed = np.flatnonzero((ids >= 0) & at_outline)[:n]
         row, column = np.divmod(covered % (h * w), w)
         block = (covered // (h * w) * ((h + 1) // 2) + row // 2) * ((w + 1) // 2) + column // 2
-        luck = rng.random_sample(int(block.max()) + 1 if len(block) else 0).astype(np.float32)[block]
+        luck = rng.random_sample(int(block.max()) + 1 if len(block) else 0).astype(np.float32)[
+            block
+        ]
         order = np.argsort(luck, kind="stable")[:n - len(fixed)]
         weight = np.ones(len(order) + len(fixed), np.float32)
         weight[:len(order)] = len(covered) / max(len(order), 1)
@@ -328,8 +384,10 @@ class PixelBatcher:
         if pairs.shape[1] > g:
             pairs = pairs[:, rng.permutation(pairs.shape[1])[:g]]
         even = flat[pixels[pairs]].min(axis=0) / max(pairs.shape[1], 1)
-        length = max(g, 2)                      # a graph takes no arrays of length 0
-        return Pairs(*padded(pairs.astype(np.int32), length), padded(even.astype(np.float32), length))
+        length = max(g, 2)  # a graph takes no arrays of length 0
+        return Pairs(
+            *padded(pairs.astype(np.int32), length), padded(even.astype(np.float32), length)
+        )
 
     def _rays(self, surface, pixels, ids, direction, eyes, others, g, ahead):
         """Return the Rays of the first g rows.
@@ -340,6 +398,9 @@ class PixelBatcher:
         moves = np.zeros(length, np.float32)
         moves[:moving] = others / max(moving, 1)
         moves /= ahead
-        return Rays(*padded(np.ascontiguousarray(surface.faces[ids[pixels]].T), length),
-                    padded(np.ascontiguousarray(direction.T), length),
-                    padded(np.ascontiguousarray(eyes[pixels // (self.views.h * self.views.w)].T), length), moves)
+        return Rays(
+            *padded(np.ascontiguousarray(surface.faces[ids[pixels]].T), length),
+            padded(np.ascontiguousarray(direction.T), length),
+            padded(np.ascontiguousarray(eyes[pixels // (self.views.h * self.views.w)].T), length),
+            moves,
+        )

@@ -8,7 +8,9 @@ from mindspore import ops as P
 
 from sgm.ops import scatter
 
-GRAZING = 0.08      # cosine of the ray with the normal below which a depth's gradient, which grows as 1 / cosine, is cut
+# cosine of the ray with the normal below which a depth's gradient, which grows as 1 / cosine, is
+# cut
+GRAZING = 0.08
 
 
 def cross(a, b):
@@ -28,7 +30,11 @@ def minus(a, b):
 
 def take(vectors, index):
     """Return vectors at an index (N,) int32."""
-    return scatter.take(vectors[0], index), scatter.take(vectors[1], index), scatter.take(vectors[2], index)
+    return (
+        scatter.take(vectors[0], index),
+        scatter.take(vectors[1], index),
+        scatter.take(vectors[2], index),
+    )
 
 
 def unit(a, eps=1e-20):
@@ -51,7 +57,7 @@ def intersect(a, b, c, eye, direction):
     facing = dot(normal, direction)
     empty = (P.abs(facing) < 1e-18).astype(square.dtype)       # padding, or exactly from the side
     distance = dot(normal, minus(a, eye)) / (facing + empty)
-    steep = (facing * facing > GRAZING ** 2 * square * dot(direction, direction)).astype(square.dtype)
+    steep = (facing * facing > GRAZING**2 * square * dot(direction, direction)).astype(square.dtype)
     distance = P.stop_gradient(distance) + steep * (distance - P.stop_gradient(distance))
     point = (eye[0] + distance * direction[0] - a[0], eye[1] + distance * direction[1] - a[1],
              eye[2] + distance * direction[2] - a[2])
@@ -61,8 +67,11 @@ def intersect(a, b, c, eye, direction):
 
 def interpolate(a, b, c, of_b, of_c):
     """Return vectors at corners a, b, c, weighted by 1 - of_b - of_c, of_b, of_c."""
-    return (a[0] + of_b * (b[0] - a[0]) + of_c * (c[0] - a[0]), a[1] + of_b * (b[1] - a[1]) + of_c * (c[1] - a[1]),
-            a[2] + of_b * (b[2] - a[2]) + of_c * (c[2] - a[2]))
+    return (
+        a[0] + of_b * (b[0] - a[0]) + of_c * (c[0] - a[0]),
+        a[1] + of_b * (b[1] - a[1]) + of_c * (c[1] - a[1]),
+        a[2] + of_b * (b[2] - a[2]) + of_c * (c[2] - a[2]),
+    )
 
 
 def vertex_normals(vertices, corners, count):
@@ -74,8 +83,13 @@ def vertex_normals(vertices, corners, count):
     normal = cross(minus(b, a), minus(c, a))
     where = P.concat((corners[0], corners[1], corners[2]), 0)
     x, y, z = normal
-    return unit((scatter.put(P.concat((x, x, x), 0), where, count), scatter.put(P.concat((y, y, y), 0), where, count),
-                 scatter.put(P.concat((z, z, z), 0), where, count)))
+    return unit(
+        (
+            scatter.put(P.concat((x, x, x), 0), where, count),
+            scatter.put(P.concat((y, y, y), 0), where, count),
+            scatter.put(P.concat((z, z, z), 0), where, count),
+        )
+    )
 
 
 def place(p, q, eye, functionals):
@@ -91,7 +105,9 @@ def place(p, q, eye, functionals):
     difference = low - high
     part = low / (difference + (difference == 0).astype(low.dtype))
     depth = dot(ahead, p) + part * (dot(ahead, q) - dot(ahead, p))
-    return (dot(along, p) + part * (dot(along, q) - dot(along, p))) / (depth + (depth == 0).astype(depth.dtype))
+    return (dot(along, p) + part * (dot(along, q) - dot(along, p))) / (
+        depth + (depth == 0).astype(depth.dtype)
+    )
 
 
 def antialias(colors, near, far, receiver, across, place):

@@ -12,12 +12,17 @@ from numba import njit
 
 from sgm.render.zbuffer import NEAR, rasterize
 
-JUMP = 3.0          # widths of a pixel: two neighboring pixels whose depths differ by less show one surface
+JUMP = 3.0  # widths of a pixel: two neighboring pixels whose depths differ by less show one surface
 WALK = 64           # triangles crossed between two pixel centers before an outline is given up
 
-# What the z-buffer wants for surfaces without texture: texture coordinates, materials, a texel.
-_PLAIN = (np.zeros((1, 2), np.float32), np.ones((1, 4), np.float32), np.zeros((1, 3), np.int64), np.zeros(1, np.float32),
-          np.zeros((1, 4), np.float32))
+# What the z-buffer needs for surfaces without texture: texture coordinates, materials, a texel.
+_PLAIN = (
+    np.zeros((1, 2), np.float32),
+    np.ones((1, 4), np.float32),
+    np.zeros((1, 3), np.int64),
+    np.zeros(1, np.float32),
+    np.zeros((1, 4), np.float32),
+)
 
 
 @njit(cache=True)
@@ -52,17 +57,31 @@ def face_ids(vertices, faces, c2w, intrinsics, width, height):
     The id is -1 where there is no face; depths are float64. vertices (N, 3), faces (M, 3)
     counter-clockwise from outside, one camera c2w (4, 4), intrinsics (4,).
     """
-    view = _camera_space(np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(c2w, np.float64))
+    view = _camera_space(
+        np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(c2w, np.float64)
+    )
     front = _facing(view, faces)
-    # The z-buffer knows square pictures with the axis in the middle: shear the space so that ours is one of them.
+    # The z-buffer knows square pictures with the axis in the middle: shear the space so that ours
+    # is one of them.
     samples = max(width, height)
     fl_x, fl_y, cx, cy = intrinsics
     sheared = view.copy()
     sheared[:, 0] = (fl_x * view[:, 0] - (cx - samples / 2) * view[:, 2]) / fl_x
     sheared[:, 1] = (fl_y * view[:, 1] - (samples / 2 - cy) * view[:, 2]) / fl_x
     uv, factor, texture, cutoff, texel = _PLAIN
-    depth, ids, _ = rasterize(sheared, faces[front], uv, np.zeros(len(front), np.int32), factor, texture, cutoff, texel,
-                               samples, float(fl_x), NEAR)
+    depth, ids, _ = rasterize(
+        sheared,
+        faces[front],
+        uv,
+        np.zeros(len(front), np.int32),
+        factor,
+        texture,
+        cutoff,
+        texel,
+        samples,
+        float(fl_x),
+        NEAR,
+    )
     ids, depth = ids[:height, :width], depth[:height, :width]
     return np.where(ids >= 0, np.append(front, -1)[ids], -1).astype(np.int32), depth
 
@@ -100,7 +119,8 @@ def _walk(screen, faces, around, front, f, x, y, step, axis):
         for i in range(3):
             p, q = faces[f, i], faces[f, (i + 1) % 3]
             a, b = screen[p, 1 - axis], screen[q, 1 - axis]
-            if (a <= line) == (b <= line):      # half open: a line through a corner crosses two sides all the same
+            # half open: a line through a corner crosses two sides all the same
+            if (a <= line) == (b <= line):
                 continue
             u = (line - a) / (b - a)
             along = step * (screen[p, axis] + u * (screen[q, axis] - screen[p, axis]) - here)
@@ -128,17 +148,28 @@ def _outline(screen, faces, around, front, ids, depth, focal):
                 one, two = ids[row, column], ids[r, c]
                 if one == two:
                     continue
+                # Two faces of nearly one depth are one surface.
                 if one >= 0 and two >= 0:
                     a, b = depth[row, column], depth[r, c]
                     if abs(a - b) < JUMP * min(a, b) / focal:
                         continue
+                # From the nearer pixel to where its surface ends.
                 step = 1.0
                 if one < 0 or (two >= 0 and depth[r, c] < depth[row, column]):
                     row_n, column_n, step = r, c, -1.0
                 else:
                     row_n, column_n = row, column
-                p, q, place = _walk(screen, faces, around, front, ids[row_n, column_n], column_n + 0.5, row_n + 0.5,
-                                    step, axis)
+                p, q, place = _walk(
+                    screen,
+                    faces,
+                    around,
+                    front,
+                    ids[row_n, column_n],
+                    column_n + 0.5,
+                    row_n + 0.5,
+                    step,
+                    axis,
+                )
                 if p < 0:
                     continue
                 dx, dy = screen[q, 0] - screen[p, 0], screen[q, 1] - screen[p, 1]
@@ -146,7 +177,10 @@ def _outline(screen, faces, around, front, ids, depth, focal):
                 one, two = row * width + column, r * width + c
                 pairs[count, 0], pairs[count, 1] = (one, two) if step > 0 else (two, one)
                 pairs[count, 2], pairs[count, 3], pairs[count, 4] = p, q, axis
-                numbers[count, 0], numbers[count, 1] = normal * normal / max(dx * dx + dy * dy, 1e-12), place
+                numbers[count, 0], numbers[count, 1] = (
+                    normal * normal / max(dx * dx + dy * dy, 1e-12),
+                    place,
+                )
                 count += 1
     return pairs[:count].copy(), numbers[:count].copy()
 
@@ -160,20 +194,31 @@ def outline(vertices, faces, around, ids, depth, c2w, intrinsics):
     does, misses most outlines once triangles are smaller than pixels.
     """
     fl_x, fl_y, cx, cy = intrinsics
-    view = _camera_space(np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(c2w, np.float64))
+    vertices = np.ascontiguousarray(vertices, np.float64)
+    view = _camera_space(vertices, np.ascontiguousarray(c2w, np.float64))
     front = np.zeros(len(faces), np.bool_)
     front[_facing(view, faces)] = True
-    screen = np.stack([cx - fl_x * view[:, 0] / view[:, 2], cy + fl_y * view[:, 1] / view[:, 2]], axis=-1)
+    screen = np.stack(
+        [cx - fl_x * view[:, 0] / view[:, 2], cy + fl_y * view[:, 1] / view[:, 2]], axis=-1
+    )
     pairs, numbers = _outline(screen, faces, around, front, ids, depth, fl_x)
     near, far, axis = pairs[:, 0], pairs[:, 1], pairs[:, 4]
     row, column = np.divmod(near, ids.shape[1])
     right, up, ahead = c2w[:3, 0], c2w[:3, 1], -c2w[:3, 2]
-    along_x = fl_x * right + (cx - column - 0.5)[:, None] * ahead       # times a point: depth times its pixels to the
-    along_y = -fl_y * up + (cy - row - 0.5)[:, None] * ahead            # right of, and below, the center of `near`
+    # times a point: depth times its pixels to the
+    along_x = fl_x * right + (cx - column - 0.5)[:, None] * ahead
+    # right of, and below, the center of `near`
+    along_y = -fl_y * up + (cy - row - 0.5)[:, None] * ahead
     level = (axis == 0)[:, None]
     sign = np.sign(far - near)[:, None]
-    functionals = np.concatenate([np.where(level, along_y, along_x), sign * np.where(level, along_x, along_y),
-                                  np.broadcast_to(ahead, (len(near), 3))], axis=-1).astype(np.float32)
+    functionals = np.concatenate(
+        [
+            np.where(level, along_y, along_x),
+            sign * np.where(level, along_x, along_y),
+            np.broadcast_to(ahead, (len(near), 3)),
+        ],
+        axis=-1,
+    ).astype(np.float32)
     return Outline(near, far, pairs[:, 2:4], numbers[:, 0], numbers[:, 1], functionals)
 
 
@@ -184,5 +229,7 @@ def pixel_rays(pixels, width, c2w, intrinsics):
     """
     row, column = np.divmod(pixels, width)
     fl_x, fl_y, cx, cy = intrinsics
-    local = np.stack([(column + 0.5 - cx) / fl_x, (cy - row - 0.5) / fl_y, -np.ones(len(pixels))], axis=-1)
+    local = np.stack(
+        [(column + 0.5 - cx) / fl_x, (cy - row - 0.5) / fl_y, -np.ones(len(pixels))], axis=-1
+    )
     return (local @ c2w[:3, :3].T).astype(np.float32)

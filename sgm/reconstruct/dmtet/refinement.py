@@ -18,16 +18,7 @@ from sgm import ops
 from sgm.common.errors import InputError
 from sgm.ops import adam
 from sgm.reconstruct.dmtet import marching_tets, pixel_batches, tet_grid
-from sgm.reconstruct.dmtet.pixel_batches import (
-    Batch,
-    Edges,
-    Faces,
-    Outlines,
-    Pairs,
-    Pixels,
-    Points,
-    Rays,
-)
+from sgm.reconstruct.dmtet.pixel_batches import Edges
 from sgm.reconstruct.dmtet.raster_gradients import (
     antialias,
     dot,
@@ -48,9 +39,13 @@ class RefineError(InputError):
 
 
 def grouped(arrays):
-    """Return the Batch of arrays in a row, the inverse of `Batch.arrays`."""
-    return Batch(Edges(*arrays[0:8]), Points(*arrays[8:12]), Faces(*arrays[12:15]), Outlines(*arrays[15:23]),
-                 Pixels(*arrays[23:27]), Rays(*arrays[27:33]), Pairs(*arrays[33:36]))
+    """Return the groups of a `Batch` from its arrays in a row, as `Batch.arrays` returns them.
+
+    They are plain tuples in the order of the groups' fields: a NamedTuple made inside a compiled
+    graph is not part of the graph, MindSpore 2.8 would call Python for it.
+    """
+    edges, points, faces, outlines = arrays[0:8], arrays[8:12], arrays[12:15], arrays[15:23]
+    return edges, points, faces, outlines, arrays[23:27], arrays[27:33], arrays[33:36]
 
 
 class Loss(nn.Cell):
@@ -58,56 +53,66 @@ class Loss(nn.Cell):
 
     def __init__(self, field, settings):
         super().__init__(auto_prefix=False)
-        self.field, self.pixels, self.geometry = field, settings.pixels, pixel_batches.geometry_rows(settings)
+        self.field, self.pixels = field, settings.pixels
+        self.geometry = pixel_batches.geometry_rows(settings)
         self.mask, self.smooth = settings.mask, settings.smooth
 
     def construct(self, *arrays):
         """Return the loss, and the squared error of the colors and its weight, for the PSNR.
 
-        The error is over wanted pixels. arrays: `Batch.arrays`; a compiled graph takes and
-        differentiates plain tensors, so they are grouped here again.
+        The error is over wanted pixels. arrays: `Batch.arrays`.
         """
         edges, points, faces, outlines, pixels, rays, pairs = grouped(arrays)
+        indices, weights, further_indices, further_weights = points
+        near, far, receiver, p, q, across, functionals, eyes = outlines
+        target, wanted, shares, backdrop = pixels
+
+        # Colors of the pixels, which depend on how far the surface moves along their rays.
         vertices = marching_tets.device_crossings(edges)
-        _, colors = self.field(points.indices, points.weights)
+        _, colors = self.field(indices, weights)
         loss = 0.0
         if self.geometry:
-            _, ahead = self.field(points.further_indices, points.further_weights)
+            _, ahead = self.field(further_indices, further_weights)
             shown = colors[:self.geometry]
             moved, loss = self.by_surface(vertices, faces, rays, pairs)
-            slope = P.stop_gradient(ahead - shown) * (moved * rays.moves).reshape(-1, 1)
+            slope = P.stop_gradient(ahead - shown) * moved.reshape(-1, 1)
             colors = P.concat((shown + slope, colors[self.geometry:]), 0)
-        colors = P.concat((colors, pixels.backdrop), 0)
-        opacity = P.concat((P.ones((self.pixels, 1), ms.float32), P.zeros_like(pixels.backdrop[:, :1])), 0)
-        eye, functional = P.unstack(outlines.eyes, 0), P.unstack(outlines.functionals, 0)
-        where = place(take(vertices, outlines.p), take(vertices, outlines.q), eye,
+        colors = P.concat((colors, backdrop), 0)
+        opacity = P.concat((P.ones((self.pixels, 1), ms.float32), P.zeros_like(backdrop[:, :1])), 0)
+
+        # Outlines blend them.
+        eye, functional = P.unstack(eyes, 0), P.unstack(functionals, 0)
+        where = place(take(vertices, p), take(vertices, q), eye,
                       (functional[0:3], functional[3:6], functional[6:9]))
-        colors = antialias(colors, outlines.near, outlines.far, outlines.receiver, outlines.across, where)
-        opacity = antialias(opacity, outlines.near, outlines.far, outlines.receiver, outlines.across, where).reshape(-1)
-        error = P.square(colors - pixels.target).sum(-1)
-        loss = loss + (pixels.shares * (error + self.mask * P.square(opacity - pixels.wanted))).sum()
-        solid = pixels.shares * P.cast(pixels.wanted > 0.5, ms.float32)
+        colors = antialias(colors, near, far, receiver, across, where)
+        opacity = antialias(opacity, near, far, receiver, across, where).reshape(-1)
+
+        # Losses.
+        error = P.square(colors - target).sum(-1)
+        loss = loss + (shares * (error + self.mask * P.square(opacity - wanted))).sum()
+        solid = shares * P.cast(wanted > 0.5, ms.float32)
         return loss, P.stop_gradient((solid * error).sum() / 3), solid.sum()
 
     def by_surface(self, vertices, faces, rays, pairs):
         """Return how far points have moved along their rays, and the loss of bent surfaces.
 
-        The first, of the first G pixels, is 0 in value, not in gradient. The second is the
-        bilateral smoothness of normals: exp(-3 |dI|) (sqrt(1 + |dn|^2) - 1) of neighboring pixels
-        (SV3D, section 4).
+        The first, of the first G pixels, is 0 in value, not in gradient, and times `Rays.moves`.
+        The second is the bilateral smoothness of normals: exp(-3 |dI|) (sqrt(1 + |dn|^2) - 1) of
+        neighboring pixels (SV3D, section 4).
         """
-        eye, direction = P.unstack(rays.eyes, 0), P.unstack(rays.directions, 0)
-        i, j, k = rays.i, rays.j, rays.k
+        i, j, k, directions, eyes, moves = rays
+        eye, direction = P.unstack(eyes, 0), P.unstack(directions, 0)
         a, b, c = take(vertices, i), take(vertices, j), take(vertices, k)
         depth, of_b, of_c = intersect(a, b, c, eye, direction)
         smooth = 0.0
         if self.smooth > 0:
+            first, second, even = pairs
             normals = vertex_normals(vertices, faces, vertices[0].shape[0])
             normal = interpolate(take(normals, i), take(normals, j), take(normals, k), of_b, of_c)
             normal = unit(normal, 1e-12)
-            bend = minus(take(normal, pairs.first), take(normal, pairs.second))
-            smooth = self.smooth * (pairs.even * (P.sqrt(1 + dot(bend, bend)) - 1)).sum()
-        return depth - P.stop_gradient(depth), smooth
+            bend = minus(take(normal, first), take(normal, second))
+            smooth = self.smooth * (even * (P.sqrt(1 + dot(bend, bend)) - 1)).sum()
+        return (depth - P.stop_gradient(depth)) * moves, smooth
 
 
 def adam_step(field, settings):
@@ -131,13 +136,18 @@ class Refiner:
 
     def __init__(self, views, sdf, field, settings, seed=0):
         if not np.isfinite(sdf).all() or not (sdf < 0).any():
-            raise RefineError("dmtet: the distances it starts from have no inside, or are not finite; look at the masks and"
-                              " poses of the views, and at the stages before")
+            raise RefineError(
+                "dmtet: the distances it starts from have no inside, or are not finite; look at the"
+                " masks and"
+                " poses of the views, and at the stages before"
+            )
         self.views, self.field, self.settings, self.seed = views, field, settings, seed
         self.resolution = sdf.shape[0] - 1
         self.sdf = tet_grid.sealed(sdf, HALF)
         self.optimizer = SdfOptimizer(self.sdf, HALF, settings)
-        self.deformation = np.zeros((self.sdf.size, 3), np.float32) if settings.deformation > 0 else None
+        self.deformation = (
+            np.zeros((self.sdf.size, 3), np.float32) if settings.deformation > 0 else None
+        )
         self.deformation_adam = Adam((self.sdf.size, 3))
         self.adam = adam_step(field, settings)
         self.graph = ops.compiled(self.adam.construct)
@@ -166,7 +176,9 @@ class Refiner:
         """Return the views of a step: each once, in random order, before one comes again."""
         count, total = min(self.settings.views[stage], len(self.views)), len(self.views)
         turns = range(step * count // total, ((step + 1) * count - 1) // total + 1)
-        order = np.concatenate([np.random.RandomState([self.seed, stage, turn]).permutation(total) for turn in turns])
+        order = np.concatenate(
+            [np.random.RandomState([self.seed, stage, turn]).permutation(total) for turn in turns]
+        )
         start = step * count - turns[0] * total
         return np.unique(order[start:start + count])
 
@@ -176,26 +188,46 @@ class Refiner:
         Raises RefineError when the loss is not finite.
         """
         settings, (stage, step) = self.settings, self._stage()
-        if stage not in self.batchers:      # one size of pictures is kept, no more
-            self.batchers = {stage: pixel_batches.PixelBatcher(self.views.resized(settings.sides[stage]), HALF,
-                                                               self.resolution, settings, self.lengths)}
+        if stage not in self.batchers:  # one size of pictures is kept, no more
+            self.batchers = {
+                stage: pixel_batches.PixelBatcher(
+                    self.views.resized(settings.sides[stage]),
+                    HALF,
+                    self.resolution,
+                    settings,
+                    self.lengths,
+                )
+            }
         surface = self.surface()
         if not len(surface.faces):
-            raise RefineError(f"dmtet: the surface is gone at step {self.done}; use a smaller dmtet.lr")
+            raise RefineError(
+                f"dmtet: the surface is gone at step {self.done}; use a smaller dmtet.lr"
+            )
         batch = self.batchers[stage].batch(surface, self._chosen(stage, step), self._encoded,
                                            np.random.RandomState([self.seed, 1 << 20, self.done]))
         rates = adam.rates(self.done, settings.field_lr)
-        loss, error, weight, gradients = self.graph(rates, *[Tensor.from_numpy(np.ascontiguousarray(x)) for x in batch.arrays()])
+        loss, error, weight, gradients = self.graph(
+            rates, *[Tensor.from_numpy(np.ascontiguousarray(x)) for x in batch.arrays()]
+        )
         loss = float(ops.fetch(loss))
         if not np.isfinite(loss):
-            raise RefineError(f"dmtet: the loss is not finite at step {self.done}; use a smaller dmtet.lr or dmtet.field_lr")
-        self._follow(surface, [g.asnumpy()[:len(surface.edges)] for g in gradients], settings.lr[stage])
+            raise RefineError(
+                f"dmtet: the loss is not finite at step {self.done}; use a smaller dmtet.lr or"
+                " dmtet.field_lr"
+            )
+        self._follow(
+            surface, [g.asnumpy()[: len(surface.edges)] for g in gradients], settings.lr[stage]
+        )
         self.done += 1
-        return loss, -10 * np.log10(max(float(error.asnumpy()) / max(float(weight.asnumpy()), 1e-12), 1e-10))
+        return loss, -10 * np.log10(
+            max(float(error.asnumpy()) / max(float(weight.asnumpy()), 1e-12), 1e-10)
+        )
 
     def _encoded(self, *points):
         """Return the field's indices and weights at points, in the memory of the last step's."""
-        self.buffers = [self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers)]
+        self.buffers = [
+            self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers)
+        ]
         return [array for buffer in self.buffers for array in buffer]
 
     def _follow(self, surface, gradients, lr):
@@ -204,39 +236,75 @@ class Refiner:
         summed = [np.bincount(ends[:, i], gradients[i], size) for i in (0, 1)]
         crossed = np.zeros(size, bool)
         crossed[ends] = True
-        self.sdf = tet_grid.sealed(self.optimizer.step(self.sdf, (summed[0] + summed[1]).astype(np.float32)
-                                                    .reshape(self.sdf.shape), crossed.reshape(self.sdf.shape), lr), HALF)
+        self.sdf = tet_grid.sealed(
+            self.optimizer.step(
+                self.sdf,
+                (summed[0] + summed[1]).astype(np.float32).reshape(self.sdf.shape),
+                crossed.reshape(self.sdf.shape),
+                lr,
+            ),
+            HALF,
+        )
         if self.deformation is not None:
-            a, b = ([np.bincount(ends[:, i], g, size) for g in gradients[2 + 3 * i:5 + 3 * i]] for i in (0, 1))
+            a, b = (
+                [np.bincount(ends[:, i], g, size) for g in gradients[2 + 3 * i : 5 + 3 * i]]
+                for i in (0, 1)
+            )
             moved = np.stack(a, axis=-1) + np.stack(b, axis=-1)
             cell = self.settings.deformation * 2 * HALF / self.resolution
             gradient = (moved * cell * (1 - np.tanh(self.deformation) ** 2)).astype(np.float32)
             rms = np.sqrt(np.square(gradient[crossed]).mean())
-            self.deformation -= self.deformation_adam.update(gradient, self.settings.deformation_lr * lr / self.settings.lr[0],
-                                                      self.settings.damping * rms + 1e-30)
+            self.deformation -= self.deformation_adam.update(
+                gradient,
+                self.settings.deformation_lr * lr / self.settings.lr[0],
+                self.settings.damping * rms + 1e-30,
+            )
 
     def state(self):
         """Return {name: array} of everything that the rest of the run depends on."""
         arrays = self.adam.state()
         arrays.update({f"sdf.{name}": array for name, array in self.optimizer.state().items()})
         if self.deformation is not None:
-            arrays.update({f"deformation.{name}": array for name, array in self.deformation_adam.state().items()},
-                          deformation=self.deformation)
-        return {**arrays, "sdf": self.sdf, "done": np.array(self.done), "history": np.array(self.history),
-                "seed": np.array(self.seed)}
+            arrays.update(
+                {
+                    f"deformation.{name}": array
+                    for name, array in self.deformation_adam.state().items()
+                },
+                deformation=self.deformation,
+            )
+        return {
+            **arrays,
+            "sdf": self.sdf,
+            "done": np.array(self.done),
+            "history": np.array(self.history),
+            "seed": np.array(self.seed),
+        }
 
     def restore(self, arrays):
         """Take over what `state` returned. Raises RefineError if it is of other settings."""
         try:
-            if arrays["sdf"].shape != self.sdf.shape or ("deformation" in arrays) != (self.deformation is not None):
+            if arrays["sdf"].shape != self.sdf.shape or ("deformation" in arrays) != (
+                self.deformation is not None
+            ):
                 raise KeyError("sdf")
             self.adam.restore(arrays)
-            self.optimizer.restore({name[4:]: array for name, array in arrays.items() if name.startswith("sdf.")})
+            self.optimizer.restore(
+                {name[4:]: array for name, array in arrays.items() if name.startswith("sdf.")}
+            )
             if self.deformation is not None:
-                self.deformation_adam.restore({name[12:]: a for name, a in arrays.items() if name.startswith("deformation.")})
+                self.deformation_adam.restore(
+                    {name[12:]: a for name, a in arrays.items() if name.startswith("deformation.")}
+                )
                 self.deformation = arrays["deformation"].copy()
-            self.sdf, self.done, self.seed = arrays["sdf"].copy(), int(arrays["done"]), int(arrays["seed"])
+            self.sdf, self.done, self.seed = (
+                arrays["sdf"].copy(),
+                int(arrays["done"]),
+                int(arrays["seed"]),
+            )
             self.history = [tuple(row) for row in arrays["history"]]
         except KeyError as error:
-            raise RefineError(f"dmtet: the checkpoint does not fit the settings ({error}); run without --resume, or with the"
-                              " settings of the first run") from None
+            raise RefineError(
+                f"dmtet: the checkpoint does not fit the settings ({error}); run without --resume,"
+                " or with the"
+                " settings of the first run"
+            ) from None

@@ -13,10 +13,11 @@ from numba import njit
 from sgm.reconstruct.hull.sdf_grid import blurred
 
 BETAS = (0.9, 0.98)
-REACH = 2.0         # cells: the smoothing falls as exp(-(s / 2 REACH cells)^2) with the distance s to the surface
-MEMORY = 0.9        # of the mean square of the gradient from step to step
+# cells: the smoothing falls as exp(-(s / 2 REACH cells)^2) with the distance s to the surface
+REACH = 2.0
+MEMORY = 0.9        # share of the gradient's mean square that is kept from step to step
 BAND = 3.0          # cells: the hidden part that follows is this thick on both sides of the surface
-SWEEPS = 4          # of relaxation per step
+SWEEPS = 4          # sweeps of relaxation per step
 
 
 @njit(cache=True)
@@ -30,8 +31,14 @@ def _smoothing(sdf, cell, seen, laplacian, sign_change, crossed, out):
                     continue
                 s = sdf[x, y, z] / cell
                 if abs(s) < 3 * REACH and laplacian > 0:
-                    mean = (sdf[x - 1, y, z] + sdf[x + 1, y, z] + sdf[x, y - 1, z] + sdf[x, y + 1, z]
-                            + sdf[x, y, z - 1] + sdf[x, y, z + 1]) / (6 * cell)
+                    mean = (
+                        sdf[x - 1, y, z]
+                        + sdf[x + 1, y, z]
+                        + sdf[x, y - 1, z]
+                        + sdf[x, y + 1, z]
+                        + sdf[x, y, z - 1]
+                        + sdf[x, y, z + 1]
+                    ) / (6 * cell)
                     out[x, y, z] += laplacian * np.exp(-(s / (2 * REACH)) ** 2) * (s - mean)
                 if crossed[x, y, z] and sign_change > 0:
                     out[x, y, z] += sign_change * np.sign(s) / (1 + np.exp(-abs(s)))
@@ -116,12 +123,22 @@ class SdfOptimizer:
         self.seen |= moved
         if moved.any():
             now = float(np.square(gradient[moved], dtype=np.float64).mean())
-            self.mean_square = now if self.mean_square == 0 else MEMORY * self.mean_square + (1 - MEMORY) * now
+            self.mean_square = (
+                now if self.mean_square == 0 else MEMORY * self.mean_square + (1 - MEMORY) * now
+            )
         scale = np.float32(np.sqrt(self.mean_square))
         if scale == 0:
             return sdf
         smoothing = np.zeros_like(sdf)
-        _smoothing(sdf, np.float32(self.cell), self.seen, settings.laplacian, settings.sign_change, crossed, smoothing)
+        _smoothing(
+            sdf,
+            np.float32(self.cell),
+            self.seen,
+            settings.laplacian,
+            settings.sign_change,
+            crossed,
+            smoothing,
+        )
         sdf = sdf - self.adam.update(gradient + scale * smoothing, lr, settings.damping * scale)
         if settings.follow:
             change = sdf - self.start
@@ -131,9 +148,18 @@ class SdfOptimizer:
 
     def state(self):
         """Return {name: array} of everything that the next steps depend on."""
-        return {**self.adam.state(), "seen": self.seen, "usual": np.array(self.mean_square), "start": self.start}
+        return {
+            **self.adam.state(),
+            "seen": self.seen,
+            "usual": np.array(self.mean_square),
+            "start": self.start,
+        }
 
     def restore(self, arrays):
         """Take over what `state` returned."""
         self.adam.restore(arrays)
-        self.seen, self.start, self.mean_square = arrays["seen"].copy(), arrays["start"].copy(), float(arrays["usual"])
+        self.seen, self.start, self.mean_square = (
+            arrays["seen"].copy(),
+            arrays["start"].copy(),
+            float(arrays["usual"]),
+        )

@@ -14,8 +14,10 @@ from itertools import permutations
 import numpy as np
 
 DIRECTIONS = 7
-TINY = 1e-3         # cells: no value of a sealed grid is nearer to zero, so that no triangle shrinks to a point
-UNFOLDED = 1 / 6    # cells: a deformation below this cannot turn a tetrahedron inside out (see `deformed`)
+# cells: no value of a sealed grid is nearer to zero, so that no triangle shrinks to a point
+TINY = 1e-3
+# cells: a deformation below this cannot turn a tetrahedron inside out (see `deformed`)
+UNFOLDED = 1 / 6
 
 
 def corner_paths():
@@ -73,7 +75,9 @@ def sealed(sdf, half):
     The outermost vertices are at least half a cell outside.
     """
     cell = np.float32(2 * half / (sdf.shape[0] - 1))
-    out = np.where(np.abs(sdf) < TINY * cell, np.where(sdf < 0, -TINY * cell, TINY * cell), sdf).astype(np.float32)
+    out = np.where(
+        np.abs(sdf) < TINY * cell, np.where(sdf < 0, -TINY * cell, TINY * cell), sdf
+    ).astype(np.float32)
     for axis in range(3):
         for end in (0, -1):
             side = [slice(None)] * 3

@@ -14,7 +14,7 @@ from sgm.reconstruct.posed_views import HALF
 
 CELLS = 64                                      # per side of the hull's grid
 ALLOWED_OUTLIERS = (0.3, 0.25, 0.2, 0.15, 0.1, 0.1)     # share of the views, round by round
-BLUR = 1 / 120                                  # of the pictures' longer side, before they are compared
+BLUR = 1 / 120  # blur before comparison, by the pictures' longer side
 STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
 
 
@@ -29,7 +29,8 @@ def turned(camera, intrinsics, place, found):
     v = np.cross(a, b)
     cross = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
     out = camera.copy()
-    out[:3, :3] = camera[:3, :3] @ (np.eye(3) + cross + cross @ cross / (1 + a @ b))      # Rodrigues: carries a to b
+    # Rodrigues: carries a to b
+    out[:3, :3] = camera[:3, :3] @ (np.eye(3) + cross + cross @ cross / (1 + a @ b))
     return out
 
 
@@ -40,14 +41,22 @@ def shift(outline, mask):
     (Evangelidis & Psarakis 2008), from where their middles meet; that start is returned if it
     fails.
     """
-    soft = [cv2.GaussianBlur(np.asarray(picture, np.float32), (0, 0), BLUR * max(mask.shape)) for picture in (outline, mask)]
-    middles = [np.array([(picture * axis).sum() for axis in np.mgrid[:mask.shape[0], :mask.shape[1]]]) / picture.sum()
-               for picture in soft]
+    soft = [
+        cv2.GaussianBlur(np.asarray(picture, np.float32), (0, 0), BLUR * max(mask.shape))
+        for picture in (outline, mask)
+    ]
+    middles = [
+        np.array([(picture * axis).sum() for axis in np.mgrid[: mask.shape[0], : mask.shape[1]]])
+        / picture.sum()
+        for picture in soft
+    ]
     start = np.eye(2, 3, dtype=np.float32)
     start[:, 2] = (middles[1] - middles[0])[::-1]
     try:
-        return cv2.findTransformECC(*soft, start.copy(), cv2.MOTION_TRANSLATION, STOP, None, 1)[1][:, 2].astype(float)
-    except cv2.error:                           # it did not converge
+        return cv2.findTransformECC(*soft, start.copy(), cv2.MOTION_TRANSLATION, STOP, None, 1)[1][
+            :, 2
+        ].astype(float)
+    except cv2.error:  # it did not converge
         return start[:, 2].astype(float)
 
 
@@ -56,8 +65,12 @@ def without_common(shifts, views):
 
     Outlines contain no information on such a move.
     """
-    depth = np.einsum("ni,ni->n", views.c2w[:, :3, 3], views.c2w[:, :3, 2])[:, None]        # of the box's middle
-    per_unit = np.stack([views.fl_x / depth * views.c2w[:, :3, 0], -views.fl_y / depth * views.c2w[:, :3, 1]], axis=1)
+    # depth of the box's middle
+    depth = np.einsum("ni,ni->n", views.c2w[:, :3, 3], views.c2w[:, :3, 2])[:, None]
+    per_unit = np.stack(
+        [views.fl_x / depth * views.c2w[:, :3, 0], -views.fl_y / depth * views.c2w[:, :3, 1]],
+        axis=1,
+    )
     move = np.linalg.lstsq(per_unit.reshape(-1, 3), shifts.reshape(-1), rcond=None)[0]
     return shifts - per_unit @ move
 
@@ -68,9 +81,14 @@ def aligned(views):
     middle, start = views.intrinsics[2:], views
     total = np.zeros((len(views), 2))
     for share in ALLOWED_OUTLIERS:
-        sdf = visual_hull.closed(visual_hull.hull_sdf(views, CELLS, HALF, int(share * len(views))), HALF)
+        sdf = visual_hull.closed(
+            visual_hull.hull_sdf(views, CELLS, HALF, int(share * len(views))), HALF
+        )
         outlines, _ = sdf_grid.silhouettes(sdf, HALF, views)
-        total += [shift(outline, mask) if outline.any() else (0, 0) for outline, mask in zip(outlines, views.mask)]
+        total += [
+            shift(outline, mask) if outline.any() else (0, 0)
+            for outline, mask in zip(outlines, views.mask)
+        ]
         total = without_common(total, start)
         views = replace(start, c2w=np.stack([turned(camera, views.intrinsics, middle, middle + by)
                                              for camera, by in zip(start.c2w, total)]))

@@ -21,8 +21,8 @@ from sgm.reconstruct.posed_views import HALF
 HOLLOW = 0.02                   # box units under its brim that a hollow must reach to be tried
 NARROW = 25                     # vertical lines of the grid that it must have
 WALLS = np.arange(1.5, 8.1, 0.5)        # cells: thicknesses that are tried
-BETTER = 0.75                   # share of the surface's disagreement, below which the vessel is believed
-GRAIN = 1 / 255 ** 2            # mean square difference that tells nothing
+BETTER = 0.75  # share of the surface's disagreement, below which the vessel is believed
+GRAIN = 1 / 255 ** 2            # mean square difference that means nothing
 SIDE = 144                      # pixels of the pictures' longer side
 log = logging.getLogger("sgm")
 
@@ -36,7 +36,9 @@ def tops(sdf):
     inside = sdf < 0
     index = n - 1 - np.argmax(inside[..., ::-1], axis=2)
     axis = sdf_grid.vertices(n - 1, HALF).astype(np.float64)
-    below, above = (np.take_along_axis(sdf, np.minimum(index + d, n - 1)[..., None], 2)[..., 0] for d in (0, 1))
+    below, above = (
+        np.take_along_axis(sdf, np.minimum(index + d, n - 1)[..., None], 2)[..., 0] for d in (0, 1)
+    )
     crosses = inside.any(2) & (above >= 0)
     share = np.where(crosses, below / np.where(crosses, below - above, 1), 0)
     return np.where(inside.any(2), axis[index] + share * (axis[1] - axis[0]), -HALF)
@@ -70,7 +72,9 @@ def hollows(sdf):
     """
     heights = tops(sdf)
     level = water_level(heights)
-    count, labels = cv2.connectedComponents((level - heights > HOLLOW).astype(np.uint8), connectivity=4)
+    count, labels = cv2.connectedComponents(
+        (level - heights > HOLLOW).astype(np.uint8), connectivity=4
+    )
     regions = [labels == label for label in range(1, count)]
     return [(region, float(level[region].max())) for region in regions if region.sum() >= NARROW]
 
@@ -82,8 +86,13 @@ def depths(outside):
     """
     cell = 2 * HALF / (outside.shape[0] - 1)
     cover = np.clip(0.5 - outside / cell, 0, 1)
-    return np.stack([-visual_hull.outline_distance(np.ascontiguousarray(cover[:, :, k])) for k in range(outside.shape[2])],
-                    axis=2) * np.float32(cell)
+    return np.stack(
+        [
+            -visual_hull.outline_distance(np.ascontiguousarray(cover[:, :, k]))
+            for k in range(outside.shape[2])
+        ],
+        axis=2,
+    ) * np.float32(cell)
 
 
 def dug(sdf, inwards, region, brim, wall):
@@ -100,7 +109,8 @@ def dug(sdf, inwards, region, brim, wall):
         return sdf
     opening = np.where(ours | (opening <= 0), opening, -np.float32(wall))
     floor = z[np.argmax((inwards[ours] > 0).any(0))] + wall
-    room = np.where(z > z[top], np.inf, inwards - np.float32(wall))     # above the brim nothing stands in the opening
+    # above the brim nothing stands in the opening
+    room = np.where(z > z[top], np.inf, inwards - np.float32(wall))
     return np.maximum(sdf, np.minimum(np.minimum(opening[..., None], room), z - np.float32(floor)))
 
 
@@ -144,20 +154,32 @@ def continued(sdf, outside, views):
             trial = dug(sdf, inwards, region, brim, wall)
             trials.append((wall, trial, sdf_grid.silhouettes(trial, HALF, views)[1]))
         widest = trials[0][2]
-        with np.errstate(invalid="ignore"):     # inf - inf
-            pixels = np.nonzero((np.abs(before - widest) > cell) & np.isfinite(before) & np.isfinite(widest)
-                                & (views.mask > 0.99))
+        with np.errstate(invalid="ignore"):  # inf - inf
+            pixels = np.nonzero(
+                (np.abs(before - widest) > cell)
+                & np.isfinite(before)
+                & np.isfinite(widest)
+                & (views.mask > 0.99)
+            )
         if not len(pixels[0]):
             continue
         origins, directions = views.rays(*pixels)
 
         def judged(maps, pixels=pixels, origins=origins, directions=directions):
-            distance = np.where(np.isfinite(maps[pixels]), maps[pixels], 0)     # at the eye: no view sees that
-            return disagreement(origins + distance[:, None] * directions, pixels, maps, views, 1.5 * cell)
+            # at the eye: no view sees that
+            distance = np.where(np.isfinite(maps[pixels]), maps[pixels], 0)
+            return disagreement(
+                origins + distance[:, None] * directions, pixels, maps, views, 1.5 * cell
+            )
 
-        error, wall, trial = min(((judged(maps), wall, trial) for wall, trial, maps in trials), key=lambda found: found[0])
+        error, wall, trial = min(
+            ((judged(maps), wall, trial) for wall, trial, maps in trials),
+            key=lambda found: found[0],
+        )
         ratio = (error + GRAIN) / (judged(before) + GRAIN)
-        report.append({"wall": round(float(wall), 4), "ratio": round(ratio, 3), "dug": ratio < BETTER})
+        report.append(
+            {"wall": round(float(wall), 4), "ratio": round(ratio, 3), "dug": ratio < BETTER}
+        )
         if ratio < BETTER:
             sdf = trial
             log.info("a hollow is taken for a vessel with walls of %.3f (prior depth.cavity)", wall)

@@ -11,7 +11,8 @@ from sgm.reconstruct.hull import sdf_grid
 from sgm.reconstruct.hull.visual_hull import surface_points
 
 UNDERSIDE = 0.5         # cosine to straight down above which a vertex belongs to the underside
-BASE_FACING = 0.2       # cosine above which a face counts as seen: grazing faces are the cone of the hull itself
+# cosine above which a face counts as seen: grazing faces are the cone of the hull itself
+BASE_FACING = 0.2
 
 
 def visibility(sdf, half, points, normals, views):
@@ -45,7 +46,8 @@ def base_height(sdf, half, views):
         return None
     normals = sdf_grid.gradient(sdf, half, points)
     normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
-    low = points[:, 2] < np.quantile(points[:, 2], 0.6)     # an underside is not above most of the surface
+    # an underside is not above most of the surface
+    low = points[:, 2] < np.quantile(points[:, 2], 0.6)
     points, normals = points[low], normals[low]
     seen = points[visibility(sdf, half, points, normals, views) > BASE_FACING, 2]
     if len(seen) < 20:
@@ -65,7 +67,10 @@ def flattened(vertices, faces, base, sdf, half):
     """
     vertices = np.array(vertices, np.float32)
     cell = 2 * half / (sdf.shape[0] - 1)
-    under = np.flatnonzero((topology.vertex_normals(vertices, faces)[:, 2] < -UNDERSIDE) & (vertices[:, 2] < base + cell))
+    under = np.flatnonzero(
+        (topology.vertex_normals(vertices, faces)[:, 2] < -UNDERSIDE)
+        & (vertices[:, 2] < base + cell)
+    )
     rim = np.sort(vertices[:, 2])[:max(1, len(vertices) // 200)].mean()
     start = vertices[under]
     for share in np.linspace(0, 1, 9)[1:]:
@@ -78,4 +83,6 @@ def flattened(vertices, faces, base, sdf, half):
 
 def cut_below(sdf, half, height):
     """Return the grid without what is below the plane z = height."""
-    return np.maximum(sdf, np.float32(height) - sdf_grid.vertices(sdf.shape[0] - 1, half)[None, None, :])
+    return np.maximum(
+        sdf, np.float32(height) - sdf_grid.vertices(sdf.shape[0] - 1, half)[None, None, :]
+    )

@@ -12,13 +12,19 @@ from sgm.reconstruct.hull.camera_alignment import aligned
 from sgm.reconstruct.posed_views import HALF, PosedViews, ShapeError
 
 LOW = 96                    # pixels of the longer side, and cells of the grid, of the search
-FILLED = 0.5                # of the box by the hull's longest side, below which an object is enlarged
-BEYOND_DOUBT, POOR, HOPELESS = 0.975, 0.93, 0.5     # coverage of the masks by their hull: else looked into, warned, refused
-ADVANTAGE = 0.03            # in coverage, by which the other sign of the azimuth must win to be believed
-PERMUTATIONS, ALIGNED_PERMUTATIONS = 6, 3  # times that poses are dealt to the pictures at random, and of these with cameras turned
-MIN_GAIN = 0.25              # of what poses dealt at random leave uncovered, the share that true ones cover at least
-MAX_CHANCE_COVERAGE = 0.8                 # coverage by poses dealt at random, above which all sides look alike and outlines tell no order
-MIN_VIEWS_FOR_TEST = 6                  # views, below which poses dealt at random are too often a turn or a mirror image of the true ones
+FILLED = 0.5  # an object is enlarged if its longest side is below this share of the box
+# Coverage of the masks by their hull: above the first all is well, below the second poses are
+# examined and a warning given, below the third they are refused.
+BEYOND_DOUBT, POOR, HOPELESS = 0.975, 0.93, 0.5
+ADVANTAGE = 0.03            # gain in coverage that makes the other sign of the azimuth credible
+# Permutation test: random permutations of the poses, and how many of these are also aligned.
+PERMUTATIONS, ALIGNED_PERMUTATIONS = 6, 3
+# True poses cover at least this share of what permuted ones leave uncovered.
+MIN_GAIN = 0.25
+# Above this coverage by permuted poses all sides of an object look alike: no order can be seen.
+MAX_CHANCE_COVERAGE = 0.8
+# With fewer views a permutation is too often a turn or a mirror image of the true poses.
+MIN_VIEWS_FOR_TEST = 6
 log = logging.getLogger("sgm")
 
 
@@ -52,8 +58,13 @@ def framed(views, source="the views"):
     else:
         scale = 1.0 / (high - low).max()
         framed_views = views.moved(scale, (low + high) / 2)
-        log.info("%s: the object is %.3g long around (%.3g, %.3g, %.3g); worked on in a box of 1 and written back", source,
-                 1 / scale, *(low + high) / 2)
+        log.info(
+            "%s: the object is %.3g long around (%.3g, %.3g, %.3g); worked on in a box of 1 and"
+            " written back",
+            source,
+            1 / scale,
+            *(low + high) / 2,
+        )
     return framed_views
 
 
@@ -81,19 +92,27 @@ def mirrored(views, center):
     turn[:, 1, 0], turn[:, 0, 1], turn[:, 2, 2] = np.sin(angle), -np.sin(angle), 1
     c2w[:, :3, :3] = turn @ c2w[:, :3, :3]
     c2w[:, :3, 3] = np.einsum("nij,nj->ni", turn, offset) + center
-    return PosedViews(views.rgb, views.mask, c2w, *views.intrinsics, views.scale, views.center, views.files)
+    return PosedViews(
+        views.rgb, views.mask, c2w, *views.intrinsics, views.scale, views.center, views.files
+    )
 
 
 def _check_cameras(views, source):
     forward = -views.c2w[:, :3, 2]
     eyes = views.c2w[:, :3, 3]
     if np.ptp(eyes, axis=0).max() < 1e-6 * max(np.abs(eyes).max(), 1e-6):
-        raise ShapeError(f"{source}: all cameras stand at one place; expected views from around the object, check the"
-                         " transform_matrix entries")
+        raise ShapeError(
+            f"{source}: all cameras stand at one place; expected views from around the object,"
+            " check the"
+            " transform_matrix entries"
+        )
     spread = np.degrees(np.arccos(np.clip((forward @ forward.T).min(), -1, 1)))
     if spread < 10:
-        raise ShapeError(f"{source}: the cameras look the same way within {spread:.1f} degrees; expected views from around"
-                         " the object, add some from other sides")
+        raise ShapeError(
+            f"{source}: the cameras look the same way within {spread:.1f} degrees; expected views"
+            " from around"
+            " the object, add some from other sides"
+        )
 
 
 def _sphere(views, source):
@@ -104,7 +123,10 @@ def _sphere(views, source):
     directions, spreads = [], []
     for k, mask in enumerate(views.mask > 0.5):
         rows, columns = np.nonzero(mask)
-        middle = np.array([(rows.min() + rows.max()) / 2]), np.array([(columns.min() + columns.max()) / 2])
+        middle = (
+            np.array([(rows.min() + rows.max()) / 2]),
+            np.array([(columns.min() + columns.max()) / 2]),
+        )
         directions.append(views.rays(np.array([k]), *middle)[1][0])
         spreads.append(np.hypot(np.ptp(rows) + 2, np.ptp(columns) + 2) / 2)
     directions, eyes = np.array(directions, np.float64), views.c2w[:, :3, 3]
@@ -112,8 +134,10 @@ def _sphere(views, source):
     depth = np.einsum("ni,ni->n", center - eyes, directions)
     if (depth <= 0).any():
         k = int(np.argmin(depth))
-        raise ShapeError(f"{source}: view {k} looks away from the point that the others look at; expected OpenGL"
-                         " camera-to-world matrices (looking along -z): check the poses' convention")
+        raise ShapeError(
+            f"{source}: view {k} looks away from the point that the others look at; expected OpenGL"
+            " camera-to-world matrices (looking along -z): check the poses' convention"
+        )
     return center, 1.1 * float(np.max(np.array(spreads) * depth) / views.fl_x)
 
 
@@ -132,7 +156,9 @@ def allowed_outliers(views):
     """
     small = views.resized(LOW)
     most = len(views) // 10
-    return next((count for count in range(most) if _hull_coverage(small, count) >= BEYOND_DOUBT), most)
+    return next(
+        (count for count in range(most) if _hull_coverage(small, count) >= BEYOND_DOUBT), most
+    )
 
 
 def _hull_coverage(views, count=0):
@@ -151,11 +177,13 @@ def _permutation_test(views, given, turned):
     if len(views) < MIN_VIEWS_FOR_TEST or _hull_coverage(views, len(views) // 10) >= POOR:
         return None
     rng = np.random.RandomState(0)
-    dealt = [replace(views, c2w=views.c2w[rng.permutation(len(views))]) for _ in range(PERMUTATIONS)]
-    chance = np.mean([_hull_coverage(deal) for deal in dealt])
+    permuted = [
+        replace(views, c2w=views.c2w[rng.permutation(len(views))]) for _ in range(PERMUTATIONS)
+    ]
+    chance = np.mean([_hull_coverage(views) for views in permuted])
     if chance > MAX_CHANCE_COVERAGE or given >= chance + MIN_GAIN * (1 - chance):
         return None
-    luck = np.mean([_hull_coverage(aligned(deal)) for deal in dealt[:ALIGNED_PERMUTATIONS]])
+    luck = np.mean([_hull_coverage(aligned(views)) for views in permuted[:ALIGNED_PERMUTATIONS]])
     return None if turned >= luck + MIN_GAIN * (1 - luck) else chance
 
 
@@ -167,30 +195,43 @@ def _agreeing(rough, source):
     covered = _hull_coverage(rough)
     if covered >= BEYOND_DOUBT:
         return rough
-    axis = _nearest_point(rough.c2w[:, :3, 3], -rough.c2w[:, :3, 2])    # what an orbit's cameras look at
+    # Would the other sign of the azimuth, or cameras turned a little, explain the pictures better?
+    axis = _nearest_point(rough.c2w[:, :3, 3], -rough.c2w[:, :3, 2])
     other = mirrored(rough, axis)
-    mended, counted = rough, _hull_coverage(other)
+    corrected, counted = rough, _hull_coverage(other)
     given = max(covered, counted)
-    if given < POOR:                            # neither explains the pictures: are directions a little off?
-        mended, counted = aligned(rough), max(counted, _hull_coverage(aligned(other)))
-    best = _hull_coverage(mended)
-    disagree = f"{source}: poses and silhouettes disagree, their common hull covers {covered:.0%} of the masks"
+    if given < POOR:  # neither explains the pictures: are directions a little off?
+        corrected, counted = aligned(rough), max(counted, _hull_coverage(aligned(other)))
+    best = _hull_coverage(corrected)
+    disagree = (
+        f"{source}: poses and silhouettes disagree, their common hull covers {covered:.0%} of the"
+        " masks"
+    )
+    # Refuse poses that are not those of the pictures, or that are counted the other way.
     chance = _permutation_test(rough, given, max(best, counted)) if given < POOR else None
     if chance is not None:
-        raise ShapeError(f"{disagree}, expected {POOR:.0%}; the same poses dealt at random reach {chance:.0%}: these poses,"
-                         " or their order, are not the pictures': check each frame's file_path against its"
-                         " transform_matrix, and the masks")
+        raise ShapeError(
+            f"{disagree}, expected {POOR:.0%}; the same poses in random order reach {chance:.0%}:"
+            " these poses,"
+            " or their order, are not the pictures': check each frame's file_path against its"
+            " transform_matrix, and the masks"
+        )
     if best < covered + ADVANTAGE:
-        mended, best = rough, covered
+        corrected, best = rough, covered
     if counted >= best + ADVANTAGE:
-        raise ShapeError(f"{disagree}; with the azimuths counted the other way it covers {counted:.0%}: sample again with the"
-                         " other --azimuth-sign (1 or -1), or give views_to_mesh.py --azimuth-sign -1")
+        raise ShapeError(
+            f"{disagree}; with the azimuths counted the other way it covers {counted:.0%}: sample"
+            " again with the"
+            " other --azimuth-sign (1 or -1), or give views_to_mesh.py --azimuth-sign -1"
+        )
     if best < HOPELESS:
-        raise ShapeError(f"{disagree}; the poses do not belong to these pictures: check them, or the masks")
-    if mended is not rough:
-        cosine = np.einsum("ni,ni->n", mended.c2w[:, :3, 2], rough.c2w[:, :3, 2])
+        raise ShapeError(
+            f"{disagree}; the poses do not belong to these pictures: check them, or the masks"
+        )
+    if corrected is not rough:
+        cosine = np.einsum("ni,ni->n", corrected.c2w[:, :3, 2], rough.c2w[:, :3, 2])
         log.warning("%s; turned by up to %.1f degrees, the cameras agree on %.0f%%", disagree,
                     np.degrees(np.arccos(np.clip(cosine, -1, 1))).max(), 100 * best)
     elif best < POOR:
         log.warning("%s; what only some views show is lost", disagree)
-    return mended
+    return corrected

@@ -21,7 +21,10 @@ def one_piece(sdf):
     """
     inside = sdf < 0
     if not inside.any():
-        raise ShapeError("the surface is empty: nothing is left inside; check masks and poses, or use depth.fusion=hull")
+        raise ShapeError(
+            "the surface is empty: nothing is left inside; check masks and poses, or use"
+            " depth.fusion=hull"
+        )
     labels, _ = ndimage.label(inside)           # connected by faces
     inside = labels == 1 + int(np.argmax(np.bincount(labels.reshape(-1))[1:]))
     empty, _ = ndimage.label(~inside)
@@ -106,8 +109,8 @@ def enter_box(ox, oy, oz, dx, dy, dz, half):
 def trace(grid, half, origins, directions):
     """Return distances (N,) along rays (N, 3) to the first point where the grid is negative.
 
-    They are float32, inf where there is none. Steps are the value's, at least half a cell and at most four:
-    a grid need not be a true distance.
+    They are float32, inf where there is none. Steps are the value's, at least half a cell and at
+    most four: a grid need not be a true distance.
     """
     cell = 2 * half / (grid.shape[0] - 1)
     out = np.full(len(origins), np.inf, np.float32)
@@ -134,6 +137,12 @@ def silhouettes(grid, half, views):
     The distances (V, H, W) are float32, inf where a ray meets nothing.
     """
     rows, columns = np.divmod(np.arange(views.h * views.w), views.w)
-    depth = np.stack([trace(grid, half, *views.rays(np.full(len(rows), k), rows, columns)).reshape(views.h, views.w)
-                      for k in range(len(views))])
+    depth = np.stack(
+        [
+            trace(grid, half, *views.rays(np.full(len(rows), k), rows, columns)).reshape(
+                views.h, views.w
+            )
+            for k in range(len(views))
+        ]
+    )
     return np.isfinite(depth), depth

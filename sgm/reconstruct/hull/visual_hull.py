@@ -18,9 +18,12 @@ def outline_distance(mask):
     is known to a fraction of a pixel.
     """
     inside = (mask > 0.5).astype(np.uint8)
-    # OpenCV's last bit is another one at each call; squares of distances between pixels are whole numbers.
-    out, within = (np.sqrt(np.rint(np.square(cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))))
-                   for part in (1 - inside, inside))
+    # OpenCV's last bit is another one at each call; squares of distances between pixels are whole
+    # numbers.
+    out, within = (
+        np.sqrt(np.rint(np.square(cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))))
+        for part in (1 - inside, inside)
+    )
     signed = np.where(inside > 0, 0.5 - within, out - 0.5)
     edge = (mask > 0) & (mask < 1) & (np.abs(signed) <= 0.5)
     return np.where(edge, 0.5 - mask, signed).astype(np.float32)
@@ -47,9 +50,18 @@ def _carve(distances, open_sides, world_to_camera, intrinsics, axis, allowed_out
                     w = cy - fy * y / depth - 0.5
                     beyond = max(max(-u, u - (width - 1)), max(-w, w - (height - 1)))
                     if beyond > 0:
-                        # Past a side that the object touches, nothing is known; past another one is background.
-                        if (u < 0 and open_sides[v, 0] or u > width - 1 and open_sides[v, 1]
-                                or w < 0 and open_sides[v, 2] or w > height - 1 and open_sides[v, 3]):
+                        # Past a side that the object touches, nothing is known; past another one is
+                        # background.
+                        if (
+                            u < 0
+                            and open_sides[v, 0]
+                            or u > width - 1
+                            and open_sides[v, 1]
+                            or w < 0
+                            and open_sides[v, 2]
+                            or w > height - 1
+                            and open_sides[v, 3]
+                        ):
                             continue
                     u, w = min(max(u, 0.0), width - 1.001), min(max(w, 0.0), height - 1.001)
                     a, b = int(u), int(w)
@@ -72,10 +84,20 @@ def hull_sdf(views, resolution, half, allowed_outliers=0):
     for poses or masks that are not exact.
     """
     distances = np.stack([outline_distance(mask) for mask in views.mask])
-    touches = np.stack([np.array([side.mean() > 0.01 for side in (mask[:, 0], mask[:, -1], mask[0], mask[-1])])
-                        for mask in views.mask > 0.5])
-    return _carve(distances, touches, np.linalg.inv(views.c2w), views.intrinsics, sdf_grid.vertices(resolution, half),
-                  min(allowed_outliers, len(views) - 1))
+    touches = np.stack(
+        [
+            np.array([side.mean() > 0.01 for side in (mask[:, 0], mask[:, -1], mask[0], mask[-1])])
+            for mask in views.mask > 0.5
+        ]
+    )
+    return _carve(
+        distances,
+        touches,
+        np.linalg.inv(views.c2w),
+        views.intrinsics,
+        sdf_grid.vertices(resolution, half),
+        min(allowed_outliers, len(views) - 1),
+    )
 
 
 def closed(sdf, half):
@@ -91,7 +113,10 @@ def surface_points(sdf, half):
     axis = sdf_grid.vertices(sdf.shape[0] - 1, half)
     points = []
     for d in range(3):
-        low, high = (np.take(sdf, range(*part), axis=d) for part in ((0, sdf.shape[d] - 1), (1, sdf.shape[d])))
+        low, high = (
+            np.take(sdf, range(*part), axis=d)
+            for part in ((0, sdf.shape[d] - 1), (1, sdf.shape[d]))
+        )
         index = np.argwhere((low < 0) != (high < 0))
         a, b = low[tuple(index.T)], high[tuple(index.T)]
         found = axis[index]

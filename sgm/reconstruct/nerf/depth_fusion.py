@@ -16,12 +16,14 @@ from sgm.reconstruct.hull.sdf_grid import blurred, one_piece
 from sgm.reconstruct.nerf import volume_rendering
 from sgm.reconstruct.posed_views import HALF
 
-SHARE = 0.5             # of its final opacity a ray has lost at the surface
+SHARE = 0.5             # share of its final opacity that a ray has lost at the surface
 OPAQUE = 0.5            # opacity below which a ray has no surface
-TIGHT, FARTHEST = 0.25, 0.03    # share of the pixels where hull and object nearly touch; no larger bias is believed
-OUTLINE = 0.05          # weight of the error of alpha beside that of color: outlines are what DMTet mends first
-TEXTURED = 0.5          # see `choice`; between .3 (panda, mug) and .7 (duck), where the rest of the mesh decides
-SCORED = 144            # pixels of the longer side of the pictures that candidates are compared with
+# share of the pixels where hull and object nearly touch; no larger bias is believed
+TIGHT, FARTHEST = 0.25, 0.03
+OUTLINE = 0.05  # weight of the error of alpha by that of color: DMTet corrects outlines first
+# see `choice`; between .3 (panda, mug) and .7 (duck), where the rest of the mesh decides
+TEXTURED = 0.5
+SCORED = 144  # pixels of the longer side of the pictures that candidates are compared with
 log = logging.getLogger("sgm")
 
 
@@ -60,9 +62,19 @@ def _fuse(maps, eyes, world_to_camera, intrinsics, axis, truncation, offset):
                         continue
                     a = int(np.floor(intrinsics[2] + intrinsics[0] * x / z))
                     b = int(np.floor(intrinsics[3] - intrinsics[1] * y / z))
-                    if a < 0 or b < 0 or a >= width or b >= height or not np.isfinite(maps[v, b, a]):
+                    if (
+                        a < 0
+                        or b < 0
+                        or a >= width
+                        or b >= height
+                        or not np.isfinite(maps[v, b, a])
+                    ):
                         continue
-                    away = np.sqrt((axis[i] - eyes[v, 0]) ** 2 + (axis[j] - eyes[v, 1]) ** 2 + (axis[k] - eyes[v, 2]) ** 2)
+                    away = np.sqrt(
+                        (axis[i] - eyes[v, 0]) ** 2
+                        + (axis[j] - eyes[v, 1]) ** 2
+                        + (axis[k] - eyes[v, 2]) ** 2
+                    )
                     ahead = maps[v, b, a] - offset - away
                     if ahead > -truncation:         # what lies deeper, this view does not see
                         total += min(ahead, truncation)
@@ -118,7 +130,9 @@ def score(sdf, field, views, deeper=0.0):
     solid = views.mask > 0.5
     view, row, column = np.nonzero(seen & solid)
     origins, directions = views.rays(view, row, column)
-    color = field.evaluate(origins + (distance[view, row, column, None] + np.float32(deeper)) * directions)[1]
+    color = field.evaluate(
+        origins + (distance[view, row, column, None] + np.float32(deeper)) * directions
+    )[1]
     off = np.square(color - views.rgb[view, row, column]).mean() if len(view) else 1.0
     outline = np.square(seen - views.mask)[seen | solid].mean()
     ious = (seen & solid).sum((1, 2)) / np.maximum((seen | solid).sum((1, 2)), 1)
@@ -165,5 +179,7 @@ def surface(trainer, sdf, base, settings, progress=False):
     log.info("surface: %s (silhouette IoU %.3f)", best, found[best]["iou"])
     sdf, chosen = candidates[best], {"fusion": best, "bias": round(offset, 4), "candidates": found}
     if settings.cavity:
-        sdf, chosen["hollows"] = cavity.continued(sdf, visual_hull.closed(outside, HALF), trainer.views)
+        sdf, chosen["hollows"] = cavity.continued(
+            sdf, visual_hull.closed(outside, HALF), trainer.views
+        )
     return one_piece(sdf), chosen

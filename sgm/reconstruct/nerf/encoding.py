@@ -67,7 +67,11 @@ def spatial_hash(x, y, z, size):
 
     Unsigned 64 bits keep every product.
     """
-    h = np.uint64(x) ^ (np.uint64(y) * np.uint64(2654435761)) ^ (np.uint64(z) * np.uint64(805459861))
+    h = (
+        np.uint64(x)
+        ^ (np.uint64(y) * np.uint64(2654435761))
+        ^ (np.uint64(z) * np.uint64(805459861))
+    )
     return np.int64(h & np.uint64(size - 1))
 
 
@@ -107,9 +111,21 @@ def encode(points, half, levels, out=None, copies=None):
     values in them.
     """
     rows, copies = len(points) * len(levels), copies or levels.features
-    indices, weights = out or (np.empty((8, rows), np.int32), np.empty((8, rows, copies), np.float32))
-    _encode(np.ascontiguousarray(points, np.float32), half, levels.resolution, levels.first, levels.hashed, levels.size,
-            copies, indices, weights)
+    indices, weights = out or (
+        np.empty((8, rows), np.int32),
+        np.empty((8, rows, copies), np.float32),
+    )
+    _encode(
+        np.ascontiguousarray(points, np.float32),
+        half,
+        levels.resolution,
+        levels.first,
+        levels.hashed,
+        levels.size,
+        copies,
+        indices,
+        weights,
+    )
     return indices, weights
 
 
@@ -122,8 +138,11 @@ def vertex_pairs(levels, count, rng):
     """
     dense = np.flatnonzero(~levels.hashed)
     if not len(dense):
-        raise InputError("nerf.tv: total variation wants a level that is stored densely, found none; set nerf.tv=0, a larger"
-                         " nerf.hash_log2, or nerf.encoding=dense")
+        raise InputError(
+            "nerf.tv: total variation needs a level that is stored densely, found none; set"
+            " nerf.tv=0, a larger"
+            " nerf.hash_log2, or nerf.encoding=dense"
+        )
     share = levels.size[dense] / levels.size[dense].sum()
     chosen = dense[np.searchsorted(np.cumsum(share)[:-1], rng.random_sample(count))]
     r = levels.resolution[chosen]
@@ -144,11 +163,20 @@ def spherical_harmonics(directions):
     xx, yy, zz = x * x, y * y, z * z
     out = [
         np.full_like(x, 0.28209479177387814),
-        -0.48860251190291987 * y, 0.48860251190291987 * z, -0.48860251190291987 * x,
-        1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (3 * zz - 1),
-        -1.0925484305920792 * x * z, 0.5462742152960396 * (xx - yy),
-        0.5900435899266435 * y * (yy - 3 * xx), 2.890611442640554 * x * y * z, 0.4570457994644657 * y * (1 - 5 * zz),
-        0.3731763325901154 * z * (5 * zz - 3), 0.4570457994644657 * x * (1 - 5 * zz), 1.445305721320277 * z * (xx - yy),
+        -0.48860251190291987 * y,
+        0.48860251190291987 * z,
+        -0.48860251190291987 * x,
+        1.0925484305920792 * x * y,
+        -1.0925484305920792 * y * z,
+        0.31539156525252005 * (3 * zz - 1),
+        -1.0925484305920792 * x * z,
+        0.5462742152960396 * (xx - yy),
+        0.5900435899266435 * y * (yy - 3 * xx),
+        2.890611442640554 * x * y * z,
+        0.4570457994644657 * y * (1 - 5 * zz),
+        0.3731763325901154 * z * (5 * zz - 3),
+        0.4570457994644657 * x * (1 - 5 * zz),
+        1.445305721320277 * z * (xx - yy),
         0.5900435899266435 * x * (3 * yy - xx),
     ]
     return np.stack(out, axis=-1).astype(np.float32)

@@ -12,7 +12,7 @@ from mindspore import ops as P
 from sgm import ops
 from sgm.reconstruct.nerf import encoding
 
-DENSITY_BOUNDS = (-8.0, 8.0)     # of the exponent; e^8 per unit is opaque within a cell of any grid here
+DENSITY_BOUNDS = (-8.0, 8.0)     # bounds of the exponent; e^8 per unit is opaque in any cell here
 SH_WIDTH = 16
 CHUNK = 65536                    # points evaluated in one call, all in one static shape
 
@@ -36,7 +36,11 @@ class Interpolate(nn.Cell):
     def bprop(self, table, indices, weights, out, dout):
         """Return the gradients: the rows that were read get their weighted share of `dout`."""
         shares = (dout.reshape(1, -1, self.features) * weights).reshape(-1, self.features)
-        return P.scatter_nd(indices.reshape(-1, 1), shares, self.shape), P.zeros_like(indices), P.zeros_like(weights)
+        return (
+            P.scatter_nd(indices.reshape(-1, 1), shares, self.shape),
+            P.zeros_like(indices),
+            P.zeros_like(weights),
+        )
 
 
 class TruncExp(nn.Cell):
@@ -72,8 +76,10 @@ class Field(nn.Cell):
         rng = np.random.RandomState(seed)
         inputs, more = len(levels) * levels.features, SH_WIDTH if directional else 0
         self.inputs = inputs
-        self.table = Parameter(Tensor(rng.uniform(-1e-2, 1e-2, (levels.entries, levels.features)).astype(np.float32)),
-                               name="table")
+        self.table = Parameter(
+            Tensor(rng.uniform(-1e-2, 1e-2, (levels.entries, levels.features)).astype(np.float32)),
+            name="table",
+        )
         self.hidden = _weight(rng, inputs, width, "hidden")
         self.hidden_bias = Parameter(Tensor(np.zeros(width, np.float32)), name="hidden_bias")
         self.density = _weight(rng, width, 1, "density")

@@ -13,16 +13,21 @@ from sgm.reconstruct.posed_views import HALF, ShapeError
 
 CELLS = 64              # per side of the grid of where the object may be
 MARGIN = 0.02           # around the hull, box units
-TV_PAIRS = 16384        # neighbors looked at per step
-MEMORY = 0.7            # of the cached density that a look leaves, where it finds less
+TV_PAIRS = 16384        # pairs of neighbors compared per step
+MEMORY = 0.7            # share of the cached density that stays where less is found
 
 
 def make_levels(settings):
     """Return the `encoding.Levels` of a `NerfSpec`."""
     if settings.encoding == "dense":
         return encoding.dense_levels(settings.resolutions, settings.features)
-    return encoding.hash_levels(settings.hash_levels, settings.hash_features, settings.hash_log2, settings.hash_coarsest,
-                                settings.hash_finest)
+    return encoding.hash_levels(
+        settings.hash_levels,
+        settings.hash_features,
+        settings.hash_log2,
+        settings.hash_coarsest,
+        settings.hash_finest,
+    )
 
 
 def make_field(settings, seed=0):
@@ -38,7 +43,9 @@ class Rendering(nn.Cell):
         self.field, self.settings = field, settings
         self.composite = volume_rendering.Composite(settings.samples)
 
-    def construct(self, indices, weights, t, delta, rgb, alpha, background, harmonics=None, pairs=None):
+    def construct(
+        self, indices, weights, t, delta, rgb, alpha, background, harmonics=None, pairs=None
+    ):
         """Return the loss and the mean squared error of the colors over background, a scalar each.
 
         indices, weights: `field.encode` of the N S sample points; t, delta (N, S): see
@@ -51,14 +58,23 @@ class Rendering(nn.Cell):
         see_through = (1 - opacity).reshape(-1, 1)
         color = volume_rendering.accumulate(shares, colors) + see_through * background
         target = rgb + (1 - alpha).reshape(-1, 1) * background
-        loss = volume_rendering.photometric(color, target) + self.settings.mask * volume_rendering.squared(opacity - alpha).mean()
+        loss = (
+            volume_rendering.photometric(color, target)
+            + self.settings.mask * volume_rendering.squared(opacity - alpha).mean()
+        )
         if self.settings.distortion > 0:
-            loss = loss + self.settings.distortion * volume_rendering.distortion(self.composite, shares, t, delta)
+            loss = loss + self.settings.distortion * volume_rendering.distortion(
+                self.composite, shares, t, delta
+            )
         if self.settings.depth > 0:
             inside = P.cast(alpha > 0.99, ms.float32)
-            loss = loss + self.settings.depth * volume_rendering.depth_smoothness((shares * t).sum(-1), inside)
+            loss = loss + self.settings.depth * volume_rendering.depth_smoothness(
+                (shares * t).sum(-1), inside
+            )
         if self.settings.tv > 0:
-            loss = loss + self.settings.tv * volume_rendering.total_variation(self.field.table, pairs, TV_PAIRS)
+            loss = loss + self.settings.tv * volume_rendering.total_variation(
+                self.field.table, pairs, TV_PAIRS
+            )
         return loss, volume_rendering.squared(P.stop_gradient(color) - target).mean()
 
 
@@ -68,7 +84,12 @@ class Rays:
     def __init__(self, views, patches):
         self.views, self.patches = views, patches
         reach = max(3, 2 * (max(views.h, views.w) // 50) + 1)
-        near = np.stack([cv2.dilate((mask > 0).astype(np.uint8), np.ones((reach, reach))) for mask in views.mask])
+        near = np.stack(
+            [
+                cv2.dilate((mask > 0).astype(np.uint8), np.ones((reach, reach)))
+                for mask in views.mask
+            ]
+        )
         self.pixels = np.argwhere(near).astype(np.int32)
 
     def draw(self, count, rng):
@@ -76,12 +97,19 @@ class Rays:
         if not self.patches:
             view, row, column = self.pixels[rng.randint(len(self.pixels), size=count)].T
         else:
-            view, row, column = np.repeat(self.pixels[rng.randint(len(self.pixels), size=count // 4)], 4, axis=0).T
+            view, row, column = np.repeat(
+                self.pixels[rng.randint(len(self.pixels), size=count // 4)], 4, axis=0
+            ).T
             step = np.tile([[0, 0, 1, 1], [0, 1, 0, 1]], count // 4)
             row = np.minimum(row, self.views.h - 2) + step[0]
             column = np.minimum(column, self.views.w - 2) + step[1]
         origins, directions = self.views.rays(view, row, column)
-        return origins, directions, self.views.rgb[view, row, column], self.views.mask[view, row, column]
+        return (
+            origins,
+            directions,
+            self.views.rgb[view, row, column],
+            self.views.mask[view, row, column],
+        )
 
 
 class NerfTrainer:
@@ -100,7 +128,9 @@ class NerfTrainer:
         self.rays = Rays(self.views, patches=settings.depth > 0)
         self.occupied = volume_rendering.occupancy(sdf, HALF, CELLS, MARGIN)
         if not self.occupied.any():
-            raise ShapeError("the hull is empty: there is no place for a field; check masks and poses")
+            raise ShapeError(
+                "the hull is empty: there is no place for a field; check masks and poses"
+            )
         self.density = np.zeros(self.occupied.shape, np.float32)
         self.done = 0
         self.adam = adam.AdamStep(Rendering(self.field, settings), self.field.trainable_params())
@@ -119,14 +149,24 @@ class NerfTrainer:
         if self.done % settings.refresh == 0 and self.done:
             self.refresh_density(rng)
         origins, directions, rgb, alpha = self.rays.draw(settings.rays, rng)
-        t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, settings.samples, rng,
-                                  settings.uniform)
+        t, delta = volume_rendering.sampled(
+            origins,
+            directions,
+            self.occupied,
+            self.density,
+            HALF,
+            settings.samples,
+            rng,
+            settings.uniform,
+        )
         points = (origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3)
         self.buffers = self.field.encode(points, self.buffers)
         background = rng.random_sample((settings.rays, 3)).astype(np.float32)
         batch = [*self.buffers, t, delta, rgb, alpha, background]
         if settings.directional or settings.tv > 0:
-            harmonics = np.repeat(encoding.spherical_harmonics(directions), settings.samples, axis=0)
+            harmonics = np.repeat(
+                encoding.spherical_harmonics(directions), settings.samples, axis=0
+            )
             batch.append(harmonics if settings.directional else np.zeros(1, np.float32))
         if settings.tv > 0:
             batch.append(encoding.vertex_pairs(self.field.levels, TV_PAIRS, rng).reshape(-1))
@@ -134,7 +174,10 @@ class NerfTrainer:
         loss, error = self.graph(rates, *map(Tensor.from_numpy, batch))
         error, loss = float(ops.fetch(error)), float(loss.asnumpy())
         if not np.isfinite(loss):
-            raise ShapeError(f"nerf: the loss is not finite at step {self.done}; use a smaller nerf.lr (now {settings.lr:g})")
+            raise ShapeError(
+                f"nerf: the loss is not finite at step {self.done}; use a smaller nerf.lr (now"
+                f" {settings.lr:g})"
+            )
         self.done += 1
         return loss, -10 * np.log10(max(error, 1e-10))
 
@@ -150,7 +193,9 @@ class NerfTrainer:
         """Return a view of the field at most `side` pixels large, on white, uint8 (h, w, 3)."""
         views = self.views.subset([view]).resized(side)
         rows, columns = np.divmod(np.arange(views.h * views.w), views.w)
-        sigma, rgb, t, delta, _, _ = self.march(*views.rays(np.zeros(len(rows), int), rows, columns), samples)
+        sigma, rgb, t, delta, _, _ = self.march(
+            *views.rays(np.zeros(len(rows), int), rows, columns), samples
+        )
         tau = sigma * delta
         before = np.cumsum(tau, axis=1) - tau
         shares = np.exp(-before) * (1 - np.exp(-tau))
@@ -163,8 +208,16 @@ class NerfTrainer:
         Return sigma (N, S), rgb (N, S, 3), t, delta (N, S), origins, directions. Only rays that
         meet the occupied cells cost anything.
         """
-        t, delta = volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF, samples, None,
-                                  0.5 * self.settings.uniform)
+        t, delta = volume_rendering.sampled(
+            origins,
+            directions,
+            self.occupied,
+            self.density,
+            HALF,
+            samples,
+            None,
+            0.5 * self.settings.uniform,
+        )
         hit = delta[:, -1] > 0
         sigma, rgb = np.zeros(t.shape, np.float32), np.zeros((*t.shape, 3), np.float32)
         points = (origins[hit, None] + t[hit][..., None] * directions[hit, None]).reshape(-1, 3)
@@ -175,7 +228,12 @@ class NerfTrainer:
 
     def state(self):
         """Return {name: array} of everything that the rest of the run depends on."""
-        return {**self.adam.state(), "density": self.density, "step": np.array(self.done), "history": np.array(self.history)}
+        return {
+            **self.adam.state(),
+            "density": self.density,
+            "step": np.array(self.done),
+            "history": np.array(self.history),
+        }
 
     def restore(self, arrays):
         """Take over what `state` returned. Raises ShapeError if it is of other settings."""
@@ -184,5 +242,8 @@ class NerfTrainer:
             self.density, self.done = arrays["density"].copy(), int(arrays["step"])
             self.history = [tuple(row) for row in arrays["history"]]
         except KeyError as error:
-            raise ShapeError(f"nerf: the checkpoint does not fit the settings ({error}); run without --resume, or with the"
-                             " settings of the first run") from None
+            raise ShapeError(
+                f"nerf: the checkpoint does not fit the settings ({error}); run without --resume,"
+                " or with the"
+                " settings of the first run"
+            ) from None

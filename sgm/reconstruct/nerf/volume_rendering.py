@@ -12,8 +12,8 @@ from sgm.ops import scatter
 from sgm.reconstruct.hull import sdf_grid
 from sgm.reconstruct.hull.sdf_grid import enter_box
 
-STEPS_PER_CELL = 2          # of the march through the occupancy grid
-EPS = 1e-4                  # under the root of the photometric loss: a difference of 0.01 counts as small
+STEPS_PER_CELL = 2          # steps per cell of the march through the occupancy grid
+EPS = 1e-4  # added under the root of the photometric loss; 0.01 is a small difference
 
 
 @njit(cache=True)
@@ -41,6 +41,7 @@ def place_samples(origins, directions, occupied, density, half, jitter, uniform,
         ox, oy, oz = origins[n, 0], origins[n, 1], origins[n, 2]
         dx, dy, dz = directions[n, 0], directions[n, 1], directions[n, 2]
         near, far = enter_box(ox, oy, oz, dx, dy, dz, half)
+        # The occupied steps of the ray, and how much of its light each one stops.
         count, left, start = 0, 1.0, near
         while start < far:
             middle = start + 0.5 * step
@@ -56,12 +57,13 @@ def place_samples(origins, directions, occupied, density, half, jitter, uniform,
         if count == 0:
             t[n], delta[n] = 0.0, 0.0
             continue
+        # One sample in each slice of equal probability; its length is that of the slice.
         even = (uniform + (1 - uniform) * left) / count
         b, done = 0, 0.0                                # done: of step b's probability
         p = (1 - uniform) * weight[0] + even
         for s in range(samples):
             length, need = 0.0, 1.0 / samples
-            until = jitter[n, s] / samples              # of this slice's probability, before the sample
+            until = jitter[n, s] / samples  # probability of this slice before the sample
             t[n, s] = place[b] + step * min(done / p, 1.0)
             while need > 1e-12:
                 take = min(p - done, need)
@@ -100,7 +102,9 @@ def occupancy(sdf, half, cells, margin):
     points = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 3)
     inside = (sdf_grid.sample(sdf, half, points) < margin).reshape((2 * cells + 1,) * 3)
     for axis in range(3):
-        low, middle, high = (np.take(inside, range(k, 2 * cells - 1 + k, 2), axis=axis) for k in range(3))
+        low, middle, high = (
+            np.take(inside, range(k, 2 * cells - 1 + k, 2), axis=axis) for k in range(3)
+        )
         inside = low | middle | high
     return inside
 
@@ -123,7 +127,8 @@ def surface_depth(sigma, delta, t, share):
         for s in range(samples):
             tau = sigma[n, s] * delta[n, s]
             if passed + tau >= aim or s == samples - 1:
-                inside = min(max((aim - passed) / max(tau, 1e-12), 0.0), 1.0)   # of this sample's stretch, about t
+                # position in this sample's stretch around t
+                inside = min(max((aim - passed) / max(tau, 1e-12), 0.0), 1.0)
                 depth[n] = t[n, s] + (inside - 0.5) * delta[n, s]
                 break
             passed += tau

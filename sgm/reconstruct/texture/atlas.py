@@ -16,8 +16,13 @@ TRIALS = 14                 # bisections of the scale
 log = logging.getLogger("sgm")
 
 
-def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int, weight: np.ndarray | None = None
-           ) -> tuple[np.ndarray, np.ndarray]:
+def unwrap(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    size: int,
+    padding: int,
+    weight: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return texture coordinates uv (K, 2) float32, and their rows face_uv (M, 3) int32.
 
     uv is in [0, 1], v up. vertices (N, 3), faces (M, 3), M > 0. size: texels per side; padding:
@@ -31,19 +36,35 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, padding: int, wei
     count = int(cut.label.max()) + 1
     flat = cut.corners[cut.face_corners]
     area = np.abs(np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0])) / 2 + 1e-30
-    scale = np.ones(count) if weight is None else np.bincount(cut.label, area * weight) / np.bincount(cut.label, area)
+    scale = (
+        np.ones(count)
+        if weight is None
+        else np.bincount(cut.label, area * weight) / np.bincount(cut.label, area)
+    )
     owner = np.zeros(len(cut.corners), np.int64)
     owner[cut.face_corners] = cut.label[:, None]
     corners = cut.corners * scale[owner][:, None]
     order = np.argsort(cut.label, kind="stable")
     start = np.searchsorted(cut.label[order], np.arange(count + 1))
     best, room = None, padding
-    while best is None and room >= 0:           # thousands of charts, of a ragged surface: better close together than none
-        best = _largest(corners, cut.face_corners, order, start, size, room, (area * scale[cut.label] ** 2).sum())
+    # thousands of charts, of a ragged surface: better close together than none
+    while best is None and room >= 0:
+        best = _largest(
+            corners,
+            cut.face_corners,
+            order,
+            start,
+            size,
+            room,
+            (area * scale[cut.label] ** 2).sum(),
+        )
         room = min(room - 1, 1)
     if best is None:
-        raise InputError(f"texture atlas: {count} charts do not fit into {size} x {size} texels; give a larger texture or"
-                         " fewer faces")
+        raise InputError(
+            f"texture atlas: {count} charts do not fit into {size} x {size} texels; give a larger"
+            " texture or"
+            " fewer faces"
+        )
     (shift, turn), factor = best
     spots = _turned(corners * factor, owner, turn) + shift[owner]
     log.info("atlas: %d charts, %.0f %% of %d x %d texels used", count,
@@ -57,7 +78,8 @@ def _largest(corners, face_corners, order, start, size, padding, area):
 
     Return ((shift, quarter turns), scale), or None if none fits. area: of all charts at scale 1.
     """
-    low, high, best = 0.0, np.sqrt(size * size / area), None    # at `high` they would fill the square without gaps
+    # at `high` they would fill the square without gaps
+    low, high, best = 0.0, np.sqrt(size * size / area), None
     for trial in range(TRIALS):
         middle = high * 0.6 if trial == 0 else (low + high) / 2
         placed = _pack(corners * middle, face_corners, order, start, size, padding)

@@ -24,21 +24,27 @@ log = logging.getLogger("sgm")
 
 
 UNSEEN = 0.3            # texels per length of what no view sees, by those of what is seen best
-GUESS = 0.1             # the guess from beside weighs as much as a view that sees the texel at this cosine
+GUESS = 0.1             # a guess weighs as much as a view that sees the texel at this cosine
 
 
-def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, stopped=()) -> TexturedMesh:
+def bake(
+    vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, stopped=()
+) -> TexturedMesh:
     """Return the TexturedMesh of a mesh and `views` (PosedViews) in whose box it lies.
 
     vertices (N, 3), faces (M, 3), one vertex per place. Deterministic; a few seconds for 21 views
     of 576 x 576 pixels, most of them for the least squares, which end with what they have once
     `stopped`, a list, holds something. Raises InputError if the charts do not fit into the texture.
     """
+    # The atlas: what is seen closely gets more texels.
     vertices, faces = np.asarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
     sights = [visibility.render_visibility(vertices, faces, views, k) for k in range(len(views))]
     density = visibility.face_density(vertices, faces, views, sights)
     best = np.quantile(density[density > 0], 0.9) if (density > 0).any() else 1.0
-    uv, face_uv = unwrap(vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1))
+    uv, face_uv = unwrap(
+        vertices, faces, settings.size, settings.padding, np.clip(density / best, UNSEEN, 1)
+    )
+    # The place and normal of every texel.
     face, weights = texels(uv, face_uv, settings.size)
     row, column = np.nonzero(face >= 0)
     corners, w = faces[face[row, column]], weights[row, column].astype(np.float64)
@@ -46,14 +52,30 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, 
     points = (vertices[corners] * w).sum(1)
     normals = (vertex_normals(vertices, faces)[corners] * w).sum(1)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    # The mean of the views that see it; a guess where none does.
     total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
     for k, sight in enumerate(sights):
-        color, sure = visibility.unpremultiply(views.rgb[k], views.mask[k]), visibility.pixel_confidence(views.mask[k])
-        visibility.gather(points, normals, visibility.camera(views, k), color, sure, sight.nearest, sight.farthest,
-                          visibility.POWER, total, weight)
+        color, sure = (
+            visibility.unpremultiply(views.rgb[k], views.mask[k]),
+            visibility.pixel_confidence(views.mask[k]),
+        )
+        visibility.gather(
+            points,
+            normals,
+            visibility.camera(views, k),
+            color,
+            sure,
+            sight.nearest,
+            sight.farthest,
+            visibility.POWER,
+            total,
+            weight,
+        )
     known = weight > 0
-    # A face's texels stand for its area, whatever their number.
-    share = areas(vertices, faces) / np.maximum(np.bincount(face[row, column], minlength=len(faces)), 1)
+    # A face's texels stand for its area, however many there are.
+    share = areas(vertices, faces) / np.maximum(
+        np.bincount(face[row, column], minlength=len(faces)), 1
+    )
     share = share[face[row, column]]
     coverage = float(share[known].sum() / max(share.sum(), 1e-30))
     guess = _guess(vertices, faces, corners, w[..., 0], total, weight)
@@ -62,11 +84,21 @@ def bake(vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, 
     image[row, column] = (total + doubt * guess) / (weight + doubt)[:, None]
     inside = face >= 0
     image = spread(image, inside)
+    # Least squares over the whole texture.
     if settings.refine:
-        image, touched = refine(image, vertices, faces, uv, face_uv, views, settings.refine, stopped)
+        image, touched = refine(
+            image, vertices, faces, uv, face_uv, views, settings.refine, stopped
+        )
         image = spread(image, inside | touched)
     log.info("texture: %.1f %% of the surface is seen", 100 * coverage)
-    return TexturedMesh(vertices, faces, uv, face_uv, np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), coverage)
+    return TexturedMesh(
+        vertices,
+        faces,
+        uv,
+        face_uv,
+        np.round(np.clip(image, 0, 1) * 255).astype(np.uint8),
+        coverage,
+    )
 
 
 def texels(uv: np.ndarray, face_uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +120,13 @@ def _texels(corners, size):
         double = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
         if double == 0.0:
             continue
-        for row in range(max(0, int(min(a[1], b[1], c[1]) - 0.5)), min(size - 1, int(max(a[1], b[1], c[1]))) + 1):
-            for col in range(max(0, int(min(a[0], b[0], c[0]) - 0.5)), min(size - 1, int(max(a[0], b[0], c[0]))) + 1):
+        for row in range(
+            max(0, int(min(a[1], b[1], c[1]) - 0.5)), min(size - 1, int(max(a[1], b[1], c[1]))) + 1
+        ):
+            for col in range(
+                max(0, int(min(a[0], b[0], c[0]) - 0.5)),
+                min(size - 1, int(max(a[0], b[0], c[0]))) + 1,
+            ):
                 x, y = col + 0.5, row + 0.5
                 s = ((c[0] - x) * (a[1] - y) - (c[1] - y) * (a[0] - x)) / double
                 t = ((a[0] - x) * (b[1] - y) - (a[1] - y) * (b[0] - x)) / double
@@ -100,10 +137,15 @@ def _texels(corners, size):
 
 
 def spread(image: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The image (H, W, 3) with every unknown texel as the nearest known one: padding for filtering and smaller copies."""
+    """Return the image (H, W, 3) with every unknown texel as the nearest known one.
+
+    That is padding for filtering and smaller copies. known (H, W) bool.
+    """
     if known.all() or not known.any():
         return image
-    _, label = cv2.distanceTransformWithLabels((~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    _, label = cv2.distanceTransformWithLabels(
+        (~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
     source = np.zeros(label.max() + 1, np.int64)
     source[label[known]] = np.flatnonzero(known.reshape(-1))
     return image.reshape(-1, 3)[source[label]]
@@ -117,7 +159,13 @@ def _guess(vertices, faces, corners, w, total, weight):
     """
     count = len(vertices)
     amount = np.bincount(corners.reshape(-1), (w * weight[:, None]).reshape(-1), count)
-    color = np.stack([np.bincount(corners.reshape(-1), (w * total[:, k:k + 1]).reshape(-1), count) for k in range(3)], 1)
+    color = np.stack(
+        [
+            np.bincount(corners.reshape(-1), (w * total[:, k : k + 1]).reshape(-1), count)
+            for k in range(3)
+        ],
+        1,
+    )
     known = amount > GUESS ** visibility.POWER
     color = np.divide(color, amount[:, None], out=np.zeros_like(color), where=known[:, None])
     if known.any() and not known.all():

@@ -16,10 +16,11 @@ from sgm.geometry.topology import areas, face_neighbors, face_normals
 
 AXES = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)], float)
 CUT = 0.02          # price of a cut of unit length, times the extent: larger charts, more stretch
-FACING = 0.3        # least cosine between a face and its chart's direction: a stretch of at most 1 / FACING
+# least cosine between a face and its chart's direction: a stretch of at most 1 / FACING
+FACING = 0.3
 SWEEPS = 12
-SMALL = 2e-3        # charts of less than this share of the area join a neighbor if that can see them
-GRID = 512          # the overlap of a chart with itself is looked for on this many cells along the mesh's longest side
+SMALL = 2e-3  # charts of less than this share of the area join a neighbor if that can see them
+GRID = 512          # cells along the mesh's longest side of the grid that finds overlaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,11 @@ def cut(vertices: np.ndarray, faces: np.ndarray) -> Charts:
     """Cut a mesh into Charts: vertices (N, 3), faces (M, 3) with one vertex per place, M > 0."""
     vertices = np.asarray(vertices, np.float64)
     faces = np.ascontiguousarray(faces, np.int32)
-    normals, area, beyond = face_normals(vertices, faces), areas(vertices, faces), face_neighbors(faces)
+    normals, area, beyond = (
+        face_normals(vertices, faces),
+        areas(vertices, faces),
+        face_neighbors(faces),
+    )
     extent = max(np.ptp(vertices[faces.reshape(-1)], axis=0).max(), 1e-30)
     sides = np.linalg.norm(vertices[np.roll(faces, -1, axis=1)] - vertices[faces], axis=2)
     label = np.argmax(normals @ AXES.T, axis=1).astype(np.int32)
@@ -47,7 +52,8 @@ def cut(vertices: np.ndarray, faces: np.ndarray) -> Charts:
     label = _absorbed(label, normals, area, beyond, faces)
     chart = _connected(label, beyond)
     axis = AXES[label]
-    # Projected along its own mean normal a chart is stretched less, if all of it is seen from there.
+    # Projected along its own mean normal a chart is stretched less, if all of it is seen from
+    # there.
     mean = np.stack([np.bincount(chart, area * normals[:, k]) for k in range(3)], 1)
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-30)
     seen = np.einsum("ij,ij->i", normals, mean[chart])
@@ -185,15 +191,21 @@ def _grow(members, chart, flat, low, depth, beyond, cell, level, out, count):
             for writing in (False, True):
                 if writing and clash and f != first:
                     break
+                # Cells that the face covers: another level there is an overlap.
                 ax, ay = (flat[f, 0, 0] - low[0]) / cell, (flat[f, 0, 1] - low[1]) / cell
                 bx, by = (flat[f, 1, 0] - low[0]) / cell, (flat[f, 1, 1] - low[1]) / cell
                 cx, cy = (flat[f, 2, 0] - low[0]) / cell, (flat[f, 2, 1] - low[1]) / cell
                 double = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-                if double <= 0.0:               # seen from behind, or edge-on: it may not share a chart
+                if double <= 0.0:  # seen from behind, or edge-on: it may not share a chart
                     clash = True
                     continue
-                for row in range(int(max(0, min(ay, by, cy))), int(min(level.shape[0] - 1, max(ay, by, cy))) + 1):
-                    for col in range(int(max(0, min(ax, bx, cx))), int(min(level.shape[1] - 1, max(ax, bx, cx))) + 1):
+                for row in range(
+                    int(max(0, min(ay, by, cy))), int(min(level.shape[0] - 1, max(ay, by, cy))) + 1
+                ):
+                    for col in range(
+                        int(max(0, min(ax, bx, cx))),
+                        int(min(level.shape[1] - 1, max(ax, bx, cx))) + 1,
+                    ):
                         x, y = col + 0.5, row + 0.5
                         u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / double
                         v = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / double
@@ -206,6 +218,7 @@ def _grow(members, chart, flat, low, depth, beyond, cell, level, out, count):
                             clash = True
             if clash and f != first:
                 continue
+            # The face is in; its neighbors are tried next.
             out[f] = count
             for k in range(3):
                 g = beyond[f, k]
@@ -218,7 +231,9 @@ def _grow(members, chart, flat, low, depth, beyond, cell, level, out, count):
 
 def _laid(chart, faces, flat):
     """Return Charts with shared corners, each turned so that its smallest rectangle is upright."""
-    pair, where = np.unique(chart[:, None].astype(np.int64) * (int(faces.max()) + 1) + faces, return_inverse=True)
+    pair, where = np.unique(
+        chart[:, None].astype(np.int64) * (int(faces.max()) + 1) + faces, return_inverse=True
+    )
     where = where.reshape(-1, 3).astype(np.int32)
     corners = np.empty((len(pair), 2))
     corners[where.reshape(-1)] = flat.reshape(-1, 2)

@@ -16,8 +16,16 @@ FINE = 2            # samples per pixel and side
 ANCHOR = 0.3        # weight of the first guess, by the mean weight of a texel
 
 
-def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, face_uv: np.ndarray, views,
-           steps: int, stopped=()) -> tuple[np.ndarray, np.ndarray]:
+def refine(
+    image: np.ndarray,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    uv: np.ndarray,
+    face_uv: np.ndarray,
+    views,
+    steps: int,
+    stopped=(),
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the refined texture (S, S, 3) float32, and which texels some pixel shows (S, S).
 
     image: the first guess, of the same shape, in [0, 1]. steps: of the conjugate gradients; they
@@ -33,7 +41,8 @@ def refine(image: np.ndarray, vertices: np.ndarray, faces: np.ndarray, uv: np.nd
     touched = diagonal > 0
     anchor = ANCHOR * diagonal[touched].mean()
     start = texture.copy()
-    # Residual of the normal equations at the start, then conjugate gradients, each channel with its own steps.
+    # Residual of the normal equations at the start, then conjugate gradients, each channel with its
+    # own steps.
     residual = np.zeros_like(texture)
     _normal(texture, spots, weights, pixels, size, residual)
     condition = 1 / (diagonal + anchor)[:, None]
@@ -69,15 +78,48 @@ def _observations(vertices, faces, uv, face_uv, views, size, stopped):
         if found and stopped:
             break
         sight = visibility.render_visibility(vertices, faces, views, k, FINE)
-        color, sure = visibility.unpremultiply(views.rgb[k], views.mask[k]), visibility.pixel_confidence(views.mask[k])
-        found.append(_shown(sight.face, sight.weights, sight.depth, sight.nearest, sight.farthest,
-                            vertices, faces, flat, smooth, plain, visibility.camera(views, k), color, sure,
-                            visibility.POWER))
+        color, sure = (
+            visibility.unpremultiply(views.rgb[k], views.mask[k]),
+            visibility.pixel_confidence(views.mask[k]),
+        )
+        found.append(
+            _shown(
+                sight.face,
+                sight.weights,
+                sight.depth,
+                sight.nearest,
+                sight.farthest,
+                vertices,
+                faces,
+                flat,
+                smooth,
+                plain,
+                visibility.camera(views, k),
+                color,
+                sure,
+                visibility.POWER,
+            )
+        )
     return [np.concatenate([part[i] for part in found]) for i in range(3)]
 
 
 @njit(cache=True)
-def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smooth, plain, cam, color, sure, power):
+def _shown(
+    face,
+    weights,
+    depth,
+    nearest,
+    farthest,
+    vertices,
+    faces,
+    flat,
+    smooth,
+    plain,
+    cam,
+    color,
+    sure,
+    power,
+):
     height, width = sure.shape
     spots = np.empty((height * width, FINE * FINE, 2), np.float32)
     pixels = np.empty((height * width, 3), np.float32)
@@ -87,6 +129,7 @@ def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smoot
         for col in range(width):
             if sure[row, col] < 0.5:
                 continue
+            # All samples of the pixel must lie on one visible, not too slanted part of the surface.
             cosine, good = 0.0, True
             for s in range(FINE * FINE):
                 i, j = row * FINE + s // FINE, col * FINE + s % FINE
@@ -98,7 +141,11 @@ def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smoot
                 a = 1.0 - b - c
                 for k in range(2):
                     spots[count, s, k] = a * flat[f, 0, k] + b * flat[f, 1, k] + c * flat[f, 2, k]
-                p = a * vertices[faces[f, 0]] + b * vertices[faces[f, 1]] + c * vertices[faces[f, 2]]
+                p = (
+                    a * vertices[faces[f, 0]]
+                    + b * vertices[faces[f, 1]]
+                    + c * vertices[faces[f, 2]]
+                )
                 n = a * smooth[faces[f, 0]] + b * smooth[faces[f, 1]] + c * smooth[faces[f, 2]]
                 to_eye = cam[9:12] - p
                 far = np.sqrt((to_eye * to_eye).sum())
@@ -108,7 +155,9 @@ def _shown(face, weights, depth, nearest, farthest, vertices, faces, flat, smoot
                     good = False
                     break
                 slant = np.sqrt(max(1.0 - flatly * flatly, 0.0)) / flatly
-                allowed = visibility.SLACK * far + (visibility.REACH + 1) * depth[i, j] / cam[12] * slant
+                allowed = (
+                    visibility.SLACK * far + (visibility.REACH + 1) * depth[i, j] / cam[12] * slant
+                )
                 if nearest[i, j] < depth[i, j] - allowed or farthest[i, j] > depth[i, j] + allowed:
                     good = False
                     break

@@ -15,8 +15,8 @@ from sgm.render.zbuffer import NEAR, rasterize
 
 REACH = 2           # pixels around a depth step whose colors may belong to the other side of it
 EDGE = 0.02         # weight of such colors: they count only where no better ones are
-POWER = 2.0         # of the cosine in a view's weight: more trusts the views that look straight at the surface
-SLACK = 2e-3        # by the distance: how far behind the nearest surface a point still counts as on it
+POWER = 2.0         # power of the cosine in a view's weight: higher trusts frontal views
+SLACK = 2e-3        # how far behind the nearest surface a point counts as on it, by distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,9 @@ class ViewVisibility:
     farthest: np.ndarray
 
 
-def render_visibility(vertices: np.ndarray, faces: np.ndarray, views, k: int, fine: int = 1) -> ViewVisibility:
+def render_visibility(
+    vertices: np.ndarray, faces: np.ndarray, views, k: int, fine: int = 1
+) -> ViewVisibility:
     """Render view k of `views` of a mesh, at `fine` samples per pixel and side.
 
     views: `sgm.reconstruct.posed_views.PosedViews`.
@@ -42,20 +44,42 @@ def render_visibility(vertices: np.ndarray, faces: np.ndarray, views, k: int, fi
     size = max(views.h, views.w) * fine
     c2w = np.asarray(views.c2w[k], np.float64)
     local = (np.asarray(vertices, np.float64) - c2w[:3, 3]) @ c2w[:3, :3]
-    # The rasterizer knows square pictures with the axis in their middle: shear the world until ours is one.
-    local = np.stack([(views.fl_x * fine * local[:, 0] - (views.cx * fine - size / 2) * local[:, 2]) / size,
-                      (views.fl_y * fine * local[:, 1] + (views.cy * fine - size / 2) * local[:, 2]) / size,
-                      local[:, 2]], 1)
+    # The rasterizer knows square pictures with the axis in their middle: shear the world until ours
+    # is one.
+    local = np.stack(
+        [
+            (views.fl_x * fine * local[:, 0] - (views.cx * fine - size / 2) * local[:, 2]) / size,
+            (views.fl_y * fine * local[:, 1] + (views.cy * fine - size / 2) * local[:, 2]) / size,
+            local[:, 2],
+        ],
+        1,
+    )
     none, zero = np.zeros((len(vertices), 2), np.float32), np.zeros(len(faces), np.int32)
-    depth, face, weights = rasterize(local, faces, none, zero, np.ones((1, 4), np.float32), np.zeros((1, 3), np.int64),
-                                     np.zeros(1, np.float32), np.zeros((1, 4), np.float32), size, float(size), NEAR)
+    depth, face, weights = rasterize(
+        local,
+        faces,
+        none,
+        zero,
+        np.ones((1, 4), np.float32),
+        np.zeros((1, 3), np.int64),
+        np.zeros(1, np.float32),
+        np.zeros((1, 4), np.float32),
+        size,
+        float(size),
+        NEAR,
+    )
     crop = np.s_[:views.h * fine, :views.w * fine]
     depth, face, weights = depth[crop].astype(np.float32), face[crop], weights[crop]
     around = np.ones((2 * REACH * fine + 1,) * 2, np.uint8)
     nearest = cv2.erode(np.minimum(depth, 1e30), around)
     depth = np.where(face >= 0, depth, 0)
-    return ViewVisibility(np.ascontiguousarray(face), np.ascontiguousarray(weights), depth,
-                 np.where(nearest < 1e30, nearest, np.inf).astype(np.float32), cv2.dilate(depth, around))
+    return ViewVisibility(
+        np.ascontiguousarray(face),
+        np.ascontiguousarray(weights),
+        depth,
+        np.where(nearest < 1e30, nearest, np.inf).astype(np.float32),
+        cv2.dilate(depth, around),
+    )
 
 
 def pixel_confidence(mask: np.ndarray) -> np.ndarray:
@@ -79,10 +103,14 @@ def camera(views, k: int) -> np.ndarray:
     Rotation of world to camera by rows, eye, fl_x, fl_y, cx, cy.
     """
     c2w = np.asarray(views.c2w[k], np.float64)
-    return np.concatenate([c2w[:3, :3].T.reshape(-1), c2w[:3, 3], [views.fl_x, views.fl_y, views.cx, views.cy]])
+    return np.concatenate(
+        [c2w[:3, :3].T.reshape(-1), c2w[:3, 3], [views.fl_x, views.fl_y, views.cx, views.cy]]
+    )
 
 
-def face_density(vertices: np.ndarray, faces: np.ndarray, views, sights: list[ViewVisibility]) -> np.ndarray:
+def face_density(
+    vertices: np.ndarray, faces: np.ndarray, views, sights: list[ViewVisibility]
+) -> np.ndarray:
     """Return pixels per unit of length at which each face is seen in its best view, (M,) float64.
 
     It is the mean over directions: sqrt(cosine) focal / depth of the face's middle; 0 where no view
@@ -96,9 +124,13 @@ def face_density(vertices: np.ndarray, faces: np.ndarray, views, sights: list[Vi
         shown[sight.face[sight.face >= 0]] = True
         c2w = np.asarray(views.c2w[k], np.float64)
         to_eye = c2w[:3, 3] - middle
-        cosine = np.einsum("ij,ij->i", to_eye, normal) / np.maximum(np.linalg.norm(to_eye, axis=1), 1e-12)
+        cosine = np.einsum("ij,ij->i", to_eye, normal) / np.maximum(
+            np.linalg.norm(to_eye, axis=1), 1e-12
+        )
         depth = np.maximum(to_eye @ c2w[:3, 2], NEAR)
-        best = np.maximum(best, np.where(shown, np.sqrt(np.clip(cosine, 0, 1)) * views.fl_x / depth, 0))
+        best = np.maximum(
+            best, np.where(shown, np.sqrt(np.clip(cosine, 0, 1)) * views.fl_x / depth, 0)
+        )
     return best
 
 
@@ -124,7 +156,8 @@ def gather(points, normals, cam, color, sure, nearest, farthest, power, total, w
         x0, y0 = int(np.floor(x)), int(np.floor(y))
         if x0 < 0 or y0 < 0 or x0 + 1 >= w or y0 + 1 >= h:
             continue
-        # The surface itself comes nearer by this much within the reach of `nearest`, if it is slanted.
+        # The surface itself comes nearer by this much within the reach of `nearest`, if it is
+        # slanted.
         slant = np.sqrt(max(1.0 - cosine * cosine, 0.0)) / cosine
         allowed = SLACK * far + (REACH + 1) * depth / cam[12] * slant
         fx, fy = x - x0, y - y0

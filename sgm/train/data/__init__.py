@@ -10,5 +10,7 @@ from sgm.train.data.latents import LatentClips, PixelClips
 from sgm.train.data.packed import PackedOrbits
 from sgm.train.data.sources import cache_memo, open_data, read_clips
 
-__all__ = ["Clips", "DataError", "DataSettings", "LatentClips", "Memo", "PackedOrbits", "PixelClips",
-           "cache_memo", "open_data", "read_clips", "shuffled", "view_order"]
+__all__ = [
+    "Clips", "DataError", "DataSettings", "LatentClips", "Memo", "PackedOrbits", "PixelClips",
+    "cache_memo", "open_data", "read_clips", "shuffled", "view_order"
+]

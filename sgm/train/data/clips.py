@@ -38,8 +38,8 @@ class Clips:
 
     def __init__(self, items, size):
         if not items:
-            raise DataError("data: found no clip; expected packed sets or folders of tools/render_orbits.py, or videos"
-                            " (--set data=[...])")
+            raise DataError("data: found no clip; expected packed sets or folders of"
+                            " tools/render_orbits.py, or videos (--set data=[...])")
         self.items = list(items)
         self.num_frames = min(clip.num_views for clip in self.items)
         self.height, self.width = size
@@ -78,9 +78,10 @@ class SkippedClips:
         total: readable and skipped clips.
         """
         if len(self.reasons) > MAX_SKIPPED_SHARE * total:
-            listed = "; ".join(f"{name}: {reason}" if name not in reason else reason for name, reason in self.reasons.items())
-            raise DataError(f"data: {len(self.reasons)} of {total} clips cannot be used, more than {MAX_SKIPPED_SHARE:.0%}; repair or remove"
-                            f" them: {listed}")
+            listed = "; ".join(f"{name}: {reason}" if name not in reason else reason
+                               for name, reason in self.reasons.items())
+            raise DataError(f"data: {len(self.reasons)} of {total} clips cannot be used, more than"
+                            f" {MAX_SKIPPED_SHARE:.0%}; repair or remove them: {listed}")
 
 
 class Memo:
@@ -127,4 +128,5 @@ def hash_file(path):
 
 def hash_of(*parts):
     """Return BLAKE2b (16 bytes, hexadecimal) of the texts of `parts`."""
-    return hashlib.blake2b("\0".join(map(str, parts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return hashlib.blake2b("\0".join(map(str, parts)).encode("utf-8", "surrogateescape"),
+                           digest_size=16).hexdigest()

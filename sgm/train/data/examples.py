@@ -61,7 +61,8 @@ class Example:
     """
 
     def __init__(self, index, views, condition, values, places):
-        self.index, self.views, self.condition, self.values, self.places = index, views, condition, values, places
+        self.index, self.views, self.condition = index, views, condition
+        self.values, self.places = values, places
 
 
 class Examples:
@@ -79,7 +80,8 @@ class Examples:
         self.num_frames = num_frames or clips.num_frames
         spec = engine.spec
         self.scale = np.float32(spec.vae.scale_factor)
-        self.latent_shape = (spec.vae.z_channels, clips.height // spec.vae_factor, clips.width // spec.vae_factor)
+        self.latent_shape = (spec.vae.z_channels, clips.height // spec.vae_factor,
+                             clips.width // spec.vae_factor)
 
     def __len__(self):
         return len(self.clips)
@@ -92,8 +94,8 @@ class Examples:
         orbit start anywhere and run either way; otherwise an orbit ends on the condition view, and
         a video starts with it. All randomness is `rng`'s.
 
-        frames: number of views of each clip that are used, the condition view and others drawn anew
-        each time; 0 for all. With it F = clips * frames, crossattn is that of whole clips, (clips *
+        frames: number of views of each clip that are used, the condition view and others drawn each
+        time; 0 for all. With it F = clips * frames, crossattn is that of whole clips, (clips *
         T, 1, D), and there is a fifth array, rows (F,) int32: the places in it of the views that
         are used (see `DiffusionLoss`).
         """
@@ -101,7 +103,8 @@ class Examples:
         noise = rng.standard_normal((len(indices), count, *self.latent_shape), dtype=np.float32)
         loaded = [self.load(rng, index, random_start, frames) for index in indices]
         mean, log_variance = (np.stack([part[k] for _, part in loaded]) for k in (0, 1))
-        x0 = ((mean + np.exp(0.5 * log_variance) * noise) * self.scale).reshape(-1, *self.latent_shape)
+        x0 = (mean + np.exp(0.5 * log_variance) * noise) * self.scale
+        x0 = x0.reshape(-1, *self.latent_shape)
         conditions = self.conditions(rng, loaded, drop)
         if not frames:
             return x0, *conditions
@@ -118,16 +121,21 @@ class Examples:
             latents = self.noisy_conditions(rng, [example for example, _ in loaded], levels)
         tokens = np.stack([part[3] for _, part in loaded])
         crossattn = np.repeat(tokens * keep[:, None, None], self.num_frames, 0)
-        concat = np.repeat(np.stack(latents) * keep[:, None, None, None], len(loaded[0][0].views), 0)
-        vector = np.concatenate([self.vector({**example.values, "cond_aug": level}, len(example.views))
-                                 for (example, _), level in zip(loaded, levels)])
+        concat = np.stack(latents) * keep[:, None, None, None]
+        concat = np.repeat(concat, len(loaded[0][0].views), 0)
+        vector = np.concatenate([
+            self.vector({**example.values, "cond_aug": level}, len(example.views))
+            for (example, _), level in zip(loaded, levels)
+        ])
         return crossattn, concat, vector
 
     def pick(self, rng, index, random_start, frames=0):
         """Return an Example of clip `index`: its views in order, and its scalars but motion."""
         clip = self.clips[index]
         if clip.angles is None:
-            places = choose_places(rng, self.num_frames, frames, 0) if frames else np.arange(self.num_frames)
+            places = np.arange(self.num_frames)
+            if frames:
+                places = choose_places(rng, self.num_frames, frames, 0)
             return Example(index, places, 0, {"fps_id": clip.fps} if clip.fps else {}, places)
         azimuths, elevations = clip.angles
         condition = rng.integers(clip.num_views) if self.condition == "any" else clip.num_views - 1
@@ -135,7 +143,8 @@ class Examples:
         views = views[view_order(rng, self.num_frames, rng.random() < random_start)]
         places = np.arange(self.num_frames)
         if frames:
-            places = choose_places(rng, self.num_frames, frames, int(np.flatnonzero(views == condition)[0]))
+            places = choose_places(rng, self.num_frames, frames,
+                                   int(np.flatnonzero(views == condition)[0]))
             views = views[places]
         relative = wrap_degrees(azimuths[views] - azimuths[condition])
         return Example(index, views, condition, {"polars_rad": np.deg2rad(90 - elevations[views]),
@@ -147,8 +156,10 @@ class Examples:
         The sinusoids stand next to each other in the spec's order.
         """
         spec = self.engine.spec
-        return np.concatenate([sinusoids(spec.vector_scale(name) * np.broadcast_to(values[name], (count,)), width)
-                               for name, width in spec.vector_widths.items()], 1)
+        return np.concatenate([
+            sinusoids(spec.vector_scale(name) * np.broadcast_to(values[name], (count,)), width)
+            for name, width in spec.vector_widths.items()
+        ], 1)
 
     def noisy_conditions(self, rng, examples, levels):
         """Return the latents (z, h, w) of the examples' condition views with noise, encoded now.
@@ -169,7 +180,8 @@ def sinusoids(values, width, max_period=10000.0):
     This is the numpy twin of `ops.timestep_embedding`.
     """
     half = width // 2
-    frequencies = np.exp(-np.log(max_period) * np.arange(half, dtype=np.float32) / half).astype(np.float32)
+    frequencies = np.exp(-np.log(max_period) * np.arange(half, dtype=np.float32) / half)
+    frequencies = frequencies.astype(np.float32)
     angles = np.asarray(values, np.float32)[:, None] * frequencies
     return np.concatenate([np.cos(angles), np.sin(angles)], 1)
 

@@ -27,7 +27,8 @@ class LatentStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / self.MEMO).touch()           # also marks the folder as a cache
         except OSError as error:
-            raise InputError(f"cache_folder {folder}: cannot be written: {os_reason(error)}") from None
+            raise InputError(f"cache_folder {folder}: cannot be written:"
+                             f" {os_reason(error)}") from None
         self.memo = Memo(self.folder / self.MEMO)
         self.claimed = {}               # {path: bytes} of the entries that this run uses
 
@@ -53,14 +54,17 @@ class LatentStore:
 
     def write_reason(self, key, reason):
         """Note that a clip cannot be used."""
-        self._write(self.path(key, ".txt"), lambda file: file.write(reason.encode("utf-8", "replace")))
+        self._write(self.path(key, ".txt"),
+                    lambda file: file.write(reason.encode("utf-8", "replace")))
 
     def _write(self, path, fill):
         try:
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(f"cache_folder {self.folder}: cannot be written: {os_reason(error)}") from None
-        with atomic(path, name=f"cache_folder {self.folder}") as temporary, open(temporary, "wb") as file:
+            raise InputError(f"cache_folder {self.folder}: cannot be written:"
+                             f" {os_reason(error)}") from None
+        with (atomic(path, name=f"cache_folder {self.folder}") as temporary,
+              open(temporary, "wb") as file):
             fill(file)
             file.flush()
             os.fsync(file.fileno())     # else a power cut after the rename may leave it empty
@@ -70,8 +74,9 @@ class LatentStore:
         try:
             return np.load(self.path(key), mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"cache_folder {self.folder}: entry {key} cannot be read any more ({error}); another run with a"
-                            " lower cache_gb may have removed it: continue with --resume, or give each run its own") from None
+            raise DataError(f"cache_folder {self.folder}: entry {key} cannot be read any more"
+                            f" ({error}); another run with a lower cache_gb may have removed it:"
+                            " continue with --resume, or give each run its own") from None
 
     def make_room(self, keys, shapes):
         """Remove the entries used longest ago until those of `keys` fit the bound.
@@ -83,8 +88,9 @@ class LatentStore:
         self.claimed.update((self.path(key), _npy_bytes(shape)) for key, shape in zip(keys, shapes))
         sizes, needed = self.claimed, sum(self.claimed.values())
         if needed > self.limit:
-            raise DataError(f"cache_gb: these {len(sizes)} clips take {needed / 1e9:.3g} GB encoded, the bound is "
-                            f"{self.limit / 1e9:.3g}; raise it, or encode from pixels each step (--set cache=false)")
+            raise DataError(f"cache_gb: these {len(sizes)} clips take {needed / 1e9:.3g} GB"
+                            f" encoded, the bound is {self.limit / 1e9:.3g}; raise it, or encode"
+                            " from pixels each step (--set cache=false)")
         missing = 0
         for path, size in sizes.items():
             if path.exists():
@@ -107,8 +113,9 @@ class LatentStore:
             total -= size
         free = shutil.disk_usage(self.folder).free
         if missing > free:
-            raise DataError(f"cache_folder {self.folder}: {missing / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free;"
-                            " free space, give another folder, or encode from pixels each step (--set cache=false)")
+            raise DataError(f"cache_folder {self.folder}: {missing / 1e9:.3g} GB are needed and"
+                            f" {free / 1e9:.3g} GB are free; free space, give another folder, or"
+                            " encode from pixels each step (--set cache=false)")
 
 
 def _npy_bytes(shape):

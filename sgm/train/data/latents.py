@@ -29,8 +29,8 @@ class LatentClips(Examples):
     system, without any collective.
     """
 
-    def __init__(self, clips, engine, cache, progress, condition="last", num_frames=None, augment=(), cache_gb=50.0,
-                 encode_chunk=7, rank=0, world_size=1, skipped=None):
+    def __init__(self, clips, engine, cache, progress, condition="last", num_frames=None,
+                 augment=(), cache_gb=50.0, encode_chunk=7, rank=0, world_size=1, skipped=None):
         super().__init__(clips, engine, condition, num_frames, augment)
         self.store = cache if isinstance(cache, LatentStore) else LatentStore(cache, cache_gb)
         self.skipped = skipped or SkippedClips()
@@ -50,24 +50,29 @@ class LatentClips(Examples):
         """Return (key, clip) of every clip whose files are there."""
         clips = self.clips.items
         keyed = []
-        for clip in progress(clips, "looking at clips") if len(clips) > MANY and not self.store.memo.known else clips:
+        if len(clips) > MANY and not self.store.memo.known:
+            clips = progress(clips, "looking at clips")
+        for clip in clips:
             try:
                 digest = clip.digest(self.store.memo)
             except OSError as error:
                 self.skipped.add(clip.name, f"{error.filename}: {error.strerror}")
                 continue
-            keyed.append((hash_of(weights, digest, self.clips.height, self.clips.width, self.condition), clip))
+            keyed.append((hash_of(weights, digest, self.clips.height, self.clips.width,
+                                  self.condition), clip))
         return keyed
 
     def shape(self, clip):
         """Return the shape of a clip's entry."""
-        return clip.num_views, 2 * int(np.prod(self.latent_shape)) + self.engine.spec.clip.embed_dim + 1
+        moments = 2 * int(np.prod(self.latent_shape))
+        return clip.num_views, moments + self.engine.spec.clip.embed_dim + 1
 
     def _encode(self, keyed, progress, rank, world_size):
         self.store.make_room([key for key, _ in keyed], [self.shape(clip) for _, clip in keyed])
         # Shares go by the place in the whole list: what is missing differs with the moment at which
-        # a process looks. copies once
-        mine = list({key: (key, clip) for key, clip in self._missing(keyed[rank::world_size])}.values())
+        # a process looks. Copies are encoded once.
+        missing = self._missing(keyed[rank::world_size])
+        mine = list({key: (key, clip) for key, clip in missing}.values())
         for key, clip in progress(mine, "encoding clips") if mine else ():
             try:
                 frames = clip.frames()
@@ -89,8 +94,9 @@ class LatentClips(Examples):
             if len(left) < len(others):
                 since = time.monotonic()
             elif time.monotonic() - since > PATIENCE:
-                raise DataError(f"cache_folder {self.store.folder}: {len(left)} clips of other processes did not appear"
-                                f" in {PATIENCE} seconds; all processes must see the same folder. Start again to continue")
+                raise DataError(f"cache_folder {self.store.folder}: {len(left)} clips of other"
+                                f" processes did not appear in {PATIENCE} seconds; all processes"
+                                " must see the same folder. Start again to continue")
             others = left
             time.sleep(0.5 if left else 0)
 
@@ -98,7 +104,8 @@ class LatentClips(Examples):
         mean, log_variance = self.encoders.moments(frames)
         entry = np.zeros(self.shape(clip), np.float32)
         half = mean[0].size
-        entry[:, :half], entry[:, half:2 * half] = mean.reshape(len(mean), -1), log_variance.reshape(len(mean), -1)
+        entry[:, :half] = mean.reshape(len(mean), -1)
+        entry[:, half:2 * half] = log_variance.reshape(len(mean), -1)
         views = {"any": range(len(frames)), "last": [len(frames) - 1], "first": [0]}[self.condition]
         entry[views, 2 * half:-1] = self.encoders.tokens(frames[views])[:, 0]
         if clip.angles is None:
@@ -111,15 +118,19 @@ class LatentClips(Examples):
         mean and log variance (n, z, h, w) are those of its n views; the condition's latent is (z,
         h, w), its token (1, D).
         """
-        example, entry = self.pick(rng, index, random_start, frames), self.store.read(self.keys[index])
+        example = self.pick(rng, index, random_start, frames)
+        entry = self.store.read(self.keys[index])
         half = int(np.prod(self.latent_shape))
         rows = np.array(entry[example.views])
-        mean, log_variance = (rows[:, k * half:(k + 1) * half].reshape(-1, *self.latent_shape) for k in (0, 1))
+        mean, log_variance = (rows[:, k * half:(k + 1) * half].reshape(-1, *self.latent_shape)
+                              for k in (0, 1))
         clip = self.clips[index]
         if clip.angles is None:
-            example.values["motion_bucket_id"] = float(rows[0, -1]) if clip.motion is None else clip.motion
+            estimated = float(rows[0, -1])
+            example.values["motion_bucket_id"] = estimated if clip.motion is None else clip.motion
         seen = np.array(entry[example.condition])
-        return example, (mean, log_variance, seen[:half].reshape(self.latent_shape), seen[None, 2 * half:-1])
+        return example, (mean, log_variance, seen[:half].reshape(self.latent_shape),
+                         seen[None, 2 * half:-1])
 
 
 class PixelClips(Examples):
@@ -130,7 +141,8 @@ class PixelClips(Examples):
     resumed run sees the same. Raises DataError if too many are unreadable.
     """
 
-    def __init__(self, clips, engine, condition="last", num_frames=None, augment=(), encode_chunk=7, skipped=None):
+    def __init__(self, clips, engine, condition="last", num_frames=None, augment=(), encode_chunk=7,
+                 skipped=None):
         super().__init__(clips, engine, condition, num_frames, augment)
         self.encoders = Encoders(engine, min(encode_chunk, self.num_frames))
         self.skipped = skipped or SkippedClips()
@@ -148,14 +160,15 @@ class PixelClips(Examples):
                 else:
                     seen = clip.frames(example.views)
                 break
-            # not remembered: a resumed run has to draw the same numbers
             except InputError as error:
+                # The clip is tried again next time: a resumed run has to draw the same numbers.
                 self.skipped.add(clip.name, error)
                 self.skipped.check(self.found)
         mean, log_variance = self.encoders.moments(seen)
         at = int(np.flatnonzero(example.views == example.condition)[0])
         if clip.angles is None:  # the motion is that from frame to frame, whichever are seen
-            example.values["motion_bucket_id"] = motion_bucket(whole) if clip.motion is None else clip.motion
+            known = clip.motion is not None
+            example.values["motion_bucket_id"] = clip.motion if known else motion_bucket(whole)
         return example, (mean, log_variance, mean[at], self.encoders.tokens(seen[at:at + 1])[0])
 
 

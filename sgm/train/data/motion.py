@@ -36,7 +36,9 @@ def _small_gray(frame):
     levels = ((frame.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
     gray = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY)
     scale = FLOW_SIDE / max(gray.shape)
-    return gray if scale >= 1 else cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if scale >= 1:
+        return gray
+    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def read_table(folder):
@@ -54,17 +56,21 @@ def read_table(folder):
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = set(reader.fieldnames or ())
             if "file" not in columns or not columns & {"fps", "motion_bucket"}:
-                raise DataError(f"data: {path}: found the columns {', '.join(map(str, reader.fieldnames or ['none']))},"
-                                " expected file, and fps or motion_bucket or both")
+                raise DataError(f"data: {path}: found the columns"
+                                f" {', '.join(map(str, reader.fieldnames or ['none']))}, expected"
+                                " file, and fps or motion_bucket or both")
             for row in reader:
                 where = f"data: {path}, line {reader.line_num}"
                 if not row["file"]:
                     raise DataError(f"{where}: has no file; name the video or frame folder")
                 known[row["file"].rstrip("/")] = {
                     name: _number(row[name], f"{where}: {name}", low, high)
-                    for name, low, high in (("fps", 0.01, 1000), ("motion_bucket", 0, 255)) if row.get(name)}
+                    for name, low, high in (("fps", 0.01, 1000), ("motion_bucket", 0, 255))
+                    if row.get(name)
+                }
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"data: {path}: cannot be read ({error}); expected a table with the columns file, fps, motion_bucket"
+        raise DataError(f"data: {path}: cannot be read ({error}); expected a table with the columns"
+                        " file, fps, motion_bucket"
                         ) from None
     return known
 

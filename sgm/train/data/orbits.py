@@ -56,13 +56,14 @@ class OrbitClip:
 
     def _view(self, file):
         image = load_image(file)
-        if image.width != image.height or image.width != (self.side or image.width) or image.width < self.size:
+        expected = (self.side or image.width, image.width)
+        if (image.width, image.height) != expected or image.width < self.size:
             raise DataError(f"{file}: found {image.width} x {image.height} pixels, expected "
                             + (f"{self.side} x {self.side}, as transforms.json says" if self.side
                                else f"a square of at least {self.size}") + "; render it again")
         if self.background != WHITE and image.getchannel("A").getextrema()[0] == 255:
-            raise DataError(f"{file}: is opaque, so that its background cannot be changed; save it with alpha, or set "
-                            "background=white")
+            raise DataError(f"{file}: is opaque, so that its background cannot be changed; save it"
+                            " with alpha, or set background=white")
         if image.width != self.size:
             # Pillow weights the colors by alpha
             image = image.resize((self.size, self.size), Image.LANCZOS)
@@ -81,21 +82,23 @@ def read_orbit(folder, size):
     """
     views = read_transforms(folder)
     if len(views.files) < 2:
-        raise DataError(f"{folder}: transforms.json has a single view, expected an orbit of several")
+        raise DataError(f"{folder}: transforms.json has a single view, expected an orbit of"
+                        " several")
     if views.width != views.height or views.width < size:
-        raise DataError(f"{folder}: transforms.json says {views.width} x {views.height} pixels, expected a square of at"
-                        f" least {size}, the model's size; render it again")
-    azimuths, elevations = _angles(folder, views.poses[:, :3, 3], views.poses[:, :3, 2], views.poses[:, 2, 0])
+        raise DataError(f"{folder}: transforms.json says {views.width} x {views.height} pixels,"
+                        f" expected a square of at least {size}, the model's size; render it again")
+    azimuths, elevations = _angles(folder, views.poses[:, :3, 3], views.poses[:, :3, 2],
+                                   views.poses[:, 2, 0])
     for name, said, seen in (("azimuth_deg", views.azimuths_deg, azimuths),
                              ("elevation_deg", views.elevations_deg, elevations)):
         off = np.abs((said - seen + 180) % 360 - 180)
         if off.max() > AIM:
             k = int(off.argmax())
-            raise DataError(f"{folder}: frames[{k}] says {name} {said[k]:.1f}, its transform_matrix {seen[k]:.1f}; one of"
-                            " them is wrong, render it again")
+            raise DataError(f"{folder}: frames[{k}] says {name} {said[k]:.1f}, its transform_matrix"
+                            f" {seen[k]:.1f}; one of them is wrong, render it again")
     _check_side(views.files[0], views.width)
-    return OrbitClip(str(folder), tuple(views.files), (AZIMUTH_SIGN * views.azimuths_deg, views.elevations_deg), size,
-                     views.width)
+    return OrbitClip(str(folder), tuple(views.files),
+                     (AZIMUTH_SIGN * views.azimuths_deg, views.elevations_deg), size, views.width)
 
 
 def read_render(folder, size):
@@ -103,12 +106,13 @@ def read_render(folder, size):
     folder = Path(folder)
     found = [folder / name for name in CAMERA_FILES if (folder / name).is_file()]
     if not found:
-        raise DataError(f"{folder}: found neither {' nor '.join(CAMERA_FILES)}; expected one with the cameras' poses")
+        raise DataError(f"{folder}: found neither {' nor '.join(CAMERA_FILES)}; expected one with"
+                        " the cameras' poses")
     poses = _camera_poses(found[0])
     files = sorted(file for file in folder.glob("*.png") if re.fullmatch("[0-9]{3}", file.stem))
     if len(files) != len(poses) or len(files) < 2:
-        raise DataError(f"{folder}: found {len(files)} views (000.png ...) and {len(poses)} poses in {found[0].name};"
-                        " expected as many, and at least 2")
+        raise DataError(f"{folder}: found {len(files)} views (000.png ...) and {len(poses)} poses"
+                        f" in {found[0].name}; expected as many, and at least 2")
     rotation = poses[:, :, :3]
     centers = -np.einsum("vji,vj->vi", rotation, poses[:, :, 3])
     # Row 2 is the camera's axis: forwards in OpenCV's convention, backwards in Blender's. Both are
@@ -127,15 +131,18 @@ def read_ids(path):
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"data: {path}: cannot be read as JSON ({error}); expected a list of object ids") from None
+        raise DataError(f"data: {path}: cannot be read as JSON ({error}); expected a list of object"
+                        " ids") from None
     ids = ids.get("good_objs") if isinstance(ids, dict) else ids
-    if not isinstance(ids, list) or not ids or not all(isinstance(name, str) and name for name in ids):
-        raise DataError(f"data: {path}: expected a list of object ids, or that as good_objs; write it so")
+    is_list = isinstance(ids, list) and bool(ids)
+    if not is_list or not all(isinstance(name, str) and name for name in ids):
+        raise DataError(f"data: {path}: expected a list of object ids, or that as good_objs; write"
+                        " it so")
     for name in RENDER_FOLDERS:
         if (path.parent / name / ids[0]).is_dir():
             return [path.parent / name / each for each in ids]
-    raise DataError(f"data: {path}: its first id is {ids[0]}, and there is no folder of that name next to it or in "
-                    f"{' or '.join(RENDER_FOLDERS[1:])}")
+    raise DataError(f"data: {path}: its first id is {ids[0]}, and there is no folder of that name"
+                    f" next to it or in {' or '.join(RENDER_FOLDERS[1:])}")
 
 
 def _angles(folder, centers, backward, roll):
@@ -149,12 +156,14 @@ def _angles(folder, centers, backward, roll):
     past = np.rad2deg(np.arccos(np.clip((unit * backward).sum(1), -1, 1)))
     rolled = np.rad2deg(np.arcsin(np.clip(np.abs(roll), 0, 1)))
     elevations = np.rad2deg(np.arcsin(np.clip(unit[:, 2], -1, 1)))
-    for what, amount, limit in (("looks past the origin by", past, AIM), ("is rolled by", rolled, AIM),
+    for what, amount, limit in (("looks past the origin by", past, AIM),
+                                ("is rolled by", rolled, AIM),
                                 ("is at elevation", np.abs(elevations), 89.99)):
         if not amount.max() <= limit:
             k = int(amount.argmax())
-            raise DataError(f"{folder}: camera {k} {what} {amount[k]:.1f} degrees, expected at most {limit:g}: cameras of an "
-                            "orbit look at the object in the origin, z up")
+            raise DataError(f"{folder}: camera {k} {what} {amount[k]:.1f} degrees, expected at most"
+                            f" {limit:g}: cameras of an orbit look at the object in the origin, z"
+                            " up")
     return wrap_degrees(np.rad2deg(np.arctan2(unit[:, 1], unit[:, 0]))), elevations
 
 
@@ -162,8 +171,8 @@ def _check_side(file, side):
     # its header only; the rest is checked when it is read
     found = read_image(file, lambda image: image.size)
     if found != (side, side):
-        raise DataError(f"{file}: found {found[0]} x {found[1]} pixels, expected {side} x {side}, as transforms.json says; "
-                        "render it again")
+        raise DataError(f"{file}: found {found[0]} x {found[1]} pixels, expected {side} x {side},"
+                        " as transforms.json says; render it again")
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -172,8 +181,8 @@ class _ArraysOnly(pickle.Unpickler):
     A pickle can otherwise run any program.
     """
 
-    ALLOWED = {(f"numpy{core}", name) for core in (".core.multiarray", "._core.multiarray") for name in ("_reconstruct",
-               "scalar")} | {("numpy", "ndarray"), ("numpy", "dtype")}
+    ALLOWED = {(f"numpy{core}", name) for core in (".core.multiarray", "._core.multiarray")
+               for name in ("_reconstruct", "scalar")} | {("numpy", "ndarray"), ("numpy", "dtype")}
 
     def find_class(self, module, name):
         """Return a class that arrays need. Raises UnpicklingError for any other."""
@@ -196,11 +205,13 @@ def _camera_poses(path):
         poses = np.asarray(poses, np.float64)
     except Exception as error:      # unpickling and zip raise all sorts on damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: cannot be read ({reason}); expected cam_poses, world-to-camera matrices of 3 x 4") from None
+        raise DataError(f"{path}: cannot be read ({reason}); expected cam_poses, world-to-camera"
+                        " matrices of 3 x 4") from None
     if poses.ndim != 3 or poses.shape[1:] not in ((3, 4), (4, 4)) or not np.isfinite(poses).all():
-        raise DataError(f"{path}: cam_poses has shape {' x '.join(map(str, poses.shape))}, expected finite numbers,"
-                        " V x 3 x 4")
+        raise DataError(f"{path}: cam_poses has shape {' x '.join(map(str, poses.shape))}, expected"
+                        " finite numbers, V x 3 x 4")
     poses = poses[:, :3]
     if np.abs(np.einsum("vij,vkj->vik", poses[..., :3], poses[..., :3]) - np.eye(3)).max() > 1e-3:
-        raise DataError(f"{path}: cam_poses has a matrix that is not a rotation; expected world-to-camera matrices of 3 x 4")
+        raise DataError(f"{path}: cam_poses has a matrix that is not a rotation; expected"
+                        " world-to-camera matrices of 3 x 4")
     return poses

@@ -33,11 +33,13 @@ class PackedClip:
     @cached_property
     def angles(self):
         """Return (azimuths, elevations), each (V,) float64 degrees."""
-        return tuple(self.arrays[name][self.row].astype(np.float64) for name in ("azimuths", "elevations"))
+        return tuple(self.arrays[name][self.row].astype(np.float64)
+                     for name in ("azimuths", "elevations"))
 
     def frames(self, views=slice(None)):
         """Return those views as float32 (n, 3, H, W) in [-1, 1]."""
-        return (self.arrays["clips"][self.row][views].astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2)
+        levels = self.arrays["clips"][self.row][views].astype(np.float32)
+        return (levels / 127.5 - 1).transpose(0, 3, 1, 2)
 
     def digest(self, memo):
         """Return a hash of what `frames` would return."""
@@ -54,14 +56,16 @@ class PackedOrbits(Clips):
 
     def __init__(self, folders):
         if not folders:
-            raise DataError("data: found no folder, expected those of tools/render_orbits.py --pack (--set data=[...])")
+            raise DataError("data: found no folder, expected those of tools/render_orbits.py --pack"
+                            " (--set data=[...])")
         items, shapes = [], {}
         for folder in map(Path, folders):
             arrays = load_packed(folder)
             shapes[folder] = arrays["clips"].shape[1:]
             items += [PackedClip(folder, arrays, row) for row in range(len(arrays["clips"]))]
         if len(set(shapes.values())) > 1:
-            found = ", ".join(f"{folder} has {shape[0]} views of {shape[1]} pixels" for folder, shape in shapes.items())
+            found = ", ".join(f"{folder} has {shape[0]} views of {shape[1]} pixels"
+                              for folder, shape in shapes.items())
             raise DataError(f"data: sets differ in frames or size ({found}); expected the same")
         super().__init__(items, items[0].arrays["clips"].shape[2:4])
 
@@ -79,7 +83,8 @@ def load_packed(folder):
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r" if name == "clips" else None)
                   for name in ("clips", "azimuths", "elevations")}
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"data: {folder} is not a finished packed set ({error}); {REMEDY}") from None
+        raise DataError(f"data: {folder} is not a finished packed set ({error});"
+                        f" {REMEDY}") from None
     clips = arrays["clips"]
     shape = " x ".join(map(str, clips.shape))
     where = f"data: {folder / 'clips.npy'}: found {clips.dtype} of shape {shape}"
@@ -87,7 +92,8 @@ def load_packed(folder):
         raise DataError(f"{where}, expected 5 axes: clips, views, height, width, 3; {REMEDY}")
     count, views, height, width, channels = clips.shape
     if channels != 3:
-        remedy = ": put the views on white, a packed set has no alpha" if channels == 4 else f"; {REMEDY}"
+        on_white = ": put the views on white, a packed set has no alpha"
+        remedy = on_white if channels == 4 else f"; {REMEDY}"
         raise DataError(f"{where}, expected RGB last (3 channels){remedy}")
     if clips.dtype != np.uint8:
         raise DataError(f"{where}, expected uint8 levels of 0 to 255; convert it")
@@ -105,9 +111,11 @@ def load_packed(folder):
 def _check_angles(path, name, angles, count, views):
     where = f"data: {path}: found {angles.dtype} of shape {' x '.join(map(str, angles.shape))}"
     if angles.dtype.kind not in "fiu" or angles.shape != (count, views):
-        raise DataError(f"{where}, expected degrees of shape {count} x {views}, as many as clips.npy has views; {REMEDY}")
+        raise DataError(f"{where}, expected degrees of shape {count} x {views}, as many as"
+                        f" clips.npy has views; {REMEDY}")
     bad = np.argwhere(~(np.abs(angles) < 90 if name == "elevations" else np.isfinite(angles)))
     if len(bad):
         row, view = bad[0]
         expected = "above -90 and below 90 degrees" if name == "elevations" else "finite degrees"
-        raise DataError(f"data: {path}: clip {row}, view {view} has {angles[row, view]:g}, expected {expected}; {REMEDY}")
+        raise DataError(f"data: {path}: clip {row}, view {view} has {angles[row, view]:g}, expected"
+                        f" {expected}; {REMEDY}")

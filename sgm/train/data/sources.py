@@ -45,17 +45,20 @@ def open_data(settings, engine, progress, rank=0, world_size=1):
     """
     store = cache_store(settings)  # one for both: making room for the one must not remove the other
     found = read_clips(settings, engine.spec, store.memo if store else Memo(), progress)
-    return tuple(clips and _examples(clips, skipped, store, settings, engine, progress, rank, world_size)
-                 for clips, skipped in found)
+    return tuple(
+        clips and _examples(clips, skipped, store, settings, engine, progress, rank, world_size)
+        for clips, skipped in found)
 
 
 def _examples(clips, skipped, store, settings, engine, progress, rank, world_size):
     spec = engine.spec
     condition = settings.condition if spec.is_orbit else "first"
     if store is None:
-        return PixelClips(clips, engine, condition, spec.num_frames, settings.augment, settings.encode_chunk, skipped)
+        return PixelClips(clips, engine, condition, spec.num_frames, settings.augment,
+                          settings.encode_chunk, skipped)
     return LatentClips(clips, engine, store, progress, condition, spec.num_frames, settings.augment,
-                       encode_chunk=settings.encode_chunk, rank=rank, world_size=world_size, skipped=skipped)
+                       encode_chunk=settings.encode_chunk, rank=rank, world_size=world_size,
+                       skipped=skipped)
 
 
 def cache_folder(settings):
@@ -94,8 +97,8 @@ def read_clips(settings, spec, memo, progress=None):
     for place in expand(settings.val, "val"):
         split["val"] += [item for found in find(place, spec.is_orbit).values() for item in found]
     if not split["train"]:
-        raise DataError("data: found no clip to train on; expected packed sets or folders of tools/render_orbits.py, or"
-                        " videos (--set data=[...])")
+        raise DataError("data: found no clip to train on; expected packed sets or folders of"
+                        " tools/render_orbits.py, or videos (--set data=[...])")
     return tuple(_read(split[name], settings, spec, least, memo, progress) for name in SPLITS)
 
 
@@ -107,13 +110,16 @@ def expand(patterns, key):
     places = []
     for pattern in patterns:
         try:
-            found = [Path(pattern)] if Path(pattern).exists() else sorted(map(Path, glob.glob(pattern, recursive=True)))
+            found = [Path(pattern)]
+            if not found[0].exists():
+                found = sorted(map(Path, glob.glob(pattern, recursive=True)))
         except (OSError, ValueError):       # a name that no file can have
             found = []
         if not found or not pattern:
             name = pattern if len(pattern) <= 1000 else pattern[:1000] + "..."
-            raise DataError(f"{key}: {name or 'an empty name'}: no such file or folder; expected packed sets, folders of"
-                            " views, a JSON list of Objaverse ids, or videos")
+            raise DataError(f"{key}: {name or 'an empty name'}: no such file or folder; expected"
+                            " packed sets, folders of views, a JSON list of Objaverse ids, or"
+                            " videos")
         places += found
     return places
 
@@ -124,7 +130,10 @@ def find(place, is_orbit):
     It is divided by its train.txt and val.txt if it has one of them; kinds are packed, orbit,
     render, video. Raises DataError.
     """
-    names = {split: _names(place / f"{split}.txt") for split in SPLITS if (place / f"{split}.txt").is_file()}
+    names = {
+        split: _names(place / f"{split}.txt") for split in SPLITS
+        if (place / f"{split}.txt").is_file()
+    }
     if place.suffix == ".json" and place.is_file():
         return {"train": [("render", folder) for folder in read_ids(place)], "val": []}
     if not names:
@@ -133,10 +142,14 @@ def find(place, is_orbit):
     for name, members in names.items():
         for member in members:
             if not (place / member).exists():
-                raise DataError(f"data: {place / f'{name}.txt'}: names {member}, which is not in {place}; remove the line")
-        split[name] = [item for member in members for item in _walk(place / member, is_orbit, DEPTH)]
+                raise DataError(f"data: {place / f'{name}.txt'}: names {member}, which is not in"
+                                f" {place}; remove the line")
+        split[name] = [
+            item for member in members for item in _walk(place / member, is_orbit, DEPTH)
+        ]
     if both := set(split.get("train", ())) & set(split.get("val", ())):
-        raise DataError(f"data: {place}: {sorted(both)[0][1]} is in train.txt and in val.txt; remove it from one of them")
+        raise DataError(f"data: {place}: {sorted(both)[0][1]} is in train.txt and in val.txt;"
+                        " remove it from one of them")
     if "train" not in split:
         held = set(split["val"])
         split["train"] = [item for item in _walk(place, is_orbit, DEPTH) if item not in held]
@@ -147,8 +160,10 @@ def _names(path):
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data: {path}: cannot be read ({error}); expected a clip's folder on each line") from None
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
+        raise DataError(f"data: {path}: cannot be read ({error}); expected a clip's folder on each"
+                        " line") from None
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return list(dict.fromkeys(names))
 
 
 def _walk(place, is_orbit, depth):
@@ -172,12 +187,14 @@ def _walk(place, is_orbit, depth):
     elif is_orbit and names & set(CAMERA_FILES):
         yield "render", place
     else:
-        videos = [path for path in children if path.suffix.lower() in VIDEO_SUFFIXES] if not is_orbit else []
+        videos = [path for path in children
+                  if path.suffix.lower() in VIDEO_SUFFIXES] if not is_orbit else []
         folders = [path for path in children if path.is_dir()] if depth else []
         yield from (("video", path) for path in videos)
         for folder in folders:
             yield from _walk(folder, is_orbit, depth - 1)
-        if not videos and (not folders or any(path.suffix.lower() in IMAGE_SUFFIXES for path in children)):
+        if not videos and (not folders or any(path.suffix.lower() in IMAGE_SUFFIXES
+                                              for path in children)):
             yield clip, place
 
 
@@ -191,14 +208,17 @@ def _read(found, settings, spec, least, memo, progress):
     if "packed" in kinds:
         items += _packed([path for kind, path in found if kind == "packed"], settings, spec, least)
     others = [(kind, path) for kind, path in found if kind != "packed"]
-    for kind, path in progress(others, "reading cameras") if progress and len(others) > MANY else others:
+    if progress and len(others) > MANY:
+        others = progress(others, "reading cameras")
+    for kind, path in others:
         try:
             if kind == "video":
                 items += read_video(path, least, size, settings.stride, memo)
             else:
                 clip = (read_orbit if kind == "orbit" else read_render)(path, spec.height)
                 if clip.num_views < least:
-                    raise DataError(f"{path}: has {clip.num_views} views, expected at least the model's {least}")
+                    raise DataError(f"{path}: has {clip.num_views} views, expected at least the"
+                                    f" model's {least}")
                 items += _on_backgrounds(clip, settings.background)
         except InputError as error:
             skipped.add(str(path), error)
@@ -206,7 +226,8 @@ def _read(found, settings, spec, least, memo, progress):
     if spec.is_orbit and not spec.is_posed:
         moving = [clip.name for clip in items if np.ptp(clip.angles[1]) > LEVEL]
         if moving:
-            log.warning("%d of %d orbits are not level (%s), and %s is not conditioned on elevations: it learns from static orbits",
+            log.warning("%d of %d orbits are not level (%s), and %s is not conditioned on"
+                        " elevations: it learns from static orbits",
                         len(moving), len(items), one_line(moving[0]), spec.name)
     return (Clips(items, size) if items else None), skipped
 
@@ -214,22 +235,23 @@ def _read(found, settings, spec, least, memo, progress):
 def _packed(folders, settings, spec, least):
     packed = PackedOrbits(folders)
     if not spec.is_orbit:
-        raise DataError(f"data: {folders[0]} holds orbits, and {spec.name} learns from videos; give video files or folders"
-                        " of frames")
+        raise DataError(f"data: {folders[0]} holds orbits, and {spec.name} learns from videos; give"
+                        " video files or folders of frames")
     if settings.background != "white":
-        raise DataError(f"background: found {settings.background}, and {folders[0]} is packed, on white already; set "
-                        "background=white, or render folders (without --pack)")
+        raise DataError(f"background: found {settings.background}, and {folders[0]} is packed, on"
+                        " white already; set background=white, or render folders (without --pack)")
     if packed.size != spec.height or packed.size != spec.width:
-        raise DataError(f"data: {folders[0]} has views of {packed.size} pixels, and {spec.name} takes {spec.height} x "
-                        f"{spec.width}; render it with --size {spec.height}")
+        raise DataError(f"data: {folders[0]} has views of {packed.size} pixels, and {spec.name}"
+                        f" takes {spec.height} x {spec.width}; render it with --size {spec.height}")
     if packed.num_frames < least:
-        raise DataError(f"data: {folders[0]} has {packed.num_frames} views of each orbit, and {spec.name} takes "
-                        f"{least}; render it with --frames {least}")
+        raise DataError(f"data: {folders[0]} has {packed.num_frames} views of each orbit, and"
+                        f" {spec.name} takes {least}; render it with --frames {least}")
     return packed.items
 
 
 def _on_backgrounds(clip, background):
     """Return the clip on white, on a color drawn from its name, or once on each."""
-    color = np.random.RandomState(zlib.crc32(Path(clip.name).name.encode("utf-8", "surrogateescape"))).randint(0, 256, 3)
+    seed = zlib.crc32(Path(clip.name).name.encode("utf-8", "surrogateescape"))
+    color = np.random.RandomState(seed).randint(0, 256, 3)
     colored = replace(clip, background=tuple(int(level) for level in color))
     return {"white": [clip], "random": [colored], "both": [clip, colored]}[background]

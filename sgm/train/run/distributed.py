@@ -23,8 +23,9 @@ def join_ranks(output):
     """
     role = os.environ.get("MS_ROLE")
     if role not in ("MS_WORKER", "MS_SCHED"):       # the scheduler does not come back from `init`
-        raise ConfigError("--distributed: found no other processes, expected to be started by MindSpore's launcher: msrun"
-                          " --worker_num=8 --local_worker_num=8 train.py ... --distributed")
+        raise ConfigError("--distributed: found no other processes, expected to be started by"
+                          " MindSpore's launcher: msrun --worker_num=8 --local_worker_num=8"
+                          " train.py ... --distributed")
     watchdog = None
     if role == "MS_WORKER":
         watchdog = RankWatchdog(Path(output) / ".processes")
@@ -34,8 +35,9 @@ def join_ranks(output):
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"--distributed: a process did not come or is gone ({str(error).splitlines()[0]}); see the logs of"
-                          " msrun, worker_<rank>.log") from None
+        raise ConfigError("--distributed: a process did not come or is gone"
+                          f" ({str(error).splitlines()[0]}); see the logs of msrun,"
+                          " worker_<rank>.log") from None
     watchdog.watch()
     return communication.get_rank(), communication.get_group_size(), watchdog
 
@@ -61,7 +63,8 @@ class RankWatchdog:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{socket.gethostname()}-{os.getpid()}"
         with atomic(self.path) as temporary:        # it appears with its lock
-            self.file = open(temporary, "w", encoding="utf-8")  # until this process ends  # noqa: SIM115
+            self.file = open(temporary, "w",
+                             encoding="utf-8")  # until this process ends  # noqa: SIM115
             self.locked = _lock(self.file, fcntl.LOCK_EX)
         self.left = threading.Event()
 
@@ -70,7 +73,10 @@ class RankWatchdog:
 
         Files of processes of an earlier run are removed.
         """
-        others = [path for path in self.folder.iterdir() if path != self.path and not path.name.startswith(".")]
+        others = [
+            path for path in self.folder.iterdir()
+            if path != self.path and not path.name.startswith(".")
+        ]
         there = []
         for path in others:
             if exit_reason(path) is None:
@@ -85,9 +91,11 @@ class RankWatchdog:
             for path in there:
                 message = exit_reason(path)
                 if message and not self.left.is_set():
-                    self._leave(message)           # so that all name the first that ended
-                    end_now("train.py", f"{message}; the others cannot continue without it and end too. Look at its log"
-                            " (worker_<rank>.log of msrun), fix that, and continue from the last checkpoint with --resume")
+                    self._leave(message)        # so that all name the first that ended
+                    end_now("train.py",
+                            f"{message}; the others cannot continue without it and end too. Look"
+                            " at its log (worker_<rank>.log of msrun), fix that, and continue from"
+                            " the last checkpoint with --resume")
 
     def __enter__(self):
         return self
@@ -109,8 +117,10 @@ def exit_reason(path):
         with open(path, encoding="utf-8") as file:
             if not _lock(file, fcntl.LOCK_SH):
                 return None
-            # without a word it may have removed its file since that was opened
-            return file.read() or (_message(path, "it was killed, or crashed") if path.exists() else "")
+            if text := file.read():
+                return text
+            # A process that ended well may have removed its file since that was opened.
+            return _message(path, "it was killed, or crashed") if path.exists() else ""
     except FileNotFoundError:
         return ""
 

@@ -27,7 +27,8 @@ class Metrics:
     def __init__(self, path, done, clips, board=None):
         self.path, self.clips, self.board = Path(path), clips, board
         kept = read_metrics(self.path, done)
-        with atomic(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (atomic(self.path) as temporary,
+              open(temporary, "w", newline="", encoding="utf-8") as file):
             table = csv.DictWriter(file, FIELDS)
             table.writeheader()
             table.writerows(kept)
@@ -50,7 +51,8 @@ class Metrics:
         speed = len(self.waiting) * self.clips / max(1e-9, time.monotonic() - self.last)
         if not good:
             return float("nan"), float("nan"), speed
-        return sum(row.loss for row in good) / len(good), sum(row.grad_norm for row in good) / len(good), speed
+        loss, norm = sum(row.loss for row in good), sum(row.grad_norm for row in good)
+        return loss / len(good), norm / len(good), speed
 
     def write(self, step, **measured):
         """Write a row of what was noted, if anything was.
@@ -61,8 +63,11 @@ class Metrics:
             return
         loss, norm, speed = self.averages()
         skipped, lr = sum(row.skipped for row in self.waiting), self.waiting[-1].lr
-        values = [step, f"{loss:.6f}", f"{norm:.4f}", f"{lr:.3e}", f"{time.monotonic() - self.started:.1f}",
-                  f"{speed:.3f}", skipped, *(f"{measured[name]:.6f}" if name in measured else "" for name in MEASURED)]
+        values = [
+            step, f"{loss:.6f}", f"{norm:.4f}", f"{lr:.3e}",
+            f"{time.monotonic() - self.started:.1f}", f"{speed:.3f}", skipped,
+            *(f"{measured[name]:.6f}" if name in measured else "" for name in MEASURED)
+        ]
         try:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerow(values)
@@ -72,7 +77,8 @@ class Metrics:
             raise InputError(f"{self.path}: cannot be written: {os_reason(error)}") from None
         self.waiting, self.last = [], time.monotonic()
         if self.board is not None:
-            self.board.add(step, {"loss": loss, "grad_norm": norm, "lr": lr, "clips_per_second": speed, **measured})
+            self.board.add(step, {"loss": loss, "grad_norm": norm, "lr": lr,
+                                  "clips_per_second": speed, **measured})
 
 
 def read_metrics(path, done=float("inf")):
@@ -85,7 +91,9 @@ def read_metrics(path, done=float("inf")):
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
             for row in csv.DictReader(line.replace("\0", "") for line in file):
                 try:
-                    numbers = [float(row[name]) for name in ("step", "loss", "grad_norm", "lr", "seconds")]
+                    numbers = [
+                        float(row[name]) for name in ("step", "loss", "grad_norm", "lr", "seconds")
+                    ]
                 except (KeyError, TypeError, ValueError):
                     break
                 if numbers[0] > done:
@@ -133,7 +141,8 @@ def draw_curve(rows, width=720, height=360):
     linear. rows: dicts of text as in metrics.csv, see `read_metrics`. Rows without a finite loss
     are left out.
     """
-    table = np.array([[float(row[name] or "nan") for name in ("step", "loss", "lr", "val_loss")] for row in rows])
+    table = np.array([[float(row[name] or "nan") for name in ("step", "loss", "lr", "val_loss")]
+                      for row in rows])
     picture = np.full((height, width, 3), 255, np.uint8)
     table = table[np.isfinite(table[:, 1])] if len(table) else table
     if len(table) < 2:
@@ -153,12 +162,14 @@ def draw_curve(rows, width=720, height=360):
     for level in np.arange(low, high, max(0.1, round((high - low) / 5, 1))):
         y = int(bottom - (level - low) / (high - low) * (bottom - top))
         cv2.line(picture, (left, y), (right, y), (225, 225, 225), 1)
-        cv2.putText(picture, f"{10 ** level:.3g}", (8, y + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
+        cv2.putText(picture, f"{10 ** level:.3g}", (8, y + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
+                    (40, 40, 40), 1, cv2.LINE_AA)
     line(rates / rates.max(), (190, 190, 190))
     line((levels - low) / (high - low), (31, 119, 180))
     if seen.any():
         line((held_out[seen] - low) / (high - low), (255, 127, 14), across[seen])
     held = ", held-out loss (orange)" * bool(seen.any())
-    cv2.putText(picture, f"loss (blue){held} and learning rate (gray) over steps {steps[0]:.0f} to {steps[-1]:.0f}",
+    cv2.putText(picture, f"loss (blue){held} and learning rate (gray) over steps {steps[0]:.0f} to"
+                         f" {steps[-1]:.0f}",
                 (left, height - 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
     return picture

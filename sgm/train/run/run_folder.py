@@ -37,7 +37,9 @@ class RunFolder:
         Raises CheckpointError, OSError.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        config = {"command": list(command), "recipe": asdict(self.recipe), "model": asdict(self.spec)}
+        config = {
+            "command": list(command), "recipe": asdict(self.recipe), "model": asdict(self.spec)
+        }
         with atomic(self.folder / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
@@ -57,7 +59,8 @@ class RunFolder:
         """
         note = {"model": self.spec.name, "step": str(trainer.done)}
         if self.name == LORA:
-            note.update(lora_alpha=f"{self.recipe.lora_alpha:g}", lora_rank=str(self.recipe.lora_rank))
+            note.update(lora_alpha=f"{self.recipe.lora_alpha:g}",
+                        lora_rank=str(self.recipe.lora_rank))
         latest = self.folder / f"{self.name}.safetensors"
         save_safetensors(latest, trainer.weights(True), note)
         if val_loss is not None and (trainer.best is None or val_loss < trainer.best):
@@ -65,12 +68,16 @@ class RunFolder:
             _link(latest, self.folder / f"{BEST}.safetensors")
         if self.recipe.keep > 1:
             _link(latest, self.folder / f"{self.name}_{trainer.done:08d}.safetensors")
-            for old in sorted(self.folder.glob(f"{self.name}_????????.safetensors"))[:-self.recipe.keep]:
+            kept = sorted(self.folder.glob(f"{self.name}_????????.safetensors"))
+            for old in kept[:-self.recipe.keep]:
                 old.unlink()
         arrays, numbers = trainer.state()
-        numbers.update(world=trainer.world_size, recipe=asdict(self.recipe), model=asdict(self.spec))
+        numbers.update(world=trainer.world_size, recipe=asdict(self.recipe),
+                       model=asdict(self.spec))
         if self.name == LORA and self.init:
-            numbers["init"] = {"path": str(Path(self.init).absolute()), "hash": file_hash(self.init)}
+            numbers["init"] = {
+                "path": str(Path(self.init).absolute()), "hash": file_hash(self.init)
+            }
         save_safetensors(self.folder / STATE, arrays, {**note, "run": json.dumps(numbers)})
         self.saved = trainer.done
 
@@ -82,8 +89,9 @@ class RunFolder:
         checkpoint = open_checkpoint(self.folder / STATE)
         numbers = numbers_of(checkpoint)
         if numbers["world"] != trainer.world_size:
-            raise ConfigError(f"--resume {self.folder}: its run had {numbers['world']} processes, found {trainer.world_size},"
-                              " expected as many: each step is of all their batches")
+            raise ConfigError(f"--resume {self.folder}: its run had {numbers['world']} processes,"
+                              f" found {trainer.world_size}, expected as many: each step is of all"
+                              " their batches")
         trainer.restore(checkpoint, numbers)
         self.saved = trainer.done
 
@@ -97,8 +105,9 @@ def numbers_of(checkpoint):
             raise KeyError(sorted(needed - set(numbers))[0])
         return numbers
     except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: its metadata has no {str(error)[:60]}, expected the state of a run of"
-                              f" this version of train.py; start a new run with --init {LATEST}.safetensors from the same folder"
+        raise CheckpointError(f"{checkpoint.path}: its metadata has no {str(error)[:60]}, expected"
+                              " the state of a run of this version of train.py; start a new run"
+                              f" with --init {LATEST}.safetensors from the same folder"
                               ) from None
 
 
@@ -111,8 +120,8 @@ def check_resumable(folder, recipe, spec, init=None):
     """
     path = Path(folder) / STATE
     if not path.exists():
-        raise CheckpointError(f"--resume {folder}: found no {STATE} in it, expected the folder of a run; leave out --resume"
-                              " to start one")
+        raise CheckpointError(f"--resume {folder}: found no {STATE} in it, expected the folder of a"
+                              " run; leave out --resume to start one")
     numbers = numbers_of(open_checkpoint(path))
     harmful, harmless = recipe.differences(numbers["recipe"])
     # Where the weights have another decoder than the configuration, theirs counts; how it is
@@ -122,11 +131,13 @@ def check_resumable(folder, recipe, spec, init=None):
     noted = numbers.get("init") or {}
     init = init or noted.get("path")
     if noted and (not os.path.exists(init) or file_hash(init) != noted["hash"]):
-        raise ConfigError(f"--init {init}: is not there or of other content than {noted['path']}, from which the run in"
-                          f" {folder} started from and to which its LoRA belongs; give that file")
+        raise ConfigError(f"--init {init}: is not there or of other content than {noted['path']},"
+                          f" from which the run in {folder} started from and to which its LoRA"
+                          " belongs; give that file")
     if harmful:
-        raise ConfigError(f"--resume {folder}: its run had other settings: {'; '.join(harmful)}; give the same, or start a"
-                          f" new run with --init {Path(folder) / LATEST}.safetensors")
+        raise ConfigError(f"--resume {folder}: its run had other settings: {'; '.join(harmful)};"
+                          " give the same, or start a new run with --init"
+                          f" {Path(folder) / LATEST}.safetensors")
     return (init if noted else path), harmless
 
 

@@ -22,16 +22,20 @@ def draw_sheet(engine, examples, recipe):
     randomness comes from the recipe's seed and the clip's place, apart from that of the steps,
     whose losses are the same with a sheet and without.
     """
-    on_white_first = sorted(range(len(examples)), key=lambda k: not _has_silhouette(examples.clips[k]))
+    on_white_first = sorted(range(len(examples)),
+                            key=lambda k: not _has_silhouette(examples.clips[k]))
     rows, measured = [], []
     for place, index in enumerate(on_white_first[:recipe.sheet_clips]):
         rng = np.random.default_rng([recipe.seed, place, 2])
-        example, truth, made, finite = generate(engine, examples, rng, index, recipe.sheet_steps, recipe.encode_chunk)
+        example, truth, made, finite = generate(engine, examples, rng, index, recipe.sheet_steps,
+                                                recipe.encode_chunk)
         found = measure(truth, made, example, examples.clips[example.index])
         measured.append({name: value if finite else np.nan for name, value in found.items()})
         rows.append(_pair(examples.clips[example.index].name, truth, made, measured[-1]))
     names = [name for name in ("val_psnr_fg", "val_iou") if all(name in clip for clip in measured)]
-    return np.concatenate(rows), {name: float(np.mean([clip[name] for clip in measured])) for name in names}
+    return np.concatenate(rows), {
+        name: float(np.mean([clip[name] for clip in measured])) for name in names
+    }
 
 
 def generate(engine, examples, rng, index, steps, chunk):
@@ -50,8 +54,10 @@ def generate(engine, examples, rng, index, steps, chunk):
     frames = engine.decode(ops.fetch(engine.sample(noise, c, uc, steps, sequential=True)), chunk)
     truth = examples.clips[example.index].frames(example.views)
     finite = bool(np.isfinite(frames).all())
-    made = from_network(frames if finite else np.nan_to_num(frames, nan=0.0, posinf=1.0, neginf=-1.0))
-    return example, ((truth + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1), made, finite
+    if not finite:
+        frames = np.nan_to_num(frames, nan=0.0, posinf=1.0, neginf=-1.0)
+    truth = ((truth + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    return example, truth, from_network(frames), finite
 
 
 def measure(truth, made, example, clip):
@@ -61,7 +67,8 @@ def measure(truth, made, example, clip):
     """
     views = [k for k, view in enumerate(example.views) if view != example.condition]
     if not _has_silhouette(clip):
-        return {"val_psnr_fg": float(np.mean([psnr(on_white(made[k]), on_white(truth[k])) for k in views]))}
+        found = [psnr(on_white(made[k]), on_white(truth[k])) for k in views]
+        return {"val_psnr_fg": float(np.mean(found))}
     found = [compare(made[k], truth[k]) for k in views]
     return {"val_psnr_fg": float(np.mean([view["psnr_fg"] for view in found])),
             "val_iou": float(np.mean([view["iou"] for view in found]))}
@@ -79,11 +86,15 @@ def _pair(name, truth, made, measured):
     shown = np.unique(np.linspace(0, len(truth) - 1, COLUMNS).round().astype(int))
     rows = [np.concatenate([_sized(views[k]) for k in shown], 1) for views in (truth, made)]
     width = max(rows[0].shape[1], COLUMNS * SIDE)           # wide enough for the text
-    pad = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    pad = [
+        np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+        for row in rows
+    ]
     text = f"{name[-60:]}: true, generated; {measured['val_psnr_fg']:.1f} dB"
     text += f", silhouettes {measured['val_iou']:.2f}" if "val_iou" in measured else ""
     caption = np.full((CAPTION, width, 3), 255, np.uint8)
-    cv2.putText(caption, text, (4, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
+    cv2.putText(caption, text, (4, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1,
+                cv2.LINE_AA)
     return np.concatenate([caption, *pad])
 
 
@@ -93,4 +104,5 @@ def _sized(view):
     scale = SIDE / max(height, width)
     if scale >= 1:
         return np.repeat(np.repeat(view, int(scale), 0), int(scale), 1)
-    return cv2.resize(view, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(view, (round(width * scale), round(height * scale)),
+                      interpolation=cv2.INTER_AREA)

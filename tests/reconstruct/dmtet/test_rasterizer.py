@@ -102,7 +102,7 @@ def device_geometry(vertices, faces, normals, c2w, intrinsics, size):
     return pixels, depth.asnumpy(), together(normal)
 
 
-def test_depth_and_normals_of_a_ball_against_the_renderer():
+def test_depth_and_normals_against_the_renderer():
     vertices, faces, _ = extract(spheres(24, ((0, 0, 0), 0.4)))
     mesh = Mesh(vertices.astype(float), faces.astype(int))
     corners = [Tensor(np.ascontiguousarray(faces[:, i])) for i in range(3)]
@@ -164,7 +164,7 @@ def test_outline_of_a_rectangle_by_hand():
         np.testing.assert_allclose(edge.place[edge.far - edge.near == step], where, atol=1e-6)
 
 
-def test_inner_outlines_belong_to_the_nearer_surface_and_creases_are_none():
+def test_inner_outlines_but_no_creases():
     front, faces = rectangle(0.1, 0.1, 0.3)
     back, _ = rectangle(0.3, 0.3, -0.1)
     vertices, faces = np.concatenate([back, front]), np.concatenate([faces, faces + 4])

@@ -83,7 +83,7 @@ def test_adam_against_its_definition():
         np.testing.assert_allclose(adam.update(g.astype(np.float32), 0.01, 0.3), expected, rtol=2e-5)
 
 
-def test_what_no_picture_moves_stays_and_the_rest_is_smoothed():
+def test_smoothing_acts_only_on_what_was_seen():
     rng = np.random.default_rng(0)
     sdf = ball(0.3) + 0.01 * rng.standard_normal((21, 21, 21)).astype(np.float32)
     gradient = np.zeros_like(sdf)
@@ -104,7 +104,7 @@ def test_what_no_picture_moves_stays_and_the_rest_is_smoothed():
     assert roughness(out) < 0.5 * roughness(sdf)
 
 
-def test_hidden_parts_go_along_with_what_is_around_them():
+def test_hidden_parts_follow_their_surroundings():
     """A slab's lower side, seen at the rim only, which moves down by 0.02 on the left and not on the right."""
     z = tet_grid.positions(RESOLUTION, HALF).reshape(21, 21, 21, 3)
     sdf = np.maximum(-0.2 - z[..., 2], z[..., 2] - 0.4)
@@ -132,7 +132,7 @@ def test_weak_gradients_move_slowly():
     assert moved[10, 10, 10] < 0.01 * moved[5, 5, 5]
 
 
-def test_sign_change_pulls_both_ends_to_the_others_sign():
+def test_sign_change_pulls_both_ends():
     sdf = np.full((5, 5, 5), 0.3, np.float32)
     sdf[2, 2, 2] = -0.1
     state = sdf_optimizer.SdfOptimizer(sdf, 0.5, DMTetSpec(laplacian=0.0, sign_change=1.0, blur=0.0, follow=False))
@@ -220,7 +220,7 @@ def test_a_ball_grows_to_its_pictures(run):
     assert len(states) == 8 and int(states[-1]["done"]) == 24
 
 
-def test_a_picture_of_it(run):
+def test_picture_of_the_refined_surface(run):
     refiner = run[0]
     rgb, covered = pixel_batches.picture(refiner.surface(), refiner.field, refiner.views, 2)
     both, either = (np.count_nonzero(f(covered, refiner.views.mask[2] > 0.5)) for f in (np.logical_and, np.logical_or))
@@ -240,7 +240,7 @@ def test_resumed_it_goes_on_bit_for_bit(run):
     assert (table == other.field.table.asnumpy()).all()
 
 
-def test_ctrl_c_gives_what_there_is(run, caplog):
+def test_ctrl_c_gives_what_there_is(run, caplog, pynative):
     ops.release()
     states, shown = [], []
     refiner = refinement.Refiner(run[0].views, ball(0.28), small_field(), run[0].settings)
@@ -255,7 +255,7 @@ def test_ctrl_c_gives_what_there_is(run, caplog):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_deformation_moves_vertices_within_its_bound():
+def test_deformation_moves_vertices_within_its_bound(pynative):
     views = pictures(ball(0.3, (0.03, 0, 0)))
     spec = DMTetSpec(**{**SMALL, "deformation": 0.16, "deformation_lr": 0.3})
     refiner = refinement.Refiner(views, ball(0.3), small_field(), spec)
@@ -278,7 +278,7 @@ def test_views_take_turns_and_lengths_grow():
     assert [lengths.of("a", n) for n in (1000, 1200, 5, 2100)] == [2048, 2048, 2048, 3072]
 
 
-def test_what_it_refuses():
+def test_refused_inputs():
     views = pictures(ball(0.3), count=3, fine=1)
     for grid in (np.ones((9, 9, 9), np.float32), np.full((9, 9, 9), np.nan, np.float32)):
         with pytest.raises(refinement.RefineError, match="no inside"):

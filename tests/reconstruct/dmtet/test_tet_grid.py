@@ -23,7 +23,7 @@ def test_six_equal_positive_tetrahedra_fill_each_cube():
     np.testing.assert_allclose(found, (1.1 / 3) ** 3 / 6, rtol=1e-5)
 
 
-def test_neighbors_fit_and_edges_go_to_corners_of_the_cube():
+def test_neighbors_fit_and_edges_end_at_corners():
     tetrahedra = tetrahedra_of(4)
     triangles = np.sort(np.concatenate([np.delete(tetrahedra, i, axis=1) for i in range(4)]), axis=1)
     _, count = np.unique(triangles, axis=0, return_counts=True)

@@ -57,7 +57,7 @@ def test_water_stands_up_to_the_lowest_brim():
     land[1:6, 1:5] = 5
     land[2:5, 2:4] = 1              # a basin with walls of 5 ...
     land[3, 4] = 3                  # ... and a notch of 3
-    land[2:5, 7] = -2               # a ditch beside it, two deep
+    land[2:5, 7] = -2               # a ditch next to it, two deep
     expected = land.copy()
     expected[2:5, 2:4], expected[2:5, 7] = 3, 0
     np.testing.assert_array_equal(cavity.water_level(land), expected)
@@ -80,7 +80,7 @@ def test_depths_are_those_within_the_cross_section():
     assert (found[..., np.abs(AXIS) > 0.42] < 0).all()
 
 
-def test_a_vessel_is_dug_to_a_floor_as_thick_as_its_wall():
+def test_vessel_floor_is_as_thick_as_its_wall():
     (region, brim), = cavity.hollows(BOWL)
     found = cavity.dug(BOWL, cavity.depths(OUTSIDE), region, brim, WALL)
     heights = cavity.tops(found)
@@ -113,7 +113,7 @@ def test_disagreement_by_hand(cup):
     assert found == pytest.approx(alone.rgb[first].var(0).mean(), rel=1e-4)                 # nobody else: against the mean
 
 
-def test_a_cup_that_came_out_as_a_bowl_is_dug_with_its_wall(cup):
+def test_cup_reconstructed_as_a_bowl_is_dug_out(cup):
     found, (said,) = cavity.continued(BOWL, OUTSIDE, cup)
     assert said["dug"] and said["ratio"] < 0.5 and said["wall"] == pytest.approx(WALL, abs=1.1 * CELL)
     volume = ((found >= 0) & (OUTSIDE < 0)).sum() * CELL ** 3
@@ -126,12 +126,12 @@ def gray(points):
 
 @pytest.mark.parametrize("sdf, color", [(BOWL, stripes), (BOWL, gray), (SOLID, stripes)],
                          ids=["a bowl indeed", "one color", "solid"])
-def test_without_evidence_in_the_pictures_nothing_is_dug(sdf, color):
+def test_nothing_is_dug_without_evidence(sdf, color):
     found, said = cavity.continued(sdf, OUTSIDE, pictures(sdf, color))
     assert found is sdf and not any(hollow["dug"] for hollow in said)
 
 
-def test_blurred_pictures_still_tell(cup):
+def test_blurred_pictures_are_still_evidence(cup):
     """Edges that mix two surfaces, as in photographs."""
     soft = np.stack([cv2.GaussianBlur(view, (0, 0), 0.6) for view in cup.rgb])
     _, (said,) = cavity.continued(BOWL, OUTSIDE, PosedViews(soft, cup.mask, cup.c2w, *cup.intrinsics))

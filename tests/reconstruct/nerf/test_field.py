@@ -86,13 +86,13 @@ def test_neighbors_differ_by_one_step_along_one_axis():
     assert 0.8 < (first >= levels.first[1]).mean() < 0.98       # 729 of 793 entries
 
 
-def test_total_variation_without_a_dense_level_is_refused():
+def test_total_variation_needs_a_dense_level():
     with pytest.raises(InputError, match="nerf.tv: .* found none; set nerf.tv=0"):
         encoding.vertex_pairs(encoding.hash_levels(2, 2, 8, 16, 32), 4, np.random.RandomState(0))
 
 
-def test_spherical_harmonics_are_orthonormal_and_of_the_right_degrees():
-    """Gauss-Legendre times equispaced angles integrates products of degree 6 exactly, whatever the formulas."""
+def test_spherical_harmonics_are_orthonormal():
+    """Gauss-Legendre times equispaced angles integrates products of degree 6 exactly, independently of the formulas."""
     z, weight = np.polynomial.legendre.leggauss(8)
     angle = 2 * np.pi * np.arange(16) / 16
     s = np.sqrt(1 - z ** 2)
@@ -122,7 +122,7 @@ def forward(field, points, harmonics=None, p=None):
     if field.directional:
         hidden = np.concatenate([hidden, harmonics], axis=1)
     hidden = np.maximum(hidden @ p["second"] + p["second_bias"], 0)
-    return density, 1 / (1 + np.exp(-(hidden @ p["color"] + p["color_bias"])))
+    return density, 1 / (1 + np.exp(-(hidden @ p["colour"] + p["colour_bias"])))
 
 
 def excited(kind, directional):
@@ -181,7 +181,7 @@ def test_the_ascend_form_is_the_same_field(cpu_afterwards):
     np.testing.assert_allclose(again[2], table, rtol=1e-5, atol=1e-7)
 
 
-def test_evaluate_in_pieces_is_the_field_and_follows_its_weights():
+def test_evaluate_in_pieces_is_the_field():
     field, points = excited("dense", False), some_points(70)
     sigma, rgb = field.evaluate(points, chunk=32)
     expected = forward(field, points)

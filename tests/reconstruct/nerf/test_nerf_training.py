@@ -56,7 +56,7 @@ def trained(views, sdf, tmp_path_factory):
     return trainer, folder, losses
 
 
-def test_it_learns(trained, views):
+def test_field_learns(trained, views):
     trainer, _, losses = trained
     assert losses[-1] < 0.25 * losses[0]
     picture = trainer.render(3, SIDE, 32) / 255
@@ -111,7 +111,7 @@ def test_depth_and_fusion_give_the_ball_back(trained, sdf):
     ({"hull": 4.0, "max": 1.0, "deep": 1.5}, "max"), ({"hull": 4.0, "max": 3.0, "deep": 3.5}, "deep"),
     ({"hull": 4.0, "max": 3.0, "deep": 4.5}, "hull"), ({"hull": 4.0, "max": 1.9, "deep": 1.5}, "deep"),
     ({"max": 2.0}, "max")])
-def test_depth_everywhere_only_where_it_explains_much_more(errors, name):
+def test_choice_of_the_fusion(errors, name):
     assert depth_fusion.choice(errors) == name
 
 
@@ -162,7 +162,7 @@ def test_blurring_keeps_planes_and_is_a_gaussian():
     assert sdf_grid.blurred(point, 0) is point
 
 
-def test_deep_parts_come_from_depth_and_shallow_ones_from_the_hull():
+def test_deep_only_takes_deep_parts_from_depth():
     axis = sdf_grid.vertices(32, HALF)
     outside = np.broadcast_to(axis[:, None, None] - 0.3, (33, 33, 33)).astype(np.float32)      # the half space x < 0.3
     y = axis[None, :, None] * np.ones((33, 33, 33), np.float32)

@@ -24,7 +24,7 @@ def along_x(count, y=0.01, z=0.02):
     return np.tile(np.float32([-2, y, z]), (count, 1)), np.tile(np.float32([1, 0, 0]), (count, 1))
 
 
-def test_samples_stay_in_occupied_cells_and_their_lengths_add_up():
+def test_samples_stay_in_occupied_cells():
     occupied = slabs((4, 8), (15, 17))          # x from -0.35 to -0.15 and from 0.2 to 0.3: t from 1.65 and from 2.2
     density = np.random.RandomState(0).uniform(0, 30, occupied.shape).astype(np.float32)
     rng = np.random.RandomState(1)
@@ -63,7 +63,7 @@ def test_samples_follow_the_cached_density():
     assert narrow.mean() < 0.6 * delta.mean()
 
 
-def test_the_middles_of_even_strata_integrate_a_polynomial():
+def test_even_strata_integrate_a_polynomial():
     """Without density and jitter, samples are the midpoints of equal pieces: a sum over them is the midpoint rule."""
     t, delta = volume_rendering.sampled(*along_x(1), slabs((2, 12)), np.zeros((CELLS,) * 3, np.float32), HALF, 50)
     low, high = 2 - HALF + 0.1, 2 - HALF + 0.6
@@ -118,7 +118,7 @@ def test_compositing_against_float64(rays):
     np.testing.assert_allclose(two, [[1 - np.exp(-0.5), np.exp(-0.5) * (1 - np.exp(-2))]], rtol=1e-6)
 
 
-def test_gradients_of_compositing_against_central_differences(rays):
+def test_compositing_gradients_by_differences(rays):
     sigma, delta, t, colors = rays
     composite = volume_rendering.Composite(12)
     a = np.random.RandomState(8).standard_normal((6, 3))
@@ -157,7 +157,7 @@ def test_the_other_losses_by_hand():
     color, target = np.float32([[0.5, 0.5, 0.5], [1, 0, 0]]), np.float32([[0.5, 0.5, 0.5], [0, 0, 0]])
     found = volume_rendering.photometric(Tensor(color), Tensor(target)).asnumpy()
     np.testing.assert_allclose(found, (np.sqrt(1e-4) + np.sqrt(1 + 1e-4)) / 2, rtol=1e-5)
-    depth = Tensor(np.float32([1, 1.5, 1.25, 9, 2, 3, 4, 5]))   # a patch that counts, one with a ray beside the object
+    depth = Tensor(np.float32([1, 1.5, 1.25, 9, 2, 3, 4, 5]))   # a patch that counts, one with a ray next to the object
     inside = Tensor(np.float32([1, 1, 1, 1, 1, 0, 1, 1]))
     np.testing.assert_allclose(volume_rendering.depth_smoothness(depth, inside).asnumpy(), (0.25 + 0.0625) / 2, rtol=1e-6)
     table = Tensor(np.float32([[1, 2], [3, 4], [0, 0]]))

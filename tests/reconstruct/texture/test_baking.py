@@ -132,7 +132,7 @@ def test_refining_brings_the_renders_nearer(ball):
     assert scores[1] > scores[0] + 0.5
 
 
-def test_what_is_hidden_takes_no_color_of_what_hides_it():
+def test_hidden_surface_takes_no_color_of_the_occluder():
     """A red plate before a green one, seen from the front only: the green one stays green, wherever it is seen."""
     far = trimesh.creation.box((0.05, 1.0, 1.0)).subdivide().subdivide().subdivide()
     near = trimesh.creation.box((0.05, 0.4, 0.4))

@@ -91,7 +91,8 @@ def test_files_of_an_earlier_run(tmp_path):
     old.touch()
     assert exit_reason(old) == "process host-1 of this run has ended: it was killed, or crashed"
     old.write_text("something else")
-    assert exit_reason(old) == "something else" and exit_reason(tmp_path / good.name) is None and exit_reason(tmp_path / "none") == ""
+    assert exit_reason(old) == "something else"
+    assert exit_reason(tmp_path / good.name) is None and exit_reason(tmp_path / "none") == ""
     with RankWatchdog(tmp_path) as watchdog:
         watchdog.watch()
         assert {path.name for path in tmp_path.iterdir()} == {good.name, watchdog.path.name}

@@ -187,7 +187,7 @@ def test_poses_counted_the_other_way_are_refused_with_the_remedy():
 
 
 def test_cameras_that_cannot_be_used_are_one_line():
-    views = views_of(ball(0.4), Orbit.static(10))
+    views = views_of(ball(0.4), Orbit.static(10, 12))
     same = views.subset([0, 0, 0])
     with pytest.raises(ShapeError, match="one place"):
         framing.framed(same, "there")

@@ -18,7 +18,8 @@ def small_cases(names):
     """The cases of the small model, with either decoder, whose names start with one of `names`."""
     found = {case.name: case for spec in (SMALL, replace(SMALL, vae=replace(SMALL.vae, decoder="image")))
              for case in diffusion_graphs.graphs(spec)}
-    return [pytest.param(case, id=name, marks=pytest.mark.slow if "float32" in name else ())
+    slow = "UNet step, float16", "training step, autoencoder"
+    return [pytest.param(case, id=name, marks=pytest.mark.slow if "float32" in name or name in slow else ())
             for name, case in found.items() if name.startswith(names)]
 
 

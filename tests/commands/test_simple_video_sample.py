@@ -128,7 +128,7 @@ def test_same_seed_whatever_the_chunk_and_the_guidance_order(small, photos, pyna
     assert np.abs(one.astype(int) - other).max() > 1
 
 
-def test_a_chunk_that_does_not_fit_is_halved(weights, photos, monkeypatch):
+def test_a_chunk_that_does_not_fit_is_halved(weights, photos, monkeypatch, pynative):
     engine = load_model("sv3d_tiny", weights, overrides=[f"num_frames={VIEWS}"])
     chunks = []
 

@@ -106,7 +106,7 @@ def written(folder, text):
      "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d]", "more than 2000 values"),
     ("a: &a [*a]", "nested too deeply"),
     ("a: " + "[" * 100 + "]" * 100, "nested too deeply"),
-    ("[" * 1_000, "nested too deeply"),
+    ("[" * 4_000, "nested too deeply"),
 ])
 def test_a_wrong_file_is_told_in_one_line(tmp_path, text, expected):
     path = written(tmp_path, text)

@@ -65,8 +65,8 @@ class TestTrace:
         for i in range(STEPS):
             np.testing.assert_allclose(g[f"trace/sigma.{i}"], given["sigmas"][i], rtol=5e-6)
 
-    def test_frames(self, name, golden, tiny_engine, agree):
-        g, engine = golden(f"sample_{name}"), tiny_engine(name)
+    def test_frames(self, name, golden, engines, agree):
+        g, engine = golden(f"sample_{name}"), engines(name)
         for chunk, key in ((5, "frames_raw"), (2, "frames_raw_chunk2")):
             agree(f"sample_{name} {key}", engine.decode(g["out/z"], chunk), g[f"out/{key}"])
 

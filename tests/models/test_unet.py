@@ -64,7 +64,8 @@ def test_pynative_and_every_block(golden, tiny_engine, agree, norm_eps):
     assert norm_eps == {("group", 1e-5): 11 * 4 + 1, ("group", 1e-6): 7, ("layer", 1e-5): 7 * 5}
 
 
-@pytest.mark.parametrize("name", ["sv3d_p", "sv3d_u", "svd"])
+@pytest.mark.parametrize("name", [
+    pytest.param("sv3d_p", marks=pytest.mark.slow), pytest.param("sv3d_u", marks=pytest.mark.slow), "svd"])
 def test_width_64(name, golden, filled, agree):
     """Four levels with two blocks each, as in the released networks."""
     name = f"unet64_{name}_noweights"
@@ -103,7 +104,7 @@ def ascend():
     ops.set_target("CPU")
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("half", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_ascend_form_can_be_exported_here(half, ascend, tmp_path):
     """The graph an NPU would run has native norms, GELU and convolutions, and flash attention in half precision."""
     spec = UNetSpec(model_channels=32, channel_mult=[1, 2], num_res_blocks=1, attention_resolutions=[1],

@@ -87,7 +87,7 @@ def latents(packed, tmp_path_factory):
     return orbits, cache
 
 
-def test_clips_are_encoded_once(packed, latents):
+def test_clips_are_encoded_once(packed, latents, pynative):
     counter = Counter()
     again = LatentClips(PackedOrbits([str(packed)]), small_engine(0), latents[1], counter)
     assert counter.count == 0 and len(again) == 4
@@ -95,7 +95,7 @@ def test_clips_are_encoded_once(packed, latents):
     assert counter.count == 4           # other encoders
 
 
-def test_encoded_clips(packed, latents, relative_error):
+def test_encoded_clips(packed, latents, relative_error, pynative):
     """Latents of all views; the last view is what the network is shown, and the angles what it is told."""
     orbits, engine = PackedOrbits([str(packed)]), small_engine(0)
     frames, orbit = orbits.frames(2), orbits.orbit(2)

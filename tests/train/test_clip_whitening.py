@@ -25,7 +25,7 @@ def test_whitening_by_hand():
     assert not whiten(np.ones((3, 2)))[1].any()
 
 
-def test_tokens_of_a_drawn_tower_tell_images_apart():
+def test_tokens_of_a_drawn_tower_tell_images_apart(pynative):
     engine = Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED))
     initialize(engine, 0)
     images = np.random.default_rng(0).uniform(-1, 1, (40, 1, 3, 4, 4)).astype(np.float32)

@@ -89,7 +89,7 @@ def test_lora(tmp_path, relative_error, pynative):
     np.testing.assert_allclose(halfway.read(key) - base[key], (fused.read(key) - base[key]) / 2, atol=1e-6)
 
 
-def test_bad_steps(tmp_path):
+def test_bad_steps(tmp_path, pynative):
     """Each leaves the weights alone; after so many in a row it stops, and names step and clips."""
     trainer = trainer_of(bad={1, 3, 4, 5}, bad_steps=3)
     rows = [trainer.advance()]

@@ -184,7 +184,7 @@ def test_mirrored_poses_are_refused_with_the_remedy():
 
 
 def test_cameras_that_cannot_be_used_are_one_line():
-    views = views_of(ball(0.4), Orbit.static(10))
+    views = views_of(ball(0.4), Orbit.static(10, 12))
     same = views.subset([0, 0, 0])
     with pytest.raises(ShapeError, match="one place"):
         scene_box.framed(same, "there")

@@ -123,7 +123,7 @@ def test_clips_on_white_come_first(no_clip, tmp_path):
 
 # --- in a run -------------------------------------------------------------------------------------------------------------
 
-def test_it_is_drawn_from_the_average(monkeypatch):
+def test_it_is_drawn_from_the_average(monkeypatch, pynative):
     """And the weights come back, to the last bit."""
     trainer = trainer_of(held_out=Noise())
     for _ in range(3):

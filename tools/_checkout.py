@@ -1,4 +1,4 @@
-"""Make `sgm` the package of this checkout, installed or not: each tool imports this module first."""
+"""Make `sgm` the package of this checkout, installed or not: each tool imports this first."""
 import importlib.util
 import sys
 from pathlib import Path

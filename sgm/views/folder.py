@@ -12,7 +12,7 @@ import numpy as np
 
 from sgm.common.errors import InputError
 from sgm.views.cameras import DISTANCE, Orbit
-from sgm.views.images import composite, save_png
+from sgm.views.images import composite, write_png
 from sgm.views.matting import alpha_from_white
 from sgm.views.media import contact_sheet, plot_orbit, write_gif, write_video
 from sgm.views.transforms import write_transforms
@@ -82,14 +82,14 @@ class Views:
             if background != "transparent":
                 files = shown = np.stack([composite(view, background) for view in files])
         for k, view in enumerate(files):
-            save_png(folder / f"{k:03d}.png", view)
-        save_png(folder / "input.png", self.source)
+            write_png(folder / f"{k:03d}.png", view)
+        write_png(folder / "input.png", self.source)
         if "png" in formats:
-            save_png(folder / "contact.png", contact_sheet(shown, columns=7))
+            write_png(folder / "contact.png", contact_sheet(shown, columns=7))
         if self.orbit is not None:
             write_transforms(folder, self.orbit, shown.shape[1], distance=DISTANCE)
             if "png" in formats:
-                save_png(folder / "orbit.png", plot_orbit(self.orbit))
+                write_png(folder / "orbit.png", plot_orbit(self.orbit))
         has_video = "mp4" not in formats or write_video(folder / "views.mp4", shown, fps)
         if "gif" in formats or not has_video:
             write_gif(folder / "views.gif", shown, fps)

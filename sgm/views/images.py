@@ -123,9 +123,14 @@ def save_png(path, image):
 
     Raises InputError.
     """
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     with atomic(path) as temporary:
-        image.save(temporary, format="PNG")
+        write_png(temporary, image)
+
+
+def write_png(path, image):
+    """Write an image as `save_png` does, into a folder that appears whole. Raises OSError."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(path, format="PNG")
 
 
 def parse_background(text):

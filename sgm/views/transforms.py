@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sgm.common.files import atomic
 from sgm.views.cameras import (
     AZIMUTH_SIGN,
     DISTANCE,
@@ -57,7 +56,7 @@ def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, file
     """Write the cameras of square views, `size` pixels wide, as a transforms.json. Return its path.
 
     path: the json file, or the folder for its transforms.json. files: T image paths relative to the
-    json, with extension; None = 000.png, 001.png, … Written whole or not at all.
+    json, with extension; None = 000.png, 001.png, … Callers write into a folder that appears whole.
     """
     if files is None:
         files = [f"{k:03d}.png" for k in range(len(orbit))]
@@ -76,8 +75,7 @@ def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, file
                    for file, azimuth, elevation, pose in views],
     }
     path = json_path(path)
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(data, indent=1), encoding="utf-8")
     return path
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 from safetensors.numpy import save_file
-from support.goldens import GOLDEN, build_checkpoint
+from support.goldens import GOLDEN, PACKAGED, build_checkpoint
 from support.paths import ROOT
 from support.training import POSED
 
@@ -96,7 +96,7 @@ def test_weights_of_one_stage_at_a_time(golden, tiny_spec, agree, tmp_path):
 
 def test_released_graphs_take_new_weights(golden, filled, agree, relative_error):
     """A graph keeps the weights it first ran with; `release` makes it take those that the parameters have now."""
-    engine = filled(Engine(load_spec(GOLDEN / "tiny_sv3d_p.yaml", POSED)))
+    engine = filled(Engine(load_spec(PACKAGED / "tiny_sv3d_p.yaml", POSED)))
     image = golden("vae_klmodeonly")["in/img"][:1, :, :32, :32]
     before = engine.encode_moments(image)[0]
     for parameter in engine.conditioner.get_parameters():

@@ -61,6 +61,12 @@ def golden():
     return load_golden
 
 
+@pytest.fixture(scope="session")
+def math(golden):
+    """The reference's noise levels, preconditioning, guidance and weights of losses."""
+    return golden("diffusion_math")
+
+
 def numpy_of(x):
     return x.asnumpy() if hasattr(x, "asnumpy") else np.asarray(x)
 

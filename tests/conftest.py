@@ -27,9 +27,9 @@ from sgm.audit.golden_weights import init_weight  # noqa: E402
 
 _measured = {}
 # The files that take longest begin first: none of them runs when the other worker has nothing left to do.
-LONGEST = ("test_samplers", "test_visual_hull", "test_unet", "test_train", "test_graphs", "test_golden", "test_views_to_mesh",
+LONGEST = ("test_samplers", "test_scene_box", "test_unet", "test_train", "test_graphs", "test_golden", "test_views_to_mesh",
            "test_interrupted", "test_simple_video_sample", "test_batches", "test_bad_input", "test_refinement",
-           "test_nerf_training", "test_trainer", "test_engine")
+           "test_training", "test_trainer", "test_engine")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:   # as a shell has it in the background: tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -59,6 +59,12 @@ def load_golden(name):
 def golden():
     """golden("unet_svd") -> {name: array} of tests/golden/unet_svd.safetensors."""
     return load_golden
+
+
+@pytest.fixture(scope="session")
+def math(golden):
+    """The reference's noise levels, preconditioning, guidance and weights of losses."""
+    return golden("diffusion_math")
 
 
 def numpy_of(x):

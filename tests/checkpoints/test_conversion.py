@@ -222,7 +222,7 @@ def test_the_report_of_what_came_from_where(files, tmp_path):
     assert len(absent) == 184 and all(row["done"] == "absent: nothing uses it" for row in absent)
 
 
-# --- surgery (what the network computes then is tests/test_surgery.py's) -----------------------------------------------
+# --- surgery (what the network computes then: test_svd_to_sv3d.py) ----------------------------------------------------
 
 @pytest.mark.parametrize("model", ["sv3d_p", "sv3d_u"])
 def test_surgery(model, files, tmp_path, capsys):

@@ -1,9 +1,10 @@
-"""Sampling: every step of the reference's ten to the final frames; the samplers against closed-form solutions."""
+"""Sampling: every step of the reference's ten to the final frames; noise levels; the samplers against closed-form solutions."""
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from mindspore import Tensor
+from support.goldens import TIGHT
 
 from sgm.config.model import SAMPLERS
 from sgm.diffusion.samplers import BY_NAME, karras_sigmas
@@ -216,3 +217,19 @@ def test_number_of_evaluations(name, evaluations):
     for _ in BY_NAME[name](counted, np.float64(1.0), karras_sigmas(10)):
         pass
     assert len(calls) == evaluations and min(calls) > 0
+
+
+# --- noise levels -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("sigma_max", [80, 700])
+@pytest.mark.parametrize("steps", [10, 25, 30, 50])
+def test_noise_levels(steps, sigma_max, math):
+    ours, theirs = karras_sigmas(steps, sigma_max=sigma_max), math[f"out/sigmas_{steps}_max{sigma_max}"]
+    np.testing.assert_allclose(ours, theirs, **TIGHT)
+    assert len(ours) == steps + 1 and ours[-1] == 0 and ours[0] == pytest.approx(sigma_max, rel=1e-12)
+
+
+def test_noise_levels_follow_their_formula():
+    """Equal steps of sigma^(1/rho)."""
+    roots = karras_sigmas(7, 0.1, 9, rho=3)[:-1] ** (1 / 3)
+    np.testing.assert_allclose(np.diff(roots), (0.1 ** (1 / 3) - 9 ** (1 / 3)) / 6)

@@ -1,16 +1,19 @@
-"""tools/render_orbits.py for training: orbits of 84 views of which any 21 are taken, and lights of each object's own."""
+"""tools/render_orbits.py: sets of clips, as folders and packed; any 21 of 84 views; lights of each object's own."""
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.commands import load_tool
+from support.commands import ending, load_tool
 from support.making_data import small_spec
 
+from sgm.render import datasets
 from sgm.render.datasets import OrbitSettings, lighting_of
+from sgm.render.procedural import on_white, render_clip
 from sgm.render.zbuffer import SOFT, STUDIO
 from sgm.train.data import DataSettings, Memo, read_clips
 from sgm.train.data.examples import choose_views
+from sgm.views.cameras import Orbit
 
 render_orbits = load_tool("render_orbits")
 FLAGS = ["procedural", "--count", "3", "--size", "32", "--workers", "1", "--supersample", "1", "--frames"]
@@ -78,3 +81,88 @@ def test_lights_stay_soft_and_above():
         seen.append(np.arctan2(key[1], key[0]))
     assert np.histogram(seen, 8, (-np.pi, np.pi))[0].min() > 10     # from everywhere
     assert lighting_of("object", OrbitSettings(), SOFT) is SOFT
+
+
+PROCEDURAL = ["procedural", "--count", "3", "--size", "16", "--frames", "4", "--workers", "1", "--out"]
+
+
+def test_folders_and_pack_agree_and_resume(tmp_path, capsys):
+    folders, pack = tmp_path / "folders", tmp_path / "pack"
+    assert render_orbits.run([*PROCEDURAL, str(folders)]) == 0
+    assert render_orbits.run([*PROCEDURAL, str(pack), "--pack"]) == 0
+    clips = np.load(pack / "clips.npy", mmap_mode="r")
+    assert clips.shape == (3, 4, 16, 16, 3) and np.load(pack / "seeds.npy").tolist() == [0, 1, 2]
+    for k in range(3):
+        folder = folders / f"{k:07d}"
+        views = np.stack([np.asarray(Image.open(folder / f"{v:03d}.png")) for v in range(4)])
+        assert (on_white(views) == clips[k]).all()
+        frames = json.loads((folder / "transforms.json").read_text())["frames"]
+        np.testing.assert_allclose([f["elevation_deg"] for f in frames], np.load(pack / "elevations.npy")[k], atol=1e-5)
+        np.testing.assert_allclose(np.load(pack / "azimuths.npy")[k], [90, 180, 270, 0])
+    orbit = Orbit.static(float(np.load(pack / "elevations.npy")[1, 0]), 4)
+    assert np.abs(render_clip(1, orbit, 16).astype(int) - clips[1]).max() <= 1
+    elevations = np.load(pack / "elevations.npy")[:, 0]
+    assert len(set(elevations)) == 3 and elevations.min() >= -5 and elevations.max() <= 30
+
+    kept = (folders / "0000000" / "000.png").stat().st_mtime_ns
+    (folders / "0000001" / "transforms.json").unlink()                # as if interrupted
+    assert render_orbits.run([*PROCEDURAL, str(folders)]) == 0
+    assert (folders / "0000001" / "transforms.json").exists()
+    assert (folders / "0000000" / "000.png").stat().st_mtime_ns == kept
+    capsys.readouterr()
+    assert render_orbits.run([*PROCEDURAL, str(folders), "--supersample", "1"]) == 2
+    message = capsys.readouterr().err
+    assert "supersample 2" in message and "--overwrite" in message and message.count("\n") == 1
+    assert render_orbits.run([*PROCEDURAL, str(folders), "--supersample", "1", "--overwrite"]) == 0
+
+
+def test_packing_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert render_orbits.run([*PROCEDURAL, str(whole), "--pack"]) == 0
+    monkeypatch.setattr(datasets, "PACK_BLOCK", 1)
+    render, calls = datasets.render_clip, []
+
+    def interrupted(*args, **more):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return render(*args, **more)
+    monkeypatch.setattr(datasets, "render_clip", interrupted)
+    assert render_orbits.run([*PROCEDURAL, str(broken), "--pack"]) == 130
+    assert not broken.exists()
+    assert render_orbits.run([*PROCEDURAL, str(broken), "--pack"]) == 0
+    assert len(calls) == 4                                             # the first was kept
+    assert (np.load(broken / "clips.npy") == np.load(whole / "clips.npy")).all()
+    assert not (tmp_path / "broken.partial").exists()
+
+
+def test_failed_meshes_are_listed(tmp_path, capsys):
+    pytest.importorskip("trimesh")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "tri.obj").write_text("v 0 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\n")
+    (tmp_path / "in" / "bad.glb").write_bytes(b"junk")
+    common = ["--out", str(tmp_path / "out"), "--size", "16", "--workers", "1", "--orbit", "dynamic"]
+    assert render_orbits.run(["meshes", str(tmp_path / "in"), *common]) == 1
+    assert (tmp_path / "out" / "tri" / "020.png").exists() and not (tmp_path / "out" / "bad").exists()
+    assert (tmp_path / "out" / "failed.txt").read_text().startswith("bad\t")
+    (tmp_path / "in" / "bad.glb").unlink()
+    assert render_orbits.run(["meshes", str(tmp_path / "in"), *common]) == 0
+    assert not (tmp_path / "out" / "failed.txt").exists()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("options, said", [
+    (["procedural", "--count", "0", "--out", "x"], "--count: found '0', expected a whole number from 1"),
+    (["procedural", "--count", "1", "--elevation", "30", "-5", "--out", "x"], "--elevation is 30 -5"),
+    (["meshes", "/nowhere", "--out", "x"], "/nowhere: no such file")])
+def test_wrong_options(options, said, capsys):
+    code, message = ending(render_orbits.run, options, capsys)
+    assert code == 2 and said in message and message.count("\n") <= 1
+
+
+def test_foreign_folder_is_not_deleted(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("keep")
+    assert render_orbits.run([*PROCEDURAL, str(tmp_path), "--overwrite"]) == 2
+    assert render_orbits.run([*PROCEDURAL, str(tmp_path), "--overwrite", "--pack"]) == 2
+    assert (tmp_path / "mine.txt").exists()
+    assert "not made by this tool" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Where the goldens lie, and small checkpoints with the goldens' weights."""
+"""Where the goldens lie, how near to come to them, and small checkpoints with their weights."""
 import json
 
 import numpy as np
@@ -6,6 +6,8 @@ from support.paths import GOLDEN
 
 from sgm.audit.golden_weights import GOLDEN as PACKAGED
 from sgm.audit.golden_weights import init_weight
+
+TIGHT = dict(rtol=5e-6, atol=1e-7)      # of every element: the values span six decades
 
 
 def golden_file(name):

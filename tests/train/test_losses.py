@@ -1,9 +1,10 @@
-"""The losses by hand, and the noise levels they are taken at."""
+"""The losses by hand and against the reference's weights, and the noise levels they are taken at."""
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
+from support.goldens import TIGHT
 
 from sgm.config.recipe import Recipe
 from sgm.train.batches import DiffusionBatches
@@ -139,3 +140,62 @@ def test_a_step_is_one_set_of_strata(frames):
         for batch, together in ((1, 6), (2, 3), (3, 2)):
             np.testing.assert_array_equal(levels(batch, together, step), whole)
     assert (levels(6, 1, 0) != levels(6, 1, 1)).all()
+
+
+class OffByOne(nn.Cell):
+    """A denoiser whose every estimate is wrong by one; records what it was given."""
+
+    def __init__(self, clean):
+        super().__init__()
+        self.clean = clean
+
+    def prepare(self, crossattn, num_frames):
+        return crossattn
+
+    def construct(self, x, sigma, prepared, concat, vector, image_only, num_frames):
+        self.noisy = x.asnumpy()
+        return self.clean + 1.0
+
+
+def test_loss_weights(math):
+    """An error of one everywhere leaves the weight: 1 + 1 / sigma^2. The noisy latents are x0 + sigma noise."""
+    sigma = math["in/sigma"]
+    clean, noise = (np.random.RandomState(k).randn(len(sigma), 4, 2, 2).astype(np.float32) for k in range(2))
+    empty = Tensor(np.zeros((len(sigma), 1), np.float32))
+    stub = OffByOne(Tensor(clean))
+    objective = DiffusionLoss(stub, len(sigma))
+    given = Tensor(clean), Tensor(noise), Tensor(sigma), empty, empty, empty
+    np.testing.assert_allclose(objective.per_frame(*given).asnumpy(), math["out/w_v"], rtol=2e-5)
+    np.testing.assert_allclose(objective(*given).asnumpy(), math["out/w_v"].mean(), rtol=2e-5)
+    np.testing.assert_allclose(stub.noisy, clean + sigma.reshape(-1, 1, 1, 1) * noise, rtol=1e-5)
+
+
+class Replay:
+    """A generator whose normal numbers are known."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def standard_normal(self, count):
+        assert count == len(self.values)
+        return self.values
+
+
+@pytest.mark.parametrize("name, mean, std", [("0.7_1.6", 0.7, 1.6), ("1.0_1.6", 1.0, 1.6), ("default", -1.2, 1.2)])
+def test_training_noise_levels(name, mean, std, math):
+    """exp(mean + std n), and the same for all frames of a clip."""
+    rand = math["in/sigma_rand"]
+    np.testing.assert_allclose(
+        lognormal_sigmas(Replay(rand), len(rand), 1, mean, std), math[f"out/edm_sigma_{name}"], **TIGHT)
+    clips = lognormal_sigmas(Replay(rand), len(rand), 3, mean, std)
+    assert clips.dtype == np.float32
+    np.testing.assert_allclose(clips.reshape(-1, 3), np.repeat(math[f"out/edm_sigma_{name}"][:, None], 3, 1), **TIGHT)
+
+
+@pytest.mark.parametrize("mode, frames", [("shared", 5), ("perframe", 1)])
+def test_noise_levels_of_the_golden_training(mode, frames, golden):
+    """One per clip of five frames is what the golden calls shared."""
+    g = golden("train_sv3d_p")
+    rand = g[f"in/{mode}/rand"][::frames]
+    ours = lognormal_sigmas(Replay(rand), len(rand), frames, 1.0, 1.6)
+    np.testing.assert_allclose(ours, g[f"in/{mode}/sigmas"], **TIGHT)

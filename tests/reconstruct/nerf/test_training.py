@@ -1,43 +1,17 @@
 """A field fitted to a colored ball: it learns, repeats itself, resumes bit for bit, and its depth gives the ball back."""
-import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor
+from support.colored_ball import FOCAL, RADIUS, SIDE
 
-from sgm import ops
 from sgm.config.reconstruction import DepthSpec, NerfSpec
-from sgm.ops import adam
 from sgm.reconstruct.hull import sdf_grid, visual_hull
 from sgm.reconstruct.nerf import depth_fusion, training, volume_rendering
-from sgm.reconstruct.posed_views import HALF, PosedViews, ShapeError
+from sgm.reconstruct.posed_views import HALF, ShapeError
 from sgm.reconstruct.stage_files import load_state, save_state
-from sgm.views.cameras import Orbit
 
-SIDE, FOCAL, DISTANCE, RADIUS = 40, 68.0, 2.0, 0.4
 SETTINGS = {"resolutions": [8, 24], "steps": 80, "lr": 0.03, "rays": 512, "samples": 16, "width": 16, "side": SIDE,
             "refresh": 15, "preview_every": 0, "save_every": 0}
-
-
-def ball_views():
-    """A ball whose color is its normal, exactly."""
-    poses = Orbit.dynamic(1, 10, 12).poses(DISTANCE)
-    blank = PosedViews(np.zeros((12, SIDE, SIDE, 3), np.float32), np.zeros((12, SIDE, SIDE), np.float32), poses, FOCAL, FOCAL,
-                  SIDE / 2, SIDE / 2)
-    rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
-    for k in range(12):
-        o, d = (x.astype(np.float64) for x in blank.rays(np.full(len(rows), k), rows, columns))
-        b = (o * d).sum(-1)
-        inside = b * b - (o * o).sum(-1) + RADIUS ** 2
-        t = -b - np.sqrt(np.maximum(inside, 0))
-        normal = (o + t[:, None] * d) / RADIUS
-        blank.mask[k] = (inside > 0).reshape(SIDE, SIDE)
-        blank.rgb[k] = np.where(inside[:, None] > 0, 0.5 + 0.4 * normal, 0).reshape(SIDE, SIDE, 3)
-    return blank
-
-
-@pytest.fixture(scope="module")
-def views():
-    return ball_views()
 
 
 @pytest.fixture(scope="module")
@@ -107,71 +81,6 @@ def test_depth_and_fusion_give_the_ball_back(trained, sdf):
     assert chosen["fusion"] in chosen["candidates"] and chosen["candidates"][chosen["fusion"]]["iou"] > 0.9
 
 
-@pytest.mark.parametrize("errors, name", [
-    ({"hull": 4.0, "max": 1.0, "deep": 1.5}, "max"), ({"hull": 4.0, "max": 3.0, "deep": 3.5}, "deep"),
-    ({"hull": 4.0, "max": 3.0, "deep": 4.5}, "hull"), ({"hull": 4.0, "max": 1.9, "deep": 1.5}, "deep"),
-    ({"max": 2.0}, "max")])
-def test_choice_of_the_fusion(errors, name):
-    assert depth_fusion.choice(errors) == name
-
-
-def test_fusing_exact_distances_of_a_ball(views):
-    """On maps without error the fused value is the distance along the ray, truncated; zero on the ball."""
-    rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
-    maps = np.full((len(views), SIDE * SIDE), np.inf, np.float32)
-    for k in range(len(views)):
-        o, d = (x.astype(np.float64) for x in views.rays(np.full(len(rows), k), rows, columns))
-        b = (o * d).sum(-1)
-        inside = b * b - (o * o).sum(-1) + RADIUS ** 2
-        maps[k] = np.where(inside > 0, -b - np.sqrt(np.maximum(inside, 0)), np.inf)
-    fused = depth_fusion.fuse(maps.reshape(-1, SIDE, SIDE), views, 32, 0.1)
-    axis = sdf_grid.vertices(32, HALF)
-    radius = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2)
-    np.testing.assert_allclose(fused[radius < RADIUS - 0.2], -0.1, atol=1e-6)
-    shell = np.abs(radius - RADIUS) < 0.015
-    assert np.abs(fused[shell]).mean() < 0.025
-    nearer = depth_fusion.fuse(maps.reshape(-1, SIDE, SIDE), views, 32, 0.1, 0.02)
-    assert 0.01 < (fused - nearer)[shell].mean() < 0.021
-
-
-def test_pieces_voids_and_cavities():
-    sdf = np.ones((12, 12, 12), np.float32)
-    sdf[1:8, 1:8, 1:8] = -1
-    sdf[4, 4, 4] = 1                            # a void, which is filled
-    sdf[9:11, 9:11, 9:11] = -1                  # a smaller piece, which goes
-    sdf[3, 3, 5:8] = 1                          # a cavity open to the outside, which stays
-    found = sdf_grid.one_piece(sdf) < 0
-    expected = sdf < 0
-    expected[4, 4, 4], expected[9:11, 9:11, 9:11] = True, False
-    assert np.array_equal(found, expected)
-    with pytest.raises(ShapeError, match="empty"):
-        sdf_grid.one_piece(np.ones((4, 4, 4), np.float32))
-
-
-def test_blurring_keeps_planes_and_is_a_gaussian():
-    axis = np.arange(20, dtype=np.float32)
-    plane = (axis[:, None, None] + 2 * axis[None, :, None] - axis[None, None, :]) * np.ones((20, 20, 20), np.float32)
-    np.testing.assert_allclose(sdf_grid.blurred(plane, 0.8)[4:-4, 4:-4, 4:-4], plane[4:-4, 4:-4, 4:-4], atol=1e-4)
-    point = np.zeros((21, 21, 21), np.float32)
-    point[10, 10, 10] = 1
-    found = sdf_grid.blurred(point, 1.2).astype(np.float64)
-    d = np.arange(21) - 10
-    for axis in range(3):
-        profile = found.sum(tuple(k for k in range(3) if k != axis))
-        np.testing.assert_allclose([profile.sum(), (profile * d * d).sum()], [1, 1.2 ** 2], rtol=0.02)
-    assert sdf_grid.blurred(point, 0) is point
-
-
-def test_deep_only_takes_deep_parts_from_depth():
-    axis = sdf_grid.vertices(32, HALF)
-    outside = np.broadcast_to(axis[:, None, None] - 0.3, (33, 33, 33)).astype(np.float32)      # the half space x < 0.3
-    y = axis[None, :, None] * np.ones((33, 33, 33), np.float32)
-    fused = np.where(y > 0, outside + 0.2, outside + 0.005).astype(np.float32)     # a step 0.2 deep where y > 0
-    found = depth_fusion.deep_only(outside, fused, 0.03)
-    assert (found[:, axis > 0.2][18:24] == fused[:, axis > 0.2][18:24]).all()
-    np.testing.assert_array_equal(found[:, axis < -0.2], outside[:, axis < -0.2])
-
-
 @pytest.mark.parametrize("more", [{"directional": True}, {"tv": 0.1}, {"depth": 1.0}, {"encoding": "hash", "hash_levels": 4,
                                                                                      "hash_log2": 12, "hash_finest": 48}])
 def test_every_option_trains(views, sdf, more):
@@ -204,26 +113,6 @@ def test_the_loss_of_a_batch_against_its_parts(views, sdf):
     expected += 2.0 * (m * ((z[:, 0] - z[:, 1]) ** 2 + (z[:, 0] - z[:, 2]) ** 2)).mean()
     np.testing.assert_allclose(float(loss.asnumpy()), expected, rtol=2e-4)
     np.testing.assert_allclose(float(error.asnumpy()), np.square(color - target).mean(), rtol=2e-4)
-
-
-def test_adam_is_adam():
-    """Two steps of a known gradient against the paper's formulas in float64."""
-    class Line(nn.Cell):
-        def __init__(self):
-            super().__init__()
-            self.weight = ms.Parameter(Tensor(np.float32([1.0, -2.0])), name="weight")
-
-        def construct(self, x):
-            return (self.weight * x).sum(), x.sum()
-    line = Line()
-    step = adam.AdamStep(line, line.trainable_params())
-    m = v = np.zeros(2)
-    value, gradients = np.array([1.0, -2.0]), [np.array([0.5, -3.0]), np.array([-1.0, 2.0])]
-    for k, g in enumerate(gradients):
-        step(adam.rates(k, 0.1 * 0.1 ** (k / 10)), Tensor(g.astype(np.float32)))
-        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
-        value = value - 0.1 * 0.1 ** (k / 10) * (m / (1 - 0.9 ** (k + 1))) / np.sqrt(v / (1 - 0.99 ** (k + 1)))
-    np.testing.assert_allclose(ops.fetch(line.weight), value, rtol=1e-4)
 
 
 def test_patches_are_neighbors(views):

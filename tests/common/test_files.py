@@ -1,0 +1,47 @@
+"""Writing files: what fails leaves nothing behind, and the earlier file as it was."""
+import errno
+import os
+
+import pytest
+from support.tensor_files import TENSORS, error_of, saved, tensors
+
+from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.checkpoints.store import CheckpointError
+from sgm.common.errors import InputError
+from sgm.common.files import HOST, atomic
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_earlier_file(name, tmp_path, monkeypatch):
+    path = saved(tmp_path)
+    before = path.read_bytes()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, name, full)
+    message = error_of(saved, tmp_path, tensors(first__bias=None))
+    assert "cannot be written (No space left on device, 0.0 MB needed)" in message and "free space" in message
+    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), CheckpointError("x")])
+def test_what_fails_vanishes(folder, error, tmp_path):
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError):
+        with atomic(tmp_path / "x") as temporary:
+            if folder:
+                temporary.mkdir()
+            (temporary / "a" if folder else temporary).write_bytes(b"half")
+            raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """Of this host: what another one's processes write into a shared folder is theirs."""
+    gone, running = (tmp_path / f".x[1].safetensors.{HOST}.{pid}.tmp" for pid in (4194305, os.getppid()))
+    elsewhere = tmp_path / ".x[1].safetensors.another.4194305.tmp"
+    elsewhere.write_bytes(b"half")
+    gone.write_bytes(b"half")
+    running.write_bytes(b"half")
+    save_safetensors(tmp_path / "x[1].safetensors", {"a": TENSORS["w"]})
+    assert sorted(os.listdir(tmp_path)) == sorted([running.name, elsewhere.name, "x[1].safetensors"])

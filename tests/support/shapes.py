@@ -1,0 +1,47 @@
+"""Views of shapes in closed form."""
+import numpy as np
+
+from sgm.reconstruct.posed_views import PosedViews
+
+SIDE, FOCAL, DISTANCE, REACH = 96, 158.0, 2.0, 0.6
+
+
+def views_of(signed_distance, orbit, center=(0.0, 0.0, 0.0), size=1.0):
+    """Views of a shape, given as a function of points in its own frame, traced densely along rays; gray on nothing.
+
+    The shape lies within REACH of its center, so what is farther away need not be looked at.
+    """
+    center = np.asarray(center, float)
+    poses = orbit.poses(DISTANCE)
+    poses[:, :3, 3] = poses[:, :3, 3] * size + center
+    empty = PosedViews(np.zeros((len(poses), SIDE, SIDE, 3), np.float32), np.zeros((len(poses), SIDE, SIDE), np.float32), poses,
+                  FOCAL, FOCAL, SIDE / 2, SIDE / 2)
+    rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
+    t = np.linspace(DISTANCE - 1, DISTANCE + 1, 240)
+    t = t[np.abs(t - DISTANCE) < REACH, None, None]
+    mask = np.zeros((len(poses), SIDE, SIDE), np.float32)
+    for k in range(len(poses)):
+        origins, directions = empty.rays(np.full(len(rows), k), rows, columns)
+        origins = (origins - center) / size
+        near = np.linalg.norm(np.cross(origins, directions), axis=-1) < REACH
+        points = origins[near] + t * directions[near]
+        mask[k, rows[near], columns[near]] = (signed_distance(points) < 0).any(0)
+    return PosedViews(0.5 * np.repeat(mask[..., None], 3, axis=-1), mask, poses, FOCAL, FOCAL, SIDE / 2, SIDE / 2,
+                 files=tuple(f"{k:03d}.png" for k in range(len(mask))))
+
+
+def ball(radius):
+    return lambda p: np.linalg.norm(p, axis=-1) - radius
+
+
+def cylinder(p):
+    """Upright, radius 0.3, from z = -0.4 to 0.4, with a knob at +x so that azimuths have a sign with that at +y."""
+    side = np.maximum(np.hypot(p[..., 0], p[..., 1]) - 0.3, np.abs(p[..., 2]) - 0.4)
+    knobs = [np.linalg.norm(p - at, axis=-1) - r for at, r in (((0.4, 0, 0.2), 0.12), ((0, 0.38, -0.15), 0.08))]
+    return np.minimum(side, np.minimum(*knobs))
+
+
+def oval(p):
+    """Upright, an ellipse of radii 0.42 and 0.22 from z = -0.4 to 0.4, with a knob at +y."""
+    side = np.maximum(0.22 * (np.hypot(p[..., 0] / 0.42, p[..., 1] / 0.22) - 1), np.abs(p[..., 2]) - 0.4)
+    return np.minimum(side, np.linalg.norm(p - (0, 0.3, 0.2), axis=-1) - 0.1)

@@ -58,7 +58,7 @@ engine = fresh()
 keep("unet", engine.model.diffusion_model(*map(engine_module.tensor, network), num_video_frames=5))
 
 def quick(engine):
-    """The network that only shows whether its weights are there, and in which precision it is called."""
+    # A network that only shows whether its weights are there, and in which precision it is called.
     def construct(x, timesteps, context, *rest):
         assert context.dtype == engine.dtype
         return (x[:, :4] + unet.out[2].bias.abs().sum()).astype(engine.dtype)

@@ -78,7 +78,7 @@ def read_mapping(path):
                           " weights or an image")
     with _yaml_errors(path):
         text = data.decode("utf-8")
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = _compose(text)
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"found {'nothing' if node is None else 'a ' + node.id}, expected a"
                               " mapping (key: value)")
@@ -94,7 +94,7 @@ def _read_override(override):
     if not equals or not key.strip():
         raise ConfigError(f"--set {reprlib.repr(override)[1:-1]}: expected key=value")
     with _yaml_errors(f"--set {key}"):
-        _count_expanded(yaml.compose(text, yaml.SafeLoader), {})
+        _count_expanded(_compose(text), {})
         return {
             key.strip(): OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
         }
@@ -112,11 +112,23 @@ def _yaml_errors(source):
         raise ConfigError(f"{source}: {error}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{source}: not text; expected a YAML file in UTF-8") from None
-    except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply; expected at most {MAX_DEPTH}"
-                          " levels") from None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{source}: not valid YAML ({error})") from None
+
+
+def _compose(text):
+    """Return the node of a YAML text. Raises ConfigError for too deep a nest, yaml.YAMLError.
+
+    The depth is counted on the parser's events, which need no recursion: Python's limit of it is
+    another one once MindSpore is imported.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"nested too deeply; expected at most {MAX_DEPTH} levels")
+    return yaml.compose(text, yaml.SafeLoader)
 
 
 def _count_expanded(node, counts, depth=1):

@@ -119,7 +119,7 @@ def test_dry_run_with_data(toys, tmp_path, capsys):
 
 @pytest.mark.parametrize("change, named", [
     (["--set", "data=[nowhere]"], "nowhere"), (["--set", "stepz=3"], "stepz"), (["--set", "steps=0"], "steps: found 0"),
-    (["--set", "trains=temporal"], "trains: found 'temporal', expected all or decoder for autoencoder"),
+    (["--set", "trains=temporal"], "trains: found 'temporal', expected one of all, decoder for task autoencoder"),
     (["--set", "crop=100"], "crop: found 100, expected a multiple of"), (["--set", "seed=-1"], "seed: found -1"),
     (["--set", "lr=inf"], "lr: found inf"), (["--train_cfg", "nowhere"], "nowhere"),
     (["--init", "nowhere.safetensors"], "nowhere.safetensors"), (["--resume"], "found no state.safetensors in it"),

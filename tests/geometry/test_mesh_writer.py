@@ -6,31 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from support.coloring import textured_brick
 
 from sgm.common.errors import InputError
-from sgm.geometry import mesh_writer, topology
+from sgm.geometry import mesh_writer
 from sgm.geometry.mesh_reader import load_mesh
-from sgm.geometry.textured_mesh import TexturedMesh
-from sgm.reconstruct.report import UNLIT, facts, turntable, write_turntable
-from sgm.reconstruct.texture.atlas import unwrap
-from sgm.reconstruct.texture.baking import spread, texels
+from sgm.reconstruct.report import UNLIT
 from sgm.render.zbuffer import render_views
 from sgm.views.cameras import Orbit
 
 
 @pytest.fixture(scope="module")
 def mesh():
-    """A closed brick in the world, whose texture tells the place: red grows with x, green with y, blue with z."""
-    box = trimesh.creation.box((1.0, 0.6, 0.4)).subdivide().subdivide()
-    vertices = box.vertices.astype(np.float32)
-    uv, face_uv = unwrap(vertices, box.faces, 128, 2)
-    face, weights = texels(uv, face_uv, 128)
-    inside = face >= 0
-    w = np.concatenate([1 - weights.sum(-1, keepdims=True), weights], -1)[inside][..., None]
-    image = np.zeros((128, 128, 3), np.float32)
-    image[inside] = ((vertices[box.faces] / (1.0, 0.6, 0.4) + 0.5)[face[inside]] * w).sum(1)
-    image = np.round(spread(image, inside) * 255).astype(np.uint8)
-    return TexturedMesh(vertices, box.faces.astype(np.int32), uv, face_uv, image)
+    return textured_brick()
 
 
 def as_set(vertices):
@@ -123,17 +111,3 @@ def test_nothing_is_left_half_written(mesh, tmp_path, monkeypatch):
     (tmp_path / "folder.ply").mkdir()
     with pytest.raises(InputError, match="is a folder"):
         mesh_writer.save(mesh, tmp_path / "folder.ply")
-
-
-def test_turntable(mesh, tmp_path):
-    frames = turntable(mesh, frames=8, size=48)
-    assert frames.shape == (8, 48, 96, 3) and frames.dtype == np.uint8
-    both = [frames[..., :48, :], frames[..., 48:, :]]
-    assert all((side != 255).any(-1).mean() > 0.05 for side in both)
-    assert (both[0].max(-1) != both[0].min(-1)).any() and (both[1].max(-1) == both[1].min(-1)).all()   # colors, and clay
-    files = write_turntable(tmp_path, frames)
-    assert {f.name for f in files} == {"turntable.mp4", "turntable.gif"} == {p.name for p in tmp_path.iterdir()}
-    figures = facts(mesh)
-    assert figures["watertight"] and figures["boundary_edges"] == 0 and figures["texture_coverage"] == 1
-    assert figures["volume"] == pytest.approx(0.24, rel=1e-4) and figures["faces"] == 192
-    assert topology.describe(mesh.vertices, mesh.faces)["genus"] == 0

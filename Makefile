@@ -5,7 +5,7 @@ PYTHON ?= python3
 MINDSPORE =
 VENV = $(if $(MINDSPORE),.venv-mindspore-$(MINDSPORE),.venv)
 TESTS =
-# Tests run beside each other; one takes up to 4 GB. What a file's tests share is made once: a file stays with its worker.
+# Tests run in parallel; one takes up to 4 GB. What a file's tests share is made once: a file stays with its worker.
 WORKERS = 2
 PYTEST = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
@@ -17,7 +17,7 @@ INSTALL = -m pip install --disable-pip-version-check --no-input
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON=python3.11, VENV=an environment of yours, TESTS=tests/test_cameras.py, WORKERS=1,"
+	@echo "Variables: PYTHON=python3.11, VENV=an environment of yours, TESTS=tests/views, WORKERS=1,"
 	@echo "           MINDSPORE=2.7.1 (in an environment of its own)"
 
 demo: $(VENV)/.requirements  ## an image to views with cameras, on the small model that is in assets/
@@ -33,7 +33,7 @@ lint: $(VENV)/.requirements-test  ## ruff
 	$(VENV)/bin/python -m ruff check .
 
 clean:  ## remove the environments and the caches; outputs/ and runs/ stay
-	rm -rf .venv .venv-dev .venv-mindspore-* .pytest_cache .ruff_cache .hypothesis kernel_meta rank_*
+	rm -rf .venv .venv-dev .venv-mindspore-* build *.egg-info .pytest_cache .ruff_cache .hypothesis kernel_meta rank_*
 	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help demo test test-all lint clean

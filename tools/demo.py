@@ -43,8 +43,8 @@ def main(argv=None):
     inputs.mkdir(parents=True, exist_ok=True)
     front = Orbit.static(ELEVATION).poses()[-1:]
     picture = render_views(make_object(SEED), front, 576, FOV_DEG, lighting=SOFT)[0]
-    save_png(inputs / "toy.png", picture)
-    for image, flags in ((inputs / "toy.png", ["--no-matte"]),
+    save_png(inputs / "object.png", picture)
+    for image, flags in ((inputs / "object.png", ["--no-matte"]),
                          (ROOT / "assets" / "coffee.png", ["--frame-ratio", "0.75"])):
         code = simple_video_sample.main(["--image", str(image), "--output", str(out), "--overwrite",
                                          "--elevation", str(ELEVATION), *flags])
@@ -60,14 +60,14 @@ def main(argv=None):
     if code:
         return code
     print(f"\n{time.time() - started:.0f} s. Look at\n"
-          f"  {out}/toy_23/contact.png     an orbit of a toy the model has not seen (also"
-          " views.gif, views.mp4)\n"
-          f"  {out}/coffee_23/contact.png  a photograph: the small model knows toys only, this"
-          " shows the"
-          " path, not quality\n"
-          f"  {out}/mesh/mesh.glb          a mesh of 21 rendered views of the toy (also"
+          f"  {out}/object_23/contact.png  an orbit of a procedural object that the model has not"
+          " seen (also views.gif, views.mp4)\n"
+          f"  {out}/coffee_23/contact.png  a photograph: the small model knows procedural objects"
+          " only, so this shows the path, not the quality\n"
+          f"  {out}/mesh/mesh.glb          a mesh of 21 rendered views of the object (also"
           " contact.png, turntable.gif)\n"
-          "The README says how to use the published weights.")
+          "For the next commands: source .venv/bin/activate. The README says how to use the"
+          " published weights.")
     return 0
 
 

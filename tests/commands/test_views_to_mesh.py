@@ -304,28 +304,42 @@ def test_from_python(folder, tmp_path):
     assert (tmp_path / "mesh.glb").read_bytes() == (folder / "mesh" / "mesh.glb").read_bytes()
 
 
-def test_stages_one_by_one_from_python(folder, tmp_path):
-    """Each alone continues from what those before it left; without the texture there is no mesh yet."""
-    settings, output = [item.removeprefix("--set=") for item in TINY], tmp_path / "parts"
+def stages_of(folder, output):
+    """run(stage, ...) -> the mesh; reconstructs the views of `folder` into `output`, small."""
+    settings = [item.removeprefix("--set=") for item in TINY]
 
-    def run(*stages, output=output):
+    def run(*stages):
         return sgm.views_to_mesh(folder, output, overrides=settings, stages=stages, progress=False)
+    return run
 
-    def report(folder):
-        return json.loads((folder / "report.json").read_text())
 
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_one_stage_from_python(folder, tmp_path):
+    """Without the texture there is no mesh yet; what is missing is left out, what is unknown is named."""
+    run = stages_of(folder, tmp_path)
     assert run("nerf") is None
-    assert report(output)["nerf"]["steps"] == 12 and report(output)["dmtet"] == {"steps": 0}
-    assert report(output)["mesh"]["watertight"] and not (output / "mesh.glb").exists()
-    assert run("dmtet") is None and report(output)["dmtet"]["steps"] == 6 and report(output)["nerf"]["steps"] == 12
-    mesh = run("texture")
-    whole = run("nerf", "dmtet", "texture", output=tmp_path / "whole")
-    assert (mesh.texture == whole.texture).all() and (mesh.vertices == whole.vertices).all()
-    assert report(output)["dmtet"] == report(tmp_path / "whole")["dmtet"]
-    alone = tmp_path / "alone"                  # without a field of views: colors are learned along
-    assert run("dmtet", output=alone) is None and "nerf" not in report(alone) and report(alone)["dmtet"]["steps"] == 6
+    assert report_of(tmp_path)["nerf"]["steps"] == 12 and report_of(tmp_path)["dmtet"] == {"steps": 0}
+    assert report_of(tmp_path)["mesh"]["watertight"] and not (tmp_path / "mesh.glb").exists()
     with pytest.raises(ShapeError, match="found nervf, expected some of nerf, dmtet, texture"):
         run("nervf")
+
+
+@pytest.mark.slow
+def test_stages_one_by_one_from_python(folder, tmp_path):
+    """Each continues from what those before it left, and gives what a whole run gives."""
+    parts, whole, alone = tmp_path / "parts", tmp_path / "whole", tmp_path / "alone"
+    run = stages_of(folder, parts)
+    assert run("nerf") is None
+    assert run("dmtet") is None and report_of(parts)["dmtet"]["steps"] == 6 and report_of(parts)["nerf"]["steps"] == 12
+    mesh, expected = run("texture"), stages_of(folder, whole)("nerf", "dmtet", "texture")
+    assert (mesh.texture == expected.texture).all() and (mesh.vertices == expected.vertices).all()
+    assert report_of(parts)["dmtet"] == report_of(whole)["dmtet"]
+    # without a field of views: colors are learned along
+    assert stages_of(folder, alone)("dmtet") is None
+    assert "nerf" not in report_of(alone) and report_of(alone)["dmtet"]["steps"] == 6
 
 
 def test_too_many_held_out(folder):

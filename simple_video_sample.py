@@ -204,9 +204,8 @@ def main(argv=None):
     # 1. flags
     args = parse(argv)
     with loading():
-        from tqdm import tqdm
-
         from sgm import ops
+        from sgm.common.progress import Bar
         from sgm.diffusion.guards import PipelineError
         from sgm.diffusion.pipeline import EMBEDDED, generate_views, load_model
         from sgm.views.folder import FORMATS, ViewsError, check_replaceable, is_finished
@@ -247,7 +246,7 @@ def main(argv=None):
                                  cut_out=spec.is_orbit and not args.no_matte)
             print(f"{path.name}, seed {seed}: {how}")
             orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
-            with tqdm(total=args.steps or spec.sampling.steps, unit="step", leave=False) as bar:
+            with Bar(total=args.steps or spec.sampling.steps, unit="step", leave=False) as bar:
                 def on_step(i, steps, estimate, bar=bar, folder=folder):
                     bar.update()
                     if args.preview and (i + 1) % args.preview == 0:

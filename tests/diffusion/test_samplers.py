@@ -129,7 +129,7 @@ def test_options_of_sample(golden, tiny_engine, monkeypatch):
     def denoiser(c, uc, scale, sequential=False):
         seen.append(sequential)
         factors = Tensor(scale.astype(np.float32).reshape(-1, 1, 1, 1))
-        return lambda x, sigma: x * factors / np.float32(3 + sigma)
+        return lambda x, sigma: x * factors / float(3 + sigma)
 
     monkeypatch.setattr(engine, "denoiser", denoiser)
     for name, sampler in BY_NAME.items():

@@ -85,10 +85,8 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
         weight = depend(weight, x).reshape(out, channels, 9)
         if rows > out:
             weight = weight.transpose(0, 2, 1).reshape(out, 9 * channels)
-        slices = 1
-        if rows > out:
-            most = max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4))
-            slices = equal_slices(frames, most)
+        most = max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4))
+        slices = equal_slices(frames, most) if rows > out else 1
 
         def convolved(piece):
             columns = _im2col(piece, frames // slices, height, width, stride, upsample)

@@ -149,16 +149,7 @@ class NerfTrainer:
         if self.done % settings.refresh == 0 and self.done:
             self.refresh_density(rng)
         origins, directions, rgb, alpha = self.rays.draw(settings.rays, rng)
-        t, delta = volume_rendering.sampled(
-            origins,
-            directions,
-            self.occupied,
-            self.density,
-            HALF,
-            settings.samples,
-            rng,
-            settings.uniform,
-        )
+        t, delta = self._sampled(origins, directions, settings.samples, settings.uniform, rng)
         points = (origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3)
         self.buffers = self.field.encode(points, self.buffers)
         background = rng.random_sample((settings.rays, 3)).astype(np.float32)
@@ -202,22 +193,18 @@ class NerfTrainer:
         color = (shares[..., None] * rgb).sum(1) + (1 - shares.sum(1))[:, None]
         return np.round(np.clip(color, 0, 1) * 255).astype(np.uint8).reshape(views.h, views.w, 3)
 
+    def _sampled(self, origins, directions, samples, uniform, rng=None):
+        return volume_rendering.sampled(origins, directions, self.occupied, self.density, HALF,
+                                        samples, rng, uniform)
+
     def march(self, origins, directions, samples):
         """Evaluate the field along rays.
 
         Return sigma (N, S), rgb (N, S, 3), t, delta (N, S), origins, directions. Only rays that
         meet the occupied cells cost anything.
         """
-        t, delta = volume_rendering.sampled(
-            origins,
-            directions,
-            self.occupied,
-            self.density,
-            HALF,
-            samples,
-            None,
-            0.5 * self.settings.uniform,
-        )
+        uniform = 0.5 * self.settings.uniform
+        t, delta = self._sampled(origins, directions, samples, uniform)
         hit = delta[:, -1] > 0
         sigma, rgb = np.zeros(t.shape, np.float32), np.zeros((*t.shape, 3), np.float32)
         points = (origins[hit, None] + t[hit][..., None] * directions[hit, None]).reshape(-1, 3)

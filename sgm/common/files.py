@@ -23,9 +23,10 @@ def atomic(path, size=None, name=None):
     """
     path = Path(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(HOST)}.*.tmp"):
-        if not Path("/proc", left.name.split(".")[-2]).exists():
+        if not _is_running(left.name.split(".")[-2]):
             _remove(left)
-    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+    pid = os.getpid()
+    temporary = path.with_name(f".{path.name}.{HOST}.{pid}-{_start_of(pid)}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -36,6 +37,27 @@ def atomic(path, size=None, name=None):
                          f" {remedy}") from None
     finally:
         _remove(temporary)                      # gone already when all went well
+
+
+def _is_running(owner):
+    """Return whether the process "number-start", or only "number", still runs."""
+    pid, _, start = owner.partition("-")
+    found = _start_of(pid)
+    return found is not None and start in ("", found)
+
+
+def _start_of(pid):
+    """Return when a process began, in the kernel's ticks; None if it has ended.
+
+    The number alone is no name: the kernel gives it to another process later. One that is dead and
+    that its parent has not asked about yet (state Z) has ended.
+    """
+    try:
+        stat = Path("/proc", str(pid), "stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat.rpartition(b")")[2].split()       # a command's name may hold blanks and brackets
+    return None if fields[0] in b"ZXx" else fields[19].decode()
 
 
 def _remove(path):

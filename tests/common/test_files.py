@@ -1,6 +1,8 @@
 """Writing files: what fails leaves nothing behind, and the earlier file as it was."""
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 from support.tensor_files import TENSORS, error_of, saved, tensors
@@ -8,7 +10,7 @@ from support.tensor_files import TENSORS, error_of, saved, tensors
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
-from sgm.common.files import HOST, atomic
+from sgm.common.files import HOST, _start_of, atomic
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
@@ -45,3 +47,20 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     running.write_bytes(b"half")
     save_safetensors(tmp_path / "x[1].safetensors", {"a": TENSORS["w"]})
     assert sorted(os.listdir(tmp_path)) == sorted([running.name, elsewhere.name, "x[1].safetensors"])
+
+
+def test_a_dead_process_or_its_number_given_again_keeps_nothing(tmp_path):
+    """A killed process is a zombie until its parent asks; later its number belongs to another process."""
+    parent = os.getppid()
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)           # ended, and not yet asked about
+    assert os.path.exists(f"/proc/{process.pid}") and _start_of(process.pid) is None
+    zombie, again, running = (tmp_path / f".x.{HOST}.{owner}.tmp" for owner in (
+        process.pid, f"{parent}-1", f"{parent}-{_start_of(parent)}"))
+    for left in (zombie, again, running):
+        left.mkdir()
+    with atomic(tmp_path / "x") as temporary:
+        assert temporary.name == f".x.{HOST}.{os.getpid()}-{_start_of(os.getpid())}.tmp"
+        temporary.write_text("whole")
+    process.wait()
+    assert sorted(os.listdir(tmp_path)) == [running.name, "x"]

@@ -5,7 +5,8 @@
   python simple_video_sample.py --config sv3d_p --ckpt sv3d_p.safetensors --image photo.jpg
 
 Each image and seed becomes a folder OUTPUT/<image>_<seed> with 000.png ..., transforms.json,
-views.mp4, contact.png and run.json; finished folders are skipped when the command is run again.
+views.mp4, contact.png and run.json. Finished folders are skipped when the command is run again; if
+they were made of another image or with other flags, a line says what differs.
 A single image gives the memory of each stage back before the next; several keep what was compiled
 for the next image.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 130 interrupted (finished folders stay).
@@ -29,10 +30,25 @@ from sgm.common.cli import (
     seed_list,
 )
 from sgm.common.errors import one_line, os_reason
-from sgm.config.model import DTYPE_NAMES, MAX_FRAMES, MAX_NUMBER, MAX_STEPS, SAMPLERS
+from sgm.config.model import (
+    DTYPE_NAMES,
+    FPS,
+    MAX_FPS,
+    MAX_FRAMES,
+    MAX_NUMBER,
+    MAX_STEPS,
+    SAMPLERS,
+)
 from sgm.config.yaml_reader import ConfigError
 from sgm.views.cameras import AZIMUTH_SIGN, CameraError, Orbit
-from sgm.views.images import MAX_PIXELS, ImageError, list_images, load_image, parse_background
+from sgm.views.images import (
+    MAX_PIXELS,
+    ImageError,
+    file_hash,
+    list_images,
+    load_image,
+    parse_background,
+)
 from sgm.views.preprocessing import prepare
 from sgm.views.transforms import read_orbit
 
@@ -58,19 +74,21 @@ def parse(argv):
         help="model: sv3d_u, sv3d_p, svd, svd_xt, a YAML file of ours or of the original (default:"
         " the embedded sv3d_tiny)")
     add("--ckpt", default=None, metavar="FILE",
-        help="weights: published .safetensors as it is, ours, .ckpt, or a diffusers folder")
+        help="weights: published .safetensors as it is, ours, .ckpt, or a diffusers folder; random:"
+        " draw some, for tests")
     add("--lora", default=None, metavar="FILE",
         help="a LoRA of train.py for those weights (lora.safetensors)")
     add("--output", default="outputs", metavar="DIR", help="default outputs")
-    add("--overwrite", action="store_true", help="make finished folders again")
+    add("--overwrite", action="store_true",
+        help="make finished folders again; what else is in them, a mesh for example, stays")
     add("--format", default="mp4,gif,png", metavar="LIST",
         help="what to write next to the views: any of mp4, gif, png (contact sheet and orbit plot);"
         " default all")
     add("--background", default="transparent", metavar="transparent|white|R,G,B",
         help="background of the saved views; default transparent, the silhouette estimated from the"
         " generated white")
-    add("--fps", type=int_range(1, 1000), default=6,
-        help="frames per second of the video, and condition of svd; default 6")
+    add("--fps", type=int_range(1, MAX_FPS), default=FPS,
+        help=f"frames per second of the video, and condition of svd; default {FPS}")
     add("--preview", type=int_range(0, MAX_STEPS), default=0, metavar="N",
         help="write OUTPUT/<image>_<seed>.preview.png every N steps; default 0, never")
 
@@ -88,8 +106,7 @@ def parse(argv):
         help="default static; dynamic: random as in the paper, by seed; sine-30: elevation +"
         " 30 sin(azimuth)")
     add("--elevations", type=float_list, default=None, metavar="LIST",
-        help="degrees, one per view, input view last; a list that starts with a minus sign:"
-        " --elevations=-5,0,5")
+        help="degrees, one per view, input view last, as in -5,0,10")
     add("--azimuths", type=float_list, default=None, metavar="LIST",
         help="degrees, ascending, input view last")
     add("--azimuth-sign", type=int, choices=(1, -1), default=AZIMUTH_SIGN,
@@ -207,17 +224,23 @@ def main(argv=None):
         from sgm import ops
         from sgm.common.progress import Bar
         from sgm.diffusion.guards import PipelineError
-        from sgm.diffusion.pipeline import EMBEDDED, generate_views, load_model
-        from sgm.views.folder import FORMATS, ViewsError, check_replaceable, is_finished
+        from sgm.diffusion.pipeline import EMBEDDED, generate_views, load_model, run_record
+        from sgm.views.folder import (
+            FORMATS,
+            ViewsError,
+            check_replaceable,
+            check_same,
+            is_finished,
+            output_record,
+        )
 
     formats = args.format.replace(" ", "").split(",")
     unknown = set(formats) - set(FORMATS)
     if unknown:
         raise ConfigError(f"--format: found {', '.join(sorted(unknown))}, expected any of"
                           f" {', '.join(FORMATS)}")
-    if bool(args.config) != bool(args.ckpt):
-        missing = "ckpt" if args.config else "config"
-        raise ConfigError(f"--{missing} is missing: a model needs both; without either the embedded"
+    if args.ckpt and not args.config:
+        raise ConfigError("--config is missing: weights need a model; without either the embedded"
                           " small model is used")
     background = parse_background(args.background)
     paths = list_images(args.image)
@@ -227,8 +250,8 @@ def main(argv=None):
 
     # 2. the model
     ops.set_device(args.device, args.device_id, args.mode)
-    model, ckpt = (args.config, args.ckpt) if args.config else EMBEDDED
-    engine = load_model(model, ckpt, args.dtype, overrides(args), args.lora)
+    engine = load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype, overrides(args),
+                        args.lora)
     spec = engine.spec
     if spec.is_orbit:
         cameras(args, spec.num_frames, args.seeds[0])   # wrong cameras are found before any work
@@ -236,16 +259,22 @@ def main(argv=None):
     # 3. image by image
     failed = 0
     for path, seed, folder in jobs:
-        if is_finished(folder) and not args.overwrite:
-            print(f"{folder}: finished already, skipped (--overwrite makes it again)")
-            continue
         try:
             check_replaceable(folder)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            image, how = prepare(load_image(path), (spec.height, spec.width), args.frame_ratio,
-                                 cut_out=spec.is_orbit and not args.no_matte)
-            print(f"{path.name}, seed {seed}: {how}")
             orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
+            options = sample_options(args, seed, keep_graphs=len(jobs) > 1)
+            given = {"file": path.name, "hash": file_hash(path), "matte": not args.no_matte,
+                     "frame_ratio": args.frame_ratio}
+            if is_finished(folder) and not args.overwrite:
+                check_same(folder, {**run_record(engine, orbit, options.of_model(spec)),
+                                    **output_record(background, args.fps, formats), "image": given})
+                print(f"{folder}: finished already, skipped (--overwrite makes it again)")
+                continue
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            image, given["cut_out"] = prepare(load_image(path), (spec.height, spec.width),
+                                              args.frame_ratio,
+                                              cut_out=spec.is_orbit and not args.no_matte)
+            print(f"{path.name}, seed {seed}: {given['cut_out']}")
             with Bar(total=args.steps or spec.sampling.steps, unit="step", leave=False) as bar:
                 def on_step(i, steps, estimate, bar=bar, folder=folder):
                     bar.update()
@@ -255,10 +284,10 @@ def main(argv=None):
                 def on_stage(name, seconds, peak_gb, bar=bar):
                     bar.write(f"  {name}: {seconds} s, peak {peak_gb} GB")
 
-                options = sample_options(args, seed, keep_graphs=len(jobs) > 1)
                 views = generate_views(engine, image, orbit, options,
                                        on_step=on_step, on_stage=on_stage)
-            print(views.save(folder, background, args.fps, formats))
+            views.run["image"] = given
+            print(views.save(folder, background, args.fps, formats, args.overwrite))
         except (ImageError, PipelineError, ViewsError) as error:
             failed += 1
             is_named = str(error).startswith(f"{path}: ")

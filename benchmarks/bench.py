@@ -45,6 +45,7 @@ import steps  # noqa: E402
 import twins  # noqa: E402
 from sides import Side, SideError  # noqa: E402
 
+import sgm.common.startup  # noqa: E402, F401 - first: says what is missing
 from sgm.common.cli import Arguments, exit_code  # noqa: E402
 from sgm.common.errors import InputError  # noqa: E402
 from sgm.config.reconstruction import NerfSpec  # noqa: E402

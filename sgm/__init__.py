@@ -9,7 +9,8 @@ _WHERE = {
     "load_model": "sgm.diffusion.pipeline", "generate": "sgm.diffusion.pipeline",
     "PipelineError": "sgm.diffusion.guards", "views_to_mesh": "sgm.reconstruct.pipeline",
     "ShapeError": "sgm.reconstruct.posed_views", "Orbit": "sgm.views.cameras",
-    "CheckpointError": "sgm.checkpoints.store", "ConfigError": "sgm.config.yaml_reader",
+    "Views": "sgm.views.folder", "CheckpointError": "sgm.checkpoints.store",
+    "ConfigError": "sgm.config.yaml_reader",
 }
 __all__ = list(_WHERE)
 
@@ -20,3 +21,8 @@ def __getattr__(name):
         from importlib import import_module
         return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'sgm' has no attribute {name!r}")
+
+
+def __dir__():
+    """Return the public names, whether they are imported yet or not."""
+    return sorted([*__all__, "__version__"])

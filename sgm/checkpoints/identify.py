@@ -6,6 +6,7 @@ from typing import NamedTuple, Optional
 
 from sgm.checkpoints.original_keys import CONDITIONER, FIRST_STAGE, UNET, is_unused
 from sgm.checkpoints.store import CheckpointError, TensorStore
+from sgm.common.errors import argument
 from sgm.config.model import ModelSpec
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import known_configs
@@ -101,11 +102,15 @@ def identify(fingerprint: Fingerprint, path: Path, num_frames: int | None = None
             f" {fingerprint.vector_width}")
         raise CheckpointError(
             f"{path}: {found}, expected that of {', '.join(spec.name for spec in specs)}; it is"
-            " another model: pass its --config")
+            f" another model: pass its {_config()}")
 
     def likeness(spec):
         return spec.num_frames == num_frames, len(spec.name) * (spec.name in path.name)
     return max(fitting, key=likeness)
+
+
+def _config():
+    return argument("model", "--config")
 
 
 def _looks_like(fingerprint):
@@ -114,12 +119,12 @@ def _looks_like(fingerprint):
     alike = [spec for spec in specs
              if sum(spec.vector_widths.values()) == fingerprint.vector_width]
     if not alike:
-        return "it is another model: pass its --config"
+        return f"it is another model: pass its {_config()}"
     same = [spec for spec in alike if spec.unet.model_channels == fingerprint.channels]
     names = " or ".join(spec.name for spec in same or alike)
     if not same:
-        return f"it looks like {names} of other widths: pass its --config"
-    return f"it looks like {names}: pass --config {same[0].name}"
+        return f"it looks like {names} of other widths: pass its {_config()}"
+    return f"it looks like {names}: pass {_config()} {same[0].name}"
 
 
 def misfits_of(store: TensorStore, shapes: dict, prefix: str = "") -> tuple[list, ...]:

@@ -2,6 +2,7 @@
 import argparse
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -9,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sgm import __version__
-from sgm.common.errors import InputError, one_line, os_reason
+from sgm.common.errors import InputError, of_command, one_line, os_reason
+from sgm.common.startup import not_imported
 
 _DEFAULTS = {
     signal.SIGINT: (signal.SIG_DFL, signal.default_int_handler), signal.SIGTERM: (signal.SIG_DFL,)
@@ -54,14 +56,15 @@ def exit_code(name, main, argv=None, interrupted="interrupted"):
     """Run the command `name` and return its exit code.
 
     This is `main(argv)`'s own code; 2 with one line for bad input, for a file that cannot be
-    written and for too little memory; 130 with the line `interrupted` for Ctrl-C and SIGTERM.
+    written, for too little memory and for a package that cannot be imported; 130 with the line
+    `interrupted` for Ctrl-C and SIGTERM.
     """
     for stream in (sys.stdout, sys.stderr):
         # a file's name need not be text in the terminal's encoding
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     _caught.clear()
-    with signals_handled(_interrupt):
+    with signals_handled(_interrupt), of_command():
         try:
             return main(argv)
         except InputError as error:
@@ -71,6 +74,8 @@ def exit_code(name, main, argv=None, interrupted="interrupted"):
         except MemoryError as error:
             reason = str(error) or "none is left"
             said = f"not enough memory ({reason}); ask for less at once, see --help"
+        except ImportError as error:
+            said = not_imported(error)
         except KeyboardInterrupt:
             _caught.append(signal.SIGINT)
         except Exception:
@@ -100,6 +105,8 @@ class Arguments(argparse.ArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        # argparse takes -5,0,10 and -1e3 for flags; none of ours begins with a digit
+        self._negative_number_matcher = re.compile(r"-\.?[0-9]")
         self.add_argument("--version", action="version", version=f"sv3d-mindspore {__version__}")
 
     def error(self, message):

@@ -1,5 +1,6 @@
 """User errors: one line that names what was found, what was expected and the remedy."""
 import errno
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -10,6 +11,27 @@ class InputError(ValueError):
 
     def __init__(self, message):
         super().__init__(one_line(message))  # names in it may come from a file, and hold anything
+
+
+_flags = []                                     # holds something while a command runs
+
+
+@contextmanager
+def of_command():
+    """Context manager: the errors of the block speak of a command's flags, not of arguments."""
+    _flags.append(True)
+    try:
+        yield
+    finally:
+        _flags.pop()
+
+
+def argument(name, flag=None):
+    """Return what an error calls an argument: `frame_ratio`, in a command `--frame-ratio`.
+
+    flag: that of the commands, where it has another name.
+    """
+    return (flag or "--" + name.replace("_", "-")) if _flags else name
 
 
 def one_line(message):

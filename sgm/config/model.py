@@ -16,6 +16,7 @@ DECODERS = ("image", "temporal")
 DTYPE_NAMES = ("fp32", "fp16", "bf16")          # precisions as flags spell them
 SAMPLERS = ("euler", "heun", "dpmpp2m")
 GUIDANCES = ("linear", "triangle", "trapezoid", "constant")
+FPS, MAX_FPS = 6, 1000      # frames per second of a video of views, unless another is asked for
 GROUPS = 32     # groups of every group norm of the published models
 # Upper bounds that catch typos before they exhaust memory. Published models stay far below.
 MAX_NUMBER, MAX_LAYERS, MAX_STEPS, MAX_FRAMES, MAX_SIDE = 1 << 20, 1000, 10_000, 1000, 8192

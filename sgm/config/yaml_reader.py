@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sgm.common.errors import InputError
+from sgm.common.errors import InputError, argument
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The folder of configs/ and assets/: inside the package where it is installed, next to it in a
@@ -88,12 +88,16 @@ def read_mapping(path):
         return OmegaConf.to_container(OmegaConf.create(text))
 
 
+def _set():
+    return argument("overrides", "--set")
+
+
 def _read_override(override):
     """Return "a.b=3" as {"a.b": 3}. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {reprlib.repr(override)[1:-1]}: expected key=value")
-    with _yaml_errors(f"--set {key}"):
+        raise ConfigError(f"{_set()} {reprlib.repr(override)[1:-1]}: expected key=value")
+    with _yaml_errors(f"{_set()} {key}"):
         _count_expanded(_compose(text), {})
         return {
             key.strip(): OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
@@ -174,13 +178,13 @@ def build(base, mapping, path, overrides=()):
     known = _dotted_types(OmegaConf.get_type(config))
     _update(config, known, mapping, f"{path}: ")
     for override in overrides:
-        _update(config, known, _read_override(override), "--set ")
+        _update(config, known, _read_override(override), f"{_set()} ")
     result = OmegaConf.to_object(config)
     if hasattr(result, "validate"):
         try:
             result.validate()
         except ConfigError as error:
-            flags = f" with --set {' '.join(overrides)}" if overrides else ""
+            flags = f" with {_set()} {' '.join(overrides)}" if overrides else ""
             raise ConfigError(f"{path}{flags}: {error}") from None
     return result
 

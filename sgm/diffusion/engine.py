@@ -74,6 +74,7 @@ class Engine(nn.Cell):
         super().__init__()
         self.spec = spec
         self.weights = weights
+        self.is_random = False                  # whether its weights were only drawn
         self.dtype = dtype
         self.model = Denoiser(spec.unet, sum(spec.vector_widths.values()))
         self.first_stage_model = FirstStage(spec.vae)
@@ -88,7 +89,8 @@ class Engine(nn.Cell):
 
     def __repr__(self):
         spec, dtype = self.spec, str(self.dtype).lower()
-        origin = "no file" if self.weights is None else self.weights.path.name
+        origin = "random weights" if self.is_random else "no file"
+        origin = origin if self.weights is None else self.weights.path.name
         size = f"{spec.num_frames} frames of {spec.height}x{spec.width}"
         return f"<Engine {spec.name}: {size}, {dtype}, {origin}>"
 

@@ -5,13 +5,13 @@ import numpy as np
 
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.cli import MAX_SEED
-from sgm.common.errors import InputError
-from sgm.config.model import MAX_FRAMES, MAX_NUMBER, MAX_STEPS, SAMPLERS
+from sgm.common.errors import InputError, argument
+from sgm.config.model import MAX_FPS, MAX_FRAMES, MAX_NUMBER, MAX_STEPS, SAMPLERS
 
 _BOUNDS = {
     "seed": (0, MAX_SEED), "steps": (1, MAX_STEPS), "decode_chunk": (1, MAX_FRAMES),
     "cond_aug": (0, MAX_NUMBER), "guidance_range": (-MAX_NUMBER, MAX_NUMBER),
-    "fps": (1, MAX_NUMBER), "motion_bucket": (0, 255),
+    "fps": (1, MAX_FPS), "motion_bucket": (0, 255),
 }
 
 
@@ -74,4 +74,5 @@ def require_finite(array, stage, weights, keys):
                 " training that failed: use another")
         weights.release(key)
     raise PipelineError(f"{stage}: the result has values that are not finite, though the weights"
-                        " are; use --dtype fp32 (bf16 on Ascend), or less --guidance")
+                        f" are; use {argument('dtype')} fp32 (bf16 on Ascend), or less"
+                        f" {argument('guidance_range', '--guidance')}")

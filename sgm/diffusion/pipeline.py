@@ -1,19 +1,25 @@
 """From an image to views: condition, sample, decode, with the weights of one stage in memory."""
+import hashlib
+import logging
+import os
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Optional
 
 import mindspore as ms
 import numpy as np
+from PIL import Image
 
-from sgm import ops
+from sgm import __version__, ops
 from sgm.checkpoints.loading import check_weights
 from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.opening import open_weights
-from sgm.config.model import DTYPE_NAMES
+from sgm.common.errors import argument
+from sgm.config.model import DTYPE_NAMES, FPS
 from sgm.config.model_files import load_spec
-from sgm.config.yaml_reader import DATA
+from sgm.config.yaml_reader import DATA, ConfigError, find_config
 from sgm.diffusion import guidance
 from sgm.diffusion.engine import Engine
 from sgm.diffusion.guards import (
@@ -30,27 +36,43 @@ from sgm.views.cameras import Orbit
 from sgm.views.folder import Views
 
 _DTYPES = dict(zip(DTYPE_NAMES, (ms.float32, ms.float16, ms.bfloat16)))
-SMALLER = "use --sequential-cfg, --dtype fp16, fewer --num-frames or a smaller --size"
 EMBEDDED = ("sv3d_tiny", DATA / "assets" / "sv3d_tiny.safetensors")
+RANDOM = "random"           # the `ckpt` of a model without weights
+log = logging.getLogger("sgm")
 
 
-def load_model(model="sv3d_tiny", ckpt=None, dtype="fp32", overrides=(), lora=None):
+def load_model(model=EMBEDDED[0], ckpt=None, dtype="fp32", overrides=(), lora=None):
     """Return the Engine of a model with its weights.
 
     model: a name, one of our YAML files, or one of the reference's. ckpt: .safetensors (published
-    or ours), .ckpt, or a diffusers folder; None draws random weights. dtype: precision of the UNet,
-    "fp32", "fp16" or "bf16"; the rest runs in float32. lora: a LoRA file of train.py for those
-    weights. Raises ConfigError, CheckpointError.
+    or ours), .ckpt, or a diffusers folder; None: those that are embedded, of sv3d_tiny only;
+    "random" draws them, for tests: such a model makes noise, as a warning says. dtype: precision of
+    the UNet, "fp32", "fp16" or "bf16"; the rest runs in float32. lora: a LoRA file of train.py for
+    those weights. Raises ConfigError, CheckpointError.
     """
     if dtype not in DTYPE_NAMES:
-        raise PipelineError(f"--dtype: found {dtype!r}, expected one of {', '.join(DTYPE_NAMES)}")
+        raise PipelineError(f"{argument('dtype')}: found {dtype!r}, expected one of"
+                            f" {', '.join(DTYPE_NAMES)}")
     if dtype == "bf16" and ops.target() == "CPU":
-        raise PipelineError("--dtype bf16: MindSpore has no bfloat16 kernels for a CPU; use fp32")
+        raise PipelineError(f"{argument('dtype')} bf16: MindSpore has no bfloat16 kernels for a"
+                            " CPU; use fp32")
     spec = load_spec(model, overrides)
-    if ckpt is None:
+    if ckpt == RANDOM:
+        if lora is not None:
+            raise PipelineError(f"{argument('lora')}: found {argument('ckpt')} {RANDOM}, expected"
+                                " the weights that it was trained for")
+        log.warning("%s has random weights, as %s %s asks for: it makes noise", spec.name,
+                    argument("ckpt"), RANDOM)
         engine = Engine(spec, dtype=_DTYPES[dtype])
         initialize(engine, seed=0)
+        engine.is_random = True
         return engine
+    if ckpt is None:
+        if find_config(model, "sampling") != find_config(EMBEDDED[0], "sampling"):
+            raise ConfigError(f"{argument('ckpt')}: found none for {spec.name}, expected its"
+                              f" weights, since only those of {EMBEDDED[0]} are embedded;"
+                              f" {RANDOM} draws some that make noise")
+        ckpt = EMBEDDED[1]
     weights, spec = open_weights(ckpt, spec)
     if lora is not None:
         weights = fuse(weights, lora)
@@ -67,7 +89,7 @@ class SampleOptions:
     sampler: Optional[str] = None               # a name of `sgm.config.model.SAMPLERS`
     guidance_range: Optional[tuple] = None      # (min, max) guidance scale over the frames
     cond_aug: Optional[float] = None            # standard deviation of the image's noise
-    fps: float = 6                              # frames per second that svd is conditioned on
+    fps: float = FPS            # frames per second of the video; svd is conditioned on them
     motion_bucket: float = 127                  # amount of motion that svd is conditioned on
     decode_chunk: int = 7                       # frames decoded at once
     # evaluate the two sides of the guidance one after the other: half the memory
@@ -86,7 +108,7 @@ class SampleOptions:
 
 
 def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guidance_range=None,
-             cond_aug=None, fps=6, motion_bucket=127, decode_chunk=7, sequential=False,
+             cond_aug=None, fps=FPS, motion_bucket=127, decode_chunk=7, sequential=False,
              keep_graphs=True, on_step=None, on_stage=None):
     """Return the `Views` of an image.
 
@@ -111,8 +133,13 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
     # 1. inputs
     spec = engine.spec
     options = (options or SampleOptions()).of_model(spec)
-    if not isinstance(image, np.ndarray):
-        image = preprocessing.prepare(image, (spec.height, spec.width), cut_out=spec.is_orbit)[0]
+    if not isinstance(image, (np.ndarray, Image.Image)):
+        raise PipelineError(f"image: found a {type(image).__name__}, expected a PIL image, as of"
+                            " PIL.Image.open")
+    given = image_record(image)
+    if isinstance(image, Image.Image):
+        image, given["cut_out"] = preprocessing.prepare(image, (spec.height, spec.width),
+                                                        cut_out=spec.is_orbit)
     orbit = (orbit or Orbit.static(num_frames=spec.num_frames)) if spec.is_orbit else None
     num_frames = len(orbit) if spec.is_orbit else spec.num_frames
     check_request(spec, image, options.sampler, seed=options.seed, steps=options.steps,
@@ -132,7 +159,7 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
     noise = rng.standard_normal((num_frames, *latent)).astype(np.float32)
 
     # 3. condition
-    with (stages("condition"), memory_errors("condition", "lower --size"),
+    with (stages("condition"), memory_errors("condition", f"lower {_size()}"),
           engine.weights_loaded("conditioner")):
         c, uc = engine.condition(pixels, cond_noise, options.cond_aug, num_frames, **scalars)
         for name, value in c.items():
@@ -145,7 +172,7 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
         if on_step:
             on_step(i, options.steps, partial(_decoded, engine, denoised, options.decode_chunk))
 
-    with (stages("sample"), memory_errors("sample", SMALLER),
+    with (stages("sample"), memory_errors("sample", _smaller()),
           engine.weights_loaded("model")):
         scale = guidance.scales(spec.sampling.guidance, *options.guidance_range, num_frames)
         z = engine.sample(noise, c, uc, options.steps, options.sampler, scale, options.sequential,
@@ -155,17 +182,29 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
         engine.release()
 
     # 5. decode; the last view of an orbit is the input itself
-    with stages("decode"), memory_errors("decode", "lower --size"):
+    with stages("decode"), memory_errors("decode", f"lower {_size()}"):
         frames = _decoded(engine, z, options.decode_chunk)
     if spec.is_orbit:
         frames[-1] = images.composite(image)
 
     # 6. what run.json says
-    return Views(frames, image, orbit, run_record(engine, orbit, options, stages.log))
+    run = {**run_record(engine, orbit, options), "image": given, "stages": stages.log}
+    return Views(frames, image, orbit, run, options.fps)
 
 
-def run_record(engine, orbit, options, stages):
-    """Return what run.json says of a run; stages: the log of its `StageTimer`."""
+def image_record(image):
+    """Return what run.json says of an image that is given as such: its file's name, if it has one.
+
+    The hash is of its pixels as RGBA, or of an array.
+    """
+    name = getattr(image, "filename", None)
+    pixels = image if isinstance(image, np.ndarray) else image.convert("RGBA")
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    return {"file": Path(os.fsdecode(name)).name if name else None, "pixels": f"sha256:{digest}"}
+
+
+def run_record(engine, orbit, options):
+    """Return what run.json says of a run before it is made; options: `SampleOptions.of_model`."""
     spec = engine.spec
     low, high = options.guidance_range
     run = {"model": spec.name, "seed": options.seed, "steps": options.steps,
@@ -173,10 +212,12 @@ def run_record(engine, orbit, options, stages):
            "guidance": {"kind": spec.sampling.guidance, "min": low, "max": high},
            "cond_aug": options.cond_aug, "decode_chunk": options.decode_chunk,
            "dtype": str(engine.dtype), "device": ops.target(),
-           "versions": {"python": platform.python_version(), "mindspore": ms.__version__,
-                        "numpy": np.__version__},
-           "stages": stages}
-    if engine.weights is not None:
+           "versions": {"sv3d-mindspore": __version__, "python": platform.python_version(),
+                        "mindspore": ms.__version__, "numpy": np.__version__},
+           "settings": asdict(spec)}
+    if engine.is_random:
+        run["checkpoint"] = {"file": None, "weights": RANDOM}
+    elif engine.weights is not None:
         run["checkpoint"] = {"file": engine.weights.path.name, "hash": engine.weights_hash()}
         if "lora" in engine.weights.metadata:
             run["checkpoint"]["lora"] = engine.weights.metadata["lora"]
@@ -187,6 +228,16 @@ def run_record(engine, orbit, options, stages):
     else:
         run.update(fps_id=options.fps, motion_bucket_id=options.motion_bucket)
     return run
+
+
+def _size():
+    return argument('height and width in overrides', '--size')
+
+
+def _smaller():
+    """Return the remedies for too little memory while sampling."""
+    return (f"use {argument('sequential=True', '--sequential-cfg')}, {argument('dtype')} fp16,"
+            f" fewer {argument('views', '--num-frames')} or a smaller {_size()}")
 
 
 def _decoded(engine, z, chunk):

@@ -7,6 +7,7 @@ from contextlib import suppress
 import mindspore as ms
 import numpy as np
 
+from sgm.common.errors import argument
 from sgm.config.yaml_reader import ConfigError
 
 TARGETS = ("CPU", "Ascend")
@@ -17,7 +18,8 @@ def set_target(name: str) -> None:
     """Choose the operator forms of graphs that are built from now on: ``"CPU"`` or ``"Ascend"``."""
     global _target
     if name not in TARGETS:
-        raise ConfigError(f"--device: found {name!r}, expected one of {', '.join(TARGETS)}")
+        raise ConfigError(f"{argument('device')}: found {name!r}, expected one of"
+                          f" {', '.join(TARGETS)}")
     _target = name
 
 
@@ -49,9 +51,9 @@ def set_device(name: str, device_id: int = 0, mode: str = "graph") -> None:
         ms.set_device(name, device_id)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"--device {name}: MindSpore {ms.__version__} cannot use it"
+            f"{argument('device')} {name}: MindSpore {ms.__version__} cannot use it"
             f" ({str(error).splitlines()[0]}); on an NPU host source CANN's set_env.sh first,"
-            " elsewhere use --device CPU") from None
+            f" elsewhere use {argument('device')} CPU") from None
     ms.device_context.ascend.op_precision.conv_allow_hf32(False)
     ms.device_context.ascend.op_precision.matmul_allow_hf32(False)
 

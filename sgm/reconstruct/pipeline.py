@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from sgm import ops
 from sgm.common.cli import until_stopped
+from sgm.common.errors import argument
 from sgm.common.files import atomic
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.geometry import mesh_writer, topology
@@ -244,8 +245,7 @@ class Reconstruction:
             return None  # follows what comes before it
         raise ShapeError(
             f"{self.work.file(stage)}: was made with another {', '.join(differing)}; run without"
-            " --resume to"
-            " make it again, or with the views and settings of then"
+            f" {argument('resume')} to make it again, or with the views and settings of then"
         )
 
     def save_report(self):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sgm.common.errors import argument
 from sgm.common.files import atomic
+from sgm.common.records import differing
 from sgm.reconstruct.posed_views import ShapeError
 
 # those that a user can choose; the views' hull is always made
@@ -31,7 +33,7 @@ def load_state(path):
     except Exception as error:  # a truncated zip file raises many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ShapeError(
-            f"{path}: cannot be read ({reason}); remove it, or run without --resume"
+            f"{path}: cannot be read ({reason}); remove it, or run without {argument('resume')}"
         ) from None
 
 
@@ -57,9 +59,9 @@ class Work:
             before = json.loads(note.read_text())
         except ValueError:
             raise ShapeError(
-                f"{note}: is not JSON; remove {self.folder}, or run without --resume"
+                f"{note}: is not JSON; remove {self.folder}, or run without {argument('resume')}"
             ) from None
-        return _differing(before, json.loads(json.dumps(made_with)))
+        return differing(before, json.loads(json.dumps(made_with)))
 
     def note(self, stage, made_with, keep):
         """Write down what a stage is about to be made with.
@@ -72,17 +74,6 @@ class Work:
             temporary.write_text(json.dumps(made_with, indent=1))
 
 
-def _differing(before, now, prefix=""):
-    names = []
-    for key in {**before, **now}:
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += _differing(a, b, f"{prefix}{key}.")
-        elif a != b:
-            names.append(prefix + key)
-    return names
-
-
 def check_output(folder, need):
     """Raise ShapeError unless `folder` is free or an earlier run's, and the disk has `need` bytes.
     """
@@ -90,9 +81,8 @@ def check_output(folder, need):
     ours = (folder / "work").is_dir() or (folder / "report.json").is_file()
     if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise ShapeError(
-            f"--output {folder}: found a folder with other files in it, expected an empty one or"
-            " that of an"
-            " earlier run; give another path"
+            f"{argument('output')} {folder}: found a folder with other files in it, expected an"
+            " empty one or that of an earlier run; give another path"
         )
     place = folder.absolute()
     while not place.exists():
@@ -100,7 +90,6 @@ def check_output(folder, need):
     free = shutil.disk_usage(place).free
     if free < need:
         raise ShapeError(
-            f"--output {folder}: found {free >> 20} MB free, expected {need >> 20} MB; free space,"
-            " or write to"
-            " another disk"
+            f"{argument('output')} {folder}: found {free >> 20} MB free, expected {need >> 20} MB;"
+            " free space, or write to another disk"
         )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sgm.common.errors import InputError
+from sgm.common.errors import InputError, argument
 
 FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
 MAX_VALUE = 1e9    # largest length or angle in degrees; a larger one means a damaged file
@@ -82,23 +82,25 @@ class Orbit:
     sign: int = AZIMUTH_SIGN
 
     def __post_init__(self):
-        azimuths = angle_list(self.azimuths_deg, "--azimuths")
-        elevations = angle_list(self.elevations_deg, "--elevations")
+        names = [argument(f"{name}_deg", f"--{name}") for name in ("azimuths", "elevations")]
+        azimuths = angle_list(self.azimuths_deg, names[0])
+        elevations = angle_list(self.elevations_deg, names[1])
         if len(azimuths) != len(elevations):
-            raise CameraError(f"--azimuths has {len(azimuths)} values and --elevations"
+            raise CameraError(f"{names[0]} has {len(azimuths)} values and {names[1]}"
                               f" {len(elevations)}; give one of each per view")
         if np.abs(elevations).max() >= 90:
             k = int(np.abs(elevations).argmax())
-            raise CameraError(f"--elevations: view {k} has {elevations[k]:g}; every elevation must"
+            raise CameraError(f"{names[1]}: view {k} has {elevations[k]:g}; every elevation must"
                               " be above -90 and below 90 degrees (the azimuth is undefined at the"
                               " poles)")
         if self.sign not in (1, -1):
-            raise CameraError(f"--azimuth-sign is {self.sign!r}; expected 1 or -1")
+            raise CameraError(f"{argument('sign', '--azimuth-sign')} is {self.sign!r}; expected 1"
+                              " or -1")
         relative = wrap_degrees(azimuths - azimuths[-1])
         steps = np.diff(relative[:-1])
         if (steps < 0).any():
             k = int(np.flatnonzero(steps < 0)[0]) + 1
-            raise CameraError(f"--azimuths: view {k} ({azimuths[k]:g}) comes before view {k - 1}"
+            raise CameraError(f"{names[0]}: view {k} ({azimuths[k]:g}) comes before view {k - 1}"
                               f" ({azimuths[k - 1]:g}) going round from the last view; sort the"
                               " azimuths in ascending order, input view last")
         relative.setflags(write=False)

@@ -10,16 +10,21 @@ from typing import Optional
 
 import numpy as np
 
-from sgm.common.errors import InputError
+from sgm.common.errors import InputError, argument
+from sgm.common.records import described, differing
+from sgm.config.model import FPS, MAX_FPS
 from sgm.views.cameras import DISTANCE, Orbit
-from sgm.views.images import composite, write_png
+from sgm.views.images import composite, parse_background, write_png
 from sgm.views.matting import alpha_from_white
 from sgm.views.media import contact_sheet, plot_orbit, write_gif, write_video
 from sgm.views.transforms import write_transforms
 
 FORMATS = ("mp4", "gif", "png")
-# files of the folder
-OURS = re.compile(r"[0-9]+\.png|(input|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")
+# files of the folder; those of one folder are listed in its run.json
+OURS = re.compile(
+    r"[0-9]{3,}\.png|(input|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")
+# what run.json says of a run that its views do not depend on
+INCIDENTAL = ("stages", "versions", "device", "files")
 log = logging.getLogger("sgm")
 
 
@@ -32,12 +37,14 @@ class Views:
     """Generated frames and what they belong to.
 
     frames (T, H, W, 3) uint8 on white; the last one is the input if `orbit` is given. source (H, W,
-    4) uint8: the input as the network saw it, straight alpha. run: what run.json says.
+    4) uint8: the input as the network saw it, straight alpha. run: what run.json says. fps: frames
+    per second of the video.
     """
     frames: np.ndarray
     source: np.ndarray
     orbit: Optional[Orbit] = None
     run: dict = field(default_factory=dict)
+    fps: float = FPS
 
     def __repr__(self):
         count, height, width, _ = self.frames.shape
@@ -51,26 +58,46 @@ class Views:
             cut[-1] = self.source
         return np.stack(cut)
 
-    def save(self, folder, background="transparent", fps=7, formats=FORMATS):
-        """Write the views folder, whole or not at all; an earlier one is replaced. Return its Path.
+    def save(self, folder, background="transparent", fps=None, formats=FORMATS, overwrite=False):
+        """Write the views folder, whole or not at all. Return its Path.
 
         background: "transparent" (RGBA files), or an (r, g, b) on which frames are put (RGB files).
-        "png" among `formats` is contact.png and orbit.png; the numbered views are always written. A
-        video that cannot be encoded is left out with a warning; views.gif then stands for it.
-        Raises ViewsError, and OSError when the disk is full.
+        fps: frames per second of the video, by default `self.fps`. formats: extra files besides the
+        views themselves; a video that cannot be encoded becomes a GIF. overwrite: replace the views
+        that the folder holds; what else is in it, a mesh for example, stays.
+        Raises ViewsError, also for a folder that holds views without `overwrite`, and OSError when
+        the disk is full.
         """
+        background, fps = _background(background), self.fps if fps is None else fps
+        if not 0 < fps <= MAX_FPS:
+            raise ViewsError(f"fps: found {fps}, expected more than 0, up to {MAX_FPS}")
+        unknown = set(formats) - set(FORMATS)
+        if unknown:
+            raise ViewsError(f"formats: found {', '.join(map(repr, sorted(unknown)))}, expected any"
+                             f" of {', '.join(FORMATS)}")
         check_replaceable(folder)
-        place = Path(folder).resolve()
-        partial, old = (place.with_name(f".{place.name}.{what}") for what in ("partial", "old"))
-        _clean_up(place, partial, old)            # what a killed run left
+        if is_finished(folder) and not overwrite:
+            raise ViewsError(f"{folder}: holds views already;"
+                             f" {argument('overwrite=True', '--overwrite')} replaces them, or give"
+                             " another folder")
+        place, partial, old = _places(folder)
+        shutil.rmtree(partial, ignore_errors=True)          # what a killed run left
         partial.mkdir(parents=True)
         try:
             self._write(partial, background, fps, formats)
+            kept = _foreign(place)
+            for name in kept:
+                if (partial / name).exists():
+                    raise ViewsError(f"{place / name}: is not of the views, and would be replaced;"
+                                     " move it, or give another folder")
             if place.exists():      # aside first: half deleted it would look finished
                 os.replace(place, old)
             os.replace(partial, place)
         finally:
-            _clean_up(place, partial, old)
+            _tidy(place, partial, old)
+        if kept:
+            log.warning("%s: replaced its views and kept what else is in it (%s); a mesh in it is"
+                        " still that of the earlier views", folder, ", ".join(kept[:5]))
         return Path(folder)
 
     def _write(self, folder, background, fps, formats):
@@ -93,7 +120,16 @@ class Views:
         has_video = "mp4" not in formats or write_video(folder / "views.mp4", shown, fps)
         if "gif" in formats or not has_video:
             write_gif(folder / "views.gif", shown, fps)
-        (folder / "run.json").write_text(json.dumps(self.run, indent=1))
+        files = sorted(path.name for path in folder.iterdir())
+        saved = output_record(background, fps, formats)
+        (folder / "run.json").write_text(
+            json.dumps({**self.run, **saved, "files": [*files, "run.json"]}, indent=1))
+
+
+def output_record(background, fps, formats):
+    """Return what run.json says of the way in which views were saved; arguments as of `save`."""
+    background = background if isinstance(background, str) else list(background)
+    return {"output": {"background": background, "fps": fps, "formats": sorted(formats)}}
 
 
 def is_finished(folder):
@@ -101,25 +137,91 @@ def is_finished(folder):
     return (Path(folder) / "run.json").is_file()
 
 
-def _clean_up(place, partial, old):
-    """Put the folder that was set aside back if none took its place, and remove what is left."""
-    if old.exists() and not place.exists():
-        os.replace(old, place)
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
+def check_same(folder, run):
+    """Raise ViewsError unless a finished folder is what a run would make again.
+
+    run: what run.json will say; names that are missing in it, or in that of an earlier version of
+    this program, are not compared.
+    """
+    before = _record(folder)
+    if before is None:
+        raise ViewsError(f"{Path(folder) / 'run.json'}: is damaged, so that nothing says what the"
+                         f" views were made with; {_remedy()}")
+    run = json.loads(json.dumps(run))           # as it will be read: tuples become lists
+    names = [name for name in differing(_shared(before, run), _shared(run, before))
+             if name.partition(".")[0] not in INCIDENTAL]
+    if names:
+        raise ViewsError(f"{folder}: its views were made otherwise ({described(names, before, run)}"
+                         f"); {_remedy()}")
 
 
 def check_replaceable(folder):
-    """Raise ViewsError if `folder` is a file, or holds anything that saving would delete.
+    """Raise ViewsError unless `folder` is a views folder, empty, or not there.
 
-    An earlier views folder is replaced.
+    One that a killed run has set aside is put back first.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
+    place, partial, old = _places(folder)
+    if old.exists():
+        _tidy(place, partial, old)
+    if place.exists() and not place.is_dir():
         raise ViewsError(f"{folder}: found a file, expected a folder or nothing; move it, or give"
-                         " another --output")
-    if folder.is_dir() and not is_finished(folder):
-        others = sorted(path.name for path in folder.iterdir() if not OURS.fullmatch(path.name))
-        if others:
-            raise ViewsError(f"{folder}: found {others[0]}, expected a views folder or nothing,"
-                             " because it would be replaced; move it, or give another --output")
+                         " another folder")
+    if place.is_dir() and not is_finished(place):
+        found = min((path.name for path in place.iterdir()), default=None)
+        if found:
+            raise ViewsError(f"{folder}: found {found}, expected a views folder or nothing; move"
+                             " it, or give another folder")
+
+
+def _remedy():
+    return f"{argument('overwrite=True', '--overwrite')} makes it again, or give another folder"
+
+
+def _places(folder):
+    """Return the folder itself, and those next to it for the new views and for the earlier ones."""
+    place = Path(folder).resolve()
+    return place, *(place.with_name(f".{place.name}.{what}") for what in ("partial", "old"))
+
+
+def _record(folder):
+    """Return what the run.json of a folder says; None if it is not there or damaged."""
+    try:
+        found = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _shared(record, other):
+    """Return a nested dict without the names that another one lacks."""
+    return {key: _shared(value, other[key])
+            if isinstance(value, dict) and isinstance(other[key], dict) else value
+            for key, value in record.items() if key in other}
+
+
+def _foreign(folder):
+    """Return the sorted names of what saving did not write into a views folder."""
+    if not folder.is_dir():
+        return []
+    listed = (_record(folder) or {}).get("files")
+    ours = {str(name) for name in listed} if isinstance(listed, list) else None
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()
+                  or not OURS.fullmatch(path.name) or ours is not None and path.name not in ours)
+
+
+def _tidy(place, partial, old):
+    """Put the folder that was set aside back, or only what is not ours in it; remove what is left.
+    """
+    if old.exists() and not place.exists():
+        os.replace(old, place)
+    for name in _foreign(old):
+        if not (place / name).exists():
+            os.replace(old / name, place / name)
+    if not _foreign(old):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _background(value):
+    """Return a background as "transparent" or three levels. Raises ImageError."""
+    return parse_background(value if isinstance(value, str) else ",".join(map(str, value)))

@@ -2,6 +2,7 @@
 
 Images are PIL RGBA or uint8 (H, W, C), with straight alpha.
 """
+import hashlib
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from sgm.common.errors import InputError
+from sgm.common.errors import InputError, argument, os_reason
 from sgm.common.files import atomic
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -57,6 +58,18 @@ def load_image(path):
         raise ImageError(f"{path}: every pixel is transparent; save it with its object opaque, or"
                          " without alpha")
     return image
+
+
+def file_hash(path):
+    """Return the hash of an image file as "sha256:...". Raises ImageError."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {os_reason(error)}") from None
+    return f"sha256:{digest.hexdigest()}"
 
 
 def read_image(path, convert):
@@ -147,8 +160,8 @@ def parse_background(text):
         levels = tuple(int(part) for part in parts)
         if max(levels) <= 255:
             return levels
-    raise ImageError(f"--background is {text!r}; expected transparent, white or R,G,B with levels"
-                     " of 0 to 255")
+    raise ImageError(f"{argument('background')} is {text!r}; expected transparent, white or R,G,B"
+                     " with levels of 0 to 255")
 
 
 class ImageError(InputError):

@@ -9,6 +9,11 @@ from PIL import Image
 from sgm.common.errors import one_line
 from sgm.views.images import composite
 
+# ffmpeg turns sRGB into BT.601 unless told otherwise, and players take an untagged video for BT.709
+# or BT.601 by its size. faststart: the index comes first, so that a browser plays while it loads.
+BT709 = ("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709",
+         "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv",
+         "-movflags", "+faststart")
 log = logging.getLogger("sgm")
 # it warns of every video that is scaled
 logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)
@@ -29,14 +34,17 @@ def contact_sheet(frames, columns=7):
 
 
 def write_video(path, frames, fps):
-    """Encode uint8 frames (T, H, W, 3) as H.264, odd sides made even. Return whether it worked.
+    """Encode uint8 frames (T, H, W, 3) as H.264 in BT.709, odd sides made even.
+
+    Return whether it worked.
 
     If not, a warning says why. The file is read back: one that a full disk cuts off is removed.
     """
     frames = _even(frames)
     try:
         iio.imwrite(path, frames, plugin="FFMPEG", extension=".mp4", is_batch=True, fps=fps,
-                    codec="libx264", quality=8, macro_block_size=2, ffmpeg_log_level="quiet")
+                    codec="libx264", quality=8, macro_block_size=2, ffmpeg_log_level="quiet",
+                    output_params=list(BT709))
         # ffmpeg's exit code cannot be had: that it ran out of disk shows only in the file
         if probe_video(path)[0] == len(frames):
             return True

@@ -2,6 +2,7 @@
 import numpy as np
 from PIL import Image, ImageOps
 
+from sgm.common.errors import argument
 from sgm.views.images import MAX_PIXELS, MIN_OBJECT, MIN_SIDE, ImageError
 from sgm.views.matting import matte
 
@@ -15,15 +16,16 @@ def recenter(image, size, frame_ratio=None):
     without its mistake of using the height of a landscape image. Raises ImageError.
     """
     if frame_ratio is not None and not 0 < frame_ratio <= 1:
-        raise ImageError(f"--frame-ratio is {frame_ratio:g}; expected a number above 0, up to 1")
+        raise ImageError(f"{argument('frame_ratio')} is {frame_ratio:g}; expected a number above"
+                         " 0, up to 1")
     box = image.getchannel("A").getbbox()
     if box is None:
         raise ImageError("the image is all transparent; there is no object to put into the frame")
     width, height = box[2] - box[0], box[3] - box[1]
     side = max(image.size) if frame_ratio is None else int(max(width, height) / frame_ratio)
     if side * side > 4 * MAX_PIXELS:
-        raise ImageError(f"--frame-ratio is {frame_ratio:g}: {max(width, height)} pixels of object"
-                         f" in {side} of frame; give a larger ratio")
+        raise ImageError(f"{argument('frame_ratio')} is {frame_ratio:g}: {max(width, height)}"
+                         f" pixels of object in {side} of frame; give a larger ratio")
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     square.paste(image.crop(box), (side // 2 - width // 2, side // 2 - height // 2))
     return square.resize((size, size), Image.LANCZOS)       # Pillow weights the colors by alpha
@@ -44,7 +46,8 @@ def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
                          f" {MIN_SIDE} x {MIN_SIDE}; give a larger one")
     if cut_out:
         if height != width:
-            raise ImageError(f"--size is {height}x{width}; a cut-out object takes a square frame")
+            raise ImageError(f"{argument('size')} is {height}x{width}; a cut-out object takes a"
+                             " square frame")
         cut, how = matte(image, method)
         left, top, right, bottom = cut.getchannel("A").getbbox() or (0, 0, 0, 0)
         if 0 < max(right - left, bottom - top) < MIN_OBJECT:
@@ -53,8 +56,8 @@ def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
                              " longer side; give a larger image of it")
         return np.asarray(recenter(cut, width, frame_ratio)), how
     if frame_ratio is not None:
-        raise ImageError("--frame-ratio places an object that is cut out; leave it out, or"
-                         " --no-matte (svd: always)")
+        raise ImageError(f"{argument('frame_ratio')} places an object that is cut out; leave it"
+                         f" out, or {argument('cut_out=False', '--no-matte')} (svd: always)")
     fitted = ImageOps.fit(image.convert("RGBA"), (width, height), Image.LANCZOS)
     return np.asarray(fitted), "none: image as it is"
 

@@ -73,12 +73,12 @@ def test_a_write_that_fails_leaves_the_earlier_views(tmp_path, monkeypatch):
         (full if target == tmp_path / "a" and source.name == ".a.partial" else rename)(source, target)
     with monkeypatch.context() as patch, pytest.raises(OSError):
         patch.setattr(folder.os, "replace", last_fails)
-        some_views().save(tmp_path / "a", formats=())
+        some_views().save(tmp_path / "a", formats=(), overwrite=True)
     assert tree(tmp_path) == before
     (tmp_path / "a").rename(tmp_path / ".a.old")        # as a kill between the two renames leaves it
     with monkeypatch.context() as patch, pytest.raises(OSError):
         patch.setattr(folder, "write_transforms", full)
-        some_views().save(tmp_path / "a")
+        some_views().save(tmp_path / "a", overwrite=True)
     assert tree(tmp_path) == before
 
 

@@ -44,11 +44,11 @@ def test_released_models(name):
     ("sampling.sigma_min=701", "sampling.sigma_min: found 701.0, expected less than"),
     ("sampling.steps=-1", "sampling.steps: found -1"),
     ("sampling.max_scale=.nan", "sampling.max_scale: found nan"),
-    ("sampling.stepz=3", "--set sampling.stepz: unknown key"),
-    ("unet.channel_mult[0]=3", "--set unet.channel_mult[0]: unknown key; the nearest known key is unet.channel_mult"),
-    ("num_frames", "--set num_frames: expected key=value"),
-    ("=3", "--set =3: expected key=value"),
-    ("unet.channel_mult=[1", "--set unet.channel_mult: not valid YAML"),
+    ("sampling.stepz=3", "overrides sampling.stepz: unknown key"),
+    ("unet.channel_mult[0]=3", "overrides unet.channel_mult[0]: unknown key; the nearest known key is unet.channel_mult"),
+    ("num_frames", "overrides num_frames: expected key=value"),
+    ("=3", "overrides =3: expected key=value"),
+    ("unet.channel_mult=[1", "overrides unet.channel_mult: not valid YAML"),
 ])
 def test_a_wrong_override_is_told_in_one_line(override, expected):
     assert expected in error_of(load_spec, "svd", [override])

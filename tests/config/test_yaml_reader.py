@@ -66,5 +66,5 @@ def test_any_dataclass_can_be_a_schema(tmp_path):
     path = written(tmp_path, "optimizer: {lr: 3.0e-5}")
     assert load_yaml(Recipe, path, ["steps=7"]) == Recipe(7, Optimizer(3e-5))
     message = error_of(load_yaml, Recipe, path, ["steps=0"])
-    assert message == f"{path} with --set steps=0: steps: found 0, expected at least 1"
+    assert message == f"{path} with overrides steps=0: steps: found 0, expected at least 1"
     assert "the nearest known key is optimizer.lr" in error_of(load_yaml, Recipe, written(tmp_path, "lr: 3"))

@@ -59,13 +59,13 @@ def test_sign_moves_the_cameras_and_not_what_the_network_is_fed():
 
 
 @pytest.mark.parametrize("azimuths, elevations, words", [
-    ([90, 0], [10], "--azimuths has 2 values and --elevations 1"),
-    ([], [], "--azimuths"),
-    ([90, 0], [10, 90], "--elevations: view 1 has 90"),
-    ([90, 0], [-95, 0], "--elevations: view 0"),
-    ([90, np.nan], [0, 0], "--azimuths"),
-    ([[90, 0]], [0, 0], "--azimuths"),
-    (["east", "0"], [0, 0], "--azimuths is not a list of numbers"),
+    ([90, 0], [10], "azimuths_deg has 2 values and elevations_deg 1"),
+    ([], [], "azimuths_deg"),
+    ([90, 0], [10, 90], "elevations_deg: view 1 has 90"),
+    ([90, 0], [-95, 0], "elevations_deg: view 0"),
+    ([90, np.nan], [0, 0], "azimuths_deg"),
+    ([[90, 0]], [0, 0], "azimuths_deg"),
+    (["east", "0"], [0, 0], "azimuths_deg is not a list of numbers"),
     ([180, 90, 0], [0, 0, 0], "sort the azimuths"),
 ])
 def test_bad_orbits(azimuths, elevations, words):
@@ -75,7 +75,7 @@ def test_bad_orbits(azimuths, elevations, words):
 
 
 def test_bad_sign_and_no_frames():
-    with pytest.raises(CameraError, match="--azimuth-sign"):
+    with pytest.raises(CameraError, match="^sign is"):
         Orbit.static().with_sign(0)
     with pytest.raises(CameraError):
         Orbit.static(num_frames=0)

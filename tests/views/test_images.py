@@ -138,7 +138,7 @@ def test_parse_background():
     assert images.parse_background("white") == (255, 255, 255)
     assert images.parse_background("0, 128,255") == (0, 128, 255)
     for text in ("", "red", "1,2", "1,2,256", "1,2,-3", "1,2,3,4"):
-        with pytest.raises(ImageError, match="--background"):
+        with pytest.raises(ImageError, match="^background is"):
             images.parse_background(text)
 
 

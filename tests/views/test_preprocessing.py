@@ -41,7 +41,7 @@ def test_recentre_errors():
     with pytest.raises(ImageError, match="all transparent"):
         recenter(Image.new("RGBA", (4, 4)), 8)
     for ratio in (0, -1, 1.1, float("nan"), 0.001):
-        with pytest.raises(ImageError, match="--frame-ratio"):
+        with pytest.raises(ImageError, match="^frame_ratio"):
             recenter(Image.fromarray(disc()), 8, ratio)
 
 
@@ -52,9 +52,9 @@ def test_prepare_without_cutting_out():
     assert prepared.shape == (8, 8, 4) and prepared.dtype == np.uint8 and how.startswith("none")
     np.testing.assert_allclose(prepared[:, 1:-1], np.broadcast_to([0, 0, 255, 255], (8, 6, 4)), atol=2)
     assert preprocessing.prepare(image, (16, 32), cut_out=False)[0].shape == (16, 32, 4)
-    with pytest.raises(ImageError, match="--frame-ratio"):
+    with pytest.raises(ImageError, match="^frame_ratio"):
         preprocessing.prepare(image, 8, 0.5, cut_out=False)
-    with pytest.raises(ImageError, match="--size is 16x32"):
+    with pytest.raises(ImageError, match="^size is 16x32"):
         preprocessing.prepare(image, (16, 32))
 
 

@@ -127,7 +127,7 @@ def test_orbit_files(tmp_path):
     file.write_text(json.dumps({"azimuths_deg": [90, 180, 0], "elevations_deg": [1, 2, 3]}))
     np.testing.assert_array_equal(read_orbit(file).elevations_deg, [1, 2, 3])
     for data, words in (({"azimuths_deg": [0]}, "elevations_deg is missing"),
-                        ({"azimuths_deg": [0], "elevations_deg": [99]}, "orbit.json: --elevations"),
+                        ({"azimuths_deg": [0], "elevations_deg": [99]}, "orbit.json: elevations_deg"),
                         ({"frames": [{"azimuth_deg": 0}]}, "lack azimuth_deg or elevation_deg")):
         file.write_text(json.dumps(data))
         with pytest.raises(CameraError, match=words):

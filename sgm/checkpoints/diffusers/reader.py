@@ -21,6 +21,7 @@ from sgm.checkpoints.identify import (
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.original_keys import unused_keys, used_shapes
 from sgm.checkpoints.store import CheckpointError, LazyTensor, View, passthrough
+from sgm.common.errors import argument
 
 MAX_JSON = 8 << 20
 # A buffer that old versions of transformers wrote.
@@ -65,7 +66,8 @@ def open_folder(path, spec=None, base=None):
     if missing or misfits or extra:
         raise CheckpointError(
             f"{path}: does not fit {spec.name}: {misfit_message(missing, misfits, extra)}; pass the"
-            " model's --config, or --base with a file that has what is missing")
+            f" model's {argument('name', '--config')}, or {argument('base')} with a file that has"
+            " what is missing")
     return view, spec
 
 
@@ -188,4 +190,5 @@ def _compare_configs(path, spec, configs):
             if None not in (expected, found) and found != expected:
                 raise CheckpointError(
                     f"{path / part / 'config.json'}: {name}: found {str(found)[:60]}, expected"
-                    f" {expected} for {spec.name}; pass the model's --config")
+                    f" {expected} for {spec.name}; pass the model's"
+                    f" {argument('name', '--config')}")

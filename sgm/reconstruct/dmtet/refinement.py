@@ -15,7 +15,7 @@ from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from sgm import ops
-from sgm.common.errors import InputError
+from sgm.common.errors import InputError, argument
 from sgm.ops import adam
 from sgm.reconstruct.dmtet import marching_tets, pixel_batches, tet_grid
 from sgm.reconstruct.dmtet.pixel_batches import Edges
@@ -304,7 +304,6 @@ class Refiner:
             self.history = [tuple(row) for row in arrays["history"]]
         except KeyError as error:
             raise RefineError(
-                f"dmtet: the checkpoint does not fit the settings ({error}); run without --resume,"
-                " or with the"
-                " settings of the first run"
+                f"dmtet: the checkpoint does not fit the settings ({error}); run without"
+                f" {argument('resume')}, or with the settings of the first run"
             ) from None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sgm.common.errors import argument
 from sgm.reconstruct.hull import flat_base, sdf_grid, visual_hull
 from sgm.reconstruct.hull.camera_alignment import aligned
 from sgm.reconstruct.posed_views import HALF, PosedViews, ShapeError
@@ -221,8 +222,8 @@ def _agreeing(rough, source):
     if counted >= best + ADVANTAGE:
         raise ShapeError(
             f"{disagree}; with the azimuths counted the other way it covers {counted:.0%}: sample"
-            " again with the"
-            " other --azimuth-sign (1 or -1), or give views_to_mesh.py --azimuth-sign -1"
+            " again with the other azimuth sign (1 or -1), or give views_to_mesh"
+            f" {argument('azimuth_sign')} -1"
         )
     if best < HOPELESS:
         raise ShapeError(

@@ -6,6 +6,7 @@ from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from sgm import ops
+from sgm.common.errors import argument
 from sgm.ops import adam
 from sgm.reconstruct.nerf import encoding, volume_rendering
 from sgm.reconstruct.nerf.field import Field
@@ -230,7 +231,6 @@ class NerfTrainer:
             self.history = [tuple(row) for row in arrays["history"]]
         except KeyError as error:
             raise ShapeError(
-                f"nerf: the checkpoint does not fit the settings ({error}); run without --resume,"
-                " or with the"
-                " settings of the first run"
+                f"nerf: the checkpoint does not fit the settings ({error}); run without"
+                f" {argument('resume')}, or with the settings of the first run"
             ) from None

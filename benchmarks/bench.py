@@ -40,12 +40,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+import sgm.common.startup  # noqa: E402, F401 - first: says which packages are missing
+
+# isort: split
 import fields  # noqa: E402
 import steps  # noqa: E402
 import twins  # noqa: E402
 from sides import Side, SideError  # noqa: E402
 
-import sgm.common.startup  # noqa: E402, F401 - first: says what is missing
 from sgm.common.cli import Arguments, exit_code  # noqa: E402
 from sgm.common.errors import InputError  # noqa: E402
 from sgm.config.reconstruction import NerfSpec  # noqa: E402

@@ -189,9 +189,11 @@ def photo(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """simple_video_sample.py without its network: all views are white, at once."""
-    def generate_views(engine, image, orbit, *_, **callbacks):
+    def generate_views(engine, image, orbit, options, **callbacks):
+        from sgm.diffusion.pipeline import run_record
         from sgm.views.folder import Views
-        return Views(np.full((len(orbit), *image.shape[:2], 3), 255, np.uint8), image, orbit, {"model": "none"})
+        frames = np.full((len(orbit), *image.shape[:2], 3), 255, np.uint8)
+        return Views(frames, image, orbit, run_record(engine, orbit, options.of_model(engine.spec)))
     monkeypatch.setattr("sgm.diffusion.pipeline.generate_views", generate_views)
 
 

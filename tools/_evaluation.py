@@ -52,8 +52,20 @@ def views_folders(path: Path) -> dict[str, Path]:
     return found
 
 
+def object_of(name: str, true) -> str:
+    """Return the name among `true` that a predicted folder stands for.
+
+    That is its own, or that of its image: simple_video_sample.py writes <image>_<seed>.
+    """
+    image, _, seed = name.rpartition("_")
+    return image if name not in true and seed.isdigit() and image in true else name
+
+
 def matched(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
-    """Return (name, predicted folder, true folder) of every predicted object. Raises InputError."""
+    """Return (name, predicted folder, true folder) of every predicted object. Raises InputError.
+
+    Folders have the same names, or the predicted one its seed behind it: cup_23 of cup.
+    """
     predicted, true = views_folders(prediction), views_folders(truth)
     if "" in predicted and "" in true:
         return [(prediction.resolve().name, prediction, truth)]
@@ -61,11 +73,13 @@ def matched(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
         one, many = (prediction, truth) if "" in predicted else (truth, prediction)
         raise InputError(f"{one} is one views folder, but {many} holds {len(views_folders(many))};"
                          " give two of a kind")
-    unmatched = sorted(set(predicted) - set(true))
+    pairs = {name: object_of(name, true) for name in predicted}
+    unmatched = sorted(name for name, of in pairs.items() if of not in true)
     if unmatched:
         raise InputError(f"{prediction / unmatched[0]}: {truth} has no folder of that name to"
-                         f" compare it with ({len(unmatched)} such of {len(predicted)})")
-    return [(name, predicted[name], true[name]) for name in predicted]
+                         f" compare it with, nor of its image ({len(unmatched)} such of"
+                         f" {len(predicted)})")
+    return [(name, predicted[name], true[of]) for name, of in pairs.items()]
 
 
 def read_views(folder: Path, like: np.ndarray | None = None) -> np.ndarray:

@@ -193,11 +193,10 @@ def sample(report):
     """Run the embedded small model from a drawn image to views. Raises ValueError."""
     import numpy as np
 
-    from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
+    from sgm.diffusion.pipeline import generate, load_model
     from sgm.views.cameras import Orbit
 
-    model, weights = EMBEDDED
-    engine = load_model(model, str(weights))
+    engine = load_model()
     rows, columns = np.mgrid[:engine.spec.height, :engine.spec.width] / engine.spec.height - 0.5
     image = np.zeros((engine.spec.height, engine.spec.width, 4), np.uint8)
     image[rows ** 2 + columns ** 2 < 0.1] = (200, 60, 40, 255)

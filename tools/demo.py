@@ -7,6 +7,7 @@ made of 21 rendered views of that object.
   demo.py [--output outputs/demo]
 """
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,15 @@ from sgm.render.seeds import HELD_BACK_SEEDS
 ROOT = Path(__file__).resolve().parents[1]
 SEED = HELD_BACK_SEEDS[3]
 ELEVATION = 10
+
+
+def environment():
+    """Return how to use the Python of this run in a shell, as the end of a sentence."""
+    folder = os.path.relpath(sys.prefix)
+    if sys.prefix == sys.base_prefix:           # no environment of its own
+        return f": {sys.executable} simple_video_sample.py --help"
+    return (f", once in each shell: source {folder}/bin/activate (or call {folder}/bin/python"
+            " instead of python)")
 
 
 def main(argv=None):
@@ -66,8 +76,8 @@ def main(argv=None):
           " only, so this shows the path, not the quality\n"
           f"  {out}/mesh/mesh.glb          a mesh of 21 rendered views of the object (also"
           " contact.png, turntable.gif)\n"
-          "For the next commands: source .venv/bin/activate. The README says how to use the"
-          " published weights.")
+          f"For the next commands{environment()}. The README says how to use the published"
+          " weights.")
     return 0
 
 

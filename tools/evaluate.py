@@ -7,10 +7,11 @@
   evaluate.py mesh outputs/duck/mesh.glb objects/duck/mesh.ply --views objects/duck/dynamic
 
 PRED and GT are views folders (000.png ..., the input view last) or folders of views folders,
-matched by name. The input view is not counted. PSNR (dB), PSNR over the union of both silhouettes,
-SSIM, silhouette IoU: mean over views, then over objects. Next to the prediction stand the baselines
-made from GT: the input repeated, and the mean of the true orbit, which knows the answer but no
-pose; a model that does not beat it has learned no geometry.
+matched by name: cup with cup, and cup_23, made of cup.png with seed 23, with cup too. The input
+view is not counted. PSNR (dB), PSNR over the union of both silhouettes, SSIM, silhouette IoU: mean
+over views, then over objects. Next to the prediction stand the baselines made from GT: the input
+repeated, and the mean of the true orbit, which knows the answer but no pose; a model that does not
+beat it has learned no geometry.
 
 mesh: both in one world, z up, the true one inside [-0.5, 0.5]^3; --up gives the prediction's up
 axis. Chamfer distance (mean distance there plus back, 10000 points each against 500000; 0.002 is

@@ -32,6 +32,7 @@ from sgm.common.cli import (
     loading,
 )
 from sgm.common.errors import InputError
+from sgm.common.records import described, differing
 from sgm.config.model import MAX_NUMBER, MAX_STEPS
 from sgm.config.yaml_reader import ConfigError
 from sgm.render.seeds import HELD_BACK_SEEDS
@@ -73,10 +74,20 @@ def claim(output, settings):
     path = output / "settings.json"
     text = json.dumps(settings, indent=1)
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"--output {output}: holds views made with other settings ({path}); give"
-                          " another folder")
+        before = read_settings(path)
+        said = described(differing(before, settings), before, settings)
+        raise ConfigError(f"--output {output}: holds views made with other settings ({path}: {said}"
+                          "); give another folder")
     output.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def read_settings(path):
+    """Return what a settings.json holds; {} if it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        return {}
 
 
 def parse(argv):
@@ -117,7 +128,7 @@ def main(argv=None):
 
     # the model, and a folder that is its own
     ops.set_device("CPU")
-    engine = load_model(args.config or EMBEDDED[0], args.ckpt or EMBEDDED[1], overrides=args.set)
+    engine = load_model(args.config or EMBEDDED[0], args.ckpt, overrides=args.set)
     if not engine.spec.is_orbit:
         raise ConfigError(f"--config {args.config}: found a video model, expected an orbit model"
                           " (sv3d_u, sv3d_p, sv3d_tiny)")

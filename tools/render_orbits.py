@@ -52,7 +52,8 @@ def parse(argv=None) -> argparse.Namespace:
         help="draws elevations, orbits and lights (default 0)")
     add("--workers", type=int_range(1, 1024), default=os.cpu_count(),
         help="processes (default: all CPUs)")
-    add("--overwrite", action="store_true", help="delete what an earlier run left in --out")
+    add("--overwrite", action="store_true",
+        help="delete what an earlier run left in --out, unless something else is in it")
     procedural = commands.add_parser("procedural", parents=[common],
                                      help="procedural objects by seed")
     procedural.add_argument("--count", type=int_range(1, 10**8), required=True,

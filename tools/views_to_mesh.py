@@ -10,8 +10,9 @@ Radiance field, depth fusion with the visual hull, DMTet, texture.
 
 The views: a folder that simple_video_sample.py or render_orbits.py wrote, or any transforms.json
 (nerfstudio, Instant-NGP, Blender), with alpha or without, of any scale. The output folder gets
-mesh.glb (y up), mesh.obj with .mtl and .png, mesh.ply (both in the views' own world), contact.png,
-turntable.mp4 and .gif, report.json; its folder `work` gets previews and what --resume continues.
+mesh.glb (y up), mesh.obj with .mtl and .png, mesh.ply (both in the views' own world; --obj-up y
+turns the .obj), contact.png, turntable.mp4 and .gif, report.json; its folder `work` gets previews
+and what --resume continues.
 Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then made of what there was, with
 its report.json).
 """
@@ -26,8 +27,6 @@ from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loadin
 from sgm.common.errors import InputError
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.reconstruct.stage_files import STAGES, check_output, mesh_folder
-
-DISK = 600 << 20                                # bytes that a run of the default settings may leave
 
 
 def stage_list(text):
@@ -73,6 +72,9 @@ def parse(argv):
     add("--seed", type=int_range(0, 2 ** 32 - 1), help="seed of everything random")
     add("--azimuth-sign", type=int, choices=(1, -1), default=1,
         help="-1: the cameras' azimuths run the other way (default 1)")
+    add("--obj-up", choices=("y", "z"), default="z",
+        help="axis that is up in mesh.obj: z leaves it in the views' own world, y turns it as"
+        " mesh.glb is (default z)")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     add("--quiet", action="store_true", help="no progress bars")
@@ -91,13 +93,14 @@ def main(argv=None):
             f"{args.views}: no such file or folder; give a folder of views with its transforms.json"
         )
     check_folder(output, "--output")
-    check_output(output, DISK)
+    check_output(output)
     with loading():
         from sgm import ops
         from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
     run = Reconstruction(
-        args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet
+        args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet,
+        args.obj_up,
     )
     run.run()
     report = run.report

@@ -144,9 +144,9 @@ class Engine(nn.Cell):
         ops.release()
 
     def weights_hash(self):
-        """Return the hash of the checkpoint, computed once."""
+        """Return the hash of the checkpoint, computed once; "random" if there is none."""
         if self._hash is None:
-            self._hash = file_hash(self.weights.path)
+            self._hash = "random" if self.is_random else file_hash(self.weights.path)
         return self._hash
 
     def graph(self, key, make):

@@ -188,7 +188,7 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
         frames[-1] = images.composite(image)
 
     # 6. what run.json says
-    run = {**run_record(engine, orbit, options), "image": given, "stages": stages.log}
+    run = {"image": given, **run_record(engine, orbit, options), "stages": stages.log}
     return Views(frames, image, orbit, run, options.fps)
 
 
@@ -213,10 +213,9 @@ def run_record(engine, orbit, options):
            "cond_aug": options.cond_aug, "decode_chunk": options.decode_chunk,
            "dtype": str(engine.dtype), "device": ops.target(),
            "versions": {"sv3d-mindspore": __version__, "python": platform.python_version(),
-                        "mindspore": ms.__version__, "numpy": np.__version__},
-           "settings": asdict(spec)}
+                        "mindspore": ms.__version__, "numpy": np.__version__}}
     if engine.is_random:
-        run["checkpoint"] = {"file": None, "weights": RANDOM}
+        run["checkpoint"] = {"file": None, "hash": engine.weights_hash()}
     elif engine.weights is not None:
         run["checkpoint"] = {"file": engine.weights.path.name, "hash": engine.weights_hash()}
         if "lora" in engine.weights.metadata:
@@ -227,7 +226,7 @@ def run_record(engine, orbit, options):
                         "azimuth_sign": orbit.sign}
     else:
         run.update(fps_id=options.fps, motion_bucket_id=options.motion_bucket)
-    return run
+    return {**run, "settings": asdict(spec)}
 
 
 def _size():

@@ -2,7 +2,8 @@
 
 GLB is glTF 2.0 (Khronos): y up, facing +z, so (x, y, z) of our z-up world is written (y, z, x); one
 vertex per texture coordinate, normals, the PNG inside. OBJ and PLY stay in the input views' own
-world. OBJ keeps vertices whole at seams and has its .mtl and .png next to it; PLY has whole
+world; OBJ also y up, as GLB. OBJ keeps vertices whole at seams, has normals, and its .mtl and .png
+next to it; PLY has whole
 vertices with colors, for programs that need a closed mesh and no texture.
 """
 from __future__ import annotations
@@ -11,25 +12,29 @@ import io
 import json
 import struct
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sgm.common.errors import InputError
+from sgm.common.errors import InputError, argument
 from sgm.common.files import atomic
+from sgm.geometry.topology import vertex_normals
 
 SUFFIXES = (".glb", ".obj", ".ply")
+MATERIAL = b"newmtl views"                      # begins the .mtl of an OBJ, and tells it by that
 FLOAT, UNSIGNED = 5126, 5125                    # glTF component types
 VERTICES, INDICES = 34962, 34963                # glTF buffer targets
 
 
-def save(mesh, path) -> list[Path]:
+def save(mesh, path, obj_up: str = "z") -> list[Path]:
     """Write `mesh`, whose vertices are in the input's world, in the format of the suffix.
 
     Return the files written: mesh.obj brings mesh.mtl and mesh.png. Files appear whole or not at
-    all, the one that names the others last. Raises InputError for another suffix, a path that is a
-    folder, or one that cannot be written.
+    all, the one that names the others last. obj_up: "z" leaves an OBJ in the input's world, "y"
+    turns it as a GLB. Raises InputError for another suffix, a path that is a folder, one that
+    cannot be written, and a picture at the texture's place that is not an earlier mesh's.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -39,13 +44,30 @@ def save(mesh, path) -> list[Path]:
         )
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected a file to write; give another path")
-    make = {".glb": _glb, ".obj": _obj, ".ply": _ply}[path.suffix.lower()]
+    if obj_up not in ("y", "z"):
+        raise InputError(f"{argument('obj_up')}: found {obj_up!r}, expected y or z")
+    make = {".glb": _glb, ".obj": partial(_obj, up=obj_up), ".ply": _ply}[path.suffix.lower()]
     files = [(path.with_name(name), data) for name, data in make(mesh, path)]
+    _check_own([file for file, _ in files[:-1]])
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:                  # the file entered last gets its name first
         for file, data in reversed(files):
             stack.enter_context(atomic(file, len(data))).write_bytes(data)
     return [file for file, _ in files]
+
+
+def _check_own(files):
+    """Raise InputError unless the texture and the .mtl of an OBJ are new or an earlier mesh's.
+
+    Nobody has named them: the texture of cup.obj is cup.png, like the picture of the cup.
+    """
+    picture, material = files or (None, None)
+    if not files or not any(file.exists() for file in files):
+        return
+    if not material.exists() or MATERIAL not in material.read_bytes():
+        found = next(file for file in files if file.exists())
+        raise InputError(f"{found}: is in the way, an .obj of that name would replace it and is not"
+                         " known to have made it; give another name")
 
 
 def png(texture: np.ndarray) -> bytes:
@@ -141,18 +163,22 @@ def _glb(mesh, path):
     ]
 
 
-def _obj(mesh, path):
+def _obj(mesh, path, up):
     # Names of files in an OBJ end at white space for many readers.
     stem = "_".join(path.stem.split()) or "mesh"
     out = io.StringIO()
     out.write(f"mtllib {stem}.mtl\no {stem}\n")
-    np.savetxt(out, mesh.vertices, "v %.9g %.9g %.9g")
+    axes = [1, 2, 0] if up == "y" else [0, 1, 2]
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    normals[~normals.any(1)] = 0, 0, 1
+    np.savetxt(out, mesh.vertices[:, axes], "v %.9g %.9g %.9g")
     np.savetxt(out, mesh.uv, "vt %.7g %.7g")
+    np.savetxt(out, normals[:, axes], "vn %.4f %.4f %.4f")
     out.write("usemtl views\n")
-    np.savetxt(
-        out, np.stack([mesh.faces, mesh.face_uv], -1).reshape(-1, 6) + 1, "f %d/%d %d/%d %d/%d"
-    )
-    material = f"newmtl views\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nmap_Kd {stem}.png\n"
+    corners = np.stack([mesh.faces, mesh.face_uv, mesh.faces], -1).reshape(-1, 9) + 1
+    np.savetxt(out, corners, "f %d/%d/%d %d/%d/%d %d/%d/%d")
+    material = (f"{MATERIAL.decode()}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\n"
+                f"map_Kd {stem}.png\n")
     return [
         (f"{stem}.png", png(mesh.texture)),
         (f"{stem}.mtl", material.encode()),

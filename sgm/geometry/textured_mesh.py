@@ -47,13 +47,13 @@ class TexturedMesh:
         return (self.vertices[place], normals[place].astype(np.float32), self.uv[coordinate],
                 corner.reshape(-1, 3).astype(np.int32))
 
-    def save(self, path):
+    def save(self, path, obj_up="z"):
         """Write the mesh, placed in the input's world, as .glb, .obj or .ply.
 
-        See `sgm.geometry.mesh_writer.save`.
+        obj_up: the axis that is up in an .obj. See `sgm.geometry.mesh_writer.save`.
         """
         from sgm.geometry import mesh_writer  # which needs this class
-        return mesh_writer.save(self, path)
+        return mesh_writer.save(self, path, obj_up)
 
     def drawable(self) -> Mesh:
         """Return the Mesh to render; light it with UNLIT, for the texture already holds the light.

@@ -24,7 +24,14 @@ from sgm.reconstruct.dmtet.refinement import Refiner
 from sgm.reconstruct.nerf.training import NerfTrainer, make_field
 from sgm.reconstruct.optimization import optimize
 from sgm.reconstruct.posed_views import ShapeError
-from sgm.reconstruct.stage_files import STAGES, Work, load_state, mesh_folder, save_state
+from sgm.reconstruct.stage_files import (
+    STAGES,
+    Work,
+    check_output,
+    load_state,
+    mesh_folder,
+    save_state,
+)
 from sgm.views.images import save_png
 
 FORMATS = ("glb", "obj", "ply")
@@ -37,17 +44,21 @@ class Reconstruction:
     source: a views folder or transforms.json. spec: a `MeshSpec`. output: a folder, created if
     necessary. stages: which of STAGES to run; results of the others are taken from `output`, and
     without those they are left out. resume: continue from what is saved of the stages to run.
-    azimuth_sign: -1 counts the cameras' azimuths the other way. Raises ShapeError and the like.
+    azimuth_sign: -1 counts the cameras' azimuths the other way. obj_up: the axis that is up in
+    mesh.obj, "z" or "y". Raises ShapeError and the like.
     """
 
     def __init__(
-        self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True
+        self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True,
+        obj_up="z",
     ):
         unknown = [name for name in stages if name not in STAGES]
         if unknown:
             raise ShapeError(
                 f"stages: found {', '.join(unknown)}, expected some of {', '.join(STAGES)}"
             )
+        if obj_up not in ("y", "z"):
+            raise ShapeError(f"{argument('obj_up')}: found {obj_up!r}, expected y or z")
         self.source, self.spec, self.output, self.stages = (
             str(source),
             spec,
@@ -55,6 +66,7 @@ class Reconstruction:
             tuple(stages),
         )
         self.resume, self.progress, self.azimuth_sign = resume, progress, azimuth_sign
+        self.obj_up = obj_up
         self.work, self.timer = Work(self.output / "work"), StageTimer()
         self.report, self.interrupted = {}, False
 
@@ -216,7 +228,7 @@ class Reconstruction:
         mesh = steps.texture(vertices, faces, views, self.spec, stopped)
         placed = mesh.placed(views.scale, views.center)
         for kind in FORMATS:
-            mesh_writer.save(placed, self.output / f"mesh.{kind}")
+            mesh_writer.save(placed, self.output / f"mesh.{kind}", self.obj_up)
         self.report["mesh"] = report.facts(placed)
         for name in PICTURES:                   # those of an earlier mesh
             (self.output / name).unlink(missing_ok=True)
@@ -270,7 +282,9 @@ def views_to_mesh(views, output=None, config="default", overrides=(), **options)
     """
     views = Path(views)
     spec = load_mesh_spec(config, list(overrides))
-    return Reconstruction(views, spec, output or mesh_folder(views), **options).run()
+    output = Path(output or mesh_folder(views))
+    check_output(output)
+    return Reconstruction(views, spec, output, **options).run()
 
 
 def _psnr(trainer):

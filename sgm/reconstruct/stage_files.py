@@ -12,6 +12,7 @@ from sgm.reconstruct.posed_views import ShapeError
 
 # those that a user can choose; the views' hull is always made
 STAGES = ("nerf", "dmtet", "texture")
+DISK = 600 << 20                                # bytes that a run of the default settings may leave
 
 
 def mesh_folder(views):
@@ -74,7 +75,7 @@ class Work:
             temporary.write_text(json.dumps(made_with, indent=1))
 
 
-def check_output(folder, need):
+def check_output(folder, need=DISK):
     """Raise ShapeError unless `folder` is free or an earlier run's, and the disk has `need` bytes.
     """
     folder = Path(folder)

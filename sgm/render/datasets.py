@@ -42,6 +42,8 @@ from sgm.views.transforms import write_transforms
 
 PACK_BLOCK = 16     # objects per task when packing
 _VIEW_FILES = re.compile(r"[0-9]+\.png|transforms\.json")
+_SET_FILES = re.compile(r"(clips|azimuths|elevations|seeds|done)\.npy|render\.json|failed\.txt")
+_TEMPORARY = re.compile(r"\..+\.tmp")          # what a killed process left, see `atomic`
 
 # progress(done, total, failure): objects that are finished, of how many, and (name, reason) of one
 # that just failed, or None
@@ -226,8 +228,8 @@ def mesh_items(paths: list[str]) -> list[tuple[str, str]]:
 def claim(folder: Path, record: dict, overwrite: bool = False):
     """Make the folder and note what is rendered into it, or check the note that is there.
 
-    overwrite: delete what an earlier run left there, if it was this program's. Raises InputError
-    rather than mix two kinds in one folder.
+    overwrite: delete what an earlier run left there, if nothing else is in it. Raises InputError
+    rather than mix two kinds in one folder, or delete what this program did not render.
     """
     check_folder(folder, "--out")
     note = folder / "render.json"
@@ -235,6 +237,10 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
         if not note.exists() and any(folder.iterdir()):
             raise InputError(f"--overwrite: {folder} is not empty and was not made by this tool (no"
                              " render.json); give another --out")
+        foreign = _foreign(folder)
+        if foreign:
+            raise InputError(f"--overwrite: {foreign} is not of the orbits, and would be deleted"
+                             " with them; move it, or give another --out")
         # aside first: half deleted it would look finished
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -256,6 +262,19 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(note) as temporary:
         temporary.write_text(json.dumps(record, indent=1))
+
+
+def _foreign(folder: Path) -> Path | None:
+    """Return something in a folder of orbits that rendering did not write, or None."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink() and not _TEMPORARY.fullmatch(path.name):
+            others = [inner for inner in sorted(path.iterdir())
+                      if inner.is_dir() or not _VIEW_FILES.fullmatch(inner.name)]
+            if others:
+                return others[0]
+        elif not (_SET_FILES.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)):
+            return path
+    return None
 
 
 def render_folders(items: list[tuple[str, int | str]], out: Path, settings: OrbitSettings, *,

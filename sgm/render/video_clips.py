@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from sgm.common.errors import InputError
 from sgm.common.files import atomic
 from sgm.render.datasets import in_processes, write_pictures
 from sgm.render.procedural import make_object, on_white
@@ -46,14 +48,30 @@ def render_video_clip(seed: int, out: str, size: int, count: int):
         write_pictures(folder, on_white(views))
 
 
+def _check_same(out, seeds, size, count):
+    """Raise InputError if the clips of `seeds`, which are there, are not of this size and length.
+    """
+    clips = [sorted((out / f"{seed:07d}").glob("*.png")) for seed in seeds]
+    clips = [files for files in clips if files]
+    if not clips:
+        return
+    with Image.open(clips[0][0]) as picture:
+        found = max(map(len, clips)), *picture.size
+    if found != (count, size, size):
+        raise InputError(f"--out {out}: holds clips of {found[0]} frames of {found[1]} x {found[2]}"
+                         f" pixels, expected {count} of {size} x {size}; give another --out")
+
+
 def render_video_clips(seeds: range, out: Path, size: int, count: int, *, workers: int = 1,
                        progress: Callable[[int, int], None] | None = None):
     """Render one clip of each object; clips that exist are kept.
 
-    progress(done, total) follows each. Raises InputError if `out` cannot be written.
+    progress(done, total) follows each. Raises InputError if `out` cannot be written, or holds clips
+    of another size or length.
     """
     out.mkdir(parents=True, exist_ok=True)
     todo = [seed for seed in seeds if not (out / f"{seed:07d}").is_dir()]
+    _check_same(out, sorted(set(seeds) - set(todo)), size, count)
     rendered = in_processes(partial(render_video_clip, out=str(out), size=size, count=count), todo,
                             workers)
     for done, _ in enumerate(rendered, len(seeds) - len(todo) + 1):

@@ -24,7 +24,7 @@ FORMATS = ("mp4", "gif", "png")
 OURS = re.compile(
     r"[0-9]{3,}\.png|(input|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")
 # what run.json says of a run that its views do not depend on
-INCIDENTAL = ("stages", "versions", "device", "files")
+INCIDENTAL = ("stages", "versions", "device", "files", "image.cut_out")
 log = logging.getLogger("sgm")
 
 
@@ -140,16 +140,17 @@ def is_finished(folder):
 def check_same(folder, run):
     """Raise ViewsError unless a finished folder is what a run would make again.
 
-    run: what run.json will say; names that are missing in it, or in that of an earlier version of
-    this program, are not compared.
+    run: what run.json will say. What it leaves out is not compared, nor what the run.json of an
+    earlier version of this program lacks.
     """
     before = _record(folder)
     if before is None:
         raise ViewsError(f"{Path(folder) / 'run.json'}: is damaged, so that nothing says what the"
                          f" views were made with; {_remedy()}")
     run = json.loads(json.dumps(run))           # as it will be read: tuples become lists
-    names = [name for name in differing(_shared(before, run), _shared(run, before))
-             if name.partition(".")[0] not in INCIDENTAL]
+    both = [key for key in run if key in before]
+    names = [name for name in differing(*({key: one[key] for key in both} for one in (before, run)))
+             if name not in INCIDENTAL and name.partition(".")[0] not in INCIDENTAL]
     if names:
         raise ViewsError(f"{folder}: its views were made otherwise ({described(names, before, run)}"
                          f"); {_remedy()}")
@@ -190,13 +191,6 @@ def _record(folder):
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _shared(record, other):
-    """Return a nested dict without the names that another one lacks."""
-    return {key: _shared(value, other[key])
-            if isinstance(value, dict) and isinstance(other[key], dict) else value
-            for key, value in record.items() if key in other}
 
 
 def _foreign(folder):

@@ -11,9 +11,10 @@ from sgm.views.images import composite
 
 # ffmpeg turns sRGB into BT.601 unless told otherwise, and players take an untagged video for BT.709
 # or BT.601 by its size. faststart: the index comes first, so that a browser plays while it loads.
-BT709 = ("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709",
-         "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv",
-         "-movflags", "+faststart")
+BT709 = ("-vf", "scale=out_color_matrix=bt709:out_range=tv,"
+         "setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709",
+         "-color_range", "tv", "-color_primaries", "bt709", "-color_trc", "bt709",
+         "-colorspace", "bt709", "-movflags", "+faststart")
 log = logging.getLogger("sgm")
 # it warns of every video that is scaled
 logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)

@@ -157,3 +157,21 @@ def test_one_against_many_and_strangers(tmp_path, capsys):
     assert "has no folder of that name" in capsys.readouterr().err
     assert evaluate.run(["views", str(tmp_path / "none"), str(tmp_path / "many")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_an_images_views_are_paired_with_the_image(tmp_path, capsys):
+    """cup_23 and cup_24, of two seeds, with cup; a true folder of the whole name comes first."""
+    other = [np.roll(view, 3, 0) for view in TRUTH]
+    for name, views in (("cup", TRUTH), ("jar_7", TRUTH), ("jar", other)):
+        write_views(tmp_path / "t" / name, views)
+    for name in ("cup_23", "cup_24", "jar_7"):
+        write_views(tmp_path / "p" / name, TRUTH)
+        write_views(tmp_path / "w" / name, TRUTH[1::-1] + TRUTH[2:])
+    argv = ["views", str(tmp_path / "p"), str(tmp_path / "t"), "--csv", str(tmp_path / "a.csv"), "--wrong-poses", str(tmp_path / "w")]
+    assert evaluate.run(argv) == 0
+    rows = [row for row in csv.DictReader((tmp_path / "a.csv").open()) if row["method"] == "prediction"]
+    assert {row["object"] for row in rows} == {"cup_23", "cup_24", "jar_7"} and {float(row["psnr"]) for row in rows} == {100}
+    write_views(tmp_path / "p" / "cup_old", TRUTH)
+    capsys.readouterr()
+    assert evaluate.run(argv) == 2
+    assert "cup_old: " in capsys.readouterr().err

@@ -37,7 +37,7 @@ def test_settings_are_changed_noted_and_kept(generated, tmp_path, capsys):
     assert (tmp_path / "out" / "views.csv").is_file() and (tmp_path / "out" / "sheet.png").is_file()
     capsys.readouterr()
     assert held_back.run(command) == 2          # the model's own settings: another experiment
-    assert "made with other settings" in capsys.readouterr().err
+    assert "settings.json: set ['sampling.start_noise=0.75'], now [])" in capsys.readouterr().err
     assert held_back.run(changed) == 0
     assert len(generated) == 3                  # what is finished is kept
 

@@ -7,6 +7,8 @@ import sys
 import pytest
 from support.paths import ROOT
 
+import sgm
+
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
@@ -81,3 +83,11 @@ def test_requirements_are_the_packages_that_are_imported():
     optional = {"rembg", "tensorboardX"}
     used = {distributions.get(name, name) for name in found - ours - optional - set(sys.stdlib_module_names)}
     assert used == named
+
+
+def test_public_names():
+    """dir() shows them before they are imported, without what the module itself uses."""
+    assert dir(sgm) == sorted([*sgm.__all__, "__version__"])
+    assert {"Views", "Orbit", "load_model", "generate", "views_to_mesh"} <= set(dir(sgm)) and sgm.__version__ == "0.5.0"
+    for name in sgm.__all__:
+        assert getattr(sgm, name).__name__ == name

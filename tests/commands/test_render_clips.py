@@ -49,3 +49,12 @@ def test_clips_are_made_once_and_read_as_videos(tmp_path, capsys):
 def test_bad_flags_of_clips(flags, expected, tmp_path, capsys):
     code, said = ending(render_clips.run, ["--count", "1", "--out", tmp_path / "out", *flags.split()], capsys)
     assert code == 2 and expected in said and not (tmp_path / "out").exists()
+
+
+def test_clips_of_another_kind_are_not_taken_for_finished(tmp_path, capsys):
+    argv = ["--count", "1", "--out", str(tmp_path), "--size", "16", "--frames", "3", "--workers", "1"]
+    assert render_clips.run(argv) == 0
+    for flags, expected in ((["--size", "24"], "expected 3 of 24 x 24"), (["--frames", "4"], "expected 4 of 16 x 16")):
+        code, said = ending(render_clips.run, [*argv, *flags], capsys)
+        assert code == 2 and f"{tmp_path}: holds clips of 3 frames of 16 x 16 pixels, {expected}; give another --out" in said
+    assert len(tree(tmp_path)) == 3

@@ -1,10 +1,13 @@
 """simple_video_sample.py from its flags to its files, on a network of random weights."""
+import hashlib
 import json
+from functools import cache
 
 import numpy as np
 import pytest
 from mindspore import Tensor
 from PIL import Image
+from support.badfiles import object_on_white
 from support.training import SV3D_P, drawn, write_model
 
 import simple_video_sample as command
@@ -157,3 +160,79 @@ def test_interrupted(small, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "sample", stop)
     assert command.run([*small, *quickly(photos / "cut.png", tmp_path / "out")]) == 130
     assert not list((tmp_path / "out").glob("*"))
+
+
+@cache
+def engine_of(model, ckpt, dtype, changes, lora):
+    return load_model(model, ckpt, dtype, changes, lora)
+
+
+@pytest.fixture
+def cup(tmp_path, quick, monkeypatch):
+    """A photo, flags that make its views without a network, the folder they are in. Engines are made once."""
+    monkeypatch.setattr("sgm.diffusion.pipeline.load_model",
+                        lambda model, ckpt, dtype, changes, lora: engine_of(model, ckpt, dtype, tuple(changes), lora))
+    photo, out = tmp_path / "cup.png", tmp_path / "out"
+    object_on_white().save(photo)
+    return photo, ["--image", str(photo), "--output", str(out), "--num-frames", "3", "--format", "png"], out / "cup_23"
+
+
+OTHER_FLAGS = [
+    ("--steps 5", "steps 3, now 5"), ("--sampler heun", "sampler 'euler', now 'heun'"),
+    ("--guidance -1 2.5", "guidance.min 1.0, now -1.0; guidance.max 1.0, now 2.5"), ("--cond-aug 0.1", "cond_aug 1e-05, now 0.1"),
+    ("--elevation -5", "orbit.elevations_deg [10.0, 10.0, 10.0], now [-5.0, -5.0, -5.0]"),
+    ("--elevations -5,0,10", "now [-5.0, 0.0, 10.0]"), ("--azimuth-sign -1", "orbit.azimuth_sign 1, now -1"),
+    ("--no-matte", "image.matte True, now False"), ("--frame-ratio 0.5", "image.frame_ratio None, now 0.5"),
+    ("--background white", "output.background 'transparent', now [255, 255, 255]"), ("--fps 7", "output.fps 6, now 7"),
+    ("--format mp4,png", "output.formats ['png'], now ['mp4', 'png']"), ("--dtype fp16", "dtype 'Float32', now 'Float16'"),
+    ("--set sampling.start_noise=0.5", "settings.sampling.start_noise 0.25, now 0.5")]
+
+
+def test_a_finished_folder_of_other_flags_is_no_success(cup, capsys):
+    _, argv, folder = cup
+    assert command.run(argv) == 0
+    before = (folder / "run.json").stat().st_mtime_ns
+    for flags, said in OTHER_FLAGS:
+        capsys.readouterr()
+        code = command.run([*argv, *flags.split()])
+        error = capsys.readouterr().err
+        assert code == 2 and f"{folder}: its views were made otherwise (" in error and said in error, flags
+        assert error.endswith("; --overwrite makes it again, or give another folder\n") and error.count("\n") == 1
+    assert (folder / "run.json").stat().st_mtime_ns == before
+
+
+def test_a_finished_folder_is_skipped_or_made_again(cup, capsys):
+    photo, argv, folder = cup
+    assert command.run(argv) == 0
+    (folder / "mesh").mkdir()
+    (folder / "mesh" / "mesh.glb").write_text("mine")
+    record = json.loads((folder / "run.json").read_text())
+    digest = hashlib.sha256(photo.read_bytes()).hexdigest()
+    assert record["image"] == {"file": "cup.png", "hash": f"sha256:{digest}", "frame_ratio": None, "matte": True,
+                               "cut_out": "border: plain background (rembg is not installed)"}
+    for same in ([], ["--decode-chunk", "2", "--sequential-cfg"], ["--config", "sv3d_tiny"]):
+        capsys.readouterr()
+        assert command.run([*argv, *same]) == 0
+        assert capsys.readouterr().out == f"{folder}: finished already, skipped (--overwrite makes it again)\n"
+    object_on_white(64).save(photo)             # another picture of the same name
+    code = command.run(argv)
+    assert code == 2 and f"image.hash 'sha256:{digest}'" in capsys.readouterr().err
+    assert command.run([*argv, "--overwrite", "--num-frames", "2"]) == 0
+    assert json.loads((folder / "run.json").read_text())["settings"]["num_frames"] == 2
+    assert not (folder / "002.png").exists() and (folder / "mesh" / "mesh.glb").read_text() == "mine"
+
+
+def test_the_others_are_made(cup, capsys):
+    """One finished folder of other flags does not stop the images behind it."""
+    photo, argv, folder = cup
+    assert command.run(argv) == 0
+    object_on_white().save(photo.with_name("jar.png"))
+    argv[1] = str(photo.parent)
+    assert command.run([*argv, "--steps", "5"]) == 1
+    assert (folder.with_name("jar_23") / "run.json").exists() and "cup_23: its views were made otherwise" in capsys.readouterr().err
+
+
+def test_a_model_needs_its_weights(cup, capsys):
+    _, argv, _ = cup
+    assert command.run([*argv, "--config", "sv3d_p"]) == 2
+    assert "--ckpt: found none for sv3d_p, expected its weights" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import sys
 import pytest
 from support.paths import ROOT
 
-from sgm.common.cli import exit_code, loading
+from sgm.common.cli import Arguments, exit_code, float_list, float_range, loading
 from sgm.common.errors import InputError
 
 
@@ -45,3 +45,25 @@ def test_names_that_are_no_text_can_be_printed():
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True,
                                 env={**os.environ, "PYTHONIOENCODING": encoding})
         assert result.returncode == 0 and result.stdout.decode() == expected
+
+
+@pytest.mark.parametrize("words, expected", [
+    ("--list -5,0,10", [-5, 0, 10]), ("--list -.5,1", [-0.5, 1]), ("--list=-5,0", [-5, 0]), ("--list -1e1", [-10]),
+    ("--pair -1e-3 -2", [-1e-3, -2]), ("--pair 1 -.5e1", [1, -5])])
+def test_values_that_begin_with_a_minus(words, expected):
+    parser = Arguments()
+    below = parser.add_subparsers().add_parser("below")
+    for one in (parser, below):
+        one.add_argument("--list", type=float_list)
+        one.add_argument("--pair", type=float_range(-10, 10), nargs=2)
+    for argv in (words.split(), ["below", *words.split()]):
+        found = parser.parse_args(argv)
+        assert (found.list or found.pair) == expected
+
+
+def test_flags_are_flags_still(capsys):
+    parser = Arguments()
+    parser.add_argument("--list", type=float_list)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--list", "--version"])
+    assert "expected one argument" in capsys.readouterr().err

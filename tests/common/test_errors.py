@@ -4,7 +4,7 @@ import errno
 import pytest
 
 from sgm.common.cli import exit_code
-from sgm.common.errors import InputError
+from sgm.common.errors import InputError, argument
 
 
 def raiser(error):
@@ -28,3 +28,12 @@ def test_what_the_user_can_mend_is_one_line(error, said, capsys):
 def test_what_is_our_mistake_stays_a_traceback():
     with pytest.raises(ZeroDivisionError):
         exit_code("x", raiser(ZeroDivisionError()))
+
+
+def test_errors_speak_of_flags_in_commands_only(capsys):
+    def main(argv):
+        raise InputError(f"{argument('frame_ratio')} and {argument('sign', '--azimuth-sign')}")
+    assert exit_code("x", main) == 2
+    assert capsys.readouterr().err == "x: --frame-ratio and --azimuth-sign\n"
+    with pytest.raises(InputError, match="^frame_ratio and sign$"):
+        main(None)

@@ -111,3 +111,36 @@ def test_nothing_is_left_half_written(mesh, tmp_path, monkeypatch):
     (tmp_path / "folder.ply").mkdir()
     with pytest.raises(InputError, match="is a folder"):
         mesh_writer.save(mesh, tmp_path / "folder.ply")
+
+
+@pytest.mark.parametrize("up, axes", [("z", [0, 1, 2]), ("y", [1, 2, 0])])
+def test_obj_has_normals_and_the_axis_that_is_asked_for(mesh, tmp_path, up, axes):
+    mesh.placed(0.25, (100.0, -3, 7)).save(tmp_path / "m.obj", obj_up=up)
+    read = trimesh.load(tmp_path / "m.obj", force="mesh", process=False)
+    np.testing.assert_allclose(as_set(read.vertices), as_set((mesh.vertices * 4.0 + (100, -3, 7))[:, axes]), atol=2e-5)
+    assert read.volume == pytest.approx(0.24 * 64, rel=1e-4)                # turned, not mirrored
+    lines = [line.split() for line in (tmp_path / "m.obj").read_text().splitlines()]
+    normals = np.array([line[1:] for line in lines if line[0] == "vn"], float)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-3)
+    outwards = mesh.vertices[:, axes] / np.abs(mesh.vertices[:, axes]).max(0)
+    assert np.einsum("ij,ij->i", normals, outwards).min() > 0.5
+    assert all(corner.split("/")[0] == corner.split("/")[2] for line in lines if line[0] == "f" for corner in line[1:])
+    mesh.save(tmp_path / "m.glb", obj_up=up)
+    mesh.save(tmp_path / "m.ply", obj_up=up)
+    for name, order in (("m.glb", [1, 2, 0]), ("m.ply", [0, 1, 2])):        # as ever
+        read = trimesh.load(tmp_path / name, force="mesh", process=False)
+        np.testing.assert_allclose(as_set(read.vertices), as_set(mesh.vertices[:, order]), atol=1e-6)
+
+
+def test_obj_does_not_replace_a_picture_of_the_same_name(mesh, tmp_path):
+    """cup.obj has its texture in cup.png, which is the picture of the cup."""
+    for name in ("cup.png", "jar.mtl"):
+        (tmp_path / name).write_text("mine")
+    for name, taken in (("cup.obj", "cup.png"), ("jar.obj", "jar.mtl")):
+        with pytest.raises(InputError, match=f"{taken}: is in the way, an .obj of that name would replace it"):
+            mesh_writer.save(mesh, tmp_path / name)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"cup.png": "mine", "jar.mtl": "mine"}
+    for _ in range(2):                          # an earlier mesh is replaced
+        assert len(mesh_writer.save(mesh, tmp_path / "m.obj")) == 3
+    with pytest.raises(InputError, match="^obj_up: found 'x', expected y or z"):
+        mesh_writer.save(mesh, tmp_path / "m.obj", "x")

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from support.commands import ending, load_tool
+from support.commands import ending, load_tool, tree
 from support.making_data import small_spec
 
 from sgm.render import datasets
@@ -166,3 +166,24 @@ def test_foreign_folder_is_not_deleted(tmp_path, capsys):
     assert render_orbits.run([*PROCEDURAL, str(tmp_path), "--overwrite", "--pack"]) == 2
     assert (tmp_path / "mine.txt").exists()
     assert "not made by this tool" in capsys.readouterr().err
+
+
+def test_overwriting_stops_at_what_was_not_rendered(tmp_path, capsys):
+    """views_to_mesh.py puts its mesh into the views folder."""
+    out = tmp_path / "set"
+    assert render_orbits.run([*PROCEDURAL, str(out)]) == 0
+    before = tree(out)
+    for name in ("0000001/mesh/mesh.glb", "0000001/note.txt", "mine/000.png.bak", "readme.md"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+        capsys.readouterr()
+        for more in ([], ["--pack"]):
+            assert render_orbits.run([*PROCEDURAL, str(out), "--overwrite", *more]) == 2
+        said = capsys.readouterr().err
+        assert "is not of the orbits, and would be deleted with them; move it" in said and name.split("/")[0] in said
+        (out / name).unlink()
+        if (out / name).parent.name in ("mesh", "mine"):
+            (out / name).parent.rmdir()
+    assert tree(out) == before
+    assert render_orbits.run([*PROCEDURAL, str(out), "--overwrite"]) == 0
+    assert tree(out) == before

@@ -27,7 +27,7 @@ from sgm.reconstruct.posed_views import ShapeError
 from sgm.reconstruct.stage_files import (
     STAGES,
     Work,
-    check_output,
+    check_kept,
     load_state,
     mesh_folder,
     save_state,
@@ -283,7 +283,7 @@ def views_to_mesh(views, output=None, config="default", overrides=(), **options)
     views = Path(views)
     spec = load_mesh_spec(config, list(overrides))
     output = Path(output or mesh_folder(views))
-    check_output(output)
+    check_kept(output, (*(f"mesh.{kind}" for kind in (*FORMATS, "mtl", "png")), *PICTURES))
     return Reconstruction(views, spec, output, **options).run()
 
 

@@ -75,12 +75,25 @@ class Work:
             temporary.write_text(json.dumps(made_with, indent=1))
 
 
+def _is_ours(folder):
+    return (folder / "work").is_dir() or (folder / "report.json").is_file()
+
+
+def check_kept(folder, names):
+    """Raise ShapeError if files of these names in `folder` would be replaced and are no run's."""
+    taken = [name for name in names if (Path(folder) / name).exists()]
+    if taken and not _is_ours(Path(folder)):
+        raise ShapeError(
+            f"{argument('output')} {folder}: found {taken[0]}, which no earlier run has made and"
+            " this one would replace; move it, or give another folder"
+        )
+
+
 def check_output(folder, need=DISK):
     """Raise ShapeError unless `folder` is free or an earlier run's, and the disk has `need` bytes.
     """
     folder = Path(folder)
-    ours = (folder / "work").is_dir() or (folder / "report.json").is_file()
-    if folder.is_dir() and any(folder.iterdir()) and not ours:
+    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
         raise ShapeError(
             f"{argument('output')} {folder}: found a folder with other files in it, expected an"
             " empty one or that of an earlier run; give another path"

@@ -299,9 +299,38 @@ def test_ctrl_c_in_the_last_stage_of_the_command(folder, tmp_path):
 def test_from_python(folder, tmp_path):
     """Without NeRF and DMTet: the hull, textured."""
     settings = [item.removeprefix("--set=") for item in TINY]
-    mesh = sgm.views_to_mesh(folder, overrides=settings, stages=("texture",), progress=False)
+    mesh = sgm.views_to_mesh(folder, overrides=settings, stages=("texture",), progress=False, obj_up="y")
     assert mesh.save(tmp_path / "mesh.glb") == [tmp_path / "mesh.glb"]
-    assert (tmp_path / "mesh.glb").read_bytes() == (folder / "mesh" / "mesh.glb").read_bytes()
+    mesh.save(tmp_path / "mesh.obj", obj_up="y")
+    mesh.save(tmp_path / "mesh.ply")
+    for name in ("mesh.glb", "mesh.obj", "mesh.ply"):
+        assert (tmp_path / name).read_bytes() == (folder / "mesh" / name).read_bytes()
+
+
+def test_what_python_does_not_replace(folder, tmp_path):
+    """A mesh that no earlier run has made; other files may stand in the folder."""
+    (tmp_path / "mesh.obj").write_text("mine")
+    with pytest.raises(ShapeError, match=f"^output {tmp_path}: found mesh.obj, which no earlier run has made"):
+        sgm.views_to_mesh(folder, tmp_path)
+    with pytest.raises(ShapeError, match="^obj_up: found 'x', expected y or z"):
+        sgm.views_to_mesh(folder, obj_up="x")
+    assert (tmp_path / "mesh.obj").read_text() == "mine" and not (folder / "mesh").exists()
+
+
+def test_the_flag_for_the_axis_of_the_obj(folder, tmp_path, monkeypatch):
+    import inspect
+
+    from sgm.reconstruct.pipeline import Reconstruction
+    found, names = [], list(inspect.signature(Reconstruction).parameters)
+
+    def made(*values):
+        found.append(dict(zip(names, values))["obj_up"])
+        raise ShapeError("enough")
+
+    monkeypatch.setattr("sgm.reconstruct.pipeline.Reconstruction", made)
+    for flags in ([], ["--obj-up", "y"]):
+        assert _code(load_tool("views_to_mesh").main, [str(folder), *flags]) == 2
+    assert found == ["z", "y"]
 
 
 def stages_of(folder, output):

@@ -39,7 +39,7 @@ engine_module.load_weights = counted
 
 def fresh(ckpt="p.safetensors", **options):
     engines.append(ckpt)
-    return sgm.load_model(config, ckpt and folder / ckpt, **options)
+    return sgm.load_model(config, ckpt if ckpt == "random" else folder / ckpt, **options)
 
 def loaded():
     return {prefix: count for (number, prefix), count in loads.items() if number == len(engines)}
@@ -118,7 +118,7 @@ engine = fresh()
 denoise = engine.denoiser(*sides, np.full(5, 2.0))
 engine.release()                                # the denoiser outlives it
 keep("denoiser", denoise(engine_module.tensor(g["trace/x.5"]), g["trace/sigma.5"][0]))
-random = fresh(None).decode(g["out/z"][:1], 1)
+random = fresh("random").decode(g["out/z"][:1], 1)
 assert np.isfinite(random).all() and random.std() > 0
 g = load_file(goldens["vae_klmodeonly"])
 keep("encode", fresh().encode(g["in/img"]))

@@ -38,9 +38,9 @@ def test_published_fingerprints(name, fingerprint):
 
 
 @pytest.mark.parametrize("config, name, expected", [
-    ("sv3d_p", "sv3d_u", "found 256 columns, expected 1280 for sv3d_p; it looks like sv3d_u: pass --config sv3d_u"),
-    ("sv3d_u", "sv3d_p", "found 1280 columns, expected 256 for sv3d_u; it looks like sv3d_p: pass --config sv3d_p"),
-    ("sv3d_u", "svd_xt", "it looks like svd or svd_xt: pass --config svd")])
+    ("sv3d_p", "sv3d_u", "found 256 columns, expected 1280 for sv3d_p; it looks like sv3d_u: pass model sv3d_u"),
+    ("sv3d_u", "sv3d_p", "found 1280 columns, expected 256 for sv3d_u; it looks like sv3d_p: pass model sv3d_p"),
+    ("sv3d_u", "svd_xt", "it looks like svd or svd_xt: pass model svd")])
 def test_another_model_is_named(config, name, expected):
     message = error_of(adapt_spec, load_spec(config), published(name))
     assert message.startswith(f"{name}.safetensors: ") and expected in message

@@ -65,8 +65,8 @@ def test_files(read, name, content, expected, tmp_path):
 
 
 @pytest.mark.parametrize("override, expected", [
-    ("[=1", "--set [: unknown key"), ("num_frames=" + "9" * 5000, "not valid YAML (Exceeds the limit"),
-    ("name=" + "[" * 2000, "--set name: nested too deeply"), ("name=${oc.env:HOME}", "not an interpolation"),
+    ("[=1", "overrides [: unknown key"), ("num_frames=" + "9" * 5000, "not valid YAML (Exceeds the limit"),
+    ("name=" + "[" * 2000, "overrides name: nested too deeply"), ("name=${oc.env:HOME}", "not an interpolation"),
     ("name=&a [&b [*a]]", "nested too deeply"), ("sampling.rho=" + "9" * 400, "sampling.rho: found 9999")])
 def test_overrides(override, expected):
     with pytest.raises(ConfigError) as refusal:

@@ -39,6 +39,8 @@ def remedy():
     environment = _CHECKOUT / ".venv"
     if (environment / "bin" / "python").exists() and Path(sys.prefix) != environment:
         return f"source {environment}/bin/activate, or call {environment}/bin/python"
+    if VERSION not in ("3.10", "3.11", "3.12"):
+        return "MindSpore has packages for Python 3.10 to 3.12: make demo PYTHON=python3.11"
     return "make demo installs them into .venv, pip install -r requirements.txt into this Python"
 
 

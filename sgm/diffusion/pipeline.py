@@ -10,7 +10,7 @@ from typing import Optional
 
 import mindspore as ms
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sgm import __version__, ops
 from sgm.checkpoints.loading import check_weights
@@ -124,11 +124,12 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
     """Return the `Views` of an image.
 
     image: (H, W, 4) uint8 of the model's size from `sgm.views.preprocessing.prepare`, or a PIL
-    image, which goes through it first. orbit: an `Orbit` with the number of views to make (default
-    static, elevation 10); svd uses none. options: `SampleOptions`. on_step(i, steps, estimate) with
-    estimate() -> frames of the current estimate; on_stage(name, seconds, peak_gb). Raises
-    PipelineError for an argument out of bounds, for too little memory and when a stage's result is
-    not finite, and CheckpointError when that is because its weights are not.
+    image, which is turned upright by its EXIF data and goes through it first. orbit: an `Orbit`
+    with the number of views to make (default static, elevation 10); svd uses none. options:
+    `SampleOptions`. on_step(i, steps, estimate) with estimate() -> frames of the current estimate;
+    on_stage(name, seconds, peak_gb). Raises PipelineError for an argument out of bounds, for too
+    little memory and when a stage's result is not finite, and CheckpointError when that is because
+    its weights are not.
     """
     # 1. inputs
     spec = engine.spec
@@ -138,7 +139,8 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
                             " PIL.Image.open")
     given = image_record(image)
     if isinstance(image, Image.Image):
-        image, given["cut_out"] = preprocessing.prepare(image, (spec.height, spec.width),
+        upright = ImageOps.exif_transpose(image)    # cameras store a turned picture and say so
+        image, given["cut_out"] = preprocessing.prepare(upright, (spec.height, spec.width),
                                                         cut_out=spec.is_orbit)
     orbit = (orbit or Orbit.static(num_frames=spec.num_frames)) if spec.is_orbit else None
     num_frames = len(orbit) if spec.is_orbit else spec.num_frames

@@ -66,6 +66,17 @@ def test_run_json_names_the_image_and_the_program(embedded, tmp_path, no_network
     assert array == {"file": None, "pixels": f"sha256:{hashlib.sha256(views.source.tobytes()).hexdigest()}"}
 
 
+def test_a_photo_is_turned_upright_as_by_the_command(embedded, tmp_path, no_network):
+    picture = object_on_white()
+    picture.paste((0, 0, 0), (16, 16, 24, 20))  # a corner that tells which side is up
+    exif = Image.Exif()
+    exif[0x0112] = 6                            # stored a quarter turn to the left
+    picture.rotate(90).save(tmp_path / "cup.png", exif=exif)
+    expected = sgm.generate(embedded, picture).source
+    np.testing.assert_array_equal(sgm.generate(embedded, Image.open(tmp_path / "cup.png")).source, expected)
+    assert np.abs(expected.astype(int) - np.rot90(expected)).max() > 50
+
+
 @pytest.mark.parametrize("call, said, flag", [
     (lambda engine: sgm.load_model(dtype="fp8"), "dtype: found 'fp8'", "--dtype: "),
     (lambda engine: sgm.load_model(overrides=["steps"]), "overrides steps: expected key=value", "--set steps: "),

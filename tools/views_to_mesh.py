@@ -72,9 +72,9 @@ def parse(argv):
     add("--seed", type=int_range(0, 2 ** 32 - 1), help="seed of everything random")
     add("--azimuth-sign", type=int, choices=(1, -1), default=1,
         help="-1: the cameras' azimuths run the other way (default 1)")
-    add("--obj-up", choices=("y", "z"), default="z",
-        help="axis that is up in mesh.obj: z leaves it in the views' own world, y turns it as"
-        " mesh.glb is (default z)")
+    add("--obj-up", choices=("y", "z"),
+        help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
+        " world, where ours have z up)")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     add("--quiet", action="store_true", help="no progress bars")

@@ -23,18 +23,21 @@ from sgm.common.files import atomic
 from sgm.geometry.topology import vertex_normals
 
 SUFFIXES = (".glb", ".obj", ".ply")
+# What turns a z-up world, by the axis that is up in an OBJ.
+UP = {None: np.eye(3), "z": np.eye(3), "y": np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])}
 MATERIAL = b"newmtl views"                      # begins the .mtl of an OBJ, and tells it by that
 FLOAT, UNSIGNED = 5126, 5125                    # glTF component types
 VERTICES, INDICES = 34962, 34963                # glTF buffer targets
 
 
-def save(mesh, path, obj_up: str = "z") -> list[Path]:
+def save(mesh, path, obj_up: str | None = None) -> list[Path]:
     """Write `mesh`, whose vertices are in the input's world, in the format of the suffix.
 
     Return the files written: mesh.obj brings mesh.mtl and mesh.png. Files appear whole or not at
-    all, the one that names the others last. obj_up: "z" leaves an OBJ in the input's world, "y"
-    turns it as a GLB. Raises InputError for another suffix, a path that is a folder, one that
-    cannot be written, and a picture at the texture's place that is not an earlier mesh's.
+    all, the one that names the others last. obj_up: the axis that is up in an OBJ: "y" turns it as
+    a GLB, "z" to our world, None leaves it in the input's. Raises InputError for another suffix, a
+    path that is a folder, one that cannot be written, and a picture at the texture's place that is
+    not an earlier mesh's.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -44,7 +47,7 @@ def save(mesh, path, obj_up: str = "z") -> list[Path]:
         )
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected a file to write; give another path")
-    if obj_up not in ("y", "z"):
+    if obj_up not in UP:
         raise InputError(f"{argument('obj_up')}: found {obj_up!r}, expected y or z")
     make = {".glb": _glb, ".obj": partial(_obj, up=obj_up), ".ply": _ply}[path.suffix.lower()]
     files = [(path.with_name(name), data) for name, data in make(mesh, path)]
@@ -168,12 +171,11 @@ def _obj(mesh, path, up):
     stem = "_".join(path.stem.split()) or "mesh"
     out = io.StringIO()
     out.write(f"mtllib {stem}.mtl\no {stem}\n")
-    axes = [1, 2, 0] if up == "y" else [0, 1, 2]
     normals = vertex_normals(mesh.vertices, mesh.faces)
     normals[~normals.any(1)] = 0, 0, 1
-    np.savetxt(out, mesh.vertices[:, axes], "v %.9g %.9g %.9g")
+    np.savetxt(out, mesh.vertices @ UP[up].T, "v %.9g %.9g %.9g")
     np.savetxt(out, mesh.uv, "vt %.7g %.7g")
-    np.savetxt(out, normals[:, axes], "vn %.4f %.4f %.4f")
+    np.savetxt(out, normals @ UP[up].T, "vn %.4f %.4f %.4f")
     out.write("usemtl views\n")
     corners = np.stack([mesh.faces, mesh.face_uv, mesh.faces], -1).reshape(-1, 9) + 1
     np.savetxt(out, corners, "f %d/%d/%d %d/%d/%d %d/%d/%d")

@@ -47,10 +47,11 @@ class TexturedMesh:
         return (self.vertices[place], normals[place].astype(np.float32), self.uv[coordinate],
                 corner.reshape(-1, 3).astype(np.int32))
 
-    def save(self, path, obj_up="z"):
+    def save(self, path, obj_up=None):
         """Write the mesh, placed in the input's world, as .glb, .obj or .ply.
 
-        obj_up: the axis that is up in an .obj. See `sgm.geometry.mesh_writer.save`.
+        obj_up: the axis that is up in an .obj, "y" or "z"; None: as in the input's world. See
+        `sgm.geometry.mesh_writer.save`.
         """
         from sgm.geometry import mesh_writer  # which needs this class
         return mesh_writer.save(self, path, obj_up)

@@ -45,19 +45,19 @@ class Reconstruction:
     necessary. stages: which of STAGES to run; results of the others are taken from `output`, and
     without those they are left out. resume: continue from what is saved of the stages to run.
     azimuth_sign: -1 counts the cameras' azimuths the other way. obj_up: the axis that is up in
-    mesh.obj, "z" or "y". Raises ShapeError and the like.
+    mesh.obj, "y" or "z"; None: as in the views' world. Raises ShapeError and the like.
     """
 
     def __init__(
         self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True,
-        obj_up="z",
+        obj_up=None,
     ):
         unknown = [name for name in stages if name not in STAGES]
         if unknown:
             raise ShapeError(
                 f"stages: found {', '.join(unknown)}, expected some of {', '.join(STAGES)}"
             )
-        if obj_up not in ("y", "z"):
+        if obj_up not in mesh_writer.UP:
             raise ShapeError(f"{argument('obj_up')}: found {obj_up!r}, expected y or z")
         self.source, self.spec, self.output, self.stages = (
             str(source),

@@ -113,7 +113,7 @@ def test_nothing_is_left_half_written(mesh, tmp_path, monkeypatch):
         mesh_writer.save(mesh, tmp_path / "folder.ply")
 
 
-@pytest.mark.parametrize("up, axes", [("z", [0, 1, 2]), ("y", [1, 2, 0])])
+@pytest.mark.parametrize("up, axes", [(None, [0, 1, 2]), ("z", [0, 1, 2]), ("y", [1, 2, 0])])
 def test_obj_has_normals_and_the_axis_that_is_asked_for(mesh, tmp_path, up, axes):
     mesh.placed(0.25, (100.0, -3, 7)).save(tmp_path / "m.obj", obj_up=up)
     read = trimesh.load(tmp_path / "m.obj", force="mesh", process=False)

@@ -228,7 +228,8 @@ def _compare(made, written, progress):
 
 def write_report(made, path):
     """Write the Plan's rows as a CSV file. Raises InputError."""
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic(path) as temporary, open(
+            temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         table.writerows(made.rows())

@@ -18,6 +18,7 @@ from sgm.checkpoints.identify import check_fit
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError, TensorStore
+from sgm.common.files import check_file
 
 __all__ = ["CheckpointError", "Report", "check_weights", "file_hash", "load_weights",
            "open_checkpoint", "save_safetensors"]
@@ -105,10 +106,12 @@ def file_hash(path, whole=1 << 30, blocks=64):
     folder ``sha256-files:…``: of the names and hashes of its weights. Raises CheckpointError when
     it cannot be read.
     """
+    check_file(path, CheckpointError)
     digest, mib = hashlib.sha256(), 1 << 20
     if Path(path).is_dir():
         for file in sorted(Path(path).rglob("*.safetensors")):
-            digest.update(f"{file.relative_to(path)} {file_hash(file, whole, blocks)}\n".encode())
+            digest.update(str(file.relative_to(path)).encode("utf-8", "surrogateescape"))
+            digest.update(f" {file_hash(file, whole, blocks)}\n".encode())
         return f"sha256-files:{digest.hexdigest()}"
     try:
         with open(path, "rb") as file:

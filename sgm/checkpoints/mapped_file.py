@@ -16,6 +16,7 @@ from sgm.checkpoints.dtypes import DTYPES
 from sgm.checkpoints.mindspore_format import ckpt_entries
 from sgm.checkpoints.safetensors_format import MAX_HEADER, safetensors_entries
 from sgm.checkpoints.store import CheckpointError, TensorStore
+from sgm.common.files import check_file
 
 # MAP_NORESERVE, which Python names from 3.13 on (Linux's value): without it the kernel does not map
 # a file privately that is larger than the machine's memory.
@@ -80,6 +81,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises CheckpointError.
     """
     path = Path(path)
+    check_file(path, CheckpointError)
     if path.is_dir():
         found, remedy = "a folder", "name the file in it"
         if (path / "model_index.json").exists() or (path / "unet").is_dir():

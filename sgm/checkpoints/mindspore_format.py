@@ -125,7 +125,8 @@ def _message(key, shape, kind, size):
     """Return a Checkpoint message up to, but without, its `size` bytes of content."""
     tensor = b"".join(b"\x08" + _varint(n) for n in shape)
     tensor += _bytes(2, kind.encode()) + b"\x1a" + _varint(size)
-    value = _bytes(1, key.encode("utf-8")) + b"\x12" + _varint(len(tensor) + size) + tensor
+    name = _bytes(1, key.encode("utf-8", "backslashreplace"))
+    value = name + b"\x12" + _varint(len(tensor) + size) + tensor
     return b"\x0a" + _varint(len(value) + size) + value
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from sgm.checkpoints.diffusers.reader import fill_from_base, open_folder
 from sgm.checkpoints.identify import adapt_spec, fingerprint_of, identify
 from sgm.checkpoints.mapped_file import open_checkpoint
-from sgm.checkpoints.store import View, passthrough
+from sgm.checkpoints.store import CheckpointError, View, passthrough
+from sgm.common.files import check_file
 
 
 def open_weights(path, spec=None, base=None):
@@ -17,6 +18,7 @@ def open_weights(path, spec=None, base=None):
     `sgm.checkpoints.loading.check_weights` and `sgm.checkpoints.conversion.plan` check.
     """
     path = Path(path)
+    check_file(path, CheckpointError)
     if path.is_dir():
         return open_folder(path, spec, base)
     store = open_checkpoint(path)

@@ -160,7 +160,9 @@ def write_safetensors(path, store, dtype=None, progress=None, metadata=None):
         header[key] = {"dtype": name, "shape": list(store.shape(key)),
                        "data_offsets": [at, at + stored_size(store, key, name)]}
         at = header[key]["data_offsets"][1]
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+    # what is no text, as names of files can be, becomes JSON's \udcff
+    text = text.encode("utf-8", "backslashreplace")
     text += b" " * (-len(text) % 8)
 
     def blocks():

@@ -1,8 +1,11 @@
-"""Files and folders that appear whole or not at all."""
+"""What may be read as a file, the order of numbered files, and files that appear whole."""
+import errno
 import glob
 import os
+import re
 import shutil
 import socket
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +13,35 @@ from sgm.common.errors import InputError, os_reason
 
 # part of temporary names: a process number means nothing elsewhere
 HOST = socket.gethostname().partition(".")[0][:16]
+
+
+def check_file(path, error=InputError):
+    """Raise `error` if `path` is a pipe, a socket or a device: reading one may never end.
+
+    It says nothing of a file that is missing; who opens it does. Raises `error` also for a name
+    that no file can have.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (ValueError, OSError) as problem:    # ValueError: NUL, or letters that cannot be coded
+        if getattr(problem, "errno", errno.ENAMETOOLONG) == errno.ENAMETOOLONG:
+            name = path if len(str(path)) < 300 else f"{str(path)[:300]}..."
+            raise error(f"{name}: no file can have this name; give another path") from None
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise error(f"{path}: found {kind}, expected a file; write what it gives to a file first")
+
+
+def natural_key(path):
+    """Return a key that sorts names by the numbers in them: frame_2 before frame_10.
+
+    Folders count before what is in them. Names that differ in leading zeros only keep one order.
+    """
+    parts = Path(path).parts
+    return [[int(piece) if k % 2 else piece for k, piece in enumerate(re.split("([0-9]+)", part))]
+            for part in parts], parts
 
 
 @contextmanager

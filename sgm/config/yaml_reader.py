@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sgm.common.errors import InputError, argument
+from sgm.common.files import check_file
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The folder of configs/ and assets/: inside the package where it is installed, next to it in a
@@ -49,6 +50,7 @@ def find_config(name, kind):
     path, known = Path(name), known_configs(kind)
     if str(name) in known:
         return CONFIGS / kind / f"{name}.yaml"
+    check_file(path, ConfigError)
     if path.is_file():
         return path
     if path.is_dir():

@@ -82,6 +82,7 @@ def png(texture: np.ndarray) -> bytes:
 
 def _glb(mesh, path):
     vertices, normals, uv, faces = mesh.split()
+    name = path.stem.encode("utf-8", "backslashreplace").decode()
     uv = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)  # glTF counts v downwards
     binary, views, accessors = bytearray(), [], []
 
@@ -134,17 +135,17 @@ def _glb(mesh, path):
         extensionsUsed=["KHR_materials_unlit"],
         scene=0,
         scenes=[dict(nodes=[0])],
-        nodes=[dict(mesh=0, name=path.stem)],
+        nodes=[dict(mesh=0, name=name)],
         meshes=[
             dict(
-                name=path.stem,
+                name=name,
                 primitives=[dict(attributes=attributes, indices=len(accessors) - 1, material=0)],
             )
         ],
         materials=[material],
         textures=[dict(sampler=0, source=0)],
         samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)],
-        images=[dict(bufferView=put(png(mesh.texture)), mimeType="image/png", name=path.stem)],
+        images=[dict(bufferView=put(png(mesh.texture)), mimeType="image/png", name=name)],
         accessors=accessors,
         bufferViews=views,
         buffers=[dict(byteLength=len(binary))],
@@ -183,8 +184,8 @@ def _obj(mesh, path, up):
                 f"map_Kd {stem}.png\n")
     return [
         (f"{stem}.png", png(mesh.texture)),
-        (f"{stem}.mtl", material.encode()),
-        (path.name, out.getvalue().encode()),
+        (f"{stem}.mtl", material.encode("utf-8", "surrogateescape")),
+        (path.name, out.getvalue().encode("utf-8", "surrogateescape")),
     ]
 
 

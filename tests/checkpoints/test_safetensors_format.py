@@ -17,6 +17,12 @@ ODD = {"m": WEIGHT, "scalar": np.array(2.5, np.float32), "half": BIAS.astype(np.
        "turned": WEIGHT.T, "big": np.arange(3, dtype=">i4")}
 
 
+def test_texts_that_are_no_utf8_round_trip(tmp_path):
+    path = saved(tmp_path, {"\ud800a": BIAS}, metadata={"init": os.fsdecode(b"m\xff")})
+    found = open_checkpoint(path)
+    assert list(found) == ["\ud800a"] and found.metadata == {"init": "m\udcff"}
+
+
 def test_safetensors_round_trip_and_the_library_agrees(tmp_path):
     path = saved(tmp_path, ODD, metadata={"step": 3})
     ours, theirs = open_checkpoint(path), load_file(path)

@@ -1,6 +1,8 @@
 """Writing files: what fails leaves nothing behind, and the earlier file as it was."""
 import errno
 import os
+import random
+import socket
 import subprocess
 import sys
 
@@ -10,7 +12,32 @@ from support.tensor_files import TENSORS, error_of, saved, tensors
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
-from sgm.common.files import HOST, _start_of, atomic
+from sgm.common.files import HOST, _start_of, atomic, check_file, natural_key
+
+
+@pytest.mark.parametrize("kind, said", [("pipe", "a pipe"), ("socket", "a socket"), ("/dev/zero", "a device"),
+                                        ("no\0name", "no file can have this name"),
+                                        ("x" * 5000, "xxx...: no file can have this name")])
+def test_what_is_no_file_is_refused_unread(kind, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if kind == "pipe":
+        os.mkfifo(kind)
+    with socket.socket(socket.AF_UNIX) as opened:
+        if kind == "socket":
+            opened.bind(kind)
+        message = error_of(check_file, kind, CheckpointError)
+    assert said in message and "\0" not in message
+    check_file(tmp_path)
+    check_file("is not there")
+
+
+def test_natural_order():
+    names = ["a/frame_1.png", "a/frame_2.png", "a/frame_2b.png", "a/frame_10.png", "a/frame_010.png", "b10/2", "b9/10",
+             "frame.png", "1.png", "01.png", "x1y2", "x1y10", "x01y3"]
+    expected = ["01.png", "1.png", "a/frame_1.png", "a/frame_2.png", "a/frame_2b.png", "a/frame_010.png",
+                "a/frame_10.png", "b9/10", "b10/2", "frame.png", "x1y2", "x01y3", "x1y10"]
+    random.Random(0).shuffle(names)
+    assert sorted(names, key=natural_key) == expected
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])

@@ -1,5 +1,6 @@
 """Mesh files read back by trimesh and by our own reader: places, axes, colors, closedness; nothing half-written."""
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -19,6 +20,17 @@ from sgm.views.cameras import Orbit
 @pytest.fixture(scope="module")
 def mesh():
     return textured_brick()
+
+
+@pytest.mark.parametrize("suffix", mesh_writer.SUFFIXES)
+def test_name_that_is_no_text(suffix, mesh, tmp_path):
+    path = tmp_path / (os.fsdecode(b"m\xff\xe9") + suffix)
+    mesh_writer.save(mesh, path)
+    assert len(load_mesh(path).faces) == len(mesh.faces)        # an OBJ finds its .mtl and picture
+    if suffix == ".glb":
+        data = path.read_bytes()
+        header = json.loads(data[20:20 + struct.unpack_from("<I", data, 12)[0]])
+        assert header["nodes"][0]["name"].encode("utf-8") == rb"m\udcff\udce9"
 
 
 def as_set(vertices):

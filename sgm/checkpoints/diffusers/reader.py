@@ -22,6 +22,7 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.original_keys import unused_keys, used_shapes
 from sgm.checkpoints.store import CheckpointError, LazyTensor, View, passthrough
 from sgm.common.errors import argument
+from sgm.common.files import check_file
 
 MAX_JSON = 8 << 20
 # A buffer that old versions of transformers wrote.
@@ -144,6 +145,7 @@ def _weight_files(folder, stem):
 
 
 def _read_json(path):
+    check_file(path, CheckpointError)
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_JSON + 1)

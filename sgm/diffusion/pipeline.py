@@ -10,7 +10,7 @@ from typing import Optional
 
 import mindspore as ms
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sgm import __version__, ops
 from sgm.checkpoints.loading import check_weights
@@ -139,7 +139,7 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
                             " PIL.Image.open")
     given = image_record(image)
     if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image)    # cameras store a turned picture and say so
+        upright = images.upright_rgba(image, "image")
         image, given["cut_out"] = preprocessing.prepare(upright, (spec.height, spec.width),
                                                         cut_out=spec.is_orbit)
     orbit = (orbit or Orbit.static(num_frames=spec.num_frames)) if spec.is_orbit else None

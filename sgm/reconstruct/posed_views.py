@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sgm.common.errors import InputError
+from sgm.common.files import check_file
 from sgm.views.images import ImageError, load_image, read_image
 from sgm.views.matting import alpha_from_white, matte
 from sgm.views.transforms import read_transforms
@@ -122,6 +123,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     `sgm.views.matting.matte`. Raises CameraError, ImageError, ShapeError.
     """
     path = Path(path)
+    check_file(path, ShapeError)
     if not path.exists():
         raise ShapeError(
             f"{path}: no such file or folder; give a folder of views with its transforms.json"

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sgm.common.errors import InputError
 from sgm.common.files import atomic
@@ -14,6 +13,7 @@ from sgm.render.datasets import in_processes, write_pictures
 from sgm.render.procedural import make_object, on_white
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world
+from sgm.views.images import read_image
 
 # largest move of the camera to a side, up or down, and along its line of sight; world units
 SLIDE = (0.25, 0.2, 0.5)
@@ -55,8 +55,7 @@ def _check_same(out, seeds, size, count):
     clips = [files for files in clips if files]
     if not clips:
         return
-    with Image.open(clips[0][0]) as picture:
-        found = max(map(len, clips)), *picture.size
+    found = max(map(len, clips)), *read_image(clips[0][0], lambda picture: picture.size)
     if found != (count, size, size):
         raise InputError(f"--out {out}: holds clips of {found[0]} frames of {found[1]} x {found[2]}"
                          f" pixels, expected {count} of {size} x {size}; give another --out")

@@ -5,13 +5,12 @@ cameras.py says.
 """
 import json
 import reprlib
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from sgm.common.files import check_file
 from sgm.views.cameras import (
     AZIMUTH_SIGN,
     DISTANCE,
@@ -23,6 +22,7 @@ from sgm.views.cameras import (
     focal_length,
     wrap_degrees,
 )
+from sgm.views.images import ImageError, read_image
 
 MAX_BYTES = 64 << 20            # largest JSON file; ten thousand frames take 5 MB
 MAX_IMAGE_SIDE = 1 << 16        # pixels; a larger image means a damaged file
@@ -182,11 +182,8 @@ def _shared_intrinsics(path, frames):
 def _picture_size(file):
     """Return width and height of an image file in pixels; it is not decoded."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # about large pictures: images.py has a limit
-            with Image.open(file) as image:
-                return image.size
-    except Exception:                           # Pillow raises almost anything on damaged data
+        return read_image(file, lambda image: image.size)
+    except ImageError:
         raise CameraError(f"{file}: cannot be read as an image; without w and h in the json, its"
                           " size is needed") from None
 
@@ -199,7 +196,9 @@ def json_path(path):
 
 def read_json(path):
     """Read a JSON object. Return its path and the dict. Raises CameraError."""
+    check_file(path, CameraError)
     path = json_path(path)
+    check_file(path, CameraError)
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_BYTES + 1)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from support import icc
 from support.badfiles import object_on_white
 
 import sgm
@@ -75,6 +76,15 @@ def test_a_photo_is_turned_upright_as_by_the_command(embedded, tmp_path, no_netw
     expected = sgm.generate(embedded, picture).source
     np.testing.assert_array_equal(sgm.generate(embedded, Image.open(tmp_path / "cup.png")).source, expected)
     assert np.abs(expected.astype(int) - np.rot90(expected)).max() > 50
+
+
+def test_colors_of_a_photo_are_srgb(embedded, tmp_path, no_network):
+    Image.new("RGB", (64, 64), (173, 62, 45)).save(tmp_path / "a.png", icc_profile=icc.profile(icc.ADOBE_RGB))
+    array = np.array(Image.open(tmp_path / "a.png").convert("RGBA"))
+    array[:16, :, 3] = 0                        # its own alpha: no cut-out
+    Image.fromarray(array).save(tmp_path / "a.png", icc_profile=icc.profile(icc.ADOBE_RGB))
+    seen = sgm.generate(embedded, Image.open(tmp_path / "a.png")).source
+    assert np.abs(seen[40, 32, :3].astype(int) - (200, 60, 40)).max() <= 2
 
 
 @pytest.mark.parametrize("call, said, flag", [

@@ -1,14 +1,28 @@
 """Writes contact sheets, videos and plots of views; reads videos."""
 import logging
+import os
+import re
+import subprocess
+from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from sgm.common.errors import one_line
-from sgm.views.images import composite
+from sgm.common.errors import InputError, one_line
+from sgm.common.files import check_file
+from sgm.views.images import MAX_PIXELS, composite
 
+# Containers that ffmpeg may open: not its playlists, which name other files and addresses.
+CONTAINERS = ("mov,mp4,matroska,webm,gif,avi,m4v,mpegts,mpeg,mpegvideo,ogg,flv,asf,h264,hevc,ivf,"
+              "apng")
+# The decoders that ffmpeg takes by itself leave out the alpha of these codecs.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_HAS_ALPHA = re.compile("yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|ayuv|pal8")     # formats of pixels
+_OTHER_COLORS = re.compile("smpte2084|arib-std-b67|bt2020|smpte43[12]")
 # ffmpeg turns sRGB into BT.601 unless told otherwise, and players take an untagged video for BT.709
 # or BT.601 by its size. faststart: the index comes first, so that a browser plays while it loads.
 BT709 = ("-vf", "scale=out_color_matrix=bt709:out_range=tv,"
@@ -60,39 +74,107 @@ def write_video(path, frames, fps):
 
 
 def write_gif(path, frames, fps):
-    """Write uint8 frames (T, H, W, 3) as an endless GIF."""
+    """Write uint8 frames (T, H, W, 3) as an endless GIF.
+
+    A GIF counts in hundredths of a second, and browsers play a delay below two of them as ten.
+    """
+    hundredths = max(2, round(100 / fps))
     iio.imwrite(path, frames, plugin="pillow", extension=".gif", is_batch=True,
-                duration=round(1000 / fps), loop=0)
+                duration=10 * hundredths, loop=0)
 
 
 def probe_video(path):
     """Return the number of frames of a video file, which is decoded for it, and its frame rate.
 
-    Raises any error of imageio and ffmpeg for a damaged file: OSError, RuntimeError, ...
+    Raises any error of imageio and ffmpeg for a damaged file: OSError, RuntimeError, ..., and
+    InputError for what is no file and for too large a picture.
     """
-    with (iio.imopen(path, "r", plugin="FFMPEG", extension=".mp4") as file,
-          file.legacy_get_reader() as reader):
+    _stream(path, warn=True)
+    with (iio.imopen(Path(path).absolute(), "r", plugin="FFMPEG", extension=".mp4") as file,
+          file.legacy_get_reader(input_params=_guards()) as reader):
         return reader.count_frames(), reader.get_meta_data()["fps"]
 
 
 def read_video_frames(path, start, stride, count, size):
     """Return frames start, start + stride, ... of a video file: uint8 (T, H, W, 3).
 
-    `count` frames, or as many as can be read. size: (H, W). Frames are scaled to cover it and
-    cropped around their middle. Raises what `probe_video` does.
+    `count` frames, or as many as can be read. size: (H, W). Pixels are made square; frames are
+    scaled to cover the size and cropped around their middle, transparent ones put on white. Raises
+    what `probe_video` does.
     """
     height, width = size
-    last = start + stride * (count - 1)
+    path, last = Path(path).absolute(), start + stride * (count - 1)
+    codec, has_alpha = _stream(path)
     # Frames are chosen by their number; regular times of their own keep ffmpeg from doubling or
     # dropping any.
-    graph = (f"select=between(n\\,{start}\\,{last})*not(mod(n-{start}\\,{stride})),"
-             "settb=1/25,setpts=N,fps=25,"
-             f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,"
-             f"crop={width}:{height}")
-    frames = iio.imiter(path, plugin="FFMPEG", extension=".mp4",
-                        output_params=["-map", "0:v:0", "-vf", graph, "-frames:v", str(count)])
+    chosen = (f"select=between(n\\,{start}\\,{last})*not(mod(n-{start}\\,{stride})),"
+              "settb=1/25,setpts=N,fps=25,scale=max(1\\,round(iw*sar)):ih:flags=lanczos,setsar=1")
+    output = ["-map", "0:v:0", "-frames:v", str(count), "-vf"]
+    if has_alpha:
+        frames = _on_white(path, _guards(ALPHA_DECODERS.get(codec)), [*output, chosen], size)
+        if frames is not None:
+            return frames
+    scaled = (f"{chosen},scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,"
+              f"crop={width}:{height}")
+    frames = iio.imiter(path, plugin="FFMPEG", extension=".mp4", input_params=_guards(),
+                        output_params=[*output, scaled])
     none = np.empty((0, height, width, 3), np.uint8)
     return np.concatenate([none, *(frame[None] for frame in frames)])
+
+
+def _on_white(path, guards, output, size):
+    """Return frames as those of a folder of pictures, or None if all of them are opaque."""
+    reader = imageio_ffmpeg.read_frames(str(path), "rgba", 4, input_params=guards,
+                                        output_params=output)
+    width, height = next(reader)["size"]
+    frames, is_opaque = [], True
+    for raw in reader:
+        frame = np.frombuffer(raw, np.uint8).reshape(height, width, 4)
+        is_opaque = is_opaque and frame[..., 3].min() == 255
+        fitted = ImageOps.fit(Image.fromarray(frame), size[::-1], Image.LANCZOS)
+        frames.append(composite(fitted))
+    return None if is_opaque else np.stack(frames)
+
+
+def _guards(decoder=None):
+    """Return options for ffmpeg in front of a file that comes from anywhere."""
+    return ["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS,
+            *(["-c:v", decoder] if decoder else [])]
+
+
+@lru_cache(maxsize=1024)        # a clip is read in each step, if it is not cached
+def _told(path, changed):
+    """Return what ffmpeg says of a file; changed: when it was."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *_guards(), "-i", path]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    return ended.stderr.decode(errors="replace")
+
+
+def _stream(path, warn=False):
+    """Return the codec of a file's first video stream, and whether it can have alpha.
+
+    warn: of colors that are not those of sRGB, as phones film in HDR; their levels are taken as is.
+    Raises InputError for what is no file, and for pictures that would not fit into memory: ffmpeg
+    holds about ten at once.
+    """
+    check_file(path)
+    told = _told(Path(path).absolute(), os.stat(path).st_mtime_ns)
+    found = re.search(r"Stream #.* Video: (\w+)(.*)", told)
+    if not found:
+        return None, False      # the reading of it says why
+    codec, rest = found.groups()
+    coded_apart = codec in ALPHA_DECODERS and re.search(r"alpha_mode\s*: 1", told)
+    has_alpha = bool(coded_apart or _HAS_ALPHA.search(rest))
+    size = re.search(r" ([0-9]+)x([0-9]+)\b", rest)
+    most = MAX_PIXELS // 4 if has_alpha else MAX_PIXELS
+    if size and int(size[1]) * int(size[2]) > most:
+        raise InputError(f"{path}: found {size[1]} x {size[2]} pixels, expected at most {most} in a"
+                         " video of its kind; make it smaller")
+    colors = _OTHER_COLORS.search(rest)
+    if warn and colors:
+        log.warning("%s: its colors are those of %s, and are taken as usual ones; convert it to SDR"
+                    " (BT.709)", one_line(str(path)), colors[0])
+    return codec, has_alpha
 
 
 def _even(frames):

@@ -79,7 +79,8 @@ def test_requirements_are_the_packages_that_are_imported():
             found.add(node.module.split(".")[0])
     named = {re.match("[A-Za-z0-9-]+", line)[0].lower() for line in (ROOT / "requirements.txt").read_text().splitlines()
              if line and not line.startswith("#")}
-    distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
+    distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml",
+                     "imageio_ffmpeg": "imageio"}       # imageio[ffmpeg]
     optional = {"rembg", "tensorboardX"}
     used = {distributions.get(name, name) for name in found - ours - optional - set(sys.stdlib_module_names)}
     assert used == named

@@ -22,6 +22,7 @@ from pathlib import Path
 from sgm.common.errors import InputError, one_line
 
 log = logging.getLogger("sgm")
+READING = 2                 # part of a clip's hash; raise it when the same files give other pixels
 MAX_SKIPPED_SHARE = 0.05    # more than this is not a few damaged files, but a mistake
 
 

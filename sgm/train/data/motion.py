@@ -1,11 +1,14 @@
 """The motion bucket of a clip, which SVD is conditioned on: from a table, or estimated."""
 import csv
 import math
+import os
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from sgm.common.files import check_file
 from sgm.train.data.clips import DataError
 
 FLOW_SIDE = 128         # pixels of the longer side of the pictures that flow is computed on
@@ -45,12 +48,20 @@ def read_table(folder):
     """Return {file name: {"fps": float, "motion_bucket": float}} of the clips.csv in `folder`.
 
     It is {} if there is none. Its columns are file, and fps or motion_bucket or both; an empty cell
-    means that the value is estimated. Raises DataError naming the line.
+    means that the value is estimated. Raises DataError naming the line, also for a file that is
+    not in the folder and for one that is named twice.
     """
     path = Path(folder) / TABLE
+    check_file(path, DataError)
     if not path.is_file():
         return {}
-    known = {}
+    status = path.stat()
+    return _read_table(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=16)      # it is asked for with every video of the folder
+def _read_table(path, changed):
+    known, there = {}, set(os.listdir(path.parent))
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -63,11 +74,17 @@ def read_table(folder):
                 where = f"data: {path}, line {reader.line_num}"
                 if not row["file"]:
                     raise DataError(f"{where}: has no file; name the video or frame folder")
-                known[row["file"].rstrip("/")] = {
+                values = {
                     name: _number(row[name], f"{where}: {name}", low, high)
                     for name, low, high in (("fps", 0.01, 1000), ("motion_bucket", 0, 255))
                     if row.get(name)
                 }
+                file_name = row["file"].rstrip("/")
+                if file_name not in there or file_name in known:
+                    found = "again" if file_name in known else f"which is not in {path.parent}"
+                    raise DataError(f"{where}: names {file_name}, {found}; correct or remove the"
+                                    " line: a table is for the files next to it")
+                known[file_name] = values
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"data: {path}: cannot be read ({error}); expected a table with the columns"
                         " file, fps, motion_bucket"

@@ -6,10 +6,9 @@ cameras.npz, whose `cam_poses` (V, 3, 4) are world-to-camera (z up), as InstantM
 is the same, as its MindSpore port does (mindspore-lab/mindone,
 examples/instantmesh/data/objaverse.py).
 """
-import io
 import json
-import pickle
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -17,7 +16,9 @@ from typing import Optional
 import numpy as np
 from PIL import Image
 
-from sgm.train.data.clips import DataError, hash_of
+from sgm.common.files import check_file, natural_key
+from sgm.train.data.clips import READING, DataError, hash_of
+from sgm.train.data.plain_pickle import plain, read_pickle
 from sgm.views.cameras import AZIMUTH_SIGN, wrap_degrees
 from sgm.views.images import WHITE, composite, load_image, read_image
 from sgm.views.transforms import read_transforms
@@ -25,6 +26,7 @@ from sgm.views.transforms import read_transforms
 # degrees by which a camera may look past the origin or be rolled, and labels differ from poses
 AIM = 3.0
 CAMERA_FILES = ("cameras.npz", "meta.pkl")
+MAX_BYTES = 16 << 20            # of a file of cameras: a hundred thousand poses
 # where renders lie, next to a list of their ids
 RENDER_FOLDERS = ("", "rendering_random_32views", "input")
 
@@ -71,7 +73,7 @@ class OrbitClip:
 
     def digest(self, memo):
         """Return a hash of what `frames` would return."""
-        return hash_of(self.background, *(memo.content(file) for file in self.files))
+        return hash_of(READING, self.background, *(memo.content(file) for file in self.files))
 
 
 def read_orbit(folder, size):
@@ -104,12 +106,15 @@ def read_orbit(folder, size):
 def read_render(folder, size):
     """Return the OrbitClip of an Objaverse render. Raises InputError as `read_orbit` does."""
     folder = Path(folder)
+    for name in CAMERA_FILES:
+        check_file(folder / name, DataError)
     found = [folder / name for name in CAMERA_FILES if (folder / name).is_file()]
     if not found:
         raise DataError(f"{folder}: found neither {' nor '.join(CAMERA_FILES)}; expected one with"
                         " the cameras' poses")
     poses = _camera_poses(found[0])
-    files = sorted(file for file in folder.glob("*.png") if re.fullmatch("[0-9]{3}", file.stem))
+    files = sorted((file for file in folder.glob("*.png") if re.fullmatch("[0-9]+", file.stem)),
+                   key=natural_key)
     if len(files) != len(poses) or len(files) < 2:
         raise DataError(f"{folder}: found {len(files)} views (000.png ...) and {len(poses)} poses"
                         f" in {found[0].name}; expected as many, and at least 2")
@@ -128,6 +133,7 @@ def read_ids(path):
     Ids are folders next to the list, or in one of `RENDER_FOLDERS` there. Raises DataError.
     """
     path = Path(path)
+    check_file(path, DataError)
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -175,35 +181,24 @@ def _check_side(file, side):
                         " as transforms.json says; render it again")
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """A reader of pickles that admits numpy arrays and plain values only.
-
-    A pickle can otherwise run any program.
-    """
-
-    ALLOWED = {(f"numpy{core}", name) for core in (".core.multiarray", "._core.multiarray")
-               for name in ("_reconstruct", "scalar")} | {("numpy", "ndarray"), ("numpy", "dtype")}
-
-    def find_class(self, module, name):
-        """Return a class that arrays need. Raises UnpicklingError for any other."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"holds a {module}.{name}")
-        return super().find_class(module, name)
-
-
 def _camera_poses(path):
     """Return world-to-camera poses (V, 3, 4) float64 of cameras.npz or meta.pkl.
 
     Raises DataError.
     """
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
         if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                if archive.getinfo("cam_poses.npy").file_size > MAX_BYTES:
+                    raise ValueError(f"cam_poses is larger than {MAX_BYTES >> 20} MB")
             with np.load(path, allow_pickle=False) as arrays:
                 poses = arrays["cam_poses"]
         else:
-            poses = _ArraysOnly(io.BytesIO(path.read_bytes())).load()[4]
+            poses = _rows(read_pickle(path.read_bytes())[4])
         poses = np.asarray(poses, np.float64)
-    except Exception as error:      # unpickling and zip raise all sorts on damaged files
+    except Exception as error:      # zip and numpy raise all sorts on damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: cannot be read ({reason}); expected cam_poses, world-to-camera"
                         " matrices of 3 x 4") from None
@@ -214,4 +209,20 @@ def _camera_poses(path):
     if np.abs(np.einsum("vij,vkj->vik", poses[..., :3], poses[..., :3]) - np.eye(3)).max() > 1e-3:
         raise DataError(f"{path}: cam_poses has a matrix that is not a rotation; expected"
                         " world-to-camera matrices of 3 x 4")
+    return poses
+
+
+def _rows(poses):
+    """Return poses of a pickle, an array or a list of matrices, as numpy can take them.
+
+    The list is looked at first: a small file can hold one list in itself a million times. Raises
+    ValueError.
+    """
+    poses = plain(poses)
+    if isinstance(poses, list):
+        poses = [[plain(row) for row in plain(pose)[:4]] for pose in poses]
+        numbers = (int, float, np.floating)
+        if not all(len(row) == 4 and all(isinstance(value, numbers) for value in row)
+                   for pose in poses for row in pose):
+            raise ValueError("its fifth entry is no list of 3 x 4 matrices")
     return poses

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sgm.common.files import check_file
 from sgm.train.data.clips import Clips, DataError
 from sgm.views.cameras import Orbit
 
@@ -79,6 +80,8 @@ def load_packed(folder):
 
     They are {clips (N, T, S, S, 3) uint8, mapped; azimuths, elevations (N, T) float32}.
     """
+    for name in ("clips", "azimuths", "elevations"):
+        check_file(folder / f"{name}.npy", DataError)
     try:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r" if name == "clips" else None)
                   for name in ("clips", "azimuths", "elevations")}

@@ -21,9 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from sgm.common.errors import InputError, one_line
+from sgm.common.files import check_file
 from sgm.train.data.clips import Clips, DataError, Memo, SkippedClips, log
 from sgm.train.data.latent_cache import LatentStore
 from sgm.train.data.latents import MANY, LatentClips, PixelClips
+from sgm.train.data.motion import TABLE, read_table
 from sgm.train.data.orbits import CAMERA_FILES, read_ids, read_orbit, read_render
 from sgm.train.data.packed import PackedOrbits
 from sgm.train.data.videos import VIDEO_SUFFIXES, read_video
@@ -120,6 +122,8 @@ def expand(patterns, key):
             raise DataError(f"{key}: {name or 'an empty name'}: no such file or folder; expected"
                             " packed sets, folders of views, a JSON list of Objaverse ids, or"
                             " videos")
+        for path in found:
+            check_file(path, DataError)
         places += found
     return places
 
@@ -130,6 +134,8 @@ def find(place, is_orbit):
     It is divided by its train.txt and val.txt if it has one of them; kinds are packed, orbit,
     render, video. Raises DataError.
     """
+    for split in SPLITS:
+        check_file(place / f"{split}.txt", DataError)
     names = {
         split: _names(place / f"{split}.txt") for split in SPLITS
         if (place / f"{split}.txt").is_file()
@@ -180,6 +186,8 @@ def _walk(place, is_orbit, depth):
     names = {path.name for path in children}
     if LatentStore.MEMO in names:
         return
+    if not is_orbit and TABLE in names:
+        read_table(place)               # here too: it may name files of other folders
     if "clips.npy" in names:
         yield "packed", place
     elif is_orbit and "transforms.json" in names:

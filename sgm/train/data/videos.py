@@ -13,7 +13,9 @@ from typing import Optional
 import numpy as np
 from PIL import Image, ImageOps
 
-from sgm.train.data.clips import DataError, hash_of
+from sgm.common.errors import InputError
+from sgm.common.files import check_file, natural_key
+from sgm.train.data.clips import READING, DataError, hash_of
 from sgm.train.data.motion import read_table
 from sgm.views.images import IMAGE_SUFFIXES, composite, load_image
 from sgm.views.media import probe_video, read_video_frames
@@ -68,7 +70,7 @@ class VideoClip:
         """Return a hash of the clip's frames; memo: a Memo of the files' contents."""
         files = self.files or (self.path,)
         contents = [memo.content(file) for file in files]
-        return hash_of(self.start, self.stride, self.num_views, *contents)
+        return hash_of(READING, self.start, self.stride, self.num_views, *contents)
 
 
 def read_video(path, count, size, stride, memo):
@@ -78,10 +80,11 @@ def read_video(path, count, size, stride, memo):
     it has too few frames.
     """
     path = Path(path)
+    check_file(path, DataError)
     noted = read_table(path.parent).get(path.name, {})
     if path.is_dir():
-        files = tuple(sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES
-                             and not f.name.startswith(".")))
+        files = tuple(sorted((f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES
+                              and not f.name.startswith(".")), key=natural_key))
         total, fps = len(files), FOLDER_FPS
     else:
         files = ()
@@ -102,6 +105,8 @@ def _probe(path):
     """Return [number of frames, frames per second] of a video file. Raises DataError."""
     try:
         frames, fps = probe_video(path)
+    except InputError:
+        raise
     except Exception as error:          # anything that ffmpeg or the parsing of its output meets
         raise DataError(f"{path}: ffmpeg cannot read it ({_last_line(error)}); expected a video"
                         f" ({' '.join(VIDEO_SUFFIXES)}): encode it again") from None

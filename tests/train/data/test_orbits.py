@@ -277,6 +277,37 @@ def test_renders_that_cannot_be_used(damage, said, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def crafted():
+    """A pickle of an array whose type has a state that crashes numpy."""
+    state = b"(I3\nV|\nNNNI-1\nI-1\nI63\nt"
+    return (b"(lp0\nI0\naI0\naI0\naI0\nacnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+            b"(I1\n(I5\ntcnumpy\ndtype\n(VO8\nI0\nI1\ntR" + state + b"bI00\nVxxxxxxxx\ntba.")
+
+
+@pytest.mark.parametrize("content, said", [
+    (crafted(), "type 'O8'"), (b"\x80\x03]q\0(" + b"h\0" * 100_000 + b"e.", "no list of 3 x 4 matrices"),
+    (pickle.dumps([0] * 4 + [np.eye(4)])[:-9], "is damaged"), (b"", "is damaged"),
+    (pickle.dumps([0] * 4 + [np.array([None, 1])]), "type 'O8'"), (pickle.dumps([0] * 4 + [np.array(["a"])]), "type 'U1'"),
+    (pickle.dumps([0] * 4 + [np.eye(4)], 2).replace(b"K\x04K\x04", b"K\x04K\x44"), "of shape"),
+    (pickle.dumps(range(5)), "holds a builtins.range")])
+def test_pickles_that_are_not_plain(content, said, tmp_path):
+    folder = write_render(tmp_path / "id", world_to_camera(True), pickled=True)
+    (folder / "meta.pkl").write_bytes(content)
+    with pytest.raises(DataError, match=said) as error:
+        read_render(folder, SIZE)
+    assert "meta.pkl" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("form", [np.asarray, lambda p: p.astype(">f4"), np.asfortranarray, np.ndarray.tolist, list])
+def test_pickled_poses_in_every_form(protocol, form, tmp_path):
+    poses = world_to_camera(True).astype(np.float32).astype(float)
+    folder = write_render(tmp_path / "id", poses, pickled=True)
+    content = [np.eye(3), {"a": (1, None, True)}, np.float64(2), "text", form(poses)]
+    (folder / "meta.pkl").write_bytes(pickle.dumps(content, protocol))
+    np.testing.assert_allclose(read_render(folder, SIZE).angles[0], AZIMUTHS, atol=1e-4)
+
+
 def test_a_pickle_runs_nothing(tmp_path):
     folder = write_render(tmp_path / "id", world_to_camera(True), pickled=True)
     (folder / "meta.pkl").write_bytes(pickle.dumps([0, 0, 0, 0, Bomb(tmp_path / "ran")]))

@@ -49,6 +49,13 @@ def test_a_folder_of_frames(tmp_path):
     assert [numbers(clip.frames([1, 3])) for clip in read(tmp_path / "walk")] == [[1, 3], [5, 7]]
 
 
+def test_frames_without_leading_zeros(tmp_path):
+    for k, frame in enumerate(numbered(12)):
+        Image.fromarray(frame).save(tmp_path / f"frame_{k + 1}.png")
+    (clip,) = read_video(tmp_path, 12, (32, 32), 1, Memo())
+    assert numbers(clip.frames()) == list(range(12))
+
+
 @pytest.mark.parametrize("kind", ["mp4", "folder"])
 def test_frames_cover_the_size(kind, tmp_path):
     """The middle of a wide film, scaled without distortion: left and right quarters are cut off."""
@@ -100,12 +107,28 @@ def test_the_table_goes_before(tmp_path):
     ("name,fps\na,1\n", "found the columns name, fps, expected file"), ("file\na\n", "expected file, and fps"), ("", "none"),
     ("file,fps\na.mp4,fast\n", "line 2: fps is 'fast'"),
     ("file,motion_bucket\na.mp4,5\nb.mp4,256\n", "line 3: motion_bucket"),
-    ("file,fps\na.mp4,0\n", "line 2: fps is '0'"), ("file,fps\n,5\n", "line 2: has no file")])
+    ("file,fps\na.mp4,0\n", "line 2: fps is '0'"), ("file,fps\n,5\n", "line 2: has no file"),
+    ("file,fps\na,5\n", "line 2: names a, which is not in"), ("file,fps\nA.MP4,5\n", "line 2: names A.MP4"),
+    ("file,fps\na.mp4,5\nsub/b.mp4,5\n", "line 3: names sub/b.mp4, which is not in"),
+    ("file,fps\na.mp4,5\na.mp4,6\n", "line 3: names a.mp4, again")])
 def test_tables_that_cannot_be_used(text, said, tmp_path):
+    (tmp_path / "a.mp4").touch()
     (tmp_path / "clips.csv").write_text(text)
     with pytest.raises(DataError, match=said) as error:
         read_table(tmp_path)
     assert "clips.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_table_of_files_in_other_folders(tmp_path):
+    """It would be read for no film."""
+    (tmp_path / "sub").mkdir()
+    write_film(tmp_path / "sub" / "a.mp4", numbered(COUNT))
+    (tmp_path / "clips.csv").write_text("file,fps\nsub/a.mp4,5\n")
+    with pytest.raises(DataError, match="line 2: names sub/a.mp4, which is not in .* for the files next to it"):
+        read_clips(settings(tmp_path), small_spec("svd"), Memo())
+    (tmp_path / "clips.csv").rename(tmp_path / "sub" / "clips.csv")
+    with pytest.raises(DataError, match="names sub/a.mp4"):
+        read_clips(settings(tmp_path), small_spec("svd"), Memo())
 
 
 def settings(*data, **more):

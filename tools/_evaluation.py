@@ -12,13 +12,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from sgm.common.errors import InputError, os_reason
-from sgm.common.files import atomic
+from sgm.common.files import atomic, natural_key
 from sgm.geometry import metrics as mesh_metrics
 from sgm.geometry.mesh_reader import load_mesh
 from sgm.reconstruct import posed_views, report
 from sgm.views import metrics
 from sgm.views.cameras import angle_list
-from sgm.views.images import read_image
+from sgm.views.images import read_image, to_rgba
 from sgm.views.transforms import entries, read_json
 
 THUMB = 96              # pixels per view in the contact sheet
@@ -30,7 +30,7 @@ def view_files(folder: Path) -> list[Path]:
 
     Other pictures in it are ignored.
     """
-    return sorted(p for p in folder.glob("*.png") if p.stem.isdigit())
+    return sorted((p for p in folder.glob("*.png") if p.stem.isdigit()), key=natural_key)
 
 
 def views_folders(path: Path) -> dict[str, Path]:
@@ -94,7 +94,7 @@ def read_views(folder: Path, like: np.ndarray | None = None) -> np.ndarray:
                          " of the same cameras")
     views = []
     for file in files:
-        image = read_image(file, lambda image: image.convert(
+        image = read_image(file, lambda image: to_rgba(image, file).convert(  # noqa: B023 - at once
             "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"))
         if like is not None and image.size != like.shape[2:0:-1]:
             image = image.resize(like.shape[2:0:-1], Image.LANCZOS)
@@ -245,7 +245,7 @@ def evaluate_views(args) -> int:
             for method, views in methods.items():
                 writer.writerows([name, method, k, *(f"{v[key]:.6g}" for key in metrics.METRICS)]
                                  for k, v in enumerate(views))
-        save_bytes(args.csv, text.getvalue().encode())
+        save_bytes(args.csv, text.getvalue().encode("utf-8", "backslashreplace"))
     if args.sheet:
         # orbits of different objects may differ in length
         width = max(row.shape[1] for row in sheet)
@@ -263,7 +263,7 @@ def evaluate_mesh(args) -> int:
     """Print, and save if asked to, the figures of a predicted mesh; return the exit code."""
     parts = []
     for path, up in ((args.prediction, args.up), (args.truth, "z")):
-        mesh = load_mesh(path, up)
+        mesh = load_mesh(path, up, shape_only=True)
         try:
             parts.append(mesh_metrics.prepared(mesh.vertices, mesh.faces))
         except ValueError as error:

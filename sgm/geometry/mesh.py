@@ -8,6 +8,8 @@ from numba import njit
 
 from sgm.common.errors import InputError
 
+MAX_MEETING = 4096      # faces at one point whose normals are compared
+
 
 class MeshError(InputError):
     """A mesh that cannot be used.
@@ -130,7 +132,9 @@ def crease_normals(vertices: np.ndarray, faces: np.ndarray, crease_deg: float = 
     """Return unit normals of every corner, (F, 3, 3) float32.
 
     They are area-weighted over the faces at the same PLACE that lie within `crease_deg` of the
-    corner's own face. Vertices at one place count as one, so seams do not show.
+    corner's own face. Vertices at one place count as one, so seams do not show. Where more than
+    MAX_MEETING faces meet, as in the middle of a polygon of thousands of corners, each keeps its
+    own normal: the comparison of all with all would take minutes.
     """
     p = np.asarray(vertices, np.float64)
     _, place = np.unique(
@@ -151,7 +155,11 @@ def _corner_normals(area_normals, place, order, start, cosine):
     for f in range(len(place)):
         for k in range(3):
             x, y, z = 0.0, 0.0, 0.0
-            for q in range(start[place[f, k]], start[place[f, k] + 1]):
+            first, last = start[place[f, k]], start[place[f, k] + 1]
+            if last - first > MAX_MEETING:
+                x, y, z = area_normals[f, 0], area_normals[f, 1], area_normals[f, 2]
+                last = first
+            for q in range(first, last):
                 g = order[q] // 3
                 dot = (area_normals[f] * area_normals[g]).sum()
                 if g == f or dot >= cosine * lengths[f] * lengths[g]:

@@ -80,11 +80,16 @@ def orbit_of(name: str, settings: OrbitSettings) -> Orbit:
 
     Its elevation is uniform in the range.
     """
-    rng = np.random.RandomState(zlib.crc32(f"{settings.seed}/{name}".encode()))
+    rng = np.random.RandomState(_seed_of(f"{settings.seed}/{name}"))
     elevation = round(float(rng.uniform(*settings.elevation)), 3)
     if settings.orbit == "static":
         return Orbit.static(elevation, settings.frames)
     return Orbit.dynamic(int(rng.randint(2 ** 31 - 1)), elevation, settings.frames)
+
+
+def _seed_of(text: str) -> int:
+    # names of files need not be text
+    return zlib.crc32(text.encode("utf-8", "surrogateescape"))
 
 
 def lighting_of(name: str, settings: OrbitSettings, usual: Lighting) -> Lighting:
@@ -96,7 +101,7 @@ def lighting_of(name: str, settings: OrbitSettings, usual: Lighting) -> Lighting
     """
     if settings.lighting == "fixed":
         return usual
-    rng = np.random.RandomState(zlib.crc32(f"{settings.seed}/{name}/light".encode()))
+    rng = np.random.RandomState(_seed_of(f"{settings.seed}/{name}/light"))
     azimuth, high, low = rng.uniform(0, 360), rng.uniform(20, 75), rng.uniform(0, 30)
     across = azimuth + rng.uniform(100, 260)
     key, fill, sky, ambient = rng.uniform((0.75, 0.5, 0.5, 0.85), (1.25, 2, 2, 1.1))

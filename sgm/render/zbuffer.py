@@ -21,6 +21,7 @@ from sgm.geometry.mesh import Mesh, linear_from_srgb
 NEAR = 1e-3          # nearest visible z-depth, world units
 # textures are halved (box filter) while they have more texels per side than this times samples
 TEXELS_PER_SAMPLE = 3
+STRIP = 512          # rows, an even number
 
 
 @dataclass(frozen=True)
@@ -73,21 +74,16 @@ def pack(mesh: Mesh, samples: int) -> Packed:
         colors = linear_from_srgb(mesh.colors)
     uv = np.zeros((count, 2), np.float32) if mesh.uv is None else mesh.uv
     table = np.zeros((len(mesh.materials), 3), np.int64)
-    parts, first = [np.zeros((1, 4), np.float32)], 1
+    parts, first, packed = [np.zeros((1, 4), np.float32)], 1, {}
     for row, material in zip(table, mesh.materials):
         if material.texture is None or mesh.uv is None:
             continue
-        texels = np.concatenate([
-            linear_from_srgb(material.texture[..., :3] / np.float32(255)),
-            material.texture[..., 3:] / np.float32(255)
-        ], -1).astype(np.float32)
-        while max(texels.shape[:2]) > TEXELS_PER_SAMPLE * samples and min(texels.shape[:2]) > 1:
-            texels = texels[:texels.shape[0] // 2 * 2, :texels.shape[1] // 2 * 2]
-            texels = (texels[::2, ::2] + texels[1::2, ::2] + texels[::2, 1::2] +
-                      texels[1::2, 1::2]) / 4
-        row[:] = first, texels.shape[1], texels.shape[0]
-        parts.append(texels.reshape(-1, 4))
-        first += len(parts[-1])
+        if id(material.texture) not in packed:      # several materials may share one
+            texels = _texels(material.texture, TEXELS_PER_SAMPLE * samples)
+            packed[id(material.texture)] = first, texels.shape[1], texels.shape[0]
+            parts.append(texels.reshape(-1, 4))
+            first += len(parts[-1])
+        row[:] = packed[id(material.texture)]
     factor = np.array([[*linear_from_srgb(np.asarray(m.color[:3], np.float32)), m.color[3]]
                        for m in mesh.materials], np.float32)
     cutoff = np.array([m.alpha_cutoff for m in mesh.materials], np.float32)
@@ -97,6 +93,29 @@ def pack(mesh: Mesh, samples: int) -> Packed:
                   np.ascontiguousarray(colors, np.float32), np.ascontiguousarray(uv, np.float32),
                   np.ascontiguousarray(mesh.face_material, np.int32), factor, table, cutoff,
                   np.concatenate(parts))
+
+
+def _texels(texture: np.ndarray, most: int) -> np.ndarray:
+    """Return a texture as linear floats, halved while it has more than `most` texels per side."""
+    def linear(part):
+        return np.concatenate([linear_from_srgb(part[..., :3] / np.float32(255)),
+                               part[..., 3:] / np.float32(255)], -1).astype(np.float32)
+
+    def halved(part):
+        part = part[:part.shape[0] // 2 * 2, :part.shape[1] // 2 * 2]
+        return (part[::2, ::2] + part[1::2, ::2] + part[::2, 1::2] + part[1::2, 1::2]) / 4
+
+    def is_above(part):
+        return max(part.shape[:2]) > most and min(part.shape[:2]) > 1
+
+    if not is_above(texture):
+        return linear(texture)
+    # in strips: as floats at once a large one takes gigabytes
+    texels = np.concatenate([halved(linear(texture[top:top + STRIP]))
+                             for top in range(0, len(texture) // 2 * 2, STRIP)])
+    while is_above(texels):
+        texels = halved(texels)
+    return texels
 
 
 @njit(cache=True, inline="always")

@@ -4,7 +4,7 @@ import pytest
 from support.drawing import FOCAL, FRONT, SIZE, picture
 
 from sgm.geometry.mesh import Material, Mesh, linear_from_srgb, merge, srgb_from_linear
-from sgm.render.zbuffer import Lighting, render_geometry
+from sgm.render.zbuffer import Lighting, pack, render_geometry
 from sgm.views.cameras import FOV_DEG, focal_length, rays
 
 
@@ -108,6 +108,20 @@ def test_texture_orientation_filter_and_factor():
     np.testing.assert_allclose(middle, [0.25, 0.25, 0.25], atol=0.03)  # bilinear, in linear light
     mesh.materials = (Material((0.5, 1, 1, 1), pixels),)
     assert picture(mesh, size=256)[128 - near, 128 - near, 0] == pytest.approx(128, abs=3)
+
+
+@pytest.mark.parametrize("shape", [(1030, 514), (1025, 7), (600, 1), (2, 1500)])
+def test_large_textures_are_halved_as_a_whole(shape):
+    """They are made floats in strips; means of four are the same as of the whole picture."""
+    texture = np.random.RandomState(0).randint(0, 256, (*shape, 4)).astype(np.uint8)
+    mesh = Mesh(np.eye(3), [[0, 1, 2]], uv=np.zeros((3, 2), np.float32), materials=(Material(texture=texture),))
+    expected = np.concatenate([linear_from_srgb(texture[..., :3] / np.float32(255)), texture[..., 3:] / np.float32(255)], -1)
+    while max(expected.shape[:2]) > 3 * 100 and min(expected.shape[:2]) > 1:
+        height, width = expected.shape[0] // 2, expected.shape[1] // 2
+        expected = expected[:2 * height, :2 * width].reshape(height, 2, width, 2, 4).mean((1, 3))
+    packed = pack(mesh, 100)
+    assert packed.texture[0].tolist() == [1, expected.shape[1], expected.shape[0]]
+    np.testing.assert_allclose(packed.texels[1:], expected.reshape(-1, 4), atol=1e-5)
 
 
 def test_masked_texture_makes_holes():

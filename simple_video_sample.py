@@ -78,6 +78,8 @@ def parse(argv):
         " draw some, for tests")
     add("--lora", default=None, metavar="FILE",
         help="a LoRA of train.py for those weights (lora.safetensors)")
+    add("--ema", action="store_true",
+        help="take the moving average of the weights (EMA) that --ckpt holds besides them")
     add("--output", default="outputs", metavar="DIR", help="default outputs")
     add("--overwrite", action="store_true",
         help="make finished folders again; what else is in them, a mesh for example, stays")
@@ -90,7 +92,8 @@ def parse(argv):
     add("--fps", type=int_range(1, MAX_FPS), default=FPS,
         help=f"frames per second of the video, and condition of svd; default {FPS}")
     add("--preview", type=int_range(0, MAX_STEPS), default=0, metavar="N",
-        help="write OUTPUT/<image>_<seed>.preview.png every N steps; default 0, never")
+        help="write OUTPUT/<image>_<seed>.preview.png every N steps, until the views are there;"
+        " default 0, never")
 
     add = parser.add_argument_group("the object in the image (orbit models)").add_argument
     add("--no-matte", action="store_true",
@@ -251,7 +254,7 @@ def main(argv=None):
     # 2. the model
     ops.set_device(args.device, args.device_id, args.mode)
     engine = load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype, overrides(args),
-                        args.lora)
+                        args.lora, ema=args.ema)
     spec = engine.spec
     if spec.is_orbit:
         cameras(args, spec.num_frames, args.seeds[0])   # wrong cameras are found before any work
@@ -291,6 +294,7 @@ def main(argv=None):
                                        on_step=on_step, on_stage=on_stage)
             views.run["image"] = given
             print(views.save(folder, background, args.fps, formats, args.overwrite))
+            preview_of(folder).unlink(missing_ok=True)
         except (ImageError, PipelineError, ViewsError) as error:
             failed += 1
             is_named = str(error).startswith(f"{path}: ")
@@ -308,12 +312,16 @@ def main(argv=None):
     return 1 if failed else 0
 
 
+def preview_of(folder):
+    """Return the path of the preview of a folder that will be written, next to it."""
+    return folder.with_name(folder.name + ".preview.png")
+
+
 def write_preview(folder, frames):
-    """Write the current estimate as one picture next to the folder that will be written."""
+    """Write the current estimate as one picture."""
     from sgm.views.images import save_png
     from sgm.views.media import contact_sheet
-    path = folder.with_name(folder.name + ".preview.png")
-    save_png(path, contact_sheet(frames, columns=7))
+    save_png(preview_of(folder), contact_sheet(frames, columns=7))
 
 
 def run(argv=None):

@@ -35,7 +35,7 @@ from sgm.checkpoints.conversion import (
 )
 from sgm.checkpoints.identify import VECTOR_KEY
 from sgm.common.cli import Arguments, exit_code
-from sgm.config.model import DTYPE_NAMES
+from sgm.config.model import DTYPE_NAMES, GROUPS
 
 SURGERY = ("sv3d_p", "sv3d_u")
 
@@ -63,6 +63,8 @@ def parse(argv):
     add("--lora", metavar="FILE", type=Path,
         help="a LoRA of train.py for SRC, fused into its weights; those become fp32 unless --dtype"
         " says otherwise")
+    add("--ema", action="store_true",
+        help="take the moving average of the weights (EMA) that SRC holds besides them")
     add("--surgery", choices=SURGERY,
         help="SVD weights to the start of an SV3D fine-tuning: the columns of the label embedding"
              " by"
@@ -97,7 +99,7 @@ def main(argv=None):
         others = [args.source, args.target, *filter(None, [args.base, args.lora])]
         check_target(args.report, others, ".csv", "for --report")
     made = plan(args.source, args.target, args.kind, args.source_kind, args.config, args.base,
-                args.dtype, args.surgery, args.lora)
+                args.dtype, args.surgery, args.lora, args.ema)
     started = time.perf_counter()
     with closing(Bars(made.size)) as bars:
         write(made, args.verify, bars.advance)
@@ -128,11 +130,15 @@ def notes(made, args):
     if made.left:
         yield (f"{len(made.left)} keys left behind: nothing uses them, and diffusers has no place"
                " for them")
-    if made.absent:
+    if made.absent and made.store.format == "diffusers":
         yield (f"{len(made.absent)} published keys are not in it ({made.absent[0]}, ...): nothing"
                " uses them; --base FILE would give them")
     if args.kind == "diffusers" and made.spec.is_orbit:
         yield "SV3D: its parts load in diffusers, but diffusers has no pipeline that runs it"
+    groups = {made.spec.unet.norm_groups, made.spec.vae.norm_groups} - {GROUPS}
+    if args.kind == "diffusers" and groups:
+        yield (f"its norms have {min(groups)} groups, which this program reads from the folder;"
+               f" diffusers' own UNet always has {GROUPS} and computes other values")
 
 
 def run(argv=None):

@@ -73,7 +73,7 @@ def claim(output, settings):
     """Note in `output` what its folders are made with. Raises ConfigError for other settings."""
     path = output / "settings.json"
     text = json.dumps(settings, indent=1)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         before = read_settings(path)
         said = described(differing(before, settings), before, settings)
         raise ConfigError(f"--output {output}: holds views made with other settings ({path}: {said}"
@@ -97,6 +97,8 @@ def parse(argv):
     add("--output", type=Path, required=True, help="folder for truth, predictions and figures")
     add("--config", default=None, help="default sv3d_tiny")
     add("--ckpt", default=None, help="default: the embedded weights")
+    add("--ema", action="store_true",
+        help="take the moving average of the weights (EMA) that --ckpt holds besides them")
     add("--orbit", choices=("static", "dynamic"), default="static",
         help="one turn in equal steps, or a random orbit of the SV3D paper for each object;"
              " default static")
@@ -128,12 +130,14 @@ def main(argv=None):
 
     # the model, and a folder that is its own
     ops.set_device("CPU")
-    engine = load_model(args.config or EMBEDDED[0], args.ckpt, overrides=args.set)
+    engine = load_model(args.config or EMBEDDED[0], args.ckpt, overrides=args.set,
+                        ema=args.ema)
     if not engine.spec.is_orbit:
         raise ConfigError(f"--config {args.config}: found a video model, expected an orbit model"
                           " (sv3d_u, sv3d_p, sv3d_tiny)")
-    claim(args.output, {"model": engine.spec.name, "weights": engine.weights_hash(),
-                        "orbit": args.orbit, "elevation": args.elevation, "steps": args.steps,
+    weights = engine.weights_hash() + ", moving average" * args.ema
+    claim(args.output, {"model": engine.spec.name, "weights": weights, "orbit": args.orbit,
+                        "elevation": args.elevation, "steps": args.steps,
                         "guidance": args.guidance, "set": args.set, "seed": args.seed})
 
     # the true views

@@ -13,13 +13,13 @@ from typing import Optional
 
 import numpy as np
 
-from sgm.checkpoints.diffusers.reader import open_folder
+from sgm.checkpoints.diffusers.reader import open_folder, remedies
 from sgm.checkpoints.diffusers.writer import to_parts, write_folder
-from sgm.checkpoints.identify import misfit_message, misfits_of
+from sgm.checkpoints.identify import misfit_message, misfit_remedy, misfits_of
 from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.mindspore_format import write_ckpt
-from sgm.checkpoints.opening import open_weights
+from sgm.checkpoints.opening import is_diffusers, open_file, open_weights
 from sgm.checkpoints.original_keys import is_unused, unused_keys, used_shapes
 from sgm.checkpoints.safetensors_format import write_safetensors
 from sgm.checkpoints.store import (
@@ -101,7 +101,7 @@ class Plan:
 
 
 def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype=None, surgery=None,
-         lora=None):
+         lora=None, ema=False):
     """Return the Plan of a conversion of `source` into `target`, files or folders.
 
     Only names and shapes are read.
@@ -110,14 +110,14 @@ def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype
     "auto". config: a model's name or YAML file; None identifies it. base: a file that gives what
     the source lacks. dtype: one of DTYPE_NAMES. surgery: name of the model whose fine-tuning is to
     start from the source. lora: a file of train.py that is fused into the source's weights, those
-    it changes then being float32 unless `dtype` says otherwise. Raises CheckpointError,
-    ConfigError, one line each.
+    it changes then being float32 unless `dtype` says otherwise. ema: take the moving average of the
+    weights. Raises CheckpointError, ConfigError, one line each.
     """
     source, target = Path(source), Path(target)
     sources = [path for path in (source, base, lora) if path]
     check_target(target, sources, SUFFIXES.get(kind, ""), f"for --to {kind}")
-    store, old = _open(source, source_kind, load_spec(config) if config else None,
-                       open_checkpoint(base) if base else None)
+    wanted = load_spec(config) if config else None
+    store, old = _open(source, source_kind, wanted, open_file(base, wanted) if base else None, ema)
     spec = old
     if lora:
         store = fuse(store, lora)
@@ -132,25 +132,25 @@ def plan(source, target, kind, source_kind="auto", config=None, base=None, dtype
     return made
 
 
-def _open(source, source_kind, spec, base):
+def _open(source, source_kind, spec, base, ema):
     """Open the source of a conversion. Return its TensorStore and its ModelSpec, checked."""
-    if source.is_dir():
+    if is_diffusers(source):
         if source_kind not in ("auto", "diffusers"):
             raise CheckpointError(f"{source}: found a folder, expected a file for --from"
                                   f" {source_kind}; use --from diffusers")
-        return open_weights(source, spec, base)
+        return open_weights(source, spec, base, ema)
     kinds = {"original": "a .safetensors file", "diffusers": "a diffusers folder"}
     expected = kinds.get(source_kind)
-    found = open_checkpoint(source).format
-    if expected and (source_kind, found) != ("original", "safetensors"):
-        raise CheckpointError(f"{source}: found a {found} file, expected {expected} for --from"
-                              f" {source_kind}; leave out --from")
-    store, spec = open_weights(source, spec, base)
+    store = open_file(source, spec, ema)
+    if expected and (source_kind, store.format) != ("original", "safetensors"):
+        raise CheckpointError(f"{source}: found a {store.format} file, expected {expected} for"
+                              f" --from {source_kind}; leave out --from")
+    store, spec = open_weights(store, spec, base)
     missing, misshapen, extra, _ = misfits_of(store, used_shapes(spec))
     if missing or misshapen or extra:
         raise CheckpointError(f"{source}: does not fit {spec.name}:"
-                              f" {misfit_message(missing, misshapen, extra)}; pass the model's"
-                              " --config, or --base with a file that has what is missing")
+                              f" {misfit_message(missing, misshapen, extra)};"
+                              f" {misfit_remedy(missing, misshapen, extra, *remedies())}")
     return store, spec
 
 

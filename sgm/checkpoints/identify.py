@@ -13,6 +13,7 @@ from sgm.config.yaml_reader import known_configs
 
 VECTOR_KEY = UNET + "label_emb.0.0.weight"      # (4 * channels, width of the vector condition)
 INPUT_KEY = UNET + "input_blocks.0.0.weight"    # (channels, 8, 3, 3)
+NO_FLOAT = "expected a floating type"
 SHOWN = 8                                       # names of each kind in an error
 
 
@@ -97,12 +98,13 @@ def identify(fingerprint: Fingerprint, path: Path, num_frames: int | None = None
     fitting = [spec for spec in specs
                if (sum(spec.vector_widths.values()), spec.unet.model_channels) == wanted]
     if not fitting:
-        found = "found no UNet" if fingerprint.channels is None else (
-            f"found a UNet of {fingerprint.channels} channels with a vector condition of"
-            f" {fingerprint.vector_width}")
-        raise CheckpointError(
-            f"{path}: {found}, expected that of {', '.join(spec.name for spec in specs)}; it is"
-            f" another model: pass its {_config()}")
+        found = (f"found a UNet of {fingerprint.channels} channels with a vector condition of"
+                 f" {fingerprint.vector_width}")
+        remedy = f"it is another model: pass its {_config()}"
+        if fingerprint.channels is None:
+            found, remedy = "found no UNet", f"if it is a part of one of them, pass its {_config()}"
+        raise CheckpointError(f"{path}: {found}, expected that of"
+                              f" {', '.join(spec.name for spec in specs)}; {remedy}")
 
     def likeness(spec):
         return spec.num_frames == num_frames, len(spec.name) * (spec.name in path.name)
@@ -140,7 +142,7 @@ def misfits_of(store: TensorStore, shapes: dict, prefix: str = "") -> tuple[list
         elif store.shape(key) != tuple(shape):
             misshapen.append(f"{key} (found {store.shape(key)}, expected {tuple(shape)})")
         elif "F" not in store.dtype(key):
-            misshapen.append(f"{key} (found {store.dtype(key)}, expected a floating type)")
+            misshapen.append(f"{key} (found {store.dtype(key)}, {NO_FLOAT})")
     for key in store:
         if key.startswith(prefix) and key not in shapes:
             (unused if is_unused(key) else extra).append(key)
@@ -151,9 +153,11 @@ def check_fit(store: TensorStore, shapes: dict, prefix: str = "") -> list[str]:
     """Raise CheckpointError unless `misfits_of` finds none; return the keys that nothing uses."""
     missing, misshapen, extra, unused = misfits_of(store, shapes, prefix)
     if missing or misshapen or extra:
-        raise CheckpointError(
-            f"{store.path}: does not fit the model: {misfit_message(missing, misshapen, extra)};"
-            f" if the file is whole, {_looks_like(fingerprint_of(store))}")
+        remedy = misfit_remedy(missing, misshapen, extra, _looks_like(fingerprint_of(store)),
+                               "put it together with a file that has them: tools/convert.py"
+                               f" {store.path.name} whole.safetensors --to safetensors --base FILE")
+        raise CheckpointError(f"{store.path}: does not fit the model:"
+                              f" {misfit_message(missing, misshapen, extra)}; {remedy}")
     return unused
 
 
@@ -165,3 +169,18 @@ def misfit_message(missing: list, misfits: list, extra: list) -> str:
             more = ", ..." if len(names) > SHOWN else ""
             parts.append(f"{len(names)} {what}: {', '.join(names[:SHOWN])}{more}")
     return "; ".join(parts)
+
+
+def misfit_remedy(missing, misfits, extra, another, completed):
+    """Return the remedy for names missing, misshapen and left over (lists, not all empty).
+
+    another: the remedy for another model's weights; completed: that for a part of a model.
+    """
+    if any(NO_FLOAT in name for name in misfits):
+        return "they are quantized: use the model's file in full or half precision"
+    if misfits or missing and extra:
+        return another
+    if missing:
+        return completed
+    return ("what is left over has no place in this model: it is a larger one (pass its"
+            f" {_config()}), or something else was saved with it (save it without that)")

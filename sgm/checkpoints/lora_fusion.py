@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from sgm.checkpoints.foreign.file_kinds import refuse_lora
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError, LazyTensor, View, passthrough
 
@@ -22,8 +23,10 @@ def fuse(store, path, strength=1.0):
     when the file is not a LoRA, or belongs to another model.
     """
     lora = open_checkpoint(path)
-    scale, rows = _alpha(lora) * strength, {key: passthrough(store, key) for key in store}
     layers = {key.removesuffix(DOWN).removesuffix(UP): None for key in lora}
+    if not any(layer + ".weight" in store for layer in layers):
+        refuse_lora(lora, as_lora=True)
+    scale, rows = _alpha(lora) * strength, {key: passthrough(store, key) for key in store}
     for layer in layers:
         down, up, key = layer + DOWN, layer + UP, layer + ".weight"
         if down not in lora or up not in lora:

@@ -18,6 +18,12 @@ from sgm.checkpoints.safetensors_format import MAX_HEADER, safetensors_entries
 from sgm.checkpoints.store import CheckpointError, TensorStore
 from sgm.common.files import check_file
 
+# The first bytes of files that are taken for weights, what they are, and what would help.
+_OTHERS = ((b"GGUF", "a GGUF file of quantized weights", "use the model's .safetensors file"),
+           (b"\x89HDF", "an HDF5 file of Keras", "use the model's .safetensors file"),
+           (b"\x93NUMPY", "a single numpy array", "use the model's .safetensors file"),
+           (b"<!DOCTYPE", "a web page, no safetensors file", "download it again, logged in"),
+           (b"<html", "a web page, no safetensors file", "download it again, logged in"))
 # MAP_NORESERVE, which Python names from 3.13 on (Linux's value): without it the kernel does not map
 # a file privately that is larger than the machine's memory.
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -112,7 +118,13 @@ def _format(path, head, size):
     if zipped or head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise CheckpointError(
             f"{path}: found a pickle (a PyTorch .ckpt, .pt or .bin), which can run code when"
-            " opened, expected safetensors or a MindSpore .ckpt; use the model's .safetensors file")
+            " opened, expected safetensors or a MindSpore .ckpt; use the model's .safetensors file,"
+            " or make one where PyTorch is: safetensors.torch.save_file(torch.load(FILE,"
+            " weights_only=True)['state_dict'], 'model.safetensors')")
+    for magic, what, remedy in _OTHERS:
+        if head[:len(magic)].lower() == magic.lower():
+            raise CheckpointError(f"{path}: found {what}, expected safetensors or a MindSpore"
+                                  f" .ckpt; {remedy}")
     if head == b"version https://":     # what a clone without git-lfs has in place of a large file
         raise CheckpointError(f"{path}: found a pointer of Git LFS, expected the weights"
                               " themselves; git lfs pull, or download the file")

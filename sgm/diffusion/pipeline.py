@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sgm import __version__, ops
+from sgm.checkpoints.foreign.wrapped_keys import AVERAGE
 from sgm.checkpoints.loading import check_weights
 from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.opening import open_weights
@@ -41,14 +42,16 @@ RANDOM = "random"           # the `ckpt` of a model without weights
 log = logging.getLogger("sgm")
 
 
-def load_model(model=EMBEDDED[0], ckpt=None, dtype="fp32", overrides=(), lora=None):
+def load_model(model=EMBEDDED[0], ckpt=None, dtype="fp32", overrides=(), lora=None,
+               ema=False):
     """Return the Engine of a model with its weights.
 
     model: a name, one of our YAML files, or one of the reference's. ckpt: .safetensors (published
     or ours), .ckpt, or a diffusers folder; None: those that are embedded, of sv3d_tiny only;
     "random" draws them, for tests: such a model makes noise, as a warning says. dtype: precision of
     the UNet, "fp32", "fp16" or "bf16"; the rest runs in float32. lora: a LoRA file of train.py for
-    those weights. Raises ConfigError, CheckpointError.
+    those weights. ema: take the moving average that the file holds besides the weights. Raises
+    ConfigError, CheckpointError.
     """
     if dtype not in DTYPE_NAMES:
         raise PipelineError(f"{argument('dtype')}: found {dtype!r}, expected one of"
@@ -58,9 +61,10 @@ def load_model(model=EMBEDDED[0], ckpt=None, dtype="fp32", overrides=(), lora=No
                             " CPU; use fp32")
     spec = load_spec(model, overrides)
     if ckpt == RANDOM:
-        if lora is not None:
-            raise PipelineError(f"{argument('lora')}: found {argument('ckpt')} {RANDOM}, expected"
-                                " the weights that it was trained for")
+        if lora is not None or ema:
+            name = argument("lora") if lora is not None else argument("ema")
+            raise PipelineError(f"{name}: found {argument('ckpt')} {RANDOM}, expected the weights"
+                                " that it is for")
         log.warning("%s has random weights, as %s %s asks for: it makes noise", spec.name,
                     argument("ckpt"), RANDOM)
         engine = Engine(spec, dtype=_DTYPES[dtype])
@@ -73,7 +77,7 @@ def load_model(model=EMBEDDED[0], ckpt=None, dtype="fp32", overrides=(), lora=No
                               f" weights, since only those of {EMBEDDED[0]} are embedded;"
                               f" {RANDOM} draws some that make noise")
         ckpt = EMBEDDED[1]
-    weights, spec = open_weights(ckpt, spec)
+    weights, spec = open_weights(ckpt, spec, ema=ema)
     if lora is not None:
         weights = fuse(weights, lora)
     engine = Engine(spec, weights, _DTYPES[dtype])
@@ -222,6 +226,8 @@ def run_record(engine, orbit, options):
         run["checkpoint"] = {"file": engine.weights.path.name, "hash": engine.weights_hash()}
         if "lora" in engine.weights.metadata:
             run["checkpoint"]["lora"] = engine.weights.metadata["lora"]
+        if AVERAGE in engine.weights.metadata:
+            run["checkpoint"][AVERAGE] = engine.weights.metadata[AVERAGE]
     if orbit is not None:
         run["orbit"] = {"azimuths_deg": orbit.azimuths_deg.tolist(),
                         "elevations_deg": orbit.elevations_deg.tolist(),

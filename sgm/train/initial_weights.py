@@ -1,11 +1,9 @@
 """Initial weights of a run: of the model itself, of one that is fine-tuned, or random numbers."""
 from dataclasses import replace
-from pathlib import Path
 
 from sgm.checkpoints.identify import fingerprint_of
 from sgm.checkpoints.loading import load_weights
-from sgm.checkpoints.mapped_file import open_checkpoint
-from sgm.checkpoints.opening import open_weights
+from sgm.checkpoints.opening import is_diffusers, open_file, open_weights
 from sgm.checkpoints.store import CheckpointError
 from sgm.checkpoints.svd_to_sv3d import convert_conditioning
 from sgm.config.model_files import load_spec
@@ -73,8 +71,9 @@ def _open_as_one_of(models, path):
 
     If they fit none, the error is the one of the first.
     """
-    if not Path(path).is_dir():
-        return open_weights(path, _model_of(fingerprint_of(open_checkpoint(path)), models))
+    if not is_diffusers(path):
+        store = open_file(path, models[0])
+        return open_weights(store, _model_of(fingerprint_of(store), models))
     first = None
     for model in models:
         try:

@@ -182,9 +182,26 @@ def test_precisions(dtype, kind, files, tmp_path, capsys):
 def test_models_are_recognised(tmp_path, capsys):
     assert convert(TINY, tmp_path / "a.ckpt", "--to", "mindspore", config=None) == 0
     assert convert(tmp_path / "a.ckpt", tmp_path / "a.safetensors", "--to", "safetensors", config=None) == 0
-    assert "a.ckpt (ckpt, sv3d_tiny) -> " in capsys.readouterr().out
-    assert convert(TINY, tmp_path / "a", "--to", "diffusers", config=None) == 2
-    assert "unet.norm_groups: found 8, expected 32" in capsys.readouterr().err and not (tmp_path / "a").exists()
+    assert "a.ckpt (ckpt, sv3d_tiny) -> " in (said := capsys.readouterr().out)
+    assert len(said.splitlines()) == 2          # nothing that reads like a defect: no key is missed that nothing uses
+    assert filecmp.cmp(TINY, tmp_path / "a.safetensors", shallow=False)
+
+
+def test_the_embedded_model_in_diffusers_form(tmp_path, capsys):
+    """Its norms have 8 groups, diffusers' UNet has 32: written down, read back exactly, and said."""
+    assert convert(TINY, tmp_path / "a", "--to", "diffusers", "--verify", config=None) == 0
+    assert "its norms have 8 groups, which this program reads" in capsys.readouterr().out
+    path = tmp_path / "a/unet/config.json"
+    config = json.loads(path.read_text())
+    assert config["norm_num_groups"] == 8
+    assert convert(tmp_path / "a", tmp_path / "b.safetensors", "--to", "safetensors", config=None) == 0
+    ours, theirs = load_file(tmp_path / "b.safetensors"), load_file(TINY)
+    assert set(ours) == set(theirs) and all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+    del config["norm_num_groups"]               # as diffusers would write it: another network with the same shapes
+    path.write_text(json.dumps(config))
+    capsys.readouterr()
+    assert convert(tmp_path / "a", tmp_path / "c.safetensors", "--to", "safetensors", config=None) == 2
+    assert "unet/config.json: norm_num_groups: found 32, expected 8 for sv3d_tiny" in capsys.readouterr().err
 
 
 # --- the report ------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 Field for field they are what diffusers writes for the published SVD
 (`tests/golden/manifests/diffusers_svd_*.config.json`); SV3D, which diffusers has no pipeline for,
-has the same form.
+has the same form. diffusers' UNet and temporal decoder have 32 groups in every norm and no field
+for another number: such a model's is in norm_num_groups, which this program reads.
 """
-from sgm.checkpoints.store import CheckpointError
 from sgm.config.model import GROUPS
 
 DIFFUSERS_VERSION = "0.42.1"    # the version that loaded them in tests/parity
@@ -12,17 +12,15 @@ PIPELINE = {"feature_extractor": ("transformers", "CLIPImageProcessor"),
             "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
             "scheduler": ("diffusers", "EulerDiscreteScheduler"),
             "unet": ("diffusers", "UNetSpatioTemporalConditionModel")}
+NORM_GROUPS = "norm_num_groups"     # GROUPS where a file does not say
 # What the shapes of the weights do not show: {part: its fields}.
-BEYOND_SHAPES = {"unet": ("num_attention_heads", "addition_time_embed_dim"),
-                 "vae": ("scaling_factor", "norm_num_groups"),
+BEYOND_SHAPES = {"unet": ("num_attention_heads", "addition_time_embed_dim", NORM_GROUPS),
+                 "vae": ("scaling_factor", NORM_GROUPS),
                  "image_encoder": ("num_attention_heads", "hidden_act", "image_size")}
 
 
 def config_files(spec):
-    """Return {path in the folder: contents} of a model.
-
-    Raises CheckpointError for one that diffusers cannot express.
-    """
+    """Return {path in the folder: contents} of a model."""
     vae = _vae(spec.vae)
     index = {"_class_name": "StableVideoDiffusionPipeline",
              **{name: list(kind) for name, kind in PIPELINE.items()},
@@ -37,9 +35,6 @@ def config_files(spec):
 
 def _unet(spec):
     unet = spec.unet
-    if unet.norm_groups != GROUPS:
-        raise CheckpointError(f"unet.norm_groups: found {unet.norm_groups}, expected {GROUPS}, as"
-                              " diffusers' UNet always has; this model has no diffusers form")
     widths = [unet.model_channels * multiple for multiple in unet.channel_mult]
     attends = [2 ** level in unet.attention_resolutions for level in range(len(widths))]
     return {
@@ -52,7 +47,12 @@ def _unet(spec):
         "layers_per_block": unet.num_res_blocks, "cross_attention_dim": unet.context_dim,
         "transformer_layers_per_block": 1,
         "num_attention_heads": [width // unet.num_head_channels for width in widths],
-        "num_frames": spec.num_frames}
+        "num_frames": spec.num_frames, **_groups(unet)}
+
+
+def _groups(part):
+    """Return the field for another number of groups than diffusers' networks have."""
+    return {} if part.norm_groups == GROUPS else {NORM_GROUPS: part.norm_groups}
 
 
 def _vae(vae):
@@ -65,13 +65,9 @@ def _vae(vae):
     if vae.decoder == "image":
         return {"_class_name": "AutoencoderKL", **common,
                 "up_block_types": ["UpDecoderBlock2D"] * levels,
-                "norm_num_groups": vae.norm_groups, "use_quant_conv": True,
+                NORM_GROUPS: vae.norm_groups, "use_quant_conv": True,
                 "use_post_quant_conv": vae.post_quant_conv}
-    if vae.norm_groups != GROUPS:
-        raise CheckpointError(f"vae.norm_groups: found {vae.norm_groups}, expected {GROUPS}, which"
-                              " diffusers' temporal decoder always has; this model has no diffusers"
-                              " form")
-    return {"_class_name": "AutoencoderKLTemporalDecoder", **common}
+    return {"_class_name": "AutoencoderKLTemporalDecoder", **common, **_groups(vae)}
 
 
 def _image_encoder(clip):

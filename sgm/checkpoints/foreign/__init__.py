@@ -1,0 +1,1 @@
+"""Weights as other programs save them: their names, and what a file is that is no model."""

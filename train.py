@@ -3,23 +3,26 @@
 
   python train.py --model_cfg configs/sampling/sv3d_u.yaml --train_cfg --set data=[orbits]
   python train.py --model_cfg sv3d_p --train_cfg configs/train/sv3d_p.yaml --init svd.safetensors
-  python train.py --model_cfg sv3d_p --resume runs/sv3d_p
+  python train.py --resume runs/sv3d_p
   msrun --worker_num=8 --local_worker_num=8 train.py --model_cfg sv3d_p --train_cfg --distributed
 
 Without a value --train_cfg means the model's own recipe; --set steps=5000 changes one value of it.
 
 --init takes the model's own weights or those of SVD (for SV3D_p also SV3D_u's), which are then
 fitted to it. Writes into --output: config.yaml, metrics.csv, curve.png, averaged.safetensors
-(sample with it; of a LoRA lora.safetensors), state.safetensors, from which --resume continues, bit
-for bit on a CPU; if data is held out, best.safetensors and val_<step>.png, true views above
-generated ones; with tensorboardX installed, tensorboard/. Of several processes that msrun has
-started, all end with a line that says why when one is gone; --resume then continues.
+(sample with it; of a LoRA lora.safetensors), state.safetensors; if data is held out,
+best.safetensors and val_<step>.png, true views above generated ones; with tensorboardX installed,
+tensorboard/. --resume continues from the state, bit for bit on a CPU, with the model and recipe in
+config.yaml; flags given again are compared with these, and may change how long it runs and what it
+writes. Of several processes that msrun has started, all end with a line that says why when one is
+gone; --resume then continues.
 Exit code: 0 done, 2 wrong input or a training that fails, 130 interrupted: Ctrl-C saves first.
 """
 import argparse
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import sgm.common.startup  # noqa: F401 - first: Ctrl-C while modules load
@@ -27,14 +30,15 @@ from sgm.common.cli import Arguments, check_folder, exit_code, loading
 from sgm.common.errors import InputError
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError, find_config, load_yaml
+from sgm.config.yaml_reader import build as build_config
 
 
 def parse(argv):
     """Return the flags."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model_cfg", required=True, metavar="NAME|YAML",
-        help="model: a name (sv3d_u) or a YAML file")
+    add("--model_cfg", default=None, metavar="NAME|YAML",
+        help="model: a name (sv3d_u) or a YAML file; needed but for --resume DIR")
     add("--train_cfg", nargs="?", default=None, metavar="NAME|YAML",
         help="recipe: a name or a YAML file of configs/train; without a value the model's own")
     add("--output", default=None, metavar="DIR", help="default runs/<recipe>")
@@ -59,14 +63,44 @@ def parse(argv):
             parser.error(f"--output {args.output}: found another folder than --resume"
                          f" {args.resume}, expected one of them")
         args.output = args.resume
+    if not args.model_cfg and not (args.resume and args.output):
+        parser.error("--model_cfg is missing: the model to train; --resume DIR needs none")
     return args
 
 
 def configure(args):
-    """Return the model's spec, the recipe and the output folder that the flags name."""
-    spec = load_spec(args.model_cfg, args.model_set)
-    path = find_config(args.train_cfg or spec.name, "train")
-    return spec, load_recipe(path, args.set), Path(args.output or f"runs/{path.stem}")
+    """Return the model's spec, the recipe and the output folder that the flags name.
+
+    A run is resumed with its own model and recipe; flags given again change them as they would have
+    changed those, and are compared later.
+    """
+    output = args.output
+    if not output:
+        name = args.train_cfg or load_spec(args.model_cfg, args.model_set).name
+        output = f"runs/{find_config(name, 'train').stem}"
+    output = Path(output)
+    begun = beginning_of(args, output)
+    if begun is None:
+        spec = load_spec(args.model_cfg, args.model_set)
+        recipe = load_recipe(find_config(args.train_cfg or spec.name, "train"), args.set)
+        return spec, recipe, output
+    spec, recipe, config = begun.model, begun.recipe, output / "config.yaml"
+    if args.model_cfg:
+        spec = load_spec(args.model_cfg, begun.model_overrides)
+    if args.train_cfg:
+        recipe = load_recipe(find_config(args.train_cfg, "train"), begun.overrides)
+        recipe = replace(recipe, **begun.changes)
+    return (build_config(spec, {}, config, args.model_set),
+            build_config(recipe, {}, config, args.set), output)
+
+
+def beginning_of(args, output):
+    """Return what began the run to resume, a Beginning; None of a new run, or if flags say all."""
+    if not args.resume or args.model_cfg and not (output / "config.yaml").exists():
+        return None
+    with loading():
+        from sgm.train.run.beginning import read_beginning
+    return read_beginning(output)
 
 
 def load_recipe(path, overrides):
@@ -177,9 +211,11 @@ def main(argv=None):
         from tqdm import tqdm
 
         from sgm import ops
+        from sgm.checkpoints.loading import file_hash
         from sgm.common.cli import until_stopped
         from sgm.config.recipe import resolve_precision
         from sgm.train.build import build
+        from sgm.train.run.beginning import check_init, note_resumption
         from sgm.train.run.distributed import join_ranks
         from sgm.train.run.log import Metrics, open_board
         from sgm.train.run.run_folder import STATE, RunFolder, check_resumable
@@ -187,6 +223,8 @@ def main(argv=None):
     init, changes = args.init, []
     if args.resume:
         init, changes = check_resumable(output, recipe, spec, args.init)
+        if begun := beginning_of(args, output):
+            check_init(output, begun, args.init, file_hash)
     elif (output / STATE).exists():
         raise ConfigError(f"--output {output}: holds a run already; add --resume, or give another"
                           " folder")
@@ -211,7 +249,10 @@ def main(argv=None):
                 changed = "".join(f"; {change}" for change in changes)
                 print(f"{'resumed':10} at step {trainer.done}{changed}")
             settings(trainer, origin, output, args.device)
-            folder.start(sys.argv)
+            if args.resume:
+                note_resumption(output, sys.argv, trainer.done, recipe)
+            else:
+                folder.start(sys.argv, args.set, args.model_set)
             metrics = Metrics(output / "metrics.csv", trainer.done,
                               recipe.batch * recipe.accumulate * world_size,
                               open_board(output / "tensorboard", trainer.done))

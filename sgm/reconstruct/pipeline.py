@@ -30,6 +30,7 @@ from sgm.reconstruct.stage_files import (
     check_kept,
     load_state,
     mesh_folder,
+    restore_state,
     save_state,
 )
 from sgm.views.images import save_png
@@ -129,7 +130,7 @@ class Reconstruction:
             return make_field(spec.nerf, spec.seed), None
         trainer = NerfTrainer(views, hull.closed, spec.nerf, spec.seed)
         if saved is not None:
-            trainer.restore(saved)
+            restore_state(self.work.file("nerf"), trainer.restore, saved)
         if "nerf" in self.stages:
             self.work.note("nerf", made_with, self.resume)
             self.optimize(trainer, lambda: report.of_field(trainer))
@@ -152,7 +153,7 @@ class Reconstruction:
         }
         saved = self.saved("surface", made_with)
         if saved is not None:
-            sdf, chosen = saved["sdf"], json.loads(str(saved["chosen"]))
+            sdf, chosen = restore_state(self.work.file("surface"), _of_surface, saved)
         else:
             sdf, chosen = steps.distance(trainer, hull, spec, self.progress)
         self.work.note("surface", made_with, self.resume)
@@ -175,7 +176,7 @@ class Reconstruction:
             return steps.surface(sdf)
         refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed)
         if saved is not None:
-            refiner.restore(saved)
+            restore_state(self.work.file("dmtet"), refiner.restore, saved)
         if runs:
             def picture():
                 surface = refiner.surface()     # without faces the next step says what to do
@@ -285,6 +286,14 @@ def views_to_mesh(views, output=None, config="default", overrides=(), **options)
     output = Path(output or mesh_folder(views))
     check_kept(output, (*(f"mesh.{kind}" for kind in (*FORMATS, "mtl", "png")), *PICTURES))
     return Reconstruction(views, spec, output, **options).run()
+
+
+def _of_surface(saved):
+    """Return (signed distance, how it was chosen) of what the surface stage saved."""
+    sdf, chosen = saved["sdf"], json.loads(str(saved["chosen"]))
+    if sdf.ndim != 3 or len(set(sdf.shape)) > 1 or not isinstance(chosen, dict):
+        raise ValueError(f"sdf has the shape {sdf.shape}")
+    return sdf, chosen
 
 
 def _psnr(trainer):

@@ -1,11 +1,12 @@
 """Stage outputs and checkpoints (npz) with the settings that produced them (numpy only)."""
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from sgm.common.errors import argument
+from sgm.common.errors import InputError, argument
 from sgm.common.files import atomic
 from sgm.common.records import differing
 from sgm.reconstruct.posed_views import ShapeError
@@ -13,6 +14,8 @@ from sgm.reconstruct.posed_views import ShapeError
 # those that a user can choose; the views' hull is always made
 STAGES = ("nerf", "dmtet", "texture")
 DISK = 600 << 20                                # bytes that a run of the default settings may leave
+# Names of counts in a state, and the bound of them.
+COUNTS, MAX_COUNT = ("step", "steps", "done"), 1 << 31
 
 
 def mesh_folder(views):
@@ -28,13 +31,35 @@ def save_state(path, arrays):
 
 def load_state(path):
     """Return {name: array} of an npz. Raises ShapeError if it is damaged."""
-    try:
+    with _refusing(path):
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and name != "history" and not np.isfinite(array).all():
+                raise ValueError(f"{name} has values that are not finite")
+            if name.rpartition(".")[2] in COUNTS and not 0 <= int(array) <= MAX_COUNT:
+                raise ValueError(f"{name} is {int(array)}")
+        return arrays
+
+
+def restore_state(path, restore, arrays):
+    """Return restore(arrays), of the npz at `path`. Raises ShapeError if they are not a state."""
+    with _refusing(path):
+        return restore(arrays)
+
+
+@contextmanager
+def _refusing(path):
+    """Context manager: turns whatever a damaged state leads to into a ShapeError that names it."""
+    try:
+        yield
+    except InputError:
+        raise
     except Exception as error:  # a truncated zip file raises many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ShapeError(
-            f"{path}: cannot be read ({reason}); remove it, or run without {argument('resume')}"
+            f"{path}: cannot be read ({reason[:200]}); remove it, or run without"
+            f" {argument('resume')}"
         ) from None
 
 
@@ -57,11 +82,14 @@ class Work:
         if not self.file(stage).is_file() or not note.is_file():
             return None
         try:
-            before = json.loads(note.read_text())
-        except ValueError:
+            before = json.loads(note.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, OSError):
+            before = None
+        if not isinstance(before, dict):
             raise ShapeError(
-                f"{note}: is not JSON; remove {self.folder}, or run without {argument('resume')}"
-            ) from None
+                f"{note}: found no JSON mapping, expected the settings of a stage; it is damaged:"
+                f" remove {self.folder}, or run without {argument('resume')}"
+            )
         return differing(before, json.loads(json.dumps(made_with)))
 
     def note(self, stage, made_with, keep):

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sgm.common.arrays import read_npy
 from sgm.common.cli import check_folder
 from sgm.common.errors import InputError
 from sgm.common.files import atomic
@@ -150,7 +151,7 @@ def write_pictures(folder: Path, pictures: np.ndarray):
 
 def render_block(rows: list[int], folder: str, settings: OrbitSettings) -> int:
     """Render rows of a packed set in place; return how many."""
-    arrays = {name: np.load(Path(folder, name + ".npy"), mmap_mode="r+")
+    arrays = {name: read_npy(Path(folder, name + ".npy"), "r+")
               for name in ("clips", "azimuths", "elevations", "seeds", "done")}
     for row in rows:
         seed = int(arrays["seeds"][row])
@@ -333,11 +334,7 @@ def render_packed(seeds: range, out: Path, settings: OrbitSettings, *, workers: 
     if not (work / "done.npy").exists():
         _make_arrays(work, out, seeds, settings.frames, settings.size)
     # Render the rows that are missing.
-    try:
-        todo = np.flatnonzero(~np.load(work / "done.npy")).tolist()
-    except (ValueError, EOFError):
-        raise InputError(f"{work / 'done.npy'}: is damaged; give --overwrite to start"
-                         " afresh") from None
+    todo = _rows_to_do(work, seeds, settings.frames, settings.size)
     blocks = [todo[k:k + PACK_BLOCK] for k in range(0, len(todo), PACK_BLOCK)]
     done = len(seeds) - len(todo)
     results = in_processes(partial(render_block, folder=str(work), settings=settings), blocks,
@@ -352,17 +349,35 @@ def render_packed(seeds: range, out: Path, settings: OrbitSettings, *, workers: 
     return True
 
 
+def _layout(count, frames, size):
+    """Return (name, type, shape) of the arrays of an unfinished packed set; "done" is the last."""
+    return (("clips", np.uint8, (count, frames, size, size, 3)),
+            ("azimuths", np.float32, (count, frames)), ("elevations", np.float32, (count, frames)),
+            ("seeds", np.int64, (count,)), ("done", bool, (count,)))
+
+
+def _rows_to_do(folder, seeds, frames, size):
+    """Return the rows of an unfinished packed set that are missing. Raises InputError."""
+    try:
+        arrays = {name: read_npy(folder / f"{name}.npy", "r", kind, shape)
+                  for name, kind, shape in _layout(len(seeds), frames, size)}
+        if arrays["seeds"].tolist() != list(seeds):
+            raise InputError(f"{folder / 'seeds.npy'}: found other seeds than {seeds.start} to"
+                             f" {seeds.stop - 1}; the file is damaged")
+    except (InputError, OSError) as error:
+        raise InputError(f"{error}; give --overwrite to start afresh") from None
+    return np.flatnonzero(~arrays["done"]).tolist()
+
+
 def _make_arrays(folder: Path, out: Path, seeds: range, frames: int, size: int):
     """Write the empty arrays of a packed set; done.npy, the last, shows that all are there."""
     needed, free = len(seeds) * frames * size * size * 3, shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB"
                          " are free; lower --count or --size")
-    arrays = (("clips", (frames, size, size, 3), np.uint8), ("azimuths", (frames,), np.float32),
-              ("elevations", (frames,), np.float32), ("seeds", (), np.int64), ("done", (), bool))
-    for name, shape, kind in arrays:
+    for name, kind, shape in _layout(len(seeds), frames, size):
         with atomic(folder / f"{name}.npy", name=f"--out {out}") as new:
-            array = np.lib.format.open_memmap(new, "w+", kind, (len(seeds), *shape))
+            array = np.lib.format.open_memmap(new, "w+", kind, shape)
             if name == "seeds":
                 array[:] = seeds
             array.flush()

@@ -1,9 +1,11 @@
 """Builds the parts of a run from its recipe."""
 from dataclasses import replace
+from pathlib import Path
 
+from sgm.config.yaml_reader import ConfigError
 from sgm.train.batches import DiffusionBatches, ViewBatches, val_count
 from sgm.train.clip_whitening import whiten_image_tokens
-from sgm.train.data import cache_memo, open_data, read_clips
+from sgm.train.data import cache_memo, find_data, open_data, read_clips
 from sgm.train.decoder_targets import DecoderBatches, Predictions
 from sgm.train.initial_weights import start
 from sgm.train.run.plan import check_fit
@@ -18,6 +20,7 @@ def build(spec, recipe, init, progress, rank=0, world_size=1):
     InputError.
     """
     check_fit(spec, recipe)
+    _check_init(recipe, init)
     if recipe.task == "autoencoder":
         (clips, _), (val, _) = read_clips(recipe, spec, cache_memo(recipe))
         batches = ViewBatches(recipe, clips, spec)  # before the weights: a wrong crop fails at once
@@ -26,17 +29,29 @@ def build(spec, recipe, init, progress, rank=0, world_size=1):
         if init is None:
             whiten_image_tokens(engine, clips)
     elif recipe.task == "decoder":
+        found = find_data(recipe, spec, progress)
         engine, origin = start(spec, init, recipe.seed)
-        batches, held_out = (examples and decoder_batches(recipe, engine, examples, progress)
-                              for examples in open_data(recipe, engine, progress, rank, world_size))
+        batches, held_out = (
+            examples and decoder_batches(recipe, engine, examples, progress)
+            for examples in open_data(recipe, engine, progress, rank, world_size, found))
     else:
+        found = find_data(recipe, spec, progress)   # before the weights, of which there are many
         engine, origin = start(spec, init, recipe.seed)
-        examples, val = open_data(recipe, engine, progress, rank, world_size)
+        examples, val = open_data(recipe, engine, progress, rank, world_size, found)
         batches = DiffusionBatches(recipe, examples, recipe.accumulate * world_size)
         # every clip as it is sampled: with its condition, whole, in order
         as_sampled = replace(recipe, drop_condition=0.0, roam=0.0, frames=0)
         held_out = val and DiffusionBatches(as_sampled, val, val_count(recipe, val))
     return Trainer(engine, recipe, batches, held_out, rank, world_size), origin
+
+
+def _check_init(recipe, init):
+    """Raise ConfigError where the weights to start from are missing."""
+    if init is not None and not Path(init).exists():
+        raise ConfigError(f"--init {init}: no such file or folder; expected weights to start from")
+    if init is None and recipe.trains == "lora":
+        raise ConfigError("--init is missing: a LoRA is a small change of a model's weights; give"
+                          " the file of that model")
 
 
 def decoder_batches(recipe, engine, examples, progress):

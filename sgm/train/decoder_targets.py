@@ -62,7 +62,7 @@ class Predictions:
         loaded = self.examples.load(rng, index, 0.0)
         example, (encoded, *_) = loaded
         if store and store.has(key, shape):
-            return Predicted(index, example.views, encoded, np.array(store.read(key)))
+            return Predicted(index, example.views, encoded, np.array(store.read(key, shape)))
         arrays = self.examples.conditions(rng, [loaded], 0.0)
         condition = dict(zip(("crossattn", "concat", "vector"), arrays))
         noise = rng.standard_normal(shape, dtype=np.float32)

@@ -246,7 +246,7 @@ class Trainer:
     def restore(self, checkpoint, numbers):
         """Continue from a `state`: an open TensorStore, and the numbers.
 
-        Raises CheckpointError if it is that of another model.
+        Raises CheckpointError if it is that of another model, or holds what is no number.
         """
         wanted = {name: parameter.shape for name, parameter in self.kept.items()}
         for weight in self.step.weights:
@@ -255,6 +255,11 @@ class Trainer:
             if name not in checkpoint or tuple(checkpoint.shape(name)) != tuple(shape):
                 raise CheckpointError(f"{checkpoint.path}: {name} is missing or of another shape;"
                                       " it was made by another recipe")
+            if not np.isfinite(checkpoint.read(name)).all():
+                raise CheckpointError(f"{checkpoint.path}: {name}: found values that are not"
+                                      " finite, expected numbers; the state is of no use: start a"
+                                      " new run with --init and weights that were saved before")
+            checkpoint.release(name)
         for name, parameter in self.kept.items():
             value = np.array(checkpoint.read(name))
             if name in self.exact:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,15 @@ from support.processes import running, stop, wait_until
 from support.training import flags, write_toys
 
 import train
+from sgm.checkpoints.loading import file_hash
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.checkpoints.store import CheckpointError
+from sgm.config.model import ModelSpec
+from sgm.config.recipe import Recipe
+from sgm.config.yaml_reader import ConfigError
+from sgm.train.run.beginning import check_init, note_resumption, read_beginning, write_beginning
+from sgm.train.run.run_folder import numbers_of
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +76,80 @@ def test_train_and_resume(toys, output, capsys, uncompiled):
     with open(output / "metrics.csv", "a") as file:     # as if it had been killed later, in the middle of a row
         file.write("3,1.0,1.0,1e-3,9.9,1.0,0,\n4,1.0,")
     assert train.run(vae(toys, output, "steps=3", "keep=2", more=["--resume", output])) == 0
-    assert "at step 2; val: " in (said := capsys.readouterr().out) and "; steps: 2, now 3\n" in said
+    assert "at step 2; steps: 2, now 3\n" in capsys.readouterr().out
     assert steps_of(output) == [1, 2, 3]
-    assert train.run(vae(toys, output, "steps=3", "keep=2", more=["--resume"])) == 0    # nothing is left to do
+    assert train.run(["--resume", str(output)]) == 0    # nothing is left to do: it knows of the three steps
     assert steps_of(output) == [1, 2, 3]
+    after = yaml.safe_load((output / "config.yaml").read_text())
+    assert {key: after[key] for key in config} == config            # what began it
+    assert after["changes"] == {"steps": 3} and [note[:10] for note in after["resumed"]] == ["at step 2:", "at step 3:"]
+
+
+def resuming(output, *more):
+    """What train.py would train: (spec, recipe)."""
+    args = train.parse(["--resume", str(output), *map(str, more)])
+    return train.configure(args)[:2]
+
+
+def test_a_resumed_run_has_its_own_model_and_recipe(toys, output):
+    """Whatever --set began it; what is given again changes that."""
+    config = yaml.safe_load((output / "config.yaml").read_text())
+    for more in ([], ["--train_cfg", "vae_tiny"], ["--model_cfg", "sv3d_tiny"], ["--train_cfg"], ["--set", "steps=2"]):
+        spec, recipe = resuming(output, *more)
+        assert (asdict(recipe), asdict(spec)) == (config["recipe"], config["model"]), more
+    assert resuming(output, "--set", "steps=9")[1] == replace(recipe, steps=9)
+    # As an earlier version wrote it: the command alone.
+    for key in ("set", "model_set", "init"):
+        del config[key]
+    config["command"] = ["train.py", *vae(toys, output, "steps=2", "keep=2", f"val=[{toys}]")]
+    (output / "config.yaml").write_text(yaml.safe_dump(config))
+    assert asdict(resuming(output, "--train_cfg", "vae_tiny", "--model_cfg", "sv3d_tiny")[1]) == config["recipe"]
+
+
+@pytest.mark.parametrize("more, said", [
+    (["--set", "lr=1"], "its run had other settings: lr: 0.0015, now 1.0; give the same"),
+    (["--train_cfg", "decoder_tiny"], "its run had other settings: "),
+    (["--model-set", "clip.layers=3"], "clip.layers: 2, now 3"),
+    (["--model_cfg", "sv3d_u"], "its run had other settings: "),
+    (["--init", "state.safetensors"], "is not what the run in RUN began with, random weights; leave out --init"),
+    (["--output", "elsewhere"], "found another folder than --resume")])
+def test_flags_given_again_are_compared(more, said, output, capsys, monkeypatch):
+    monkeypatch.chdir(output)
+    before = tree(output)
+    code, line = ending(train.run, ["--resume", str(output), *more], capsys)
+    assert code == 2 and said.replace("RUN", str(output)) in line and tree(output) == before
+
+
+@pytest.mark.parametrize("damage, said", [
+    (lambda path: path.unlink(), "found no config.yaml in it, expected the folder of a run"),
+    (lambda path: path.write_text("recipe: 3\nmodel: {}"), "config.yaml: recipe: found 3, expected a dict"),
+    (lambda path: path.write_text("recipe: {lr: x}\nmodel: {}"), "config.yaml: recipe: lr: found 'x', expected float"),
+    (lambda path: path.write_text("model: {}"), "config.yaml: recipe: found nothing, expected a dict; it is damaged")])
+def test_what_began_a_run_is_damaged(damage, said, output, capsys):
+    damage(output / "config.yaml")
+    code, line = ending(train.run, ["--resume", str(output)], capsys)
+    assert code == 2 and said in line
+
+
+def test_a_run_keeps_its_first_weights(output, monkeypatch):
+    """By their content: a copy elsewhere is the same file, another one is refused."""
+    first, copy = output / "averaged.safetensors", output / "copy.safetensors"
+    shutil.copy(first, copy)
+    write_beginning(output, ["train.py"], Recipe(), ModelSpec(name="a"), init={"path": str(first), "hash": file_hash(first)})
+    begun = read_beginning(output)
+    check_init(output, begun, None, file_hash)
+    check_init(output, begun, copy, file_hash)
+    for other in (output / "state.safetensors", output / "gone.safetensors"):
+        with pytest.raises(ConfigError, match=f"--init {other}: is not what the run in .* began with, {first}"):
+            check_init(output, begun, other, file_hash)
+    note_resumption(output, ["train.py", "--resume", output], 4, Recipe(steps=7))
+    assert read_beginning(output).init == begun.init and read_beginning(output).recipe == Recipe(steps=7)
+    monkeypatch.setattr("sgm.train.run.beginning.MOST_NOTES", 3)        # one that is resumed every hour stays readable
+    for step in range(5):
+        note_resumption(output, ["train.py", "a b"], step, Recipe())
+    assert read_beginning(output).recipe == Recipe()
+    notes = yaml.safe_load((output / "config.yaml").read_text())["resumed"]
+    assert notes == [f"at step {step}: train.py 'a b'" for step in (2, 3, 4)]
 
 
 def test_the_decoder_alone(toys, finished, tmp_path, uncompiled):
@@ -84,19 +162,64 @@ def test_the_decoder_alone(toys, finished, tmp_path, uncompiled):
     assert changed and all(key.startswith("first_stage_model.") for key in changed)
 
 
-def test_weights_that_are_no_numbers_end_a_run(toys, output, capsys, uncompiled):
-    """It stops by itself, names the clips, and the last good checkpoint stays."""
+def with_weights(output, value):
+    """The state of a run with all values of a layer changed."""
     path = output / "state.safetensors"
     checkpoint = open_checkpoint(path)
     arrays = {key: checkpoint.read(key).copy() for key in checkpoint}
-    arrays["first_stage_model.decoder.conv_in.weight"][:] = float("nan")
+    arrays["first_stage_model.decoder.conv_in.weight"][:] = value
     save_safetensors(path, arrays, checkpoint.metadata)
+
+
+def test_losses_that_are_no_numbers_end_a_run(toys, output, capsys, uncompiled):
+    """It stops by itself, names the clips, and the last good checkpoint stays."""
+    with_weights(output, 3e38)
     before = {name: content for name, content in tree(output).items() if name.endswith("safetensors")}
     capsys.readouterr()
     code = train.run(vae(toys, output, "steps=50", "bad_steps=3", more=["--resume"]))
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert code == 2 and "train.py: step 5: found the loss nan" in said and "3 steps in a row" in said and "clips " in said
     assert {name: content for name, content in tree(output).items() if name.endswith("safetensors")} == before
+
+
+def changed_state(folder, **changes):
+    """A state of one array, of three steps, with other numbers; -> the checkpoint."""
+    numbers = {"step": 3, "updates": 2, "skipped": 1, "bad": 0, "best": None, "scale": {"value": 1.0, "good": 0}, "world": 1,
+               "recipe": {}, "model": {}}
+    path = folder / "state.safetensors"
+    save_safetensors(path, {"a": np.zeros(3, np.float32)}, {"step": "3", "run": json.dumps({**numbers, **changes})})
+    return open_checkpoint(path)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"step": -3}, "has -3 as step"), ({"step": 10 ** 12, "updates": 10 ** 12 - 1}, "has 1000000000000 as step"),
+    ({"step": 3.0}, "has 3.0 as step"), ({"step": True}, "has True as step"), ({"updates": 3}, "which does not add up"),
+    ({"step": 4, "updates": 3}, "which does not add up"), ({"bad": -1}, "has -1 as bad"), ({"best": float("nan")}, "as best"),
+    ({"scale": {"value": 0.0, "good": 0}}, "as scale"), ({"scale": 1}, "as scale"), ({"world": 0}, "has 0 as world"),
+    ({"recipe": []}, "as recipe"), ({"model": None}, "as model")])
+def test_numbers_of_a_state_that_cannot_be(changes, said, tmp_path):
+    assert numbers_of(changed_state(tmp_path))["step"] == 3
+    with pytest.raises(CheckpointError, match="state.safetensors: its metadata .*; it is damaged") as refusal:
+        numbers_of(changed_state(tmp_path, **changes))
+    assert said in str(refusal.value)
+
+
+def test_missing_data_and_weights_come_before_networks(toys, tmp_path, capsys, monkeypatch):
+    """34 seconds of drawing weights went before the line on a path."""
+    def start(*args):
+        raise AssertionError("networks were built")
+    monkeypatch.setattr("sgm.train.build.start", start)
+    for model, recipe, more, said in (
+            ("sv3d_p", "sv3d_p", ["data=[nowhere]"], "data: nowhere: no such file or folder"),
+            ("sv3d_p", "sv3d_lora", ["data=[nowhere]"], "--init is missing: a LoRA is a small change of a model's weights"),
+            ("sv3d_tiny", "decoder_tiny", ["data=[nowhere]"], "data: nowhere: no such file or folder"),
+            ("sv3d_p", "sv3d_p", [f"data=[{toys}]", "background=white"], "has views of 32 pixels")):
+        argv = ["--model_cfg", model, "--train_cfg", recipe, "--output", tmp_path / "run"]
+        argv += [word for change in more for word in ("--set", change)]
+        code, line = ending(train.run, argv, capsys)
+        assert code == 2 and said in line and not (tmp_path / "run").exists()
+    code, line = ending(train.run, [*vae(toys, tmp_path / "run"), "--init", "nowhere.safetensors"], capsys)
+    assert code == 2 and "--init nowhere.safetensors: no such file or folder" in line
 
 
 @pytest.mark.parametrize("model, expected", [

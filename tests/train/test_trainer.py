@@ -12,6 +12,7 @@ from sgm.checkpoints.loading import load_weights
 from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
 from sgm.diffusion.engine import Engine
 from sgm.train.run.plan import counts
@@ -106,6 +107,23 @@ def test_bad_steps(tmp_path, pynative):
     trainer.advance()
     with pytest.raises(InputError, match=r"step 6: found the loss nan .* 3 steps in a row .*\(this one on clips 1\)"):
         trainer.advance()
+
+
+@pytest.mark.parametrize("name", ["model.diffusion_model.first.weight", "m/model.diffusion_model.first.weight",
+                                  "average/model.diffusion_model.first.weight"])
+def test_a_state_with_values_that_are_no_numbers(name, tmp_path, pynative):
+    """It is refused by name before anything is taken from it: a run would save nothing ever after."""
+    trainer = trainer_of()
+    RunFolder(tmp_path, trainer.recipe, SPEC).save(trainer)
+    checkpoint = open_checkpoint(tmp_path / "state.safetensors")
+    arrays = {key: checkpoint.read(key).copy() for key in checkpoint}
+    arrays[name].flat[7] = np.inf
+    save_safetensors(tmp_path / "state.safetensors", arrays, checkpoint.metadata)
+    other = trainer_of(1)
+    before = values(other.engine)
+    with pytest.raises(CheckpointError, match=f"state.safetensors: {name}: found values that are not finite"):
+        RunFolder(tmp_path, trainer.recipe, SPEC).resume(other)
+    assert all(np.array_equal(value, before[key]) for key, value in values(other.engine).items())
 
 
 @pytest.mark.slow

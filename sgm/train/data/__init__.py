@@ -8,9 +8,9 @@ from sgm.train.data.clips import Clips, DataError, Memo
 from sgm.train.data.examples import shuffled, view_order
 from sgm.train.data.latents import LatentClips, PixelClips
 from sgm.train.data.packed import PackedOrbits
-from sgm.train.data.sources import cache_memo, open_data, read_clips
+from sgm.train.data.sources import cache_memo, find_data, open_data, read_clips
 
 __all__ = [
     "Clips", "DataError", "DataSettings", "LatentClips", "Memo", "PackedOrbits", "PixelClips",
-    "cache_memo", "open_data", "read_clips", "shuffled", "view_order"
+    "cache_memo", "find_data", "open_data", "read_clips", "shuffled", "view_order"
 ]

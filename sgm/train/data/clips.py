@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import zlib
 from pathlib import Path
 
 from sgm.common.errors import InputError, one_line
@@ -89,33 +90,50 @@ class Memo:
     """Results that depend on a file's content, stored under its path, size and time of change.
 
     They are appended line by line to `path` (None: only in memory), so a kill loses at most the
-    line being written.
+    line being written. Each line has its checksum; damaged ones are left out with a warning, and
+    what they held is computed again.
     """
 
     def __init__(self, path=None):
-        self.path, self.known = path and Path(path), {}
-        if self.path is not None and self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    key, value = json.loads(line)
-                    self.known[key] = value
-                except (ValueError, TypeError):     # the line that was being written
-                    continue
+        self.path, self.known, self.end = path and Path(path), {}, "\n"
+        if self.path is None or not self.path.is_file():
+            return
+        text, damaged = self.path.read_text(encoding="utf-8", errors="replace"), []
+        lines, self.end = text.splitlines(), text[-1:] or "\n"
+        for number, line in enumerate(lines, 1):
+            try:
+                key, value, *check = json.loads(line)
+                if check and check != [_checksum(key, value)]:
+                    raise ValueError
+                self.known[key] = value
+            except (ValueError, TypeError, RecursionError):
+                if line.endswith("]"):      # else a killed process was writing it
+                    damaged.append(number)
+        if damaged:
+            log.warning("%s: %d damaged lines, the first is line %d: what they held is computed"
+                        " again", self.path, len(damaged), damaged[0])
 
     def of(self, file, what, compute):
         """Return `compute()`, or the file's stored result named `what`; it must be a JSON value."""
         status = os.stat(file)
         key = f"{Path(file).absolute()}|{status.st_size}|{status.st_mtime_ns}|{what}"
         if key not in self.known:
-            self.known[key] = compute()
+            self.known[key] = value = compute()
             if self.path is not None:
+                # behind a line that was being written a new one begins
+                line = json.dumps([key, value, _checksum(key, value)]) + "\n"
                 with open(self.path, "a", encoding="utf-8") as out:
-                    out.write(json.dumps([key, self.known[key]]) + "\n")
+                    out.write(line if self.end == "\n" else "\n" + line)
+                self.end = "\n"
         return self.known[key]
 
     def content(self, file):
         """Return the hash of a file's content."""
         return self.of(file, "content", lambda: hash_file(file))
+
+
+def _checksum(key, value):
+    return zlib.crc32(json.dumps([key, value]).encode())
 
 
 def hash_file(path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sgm.common.arrays import read_npy
 from sgm.common.errors import InputError, os_reason
 from sgm.common.files import atomic
 from sgm.train.data.clips import DataError, Memo
@@ -46,7 +47,7 @@ class LatentStore:
     def reason(self, key):
         """Return why the clip cannot be used, or None."""
         path = self.path(key, ".txt")
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
     def write(self, key, array):
         """Store an entry. Raises InputError if the folder cannot be written."""
@@ -69,11 +70,14 @@ class LatentStore:
             file.flush()
             os.fsync(file.fileno())     # else a power cut after the rename may leave it empty
 
-    def read(self, key):
-        """Return an entry, memory-mapped. Raises DataError if it is gone."""
+    def read(self, key, shape):
+        """Return an entry of that shape, memory-mapped. Raises DataError if it is gone or damaged.
+        """
         try:
-            return np.load(self.path(key), mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
+            return read_npy(self.path(key), "r", np.float32, shape)
+        except InputError as error:
+            raise DataError(f"cache_folder: {error}, and it is encoded again") from None
+        except OSError as error:
             raise DataError(f"cache_folder {self.folder}: entry {key} cannot be read any more"
                             f" ({error}); another run with a lower cache_gb may have removed it:"
                             " continue with --resume, or give each run its own") from None

@@ -119,12 +119,12 @@ class LatentClips(Examples):
         h, w), its token (1, D).
         """
         example = self.pick(rng, index, random_start, frames)
-        entry = self.store.read(self.keys[index])
+        clip = self.clips[index]
+        entry = self.store.read(self.keys[index], self.shape(clip))
         half = int(np.prod(self.latent_shape))
         rows = np.array(entry[example.views])
         mean, log_variance = (rows[:, k * half:(k + 1) * half].reshape(-1, *self.latent_shape)
                               for k in (0, 1))
-        clip = self.clips[index]
         if clip.angles is None:
             estimated = float(rows[0, -1])
             example.values["motion_bucket_id"] = estimated if clip.motion is None else clip.motion

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sgm.common.arrays import read_npy
+from sgm.common.errors import InputError
 from sgm.common.files import check_file
 from sgm.train.data.clips import Clips, DataError
 from sgm.views.cameras import Orbit
@@ -83,9 +85,9 @@ def load_packed(folder):
     for name in ("clips", "azimuths", "elevations"):
         check_file(folder / f"{name}.npy", DataError)
     try:
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r" if name == "clips" else None)
+        arrays = {name: read_npy(folder / f"{name}.npy", "r" if name == "clips" else None)
                   for name in ("clips", "azimuths", "elevations")}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, InputError) as error:
         raise DataError(f"data: {folder} is not a finished packed set ({error});"
                         f" {REMEDY}") from None
     clips = arrays["clips"]

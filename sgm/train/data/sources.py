@@ -36,20 +36,29 @@ SPLITS = ("train", "val")
 LEVEL = 5.0             # degrees by which the elevation of a static orbit may change
 
 
-def open_data(settings, engine, progress, rank=0, world_size=1):
+def find_data(settings, spec, progress):
+    """Return what `open_data` needs of a recipe's data before there are networks: found and read.
+
+    spec: the ModelSpec. progress(iterable, description) wraps long loops. Raises InputError:
+    nothing is found, too much of it is unreadable, or it does not fit the model.
+    """
+    store = cache_store(settings)  # one for both: making room for the one must not remove the other
+    return store, read_clips(settings, spec, store.memo if store else Memo(), progress)
+
+
+def open_data(settings, engine, progress, rank=0, world_size=1, found=None):
     """Return (training examples, validation examples or None) of a recipe.
 
     settings: has the fields of `DataSettings`. progress(iterable, description) wraps long loops.
     The conditioner of `engine` must hold its weights, and keep them if settings.cache is false or
-    settings.augment is not empty. rank, world_size: see `LatentClips`. Both results have
-    `batch(rng, indices, drop, random_start)`, `len()` and `num_frames` (see `Examples`). Raises
-    InputError: nothing is found, too much of it is unreadable, or it does not fit the model.
+    settings.augment is not empty. rank, world_size: see `LatentClips`. found: the result of
+    `find_data`, if it was called before. Both results have `batch(rng, indices, drop,
+    random_start)`, `len()` and `num_frames` (see `Examples`). Raises InputError as `find_data`.
     """
-    store = cache_store(settings)  # one for both: making room for the one must not remove the other
-    found = read_clips(settings, engine.spec, store.memo if store else Memo(), progress)
+    store, clips = found or find_data(settings, engine.spec, progress)
     return tuple(
-        clips and _examples(clips, skipped, store, settings, engine, progress, rank, world_size)
-        for clips, skipped in found)
+        items and _examples(items, skipped, store, settings, engine, progress, rank, world_size)
+        for items, skipped in clips)
 
 
 def _examples(clips, skipped, store, settings, engine, progress, rank, world_size):

@@ -1,32 +1,44 @@
 """Crash-safe metrics.csv: rows written by an interrupted run are not duplicated on resume."""
 import csv
+import logging
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from sgm.common.errors import InputError, os_reason
+from sgm.common.errors import InputError, one_line, os_reason
 from sgm.common.files import atomic
 
 # on held-out clips; dB, and share of the foreground
 MEASURED = ("val_loss", "val_psnr_fg", "val_iou")
+log = logging.getLogger("sgm")
+FEW = 40        # rows that are drawn as dots, too: a line through one or two shows nothing
+NEEDED = ("step", "loss", "grad_norm", "lr", "seconds")         # that every row has
 FIELDS = ("step", "loss", "grad_norm", "lr", "seconds", "clips_per_second", "skipped", *MEASURED)
 
 
 class Metrics:
     """A run's metrics.csv, opened to continue after step `done`.
 
-    Later rows, and one that was cut off, are dropped. Rows of steps average those since the row
-    before; `seconds` counts the run's time without interruptions. board: gets the same numbers
-    (`sgm.train.run.log.Board`), or None. Raises InputError when the file cannot be written.
+    Later rows, and one that was cut off, are dropped; of a damaged file the rows before the damage
+    are kept, with a warning, and a copy of it as metrics.damaged.csv. Rows of steps average those
+    since the row before; `seconds` counts the run's time without interruptions. board: gets the
+    same numbers (`sgm.train.run.log.Board`), or None. Raises InputError when the file cannot be
+    written.
     """
 
     def __init__(self, path, done, clips, board=None):
         self.path, self.clips, self.board = Path(path), clips, board
-        kept = read_metrics(self.path, done)
+        kept, trouble = parse_metrics(self.path, done)
+        if trouble:
+            aside = self.path.with_suffix(".damaged.csv")
+            shutil.copyfile(self.path, aside)
+            log.warning("%s; it is kept as %s, and goes on after %d good rows", trouble, aside.name,
+                        len(kept))
         with (atomic(self.path) as temporary,
               open(temporary, "w", newline="", encoding="utf-8") as file):
             table = csv.DictWriter(file, FIELDS)
@@ -82,26 +94,52 @@ class Metrics:
 
 
 def read_metrics(path, done=float("inf")):
-    """Return the rows up to step `done`, dicts of FIELDS as text, up to the first incomplete one.
+    """Return the rows up to step `done`, dicts of FIELDS as text, up to the first damaged one.
 
-    Raises OSError.
+    That is said in a warning, but for a row that a killed process left incomplete. Raises OSError.
     """
-    rows = []
+    rows, trouble = parse_metrics(path, done)
+    if trouble:
+        log.warning("%s; no row from there on is used", trouble)
+    return rows
+
+
+def parse_metrics(path, done=float("inf")):
+    """Return (rows, what is wrong behind them or None), see `read_metrics`. Raises OSError."""
     try:
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
-            for row in csv.DictReader(line.replace("\0", "") for line in file):
-                try:
-                    numbers = [
-                        float(row[name]) for name in ("step", "loss", "grad_norm", "lr", "seconds")
-                    ]
-                except (KeyError, TypeError, ValueError):
-                    break
-                if numbers[0] > done:
-                    break
-                rows.append({name: row.get(name) or "" for name in FIELDS})
+            text = file.read()
     except FileNotFoundError:
-        pass
-    return rows
+        return [], None
+    rows, before, lines = [], -1, text.splitlines()
+    names = lines[0].split(",") if lines else []
+    if lines and not set(NEEDED) <= set(names) <= set(FIELDS):
+        return [], _trouble(path, 1, lines[0], f"columns among {', '.join(FIELDS)}")
+    for number, line in enumerate(lines[1:], 2):
+        row = dict(zip(names, line.split(",")))
+        if not _fits(row, before) or line.count(",") >= len(names):
+            if number == len(lines) and not text.endswith("\n"):    # killed while it wrote this row
+                break
+            return rows, _trouble(path, number, line, "numbers in every column, and a later step"
+                                                      " than in the row before")
+        before = float(row["step"])
+        if before <= done:
+            rows.append({name: row.get(name) or "" for name in FIELDS})
+    return rows, None
+
+
+def _fits(row, before):
+    """Return whether a row is of numbers, with a later step than the row before it."""
+    try:
+        numbers = {name: float(text) for name, text in row.items() if text or name in NEEDED}
+    except ValueError:
+        return False
+    return (set(NEEDED) <= set(numbers) and before < numbers["step"] < 2 ** 53
+            and numbers["step"].is_integer() and 0 <= numbers["seconds"] < math.inf)
+
+
+def _trouble(path, number, line, expected):
+    return one_line(f"{path}: line {number}: found {line[:60]!r}, expected {expected}")
 
 
 def open_board(folder, done):
@@ -139,13 +177,13 @@ def draw_curve(rows, width=720, height=360):
 
     The loss is blue and the held-out loss orange, both logarithmic; the learning rate is gray and
     linear. rows: dicts of text as in metrics.csv, see `read_metrics`. Rows without a finite loss
-    are left out.
+    are left out; each of few is a dot, too.
     """
     table = np.array([[float(row[name] or "nan") for name in ("step", "loss", "lr", "val_loss")]
                       for row in rows])
     picture = np.full((height, width, 3), 255, np.uint8)
     table = table[np.isfinite(table[:, 1])] if len(table) else table
-    if len(table) < 2:
+    if not len(table):
         return picture
     steps, losses, rates, held_out = table.T
     seen = np.isfinite(held_out)
@@ -153,18 +191,20 @@ def draw_curve(rows, width=720, height=360):
     levels, held_out = (np.log10(np.maximum(values, 1e-12)) for values in (losses, held_out))
     everything = np.concatenate([levels, held_out[seen]])
     low, high = np.floor(everything.min() * 10) / 10, np.ceil(everything.max() * 10) / 10 + 1e-9
-    across = left + (steps - steps[0]) / (steps[-1] - steps[0]) * (right - left)
+    across = left + (steps - steps[0]) / max(steps[-1] - steps[0], 1) * (right - left)
 
     def line(values, color, across=across):
         points = np.stack([across, bottom - values * (bottom - top)], 1).round().astype(np.int32)
         cv2.polylines(picture, [points], False, color, 1, cv2.LINE_AA)
+        for point in points if len(points) <= FEW else ():
+            cv2.circle(picture, tuple(map(int, point)), 3, color, -1, cv2.LINE_AA)
 
     for level in np.arange(low, high, max(0.1, round((high - low) / 5, 1))):
         y = int(bottom - (level - low) / (high - low) * (bottom - top))
         cv2.line(picture, (left, y), (right, y), (225, 225, 225), 1)
         cv2.putText(picture, f"{10 ** level:.3g}", (8, y + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
                     (40, 40, 40), 1, cv2.LINE_AA)
-    line(rates / rates.max(), (190, 190, 190))
+    line(rates / max(rates.max(), 1e-30), (190, 190, 190))
     line((levels - low) / (high - low), (31, 119, 180))
     if seen.any():
         line((held_out[seen] - low) / (high - low), (255, 127, 14), across[seen])

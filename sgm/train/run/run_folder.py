@@ -1,19 +1,21 @@
 """The folder of a run: its files, written so that a kill at any moment leaves a run to resume."""
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-
-import yaml
 
 from sgm.checkpoints.loading import file_hash
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.files import atomic
+from sgm.config.recipe import MAX_COUNT
 from sgm.config.yaml_reader import ConfigError, shown
+from sgm.train.run.beginning import write_beginning
 from sgm.train.run.log import draw_curve, read_metrics
+from sgm.train.schedule import LossScale
 from sgm.views.images import save_png
 
 STATE, LATEST, BEST, LORA = "state.safetensors", "averaged", "best", "lora"
@@ -31,17 +33,15 @@ class RunFolder:
         self.name = LORA if recipe.trains == "lora" else LATEST
         self.saved = 0                          # the step of the state
 
-    def start(self, command):
-        """Make the folder and write config.yaml: the command, the recipe, the model.
+    def start(self, command, overrides=(), model_overrides=()):
+        """Make the folder and write config.yaml, what begins the run. Raises InputError."""
+        write_beginning(self.folder, command, self.recipe, self.spec, overrides, model_overrides,
+                        self._init())
 
-        Raises CheckpointError, OSError.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            "command": list(command), "recipe": asdict(self.recipe), "model": asdict(self.spec)
-        }
-        with atomic(self.folder / "config.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    def _init(self):
+        """Return {"path", "hash"} of the weights that the run began with, or None."""
+        return self.init and {
+            "path": str(Path(self.init).absolute()), "hash": file_hash(self.init)}
 
     def draw(self):
         """Write curve.png from metrics.csv."""
@@ -75,9 +75,7 @@ class RunFolder:
         numbers.update(world=trainer.world_size, recipe=asdict(self.recipe),
                        model=asdict(self.spec))
         if self.name == LORA and self.init:
-            numbers["init"] = {
-                "path": str(Path(self.init).absolute()), "hash": file_hash(self.init)
-            }
+            numbers["init"] = self._init()
         save_safetensors(self.folder / STATE, arrays, {**note, "run": json.dumps(numbers)})
         self.saved = trainer.done
 
@@ -97,18 +95,50 @@ class RunFolder:
 
 
 def numbers_of(checkpoint):
-    """Return what a state records next to its arrays. Raises CheckpointError."""
+    """Return what a state records next to its arrays, checked. Raises CheckpointError."""
+    def bad(what):
+        return CheckpointError(f"{checkpoint.path}: its metadata {what}, expected the state of a"
+                               " run of this version of train.py; it is damaged or of another"
+                               f" program: start a new run with --init {LATEST}.safetensors from"
+                               " the same folder")
+
     try:
         numbers = json.loads(checkpoint.metadata["run"])
-        needed = {"step", "updates", "skipped", "bad", "best", "scale", "world", "recipe", "model"}
-        if not needed <= set(numbers):
-            raise KeyError(sorted(needed - set(numbers))[0])
-        return numbers
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: its metadata has no {str(error)[:60]}, expected"
-                              " the state of a run of this version of train.py; start a new run"
-                              f" with --init {LATEST}.safetensors from the same folder"
-                              ) from None
+        missing = sorted(set(_KINDS) - set(numbers))
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise bad(f"has no {str(error)[:60]}") from None
+    if missing or not isinstance(numbers, dict):
+        raise bad(f"has no {missing[0] if missing else 'mapping'}")
+    for name, fits in _KINDS.items():
+        if not fits(numbers[name]):
+            raise bad(f"has {shown(numbers[name])} as {name}")
+    if numbers["updates"] + numbers["skipped"] != numbers["step"] or (
+            checkpoint.metadata.get("step") != str(numbers["step"])):
+        raise bad(f"has {numbers['step']} steps, {numbers['updates']} updates and"
+                  f" {numbers['skipped']} skipped steps, noted as step"
+                  f" {shown(checkpoint.metadata.get('step'))}, which does not add up")
+    return numbers
+
+
+def _is_count(value):
+    return type(value) is int and 0 <= value <= MAX_COUNT
+
+
+def _is_scale(value):
+    return (isinstance(value, dict) and _is_count(value.get("good"))
+            and isinstance(value.get("value"), float) and 1 <= value["value"] <= LossScale.LARGEST)
+
+
+def _is_noted(value):
+    return value is None or isinstance(value, dict) and all(
+        isinstance(value.get(name), str) for name in ("path", "hash"))
+
+
+# What a state records, and how each of it must be.
+_KINDS = {**dict.fromkeys(("step", "updates", "skipped", "bad"), _is_count),
+          "best": lambda value: value is None or type(value) is float and math.isfinite(value),
+          "scale": _is_scale, "world": lambda value: _is_count(value) and value > 0,
+          **dict.fromkeys(("recipe", "model"), lambda value: isinstance(value, dict))}
 
 
 def check_resumable(folder, recipe, spec, init=None):
@@ -129,10 +159,13 @@ def check_resumable(folder, recipe, spec, init=None):
     harmful += [line for line in _differences(numbers["model"], asdict(spec))
                 if not line.startswith(("vae.decoder:", "vae.post_quant_conv:", "sampling."))]
     noted = numbers.get("init") or {}
+    if not _is_noted(numbers.get("init")):
+        raise CheckpointError(f"{path}: its metadata has {shown(noted)} as init, expected path and"
+                              " hash; it is damaged")
     init = init or noted.get("path")
     if noted and (not os.path.exists(init) or file_hash(init) != noted["hash"]):
         raise ConfigError(f"--init {init}: is not there or of other content than {noted['path']},"
-                          f" from which the run in {folder} started from and to which its LoRA"
+                          f" from which the run in {folder} started and to which its LoRA"
                           " belongs; give that file")
     if harmful:
         raise ConfigError(f"--resume {folder}: its run had other settings: {'; '.join(harmful)};"

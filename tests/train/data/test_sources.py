@@ -1,4 +1,6 @@
 """What a recipe's paths are taken for, held-back clips, and what is refused."""
+import json
+
 import numpy as np
 import pytest
 from support.making_data import (
@@ -178,3 +180,20 @@ def test_training_and_validation_examples(data, tmp_path, no_clip):
         x0, token, latent, vector = examples.batch(np.random.default_rng(0), [0, 0], 0.1, 0.5)
         assert x0.shape == latent.shape == (8, 4, 8, 8) and token.shape == (8, 1, 32) and vector.shape == (8, 24)
         assert all(array.dtype == np.float32 for array in (x0, token, latent, vector))
+
+
+def test_a_memo_that_was_cut_off_or_damaged(tmp_path, caplog):
+    """A line that was being written is nothing to say; a damaged one is named, and its result is computed again."""
+    path, file = tmp_path / "memo.jsonl", tmp_path / "x"
+    file.write_text("x")
+    for what in "abc":
+        Memo(path).of(file, what, lambda: 1)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert Memo(path).of(file, "c", lambda: 2) == 2 and not caplog.records
+    assert [Memo(path).of(file, what, lambda: 3) for what in "abc"] == [1, 1, 2]
+    assert not caplog.records
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0].replace(", 1, ", ", 7, "), *lines[1:]]) + "\n")
+    assert Memo(path).of(file, "a", lambda: 5) == 5 and "memo.jsonl: 1 damaged lines, the first is line 1" in caplog.text
+    path.write_text(json.dumps(json.loads(lines[1])[:2]) + "\n")                    # of an earlier version, without checksums
+    assert Memo(path).of(file, "b", lambda: 5) == 1

@@ -34,13 +34,31 @@ def test_rows_after_the_resumed_step_are_dropped(tmp_path):
     assert [float(row["seconds"]) for row in rows] == sorted(float(row["seconds"]) for row in rows)
 
 
-@pytest.mark.parametrize("text", ["", "\0\0\0", "step,loss\n1,2\n", "step,loss,grad_norm,lr,seconds\nx,1,1,1,1\n",
-                                  "step,loss,grad_norm,lr,seconds\n\xff\n"])
-def test_a_damaged_file_begins_anew(text, tmp_path):
+@pytest.mark.parametrize("text, said", [
+    ("", None), ("\0\0\0", "line 1: found"), ("step,loss\n1,2\n", "line 1: found 'step,loss', expected columns among step"),
+    ("step,loss,grad_norm,lr,seconds\nx,1,1,1,1\n", "line 2: found 'x,1,1,1,1', expected numbers in every column"),
+    ("step,loss,grad_norm,lr,seconds\n\xff\n", "line 2"), ("step,loss,grad_norm,lr,seconds\n1,1,1,1,nan\n", "line 2"),
+    ("step,loss,grad_norm,lr,seconds\n-1,1,1,1,1\n", "line 2"), ("step,loss,grad_norm,lr,seconds\n1e300,1,1,1,1\n", "line 2"),
+    ("step,loss,grad_norm,lr,seconds\n1,1,1", None)])
+def test_a_damaged_file_begins_anew(text, said, tmp_path, caplog):
+    """With a line that names it, and a copy: but for a row that a killed process left incomplete."""
     path = tmp_path / "metrics.csv"
     path.write_bytes(text.encode("latin1"))
     Metrics(path, 5, clips=1)
     assert path.read_text().strip() == ",".join(FIELDS)
+    if said is None:
+        assert not caplog.records and not (tmp_path / "metrics.damaged.csv").exists()
+    else:
+        assert f"{path}: {said}" in caplog.text and "is kept as metrics.damaged.csv" in caplog.text
+        assert (tmp_path / "metrics.damaged.csv").read_bytes() == text.encode("latin1")
+
+
+def test_good_rows_before_the_damage_stay(tmp_path, caplog):
+    """Also where a later row is a step that was there before."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss,grad_norm,lr,seconds\n1,1,1,1,1\n92,1,1,1,2\n3,1,1,1,3\n4,1,1,1,4\n")
+    assert [row["step"] for row in read_metrics(path, 9)] == ["1"]
+    assert "line 4: found '3,1,1,1,3'" in caplog.text
 
 
 def test_steps_that_were_skipped(tmp_path):
@@ -73,4 +91,7 @@ def test_curve():
     blue, orange = ((np.abs(picture.astype(int) - colour).sum(-1) < 60).nonzero()
                     for colour in ((31, 119, 180), (255, 127, 14)))
     assert blue[0][blue[1].argmin()] < 60 < 250 < blue[0][blue[1].argmax()] and len(orange[0]) > 50
-    assert (draw_curve(rows[:1]) == 255).all() and (draw_curve([]) == 255).all()
+    assert (draw_curve([]) == 255).all()
+    for few in (rows[:1], rows[3:5]):           # a short run: its rows are dots
+        found = (np.abs(draw_curve(few).astype(int) - (31, 119, 180)).sum(-1) < 60).sum()
+        assert found >= 15 * len(few)

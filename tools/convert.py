@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Convert weights: published files, MindSpore checkpoints, Hugging Face diffusers folders.
 
-  convert.py svd.safetensors svd-diffusers --to diffusers --verify convert.py
-  stable-video-diffusion-img2vid svd.safetensors --to original --base svd_xt.safetensors convert.py
-  sv3d_p.safetensors sv3d_p.ckpt --to mindspore --dtype fp16 --report report.csv convert.py
-  svd.safetensors start.safetensors --to safetensors --surgery sv3d_p convert.py sv3d_p.safetensors
-  style.safetensors --to safetensors --lora runs/sv3d_lora/lora.safetensors
+  convert.py svd.safetensors svd-diffusers --to diffusers --verify
+  convert.py svd-diffusers svd.safetensors --to original --base svd_xt.safetensors
+  convert.py sv3d_p.safetensors sv3d_p.ckpt --to mindspore --dtype fp16 --report report.csv
+  convert.py svd.safetensors start.safetensors --to safetensors --surgery sv3d_p
+  convert.py sv3d_p.safetensors style.safetensors --to safetensors --lora lora.safetensors
+  convert.py fine_tuned.safetensors averaged.safetensors --to safetensors --ema
 
 Our parameters have the published names, so that `original` and `safetensors` are the same file, and
 published files need no conversion to be used. Keys that nothing uses pass through; a diffusers

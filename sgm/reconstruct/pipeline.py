@@ -95,7 +95,7 @@ class Reconstruction:
             origin = {"views": digest.hexdigest()[:16], "seed": self.spec.seed}
         self.work.folder.mkdir(parents=True, exist_ok=True)
         with self.timer("hull"):
-            hull = steps.carve(views, self.spec)
+            hull = steps.carve(views, self.spec, self.source)
             self.report["hull"] = {
                 "base": hull.base,
                 "outvoted": hull.allowed_outliers,

@@ -110,3 +110,15 @@ def test_a_mesh_refuses_a_busy_output(busy, tmp_path):
     from sgm.reconstruct.pipeline import Reconstruction
     with pytest.raises(LockedError, match="--output .*another process"):
         Reconstruction(tmp_path, load_mesh_spec("fast"), tmp_path / "mesh").run()
+
+
+def test_one_busy_image_does_not_stop_the_folder(tmp_path, photo, quick, capsys):
+    import simple_video_sample
+    photo.with_name("mug.png").write_bytes(photo.read_bytes())
+    (tmp_path / "o").mkdir()
+    with other_process(tmp_path / "o" / ".cup_23.lock"):
+        assert simple_video_sample.run(["--quiet", "--image", str(tmp_path), "--output", str(tmp_path / "o"),
+                                        "--num-frames", "3", "--format", "png"]) == 1
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and "o/cup_23: another process is writing there (process 7 on there)" in said.err
+    assert said.out == f"{tmp_path}/o/mug_23\n"

@@ -15,6 +15,7 @@ import argparse
 import re
 import sys
 from collections import Counter
+from contextlib import closing
 from errno import ENAMETOOLONG
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from sgm.common.cli import (
     seed_list,
 )
 from sgm.common.errors import one_line, os_reason
+from sgm.common.locks import LockedError, locked
+from sgm.common.progress import Bar
 from sgm.config.model import (
     DTYPE_NAMES,
     FPS,
@@ -225,7 +228,6 @@ def main(argv=None):
     args = parse(argv)
     with loading():
         from sgm import ops
-        from sgm.common.progress import Bar
         from sgm.diffusion.guards import PipelineError
         from sgm.diffusion.pipeline import EMBEDDED, generate_views, load_model, run_record
         from sgm.views.folder import (
@@ -261,7 +263,8 @@ def main(argv=None):
 
     # 3. image by image
     failed = 0
-    for path, seed, folder in jobs:
+    for number, (path, seed, folder) in enumerate(jobs, 1):
+        place = f"{number} of {len(jobs)}: " * (len(jobs) > 1)
         try:
             check_replaceable(folder)
             orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
@@ -274,30 +277,24 @@ def main(argv=None):
                 if spec.vae.decoder != "temporal":
                     del run["decode_chunk"]     # its views are the same
                 check_same(folder, run)
-                print(f"{folder}: finished already, skipped (--overwrite makes it again)")
+                print(f"{place}{folder}: finished already, skipped (--overwrite makes it again)")
                 continue
             folder.parent.mkdir(parents=True, exist_ok=True)
-            image, given["cut_out"] = prepare(load_image(path), (spec.height, spec.width),
-                                              args.frame_ratio,
-                                              cut_out=given["matte"])
-            print(f"{path.name}, seed {seed}: {given['cut_out']}")
-            with Bar(total=args.steps or spec.sampling.steps, unit="step", leave=False) as bar:
-                def on_step(i, steps, estimate, bar=bar, folder=folder):
-                    bar.update()
-                    if args.preview and (i + 1) % args.preview == 0:
-                        write_preview(folder, estimate())
-
-                def on_stage(name, seconds, peak_gb, bar=bar):
-                    bar.write(f"  {name}: {seconds} s, peak {peak_gb} GB")
-
-                views = generate_views(engine, image, orbit, options,
-                                       on_step=on_step, on_stage=on_stage)
-            views.run["image"] = given
-            print(views.save(folder, background, args.fps, formats, args.overwrite))
-            preview_of(folder).unlink(missing_ok=True)
-        except (ImageError, PipelineError, ViewsError) as error:
+            with locked(folder, "--output"):
+                image, given["cut_out"] = prepare(load_image(path), (spec.height, spec.width),
+                                                  args.frame_ratio,
+                                                  cut_out=given["matte"])
+                shown = Shown(args, spec, folder, compiles=number == 1 or len(jobs) == 1)
+                shown.say(f"{place}{path.name}, seed {seed}: {given['cut_out']}")
+                with closing(shown):
+                    views = generate_views(engine, image, orbit, options, on_step=shown.step,
+                                           on_begin=shown.begin, on_stage=shown.end)
+                views.run["image"] = given
+                print(views.save(folder, background, args.fps, formats, args.overwrite))
+                preview_of(folder).unlink(missing_ok=True)
+        except (ImageError, LockedError, PipelineError, ViewsError) as error:
             failed += 1
-            is_named = str(error).startswith(f"{path}: ")
+            is_named = str(error).startswith((f"{path}: ", "--output"))
             print(one_line(str(error) if is_named else f"{path}: {error}"), file=sys.stderr)
             is_only_one = len(paths if isinstance(error, ImageError) else jobs) == 1
             if is_only_one and not isinstance(error, PipelineError):
@@ -315,6 +312,46 @@ def main(argv=None):
 def preview_of(folder):
     """Return the path of the preview of a folder that will be written, next to it."""
     return folder.with_name(folder.name + ".preview.png")
+
+
+class Shown:
+    """What the terminal shows of an image's stages: a spinner or a bar, then a line of figures.
+
+    compiles: whether the stages have to be compiled first.
+    """
+
+    def __init__(self, args, spec, folder, compiles):
+        self.steps = args.steps or spec.sampling.steps
+        self.preview, self.folder, self.quiet, self.compiles = (args.preview, folder, args.quiet,
+                                                                compiles)
+        self.bar = None
+
+    def say(self, text):
+        """Print a note."""
+        if not self.quiet:
+            print(text, flush=True)
+
+    def begin(self, name):
+        """Show that a stage begins."""
+        waiting = "compiling" if self.compiles else "computing"
+        self.bar = Bar(self.steps if name == "sample" else None, name, waiting=waiting,
+                       quiet=self.quiet)
+
+    def step(self, i, steps, estimate):
+        """Count a step of sampling; write the preview that is due."""
+        self.bar.update()
+        if self.preview and (i + 1) % self.preview == 0:
+            write_preview(self.folder, estimate())
+
+    def end(self, name, seconds, peak_gb):
+        """Print the figures of a stage."""
+        self.close()
+        self.say(f"  {name}: {seconds} s, peak {peak_gb} GB")
+
+    def close(self):
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 def write_preview(folder, frames):

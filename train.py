@@ -28,6 +28,8 @@ from pathlib import Path
 import sgm.common.startup  # noqa: F401 - first: Ctrl-C while modules load
 from sgm.common.cli import Arguments, check_folder, exit_code, loading
 from sgm.common.errors import InputError
+from sgm.common.locks import locked
+from sgm.common.progress import Bar, each
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError, find_config, load_yaml
 from sgm.config.yaml_reader import build as build_config
@@ -138,14 +140,12 @@ def settings(trainer, origin, output, device):
         print(f"{name:10} {text}")
 
 
-def fit(trainer, folder, metrics, stopped):
+def fit(trainer, folder, metrics, stopped, quiet=False):
     """Make steps up to the recipe's last one, or until `stopped` holds something; save at the end.
 
     Returns whether it was stopped. With several processes the first one writes; the others, without
     `metrics`, make the same steps and validations.
     """
-    from tqdm import tqdm
-
     from sgm.ops.profiling import peak_gb
     recipe, leads = trainer.recipe, metrics is not None
 
@@ -163,8 +163,8 @@ def fit(trainer, folder, metrics, stopped):
                 metrics.show(trainer.done, sheet)
         return found
 
-    with tqdm(total=recipe.steps, initial=trainer.done, unit="step", smoothing=0.02,
-              disable=not leads) as bar:
+    with Bar(recipe.steps, initial=trainer.done, leave=True, quiet=quiet or not leads,
+             waiting="compiling the first step" * (trainer.done < recipe.steps)) as bar:
         while trainer.done < recipe.steps and not trainer.stopped:
             # The step.
             row = trainer.advance(stopped)
@@ -175,9 +175,8 @@ def fit(trainer, folder, metrics, stopped):
                 metrics.add(row)
             if logs:
                 loss, norm, speed = metrics.averages()
-                bar.set_postfix_str(f"loss {loss:.4f}, lr {row.lr:.1e}, |g| {norm:.2f},"
-                                    f" {speed:.2f} clips/s, {peak_gb():.1f} GB,"
-                                    f" {trainer.skipped} skipped", refresh=False)
+                bar.say(f"loss {loss:.4f}, lr {row.lr:.1e}, |g| {norm:.2f}, {speed:.2f} clips/s,"
+                        f" {peak_gb():.1f} GB, {trainer.skipped} skipped")
             # Validation, metrics and checkpoints.
             saves = (ends or trainer.done % recipe.save_every == 0) and not trainer.bad
             measured = {} if trainer.bad else measure(ends, saves)
@@ -208,8 +207,6 @@ def main(argv=None):
     if args.dry_run:
         return plan(spec, recipe, output)
     with loading():
-        from tqdm import tqdm
-
         from sgm import ops
         from sgm.checkpoints.loading import file_hash
         from sgm.common.cli import until_stopped
@@ -232,10 +229,11 @@ def main(argv=None):
     ops.set_device(args.device,
                    int(os.environ.get("DEVICE_ID", 0)) if args.distributed else args.device_id)
     rank, world_size, watchdog = join_ranks(output) if args.distributed else (0, 1, nullcontext())
-    with watchdog:
+    # The first process alone writes: one lock is enough.
+    with watchdog, locked(output, "--output") if rank == 0 else nullcontext():
         # Networks, data and the run's folder.
         def progress(items, text):
-            return tqdm(items, text, disable=rank > 0)
+            return each(items, text, "clip", quiet=args.quiet or rank > 0)
 
         trainer, origin = build(spec, recipe, init, progress, rank, world_size)
         folder = RunFolder(output, recipe, trainer.engine.spec, init)
@@ -248,7 +246,8 @@ def main(argv=None):
             if args.resume:
                 changed = "".join(f"; {change}" for change in changes)
                 print(f"{'resumed':10} at step {trainer.done}{changed}")
-            settings(trainer, origin, output, args.device)
+            if not args.quiet:
+                settings(trainer, origin, output, args.device)
             if args.resume:
                 note_resumption(output, sys.argv, trainer.done, recipe)
             else:
@@ -258,7 +257,7 @@ def main(argv=None):
                               open_board(output / "tensorboard", trainer.done))
         # The steps.
         with until_stopped() as stopped:
-            return 130 if fit(trainer, folder, metrics, stopped) else 0
+            return 130 if fit(trainer, folder, metrics, stopped, args.quiet) else 0
 
 
 def run(argv=None):

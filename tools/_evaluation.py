@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from sgm.common.errors import InputError, os_reason
 from sgm.common.files import atomic, natural_key
+from sgm.common.progress import each
 from sgm.geometry import metrics as mesh_metrics
 from sgm.geometry.mesh_reader import load_mesh
 from sgm.reconstruct import posed_views, report
@@ -227,7 +227,7 @@ def evaluate_views(args) -> int:
     pairs = matched(args.prediction, args.truth)
     wrong = [wrong_folders(folder, args.truth, pairs) for folder in args.wrong_poses]
     results, sheet = {}, []
-    for name, predicted, true in tqdm(pairs, unit="object", disable=len(pairs) < 3):
+    for name, predicted, true in each(pairs, "", "object", quiet=args.quiet or len(pairs) < 3):
         prediction, truth, results[name] = evaluate_object(predicted, true, {
             folder.name.replace("_", " "): of[name] for folder, of in zip(args.wrong_poses, wrong)})
         if args.sheet:

@@ -20,7 +20,6 @@ Exit code: 0 ready, 1 something fails, 2 wrong input, 130 interrupted.
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -42,18 +41,19 @@ AUDITED = ("sv3d_p", "svd", "mesh/default")
 class Report:
     """What was found: printed at once, and kept for --report."""
 
-    def __init__(self):
-        self.data = {"failed": []}
+    def __init__(self, quiet=False):
+        self.data, self.quiet = {"failed": []}, quiet
         self.start = time.perf_counter()
 
-    def say(self, text):
-        """Print a line."""
-        print(text, flush=True)
+    def say(self, text, result=False):
+        """Print a line; with --quiet a result only."""
+        if result or not self.quiet:
+            print(text, flush=True)
 
     def fail(self, text):
         """Print and keep a failure."""
         self.data["failed"].append(one_line(text))
-        self.say(f"  FAILED: {one_line(text)}")
+        self.say(f"  FAILED: {one_line(text)}", result=True)
 
     def attempt(self, what, function, *args):
         """Return function(*args), or None after an exception, which is a failure of `what`."""
@@ -300,7 +300,7 @@ def main(argv=None):
             args.report.touch()                 # fail before a minute's work, not after it
         except OSError as error:
             raise InputError(f"--report {args.report}: {os_reason(error)}") from None
-    report = Report()
+    report = Report(args.quiet)
     with loading():
         import mindspore  # noqa: F401 - before OpenCV: on aarch64 the other order may fail
     if args.audit is None:
@@ -312,7 +312,7 @@ def main(argv=None):
     result = "ready" if args.audit is None else "nothing found"
     if failed:
         result = f"{len(failed)} failed"
-    report.say(f"{result} ({time.perf_counter() - report.start:.0f} s)")
+    report.say(f"{result} ({time.perf_counter() - report.start:.0f} s)", result=True)
     if args.report:
         report.write(args.report)
     return 1 if failed else 0
@@ -324,5 +324,4 @@ def run(argv=None):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)   # kill ends it as Ctrl-C does
     sys.exit(run())

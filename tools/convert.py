@@ -17,14 +17,12 @@ Keys that are missing, left over or misshapen stop the conversion before anythin
 is written appears complete or not at all. Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse
-import signal
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
-from tqdm import tqdm
 
 from sgm.checkpoints.conversion import (
     SOURCES,
@@ -36,6 +34,8 @@ from sgm.checkpoints.conversion import (
 )
 from sgm.checkpoints.identify import VECTOR_KEY
 from sgm.common.cli import Arguments, exit_code
+from sgm.common.locks import locked
+from sgm.common.progress import Bar
 from sgm.config.model import DTYPE_NAMES, GROUPS
 
 SURGERY = ("sv3d_p", "sv3d_u")
@@ -76,15 +76,15 @@ def parse(argv):
 class Bars:
     """Progress bars of the steps of a conversion, one after the other."""
 
-    def __init__(self, total):
-        self.total, self.what, self.bar = total, None, None
+    def __init__(self, total, quiet):
+        self.total, self.quiet, self.what, self.bar = total, quiet, None, None
 
     def advance(self, what, count):
         """Add `count` bytes to the bar of the step `what`."""
         if what != self.what:
             self.close()
             self.what = what
-            self.bar = tqdm(desc=what, total=self.total, unit="B", unit_scale=True, smoothing=0.05)
+            self.bar = Bar(self.total, what, "B", leave=True, quiet=self.quiet)
         self.bar.update(count)
 
     def close(self):
@@ -102,7 +102,7 @@ def main(argv=None):
     made = plan(args.source, args.target, args.kind, args.source_kind, args.config, args.base,
                 args.dtype, args.surgery, args.lora, args.ema)
     started = time.perf_counter()
-    with closing(Bars(made.size)) as bars:
+    with locked(args.target), closing(Bars(made.size, args.quiet)) as bars:
         write(made, args.verify, bars.advance)
     seconds = time.perf_counter() - started
     if args.report:
@@ -148,6 +148,4 @@ def run(argv=None):
 
 
 if __name__ == "__main__":
-    # a polite kill ends it as Ctrl-C does
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
-from sgm.common.cli import Arguments, exit_code, loading
+from sgm.common.cli import Arguments, exit_code, loading, loudness
 from sgm.render.seeds import HELD_BACK_SEEDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +57,7 @@ def main(argv=None):
     for image, flags in ((inputs / "object.png", ["--no-matte"]),
                          (ROOT / "assets" / "coffee.png", ["--frame-ratio", "0.75"])):
         code = simple_video_sample.main(["--image", str(image), "--output", str(out), "--overwrite",
-                                         "--elevation", str(ELEVATION), *flags])
+                                         "--elevation", str(ELEVATION), *flags, *loudness(args)])
         if code:
             return code
 
@@ -66,7 +66,7 @@ def main(argv=None):
     settings = OrbitSettings(size=384, elevation=(ELEVATION, ELEVATION))
     render_folders(procedural_items([SEED]), out / "rendered", settings)
     code = views_to_mesh.main([str(out / "rendered" / f"{SEED:07d}"), "--config", "fast",
-                               "--output", str(out / "mesh")])
+                               "--output", str(out / "mesh"), *loudness(args)])
     if code:
         return code
     print(f"\n{time.time() - started:.0f} s. Look at\n"

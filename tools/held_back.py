@@ -30,8 +30,11 @@ from sgm.common.cli import (
     float_range,
     int_range,
     loading,
+    loudness,
 )
 from sgm.common.errors import InputError
+from sgm.common.locks import locked
+from sgm.common.progress import each
 from sgm.common.records import described, differing
 from sgm.config.model import MAX_NUMBER, MAX_STEPS
 from sgm.config.yaml_reader import ConfigError
@@ -117,9 +120,14 @@ def main(argv=None):
     """Render, generate and measure as the flags say; return the exit code."""
     args = parse(argv)
     check_folder(args.output, "--output")
+    with locked(args.output, "--output"):
+        return make(args)
+
+
+def make(args):
+    """Render, generate and measure; return the exit code."""
     with loading():
         import evaluate
-        from tqdm import tqdm
 
         from sgm import ops
         from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
@@ -150,7 +158,8 @@ def main(argv=None):
         raise InputError(f"{truth}: {len(failed)} objects failed, see {truth / 'failed.txt'}")
 
     # the generated ones, conditioned on true and on wrong poses
-    for folder in tqdm(sorted(p for p in truth.iterdir() if p.is_dir()), unit="object"):
+    folders = sorted(path for path in truth.iterdir() if path.is_dir())
+    for folder in each(folders, "", "object", quiet=args.quiet):
         cameras = read_orbit(folder)
         source = np.asarray(load_image(folder / f"{len(cameras) - 1:03d}.png"))
         for name, poses in POSES.items():
@@ -165,7 +174,7 @@ def main(argv=None):
     prediction, *wrong = (str(args.output / name) for name in POSES)
     return evaluate.main(["views", prediction, str(truth), "--wrong-poses", *wrong,
                           "--csv", str(args.output / "views.csv"),
-                          "--sheet", str(args.output / "sheet.png")])
+                          "--sheet", str(args.output / "sheet.png"), *loudness(args)])
 
 
 def run(argv=None):

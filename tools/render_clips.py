@@ -17,6 +17,7 @@ from pathlib import Path
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
 from sgm.common.cli import Arguments, check_folder, exit_code, int_range, progress_bar
+from sgm.common.locks import locked
 from sgm.render.seeds import TRAIN_SEEDS
 
 
@@ -39,7 +40,7 @@ def main(argv=None):
     check_folder(args.out, "--out")
     from sgm.render.video_clips import render_video_clips
     seeds = range(args.first_seed, args.first_seed + args.count)
-    with progress_bar("clip") as progress:
+    with locked(args.out, "--out"), progress_bar("clip", args.quiet) as progress:
         render_video_clips(seeds, args.out, args.size, args.frames, workers=args.workers,
                            progress=progress)
     print(f"{args.out}: {len(seeds)} clips")

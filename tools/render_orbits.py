@@ -25,8 +25,17 @@ from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
-from sgm.common.cli import MAX_SEED, Arguments, exit_code, float_range, int_range, progress_bar
+from sgm.common.cli import (
+    MAX_SEED,
+    Arguments,
+    check_folder,
+    exit_code,
+    float_range,
+    int_range,
+    progress_bar,
+)
 from sgm.common.errors import InputError
+from sgm.common.locks import locked
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -92,6 +101,7 @@ def main(argv=None) -> int:
         render_folders,
         render_packed,
     )
+    check_folder(args.out, "--out")
     common = ("size", "frames", "orbit", "elevation", "lighting", "supersample", "seed")
     settings = OrbitSettings(args.command, **{name: getattr(args, name) for name in common},
                              up=getattr(args, "up", None), fit=getattr(args, "fit", None))
@@ -101,7 +111,7 @@ def main(argv=None) -> int:
     else:
         seeds = range(args.first_seed, args.first_seed + args.count)
         items = procedural_items(seeds)
-    with progress_bar("object") as progress:
+    with locked(args.out, "--out"), progress_bar("object", args.quiet) as progress:
         if args.command == "procedural" and args.pack:
             failed = {}
             rendered = render_packed(seeds, args.out, settings, progress=progress, **how)

@@ -17,7 +17,6 @@ Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then made of 
 its report.json).
 """
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -77,14 +76,12 @@ def parse(argv):
         " world, where ours have z up)")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
-    add("--quiet", action="store_true", help="no progress bars")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     """Run the command. Return its exit code."""
     args = parse(argv)
-    logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
     overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]
     spec = load_mesh_spec(args.config, overrides)
     output = args.output or mesh_folder(args.views)

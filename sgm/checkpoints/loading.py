@@ -77,7 +77,7 @@ def load_weights(cell, checkpoint, dtype=None, prefix=""):
         parameter.assign_value(_tensor(checkpoint, key, wanted, report))
         report.loaded += 1
         report.nbytes += parameter.nbytes
-    log.info("%s", report)
+    log.debug("%s", report)
     return report
 
 

@@ -124,16 +124,18 @@ def generate(engine, image, orbit=None, seed=23, steps=None, sampler=None, guida
     return generate_views(engine, image, orbit, options, on_step=on_step, on_stage=on_stage)
 
 
-def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_stage=None):
+def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_stage=None,
+                   on_begin=None):
     """Return the `Views` of an image.
 
     image: (H, W, 4) uint8 of the model's size from `sgm.views.preprocessing.prepare`, or a PIL
     image, which is turned upright by its EXIF data and goes through it first. orbit: an `Orbit`
     with the number of views to make (default static, elevation 10); svd uses none. options:
     `SampleOptions`. on_step(i, steps, estimate) with estimate() -> frames of the current estimate;
-    on_stage(name, seconds, peak_gb). Raises PipelineError for an argument out of bounds, for too
-    little memory and when a stage's result is not finite, and CheckpointError when that is because
-    its weights are not.
+    on_begin(name) and on_stage(name, seconds, peak_gb) before and after the stages "condition",
+    "sample" and "decode". Raises PipelineError for an argument out of bounds, for too little memory
+    and when a stage's result is not finite, and CheckpointError when that is because its weights
+    are not.
     """
     # 1. inputs
     spec = engine.spec
@@ -155,7 +157,7 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
     if spec.is_orbit:
         angles = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad}
         scalars = angles if spec.is_posed else {}
-    stages = StageTimer(on_stage)
+    stages = StageTimer(on_stage, on_begin)
 
     # 2. noise: from a stream that numpy never changes; the image's first, as in the original
     rng = np.random.RandomState(options.seed)

@@ -15,6 +15,7 @@ from sgm.ops.tokens import (
     in_turn,
     linear,
     matmul,
+    matmul_t,
     permute_rows,
 )
 
@@ -26,14 +27,15 @@ ASCEND_CONV_WIDTH, ASCEND_CONV_HEIGHT = 4096, 100000
 
 
 @cache
-def _patch_rows(frames, height, width, stride, upsample):
-    """Return the input rows of the 3x3 patch of each output pixel.
+def _patch_rows(frames, height, width, stride, upsample, before):
+    """Return the input rows of the 3x3 patch of each output pixel, which begins `before` it.
 
     Row `frames * height * width` is the appended zero row.
     """
     factor = 2 if upsample else 1
-    y = np.arange(0, height * factor, stride)[:, None] + np.arange(-1, 2)
-    x = np.arange(0, width * factor, stride)[:, None] + np.arange(-1, 2)
+    cut = 1 - before        # a patch reaches at most one row and column beyond the map
+    y = np.arange(0, height * factor - cut, stride)[:, None] + np.arange(3) - before
+    x = np.arange(0, width * factor - cut, stride)[:, None] + np.arange(3) - before
     outside = (((y < 0) | (y >= height * factor))[:, None, :, None]
                | ((x < 0) | (x >= width * factor))[None, :, None, :])
     inside = (y // factor)[:, None, :, None] * width + (x // factor)[None, :, None, :]
@@ -42,18 +44,18 @@ def _patch_rows(frames, height, width, stride, upsample):
 
 
 @constexpr
-def _patch_index(frames, height, width, stride, upsample):
-    return Tensor(_patch_rows(frames, height, width, stride, upsample))
+def _patch_index(frames, height, width, stride, upsample, before):
+    return Tensor(_patch_rows(frames, height, width, stride, upsample, before))
 
 
-def _im2col(x, frames, height, width, stride=1, upsample=False):
+def _im2col(x, frames, height, width, stride=1, upsample=False, before=1):
     """Return the 3x3 patches of tokens (frames * height * width, C): (rows out, 9 * C).
 
-    Taps come before channels.
+    Taps come before channels. before: 1, or 0 for maps padded below and on the right only.
     """
     channels = x.shape[1]
     padded = ops.concat((x, ops.zeros((1, channels), x.dtype)), 0)
-    index = _patch_index(frames, height, width, stride, upsample)
+    index = _patch_index(frames, height, width, stride, upsample, before)
     return ops.gather(padded, index, 0).reshape(-1, 9 * channels)
 
 
@@ -167,6 +169,14 @@ def conv2d(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
         y = y.reshape(count, wide, height, width)
     elif not on_ascend() and kernel == (3, 3) and stride == 1 and pad == (1, 1, 1, 1):
         y = _conv3x3_nchw(x, weight)
+    elif (not on_ascend() and (kernel, stride, pad) == ((3, 3), 2, (0, 1, 0, 1))
+          and count * (height // 2) * (width // 2) * 9 * channels * 4 <= IM2COL_BYTES):
+        # A product rounds alike on any number of cores; the CPU's strided convolution does not.
+        columns = _im2col(x.transpose(0, 2, 3, 1).reshape(-1, channels), count, height, width,
+                          stride, before=0)
+        weight = weight.reshape(wide, channels, 9).transpose(0, 2, 1).reshape(wide, 9 * channels)
+        y = matmul_t(columns, weight).reshape(count, height // 2, width // 2, wide)
+        y = y.transpose(0, 3, 1, 2)
     else:
         y = P.Conv2D(wide, kernel, pad_mode="pad", pad=pad, stride=stride)(x, weight)
     return y if bias is None else bias_add_nchw(y, bias)

@@ -10,15 +10,17 @@ from sgm import ops
 class StageTimer:
     """Measures blocks: `with stages("sample"):`; `log` holds {name: {"seconds", "peak_gb"}}.
 
-    listener(name, seconds, peak_gb) is called at the end of each.
+    listener(name, seconds, peak_gb) is called at the end of each, begins(name) before it.
     """
 
-    def __init__(self, listener=None):
-        self.log, self.listener = {}, listener
+    def __init__(self, listener=None, begins=None):
+        self.log, self.listener, self.begins = {}, listener, begins
 
     @contextmanager
     def __call__(self, name):
         """Context manager: measure the block as the stage `name`."""
+        if self.begins:
+            self.begins(name)
         _reset_peak()
         start = time.perf_counter()
         yield

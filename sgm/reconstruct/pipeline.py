@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from sgm import ops
 from sgm.common.cli import until_stopped
 from sgm.common.errors import argument
 from sgm.common.files import atomic
+from sgm.common.locks import locked
+from sgm.common.progress import Bar
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.geometry import mesh_writer, topology
 from sgm.ops.profiling import StageTimer
@@ -72,6 +73,11 @@ class Reconstruction:
         self.report, self.interrupted = {}, False
 
     def run(self):
+        """Run the stages, as `_run` says, alone in the output folder. Raises LockedError."""
+        with locked(self.output, "--output"):
+            return self._run()
+
+    def _run(self):
         """Run the stages. Return the TexturedMesh in the views' own world.
 
         Without the texture stage that is None. `report` then holds what report.json does. Ctrl-C
@@ -96,7 +102,7 @@ class Reconstruction:
             origin = {"views": digest.hexdigest()[:16], "seed": self.spec.seed}
         self.work.folder.mkdir(parents=True, exist_ok=True)
         with self.timer("hull"):
-            hull = steps.carve(views, self.spec)
+            hull = steps.carve(views, self.spec, self.source)
             self.report["hull"] = {
                 "base": hull.base,
                 "outvoted": hull.allowed_outliers,
@@ -202,16 +208,17 @@ class Reconstruction:
         def save(arrays):
             save_state(self.work.file(trainer.name), arrays)
 
-        with tqdm(
-            total=trainer.total,
+        with Bar(
+            trainer.total,
+            trainer.name,
             initial=trainer.done,
-            desc=trainer.name,
-            disable=not self.progress,
-            unit="step",
+            waiting="compiling the first step" * (trainer.done < trainer.total),
+            leave=True,
+            quiet=not self.progress,
         ) as bar:
 
             def show(psnr):
-                bar.set_postfix(psnr=f"{psnr:.2f} dB", refresh=False)
+                bar.say(f"psnr {psnr:.2f} dB")
                 bar.update()
 
             self.interrupted |= not optimize(trainer, save=save, preview=preview, progress=show)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from sgm.common.errors import InputError
 from sgm.common.files import check_file
+from sgm.common.progress import each
 from sgm.views.images import ImageError, load_image, read_image
 from sgm.views.matting import alpha_from_white, matte
 from sgm.views.transforms import read_transforms
@@ -154,7 +154,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     scale = min(1.0, side / max(posed.width, posed.height))
     size = max(1, round(posed.width * scale)), max(1, round(posed.height * scale))
     pictures, how = [], {}
-    for k in tqdm(chosen, "views", disable=not progress, leave=False):
+    for k in each(chosen, "views", "view", quiet=not progress):
         file = posed.files[k]
         picture, said = _picture(file, posed.masks[k], method)
         how[said] = how.get(said, 0) + 1

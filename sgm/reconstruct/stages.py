@@ -4,6 +4,7 @@ views, hull, field, distance, surface, mesh: the field is trained by `NerfTraine
 refined by `Refiner`, both run by `optimization.optimize`. `pipeline.Reconstruction` puts the stages
 in sequence and keeps their results.
 """
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from sgm.reconstruct.hull import flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.nerf import depth_fusion
 from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError, read_views
 from sgm.reconstruct.texture import baking
+
+log = logging.getLogger("sgm")
 
 
 class Hull(NamedTuple):
@@ -53,20 +56,47 @@ def read(source, spec, azimuth_sign=1, progress=False):
     return views.subset(kept), views.subset(np.setdiff1d(np.arange(len(views)), kept))
 
 
-def carve(views, spec):
-    """Return the Hull of views."""
+def carve(views, spec, source="the views"):
+    """Return the Hull of views.
+
+    source: what errors call them. Raises ShapeError if the object is too thin for the grid; warns
+    if a part of it is.
+    """
     allowed_outliers = scene_box.allowed_outliers(views)
     closed = visual_hull.closed(
         visual_hull.hull_sdf(views, spec.hull.resolution, HALF, allowed_outliers), HALF
     )
     base = flat_base.base_height(closed, HALF, views) if spec.hull.base else None
-    return Hull(
+    hull = Hull(
         closed if base is None else flat_base.cut_below(closed, HALF, base),
         visual_hull.hull_sdf(views, spec.depth.resolution, HALF, allowed_outliers),
         base,
         allowed_outliers,
         scene_box.coverage(closed, views.resized(144)),
     )
+    _check_thickness(hull, views, spec.depth, source)
+    return hull
+
+
+def _check_thickness(hull, views, settings, source):
+    """Raise ShapeError if the coarser grid of the mesh loses the object, warn if it loses some."""
+    alone = _hull_alone(hull, settings)
+    kept = 0.0
+    if (alone < 0).any():
+        kept = scene_box.coverage(sdf_grid.one_piece(alone), views.resized(scene_box.LOW))
+    if kept < scene_box.HOPELESS:
+        finer = "try --set depth.resolution=128, or " * (settings.resolution < 128)
+        raise scene_box.too_thin(source, kept, finer)
+    if kept < min(scene_box.POOR, hull.coverage) - scene_box.ADVANTAGE:
+        log.warning("%s: %.0f%% of the object are thinner than a cell of depth.resolution=%d and"
+                    " will be lost; a higher one (at most 128) keeps more", source,
+                    100 * (1 - kept), settings.resolution)
+
+
+def _hull_alone(hull, settings):
+    """Return the signed distance of the hull on the grid of the mesh, without any depth."""
+    outside = hull.open if hull.base is None else flat_base.cut_below(hull.open, HALF, hull.base)
+    return visual_hull.closed(sdf_grid.blurred(outside, settings.smooth), HALF)
 
 
 def distance(trainer, hull, spec, progress=False):
@@ -77,9 +107,7 @@ def distance(trainer, hull, spec, progress=False):
     """
     if trainer is not None and trainer.done:
         return depth_fusion.surface(trainer, hull.open, hull.base, spec.depth, progress)
-    outside = hull.open if hull.base is None else flat_base.cut_below(hull.open, HALF, hull.base)
-    outside = sdf_grid.blurred(outside, spec.depth.smooth)
-    return sdf_grid.one_piece(visual_hull.closed(outside, HALF)), {
+    return sdf_grid.one_piece(_hull_alone(hull, spec.depth)), {
         "fusion": "hull",
         "candidates": {},
     }

@@ -191,8 +191,9 @@ def in_processes(task: Callable, items: list, workers: int) -> Iterator:
 
 
 def _start_worker():
-    """Leave Ctrl-C to the parent, let SIGTERM end the worker silently and with its parent."""
+    """Leave Ctrl-C and a closed terminal to the parent; SIGTERM ends the worker without a word."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # An orphan would wait without end, or finish its object while the next run renders the same
     # one. Linux's PR_SET_PDEATHSIG

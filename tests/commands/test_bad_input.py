@@ -74,10 +74,11 @@ def test_the_limit_of_pixels_is_in_the_help(capsys):
     assert "at most 64 megapixels" in " ".join(capsys.readouterr().out.split())
 
 
-def test_two_images_of_one_name_become_two_folders(tmp_path, quick):
+def test_two_images_of_one_name_become_two_folders(tmp_path, quick, capsys):
     for name in ("cup.png", "cup.jpg", "mug.png"):
         object_on_white().save(tmp_path / name)
     assert simple_video_sample.run([str(word) for word in sample(tmp_path, tmp_path / "out")]) == 0
+    assert "2 of 3: cup.png, seed 23: " in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cup.jpg_23", "cup.png_23", "mug_23"]
 
 

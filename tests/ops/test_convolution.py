@@ -54,6 +54,18 @@ def test_conv2d(kernel, stride, pad, target, same):
     same(ours, exact, [draw(0, 2, 3, 4, 6), draw(1, 5, 3, kernel, kernel), draw(2, 5)])
 
 
+@pytest.mark.parametrize("height, width", [(4, 6), (5, 7)])
+def test_small_strided_maps_are_a_product(height, width, monkeypatch):
+    """The CPU's strided convolution rounds otherwise on one core than on two: the small model's views then differed."""
+    x, weight = (Tensor(draw(k, *shape)) for k, shape in enumerate([(2, 3, height, width), (5, 3, 3, 3)]))
+    stock = P.Conv2D(5, 3, pad_mode="pad", pad=(0, 1, 0, 1), stride=2)(x, weight).asnumpy()
+    with monkeypatch.context() as patch:
+        patch.setattr(convolution.P, "Conv2D", None)
+        np.testing.assert_allclose(ops.conv2d(x, weight, None, 2, (0, 1, 0, 1)).asnumpy(), stock, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(convolution, "IM2COL_BYTES", 0)         # large ones stay: their patches would fill the memory
+    assert np.array_equal(ops.conv2d(x, weight, None, 2, (0, 1, 0, 1)).asnumpy(), stock)
+
+
 def test_gradient_of_the_fast_convolution_is_the_stock_one(relative_error):
     """At a size where rounding shows, and without a bias."""
     x, weight, cotangent = draw(0, 2, 32, 20, 28), draw(1, 48, 32, 3, 3), draw(2, 2, 48, 20, 28)

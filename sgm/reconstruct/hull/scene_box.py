@@ -5,6 +5,7 @@ Returns the views in the normalized box. Numpy and numba only.
 import logging
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from sgm.common.errors import argument
@@ -24,6 +25,9 @@ PERMUTATIONS, ALIGNED_PERMUTATIONS = 6, 3
 MIN_GAIN = 0.25
 # Above this coverage by permuted poses all sides of an object look alike: no order can be seen.
 MAX_CHANCE_COVERAGE = 0.8
+# Masks widened by this many of LOW pixels show whether only an object's thinness, less than a cell
+# of the grid, hides it from its hull.
+WIDER = 2
 # With fewer views a permutation is too often a turn or a mirror image of the true poses.
 MIN_VIEWS_FOR_TEST = 6
 log = logging.getLogger("sgm")
@@ -36,7 +40,7 @@ def framed(views, source="the views"):
     do). Otherwise the bounding box of their hull becomes |x| <= 0.5 along its longest side. Where
     turning the cameras a little makes them agree, they are turned, with a warning. `source` is what
     errors call the views. Raises ShapeError for cameras that look at no common point, or all from
-    one side, and for poses that contradict the silhouettes.
+    one side, for poses that contradict the silhouettes, and for objects too thin for the grid.
     """
     small = views.resized(LOW)
     _check_cameras(small, source)
@@ -52,6 +56,8 @@ def framed(views, source="the views"):
     if base is not None:
         sdf = flat_base.cut_below(sdf, HALF, base)
     inside = np.argwhere(sdf < 0)
+    if not len(inside):
+        raise too_thin(source, 0)
     axis = sdf_grid.vertices(LOW, HALF)
     low, high = (axis[corner] * radius / HALF + center for corner in (inside.min(0), inside.max(0)))
     if np.abs([low, high]).max() <= HALF and (high - low).max() >= FILLED * 2 * HALF:
@@ -78,6 +84,18 @@ def coverage(sdf, views):
     seen, _ = sdf_grid.silhouettes(sdf, HALF, views)
     masks = views.mask > 0.5
     return float(np.mean([(s & m).sum() / max(m.sum(), 1) for s, m in zip(seen, masks)]))
+
+
+def too_thin(source, kept, remedy=""):
+    """Return the ShapeError for an object of which a hull of so coarse cells keeps too little.
+
+    kept: share of the masks that it keeps.
+    """
+    return ShapeError(
+        f"{source}: the object is too thin: its hull keeps {kept:.0%} of the masks, because wires"
+        " and plates of less than a cell of the grid (1 to 3 % of the object's length) are lost;"
+        f" expected a thicker object; {remedy}give views of a part of it from nearer"
+    )
 
 
 def mirrored(views, center):
@@ -122,7 +140,7 @@ def _sphere(views, source):
     It is found from the masks' middles and extents.
     """
     directions, spreads = [], []
-    for k, mask in enumerate(views.mask > 0.5):
+    for k, mask in enumerate(_drawn(views.mask)):
         rows, columns = np.nonzero(mask)
         middle = (
             np.array([(rows.min() + rows.max()) / 2]),
@@ -166,6 +184,23 @@ def _hull_coverage(views, count=0):
     return coverage(visual_hull.closed(visual_hull.hull_sdf(views, LOW, HALF, count), HALF), views)
 
 
+def _drawn(masks):
+    """Return where masks show something, bool: above a half, or of their most if that is less.
+
+    A wire thinner than a pixel of the reduced picture is a half nowhere.
+    """
+    return masks > np.minimum(0.5, masks.max((1, 2), keepdims=True) / 2)
+
+
+def _is_thin(views):
+    """Return whether the hull of widened masks covers views whose own hull does not."""
+    drawn = _drawn(views.mask)
+    size = np.ones((2 * WIDER + 1,) * 2, np.uint8)
+    wide = np.stack([cv2.dilate((mask > 0).astype(np.uint8), size) for mask in views.mask])
+    hull = visual_hull.hull_sdf(replace(views, mask=wide.astype(np.float32)), LOW, HALF)
+    return coverage(visual_hull.closed(hull, HALF), replace(views, mask=drawn)) >= POOR
+
+
 def _permutation_test(views, given, turned):
     """Test whether the given poses fit the silhouettes better than shuffled ones.
 
@@ -191,11 +226,14 @@ def _permutation_test(views, given, turned):
 def _agreeing(rough, source):
     """Return small views in the box, with cameras turned if poses and pictures then agree better.
 
-    Raises ShapeError if they do not agree, or do with the azimuths counted the other way.
+    Raises ShapeError if they do not agree, do with the azimuths counted the other way, or if the
+    object is too thin to tell.
     """
     covered = _hull_coverage(rough)
     if covered >= BEYOND_DOUBT:
         return rough
+    if covered < HOPELESS and _is_thin(rough):
+        raise too_thin(source, covered)
     # Would the other sign of the azimuth, or cameras turned a little, explain the pictures better?
     axis = _nearest_point(rough.c2w[:, :3, 3], -rough.c2w[:, :3, 2])
     other = mirrored(rough, axis)

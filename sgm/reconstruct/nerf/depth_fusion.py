@@ -9,8 +9,8 @@ import logging
 
 import numpy as np
 from numba import njit
-from tqdm import tqdm
 
+from sgm.common.progress import each
 from sgm.reconstruct.hull import cavity, flat_base, sdf_grid, visual_hull
 from sgm.reconstruct.hull.sdf_grid import blurred, one_piece
 from sgm.reconstruct.nerf import volume_rendering
@@ -35,7 +35,7 @@ def depth_maps(trainer, side, samples, progress=False):
     views = trainer.views.resized(side)
     rows, columns = np.divmod(np.arange(views.h * views.w), views.w)
     maps = np.full((len(views), views.h * views.w), np.inf, np.float32)
-    for k in tqdm(range(len(views)), "depth", disable=not progress, leave=False):
+    for k in each(range(len(views)), "depth", "view", quiet=not progress):
         chosen = np.flatnonzero(views.mask[k].reshape(-1) > 0.5)
         rays = views.rays(np.full(len(chosen), k), rows[chosen], columns[chosen])
         sigma, _, t, delta, _, _ = trainer.march(*rays, samples)
@@ -170,7 +170,7 @@ def surface(trainer, sdf, base, settings, progress=False):
         if settings.fusion in ("auto", "deep"):
             candidates["deep"] = deep_only(outside, fused, settings.deep)
     small, found = trainer.views.resized(SCORED), {}
-    for name, candidate in tqdm(candidates.items(), "fusion", disable=not progress, leave=False):
+    for name, candidate in each(candidates.items(), "fusion", "candidate", quiet=not progress):
         candidate = visual_hull.closed(blurred(candidate, settings.smooth), HALF)
         candidates[name] = candidate = one_piece(candidate)
         iou, error = score(candidate, trainer.field, small, offset)

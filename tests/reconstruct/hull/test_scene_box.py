@@ -1,9 +1,13 @@
 """Framing of an object; cameras that are refused or corrected."""
+import re
+
 import cv2
 import numpy as np
 import pytest
 from support.shapes import ball, cylinder, oval, views_of
 
+from sgm.config.reconstruction import load_mesh_spec
+from sgm.reconstruct import stages
 from sgm.reconstruct.hull import scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.posed_views import HALF, PosedViews, ShapeError
 from sgm.views.cameras import Orbit
@@ -30,6 +34,43 @@ def test_mirrored_poses_are_refused_with_the_remedy():
         scene_box.framed(wrong, "there")
     back = scene_box.mirrored(wrong, np.zeros(3))
     np.testing.assert_allclose(back.c2w, views.c2w, atol=1e-12)
+
+
+def wires(width, side=96):
+    """Views of three bars that cross, `width` pixels thick in a picture of `side`."""
+    orbit, focal, fine = Orbit.static(20, 8), 1.65 * side, 8
+    ends = np.float64([[-0.4, 0, 0], [0.4, 0, 0], [0, 0, -0.4], [0, 0, 0.4], [0, -0.3, 0], [0, 0.3, 0]])
+    masks = []
+    for pose in orbit.poses(2.0):
+        x, y, z = ((ends - pose[:3, 3]) @ pose[:3, :3]).T
+        places = (fine * (side / 2 + focal * np.stack([-x / z, y / z], 1))).round().astype(int)
+        drawn = np.zeros((fine * side, fine * side), np.uint8)
+        for begin, end in places.reshape(3, 2, 2):
+            cv2.line(drawn, begin, end, 255, round(width * fine))
+        masks.append(cv2.resize(drawn, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255)
+    masks = np.stack(masks)
+    return PosedViews(np.repeat(masks[..., None], 3, -1), masks, orbit.poses(2.0), focal, focal, side / 2, side / 2)
+
+
+@pytest.mark.parametrize("width, side", [(1, 96), (1, 384)])
+def test_wires_of_a_pixel_are_said_to_be_too_thin(width, side):
+    """Not "empty", nor that the poses are wrong; nor where the reduced masks reach a half nowhere."""
+    views = wires(width, side)
+    assert side == 96 or views.resized(scene_box.LOW).mask.max() < 0.5
+    with pytest.raises(ShapeError, match=r"there: the object is too thin: its hull keeps [0-9]% of the masks"):
+        scene_box.framed(views, "there")
+
+
+def test_wires_that_the_grid_of_the_mesh_loses(caplog):
+    """Said before any training: refused with the remedy, or warned of where some of it stays."""
+    with pytest.raises(ShapeError, match="here: the object is too thin: .* try --set depth.resolution=128, or give"):
+        stages.carve(wires(2), load_mesh_spec("fast"), "here")
+    with caplog.at_level("WARNING", "sgm"):
+        stages.carve(wires(3), load_mesh_spec("fast"), "here")
+    assert re.search("here: [0-9]+% of the object are thinner than a cell of depth.resolution=64 and will", caplog.text)
+    caplog.clear()
+    stages.carve(wires(8), load_mesh_spec("fast"), "here")
+    assert not caplog.text
 
 
 def test_cameras_that_cannot_be_used_are_one_line():

@@ -66,8 +66,8 @@ def ours(case, weights):
     parameters = list(engine.model.parameters_dict().values())
     loss = DiffusionLoss(engine.model, model.frames)
     training = TrainStep(loss, parameters, BETAS, EPS, DECAY, CLIP)
-    accumulate, norm_of, update = map(ops.compiled,
-                                      (training.accumulate, training.norm, training.update))
+    parts = training.accumulate, training.all_reduce_norm, training.update
+    accumulate, norm_of, update = map(ops.compiled, parts)
     scalars = dict(zip(model.spec.vector_widths, given["scalars"][0]))
     vector = engine.conditioner.vector(scalars, model.frames).asnumpy()
     arrays = (given["x0"], given["noise"], np.full(model.frames, SIGMA, np.float32),

@@ -61,6 +61,12 @@ class ResnetBlock(nn.Cell):
         return self.residual(x)
 
 
+def _project(tokens, weight, bias):
+    """Apply a 1 x 1 convolution to tokens (rows, C)."""
+    width = weight.shape[0]
+    return ops.linear(tokens, weight.reshape(width, width), bias)
+
+
 class AttentionBlock(nn.Cell):
     """Single-head self-attention over the pixels of a map."""
 
@@ -72,21 +78,20 @@ class AttentionBlock(nn.Cell):
         self.v = Conv(width, width, 1, 1)
         self.proj_out = Conv(width, width, 1, 1)
 
-    def project(self, layer, tokens):
-        """Apply a 1 x 1 convolution to tokens (rows, C)."""
-        width = layer.weight.shape[0]
-        return ops.linear(tokens, layer.weight.reshape(width, width), layer.bias)
-
     def construct(self, x):
         """Attend within each map of (N, C, h, w)."""
         count, width, rows, columns = x.shape
         pixels = rows * columns
         tokens = self.norm(x).reshape(count, width, pixels).transpose(0, 2, 1)
         tokens = tokens.reshape(count * pixels, width)
-        q = self.project(self.q, tokens).reshape(count, 1, pixels, width)
-        k = self.project(self.k, tokens).reshape(count, 1, pixels, width)
-        v = self.project(self.v, tokens).reshape(count, 1, pixels, width)
-        h = self.project(self.proj_out, ops.attention(q, k, v).reshape(count * pixels, width))
+        # Not layer by layer in a method: MindSpore 2.7 cannot compile a gradient of weights of a
+        # Cell that is an argument.
+        heads = count, 1, pixels, width
+        q = _project(tokens, self.q.weight, self.q.bias).reshape(heads)
+        k = _project(tokens, self.k.weight, self.k.bias).reshape(heads)
+        v = _project(tokens, self.v.weight, self.v.bias).reshape(heads)
+        attended = ops.attention(q, k, v).reshape(count * pixels, width)
+        h = _project(attended, self.proj_out.weight, self.proj_out.bias)
         return x + h.reshape(count, pixels, width).transpose(0, 2, 1).reshape(x.shape)
 
 

@@ -74,7 +74,7 @@ class Reconstruction:
 
     def run(self):
         """Run the stages, as `_run` says, alone in the output folder. Raises LockedError."""
-        with locked(self.output, "--output"):
+        with locked(self.output, argument("output")):
             return self._run()
 
     def _run(self):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sgm.common.errors import argument
 from sgm.geometry import cleaning
 from sgm.reconstruct.dmtet import pixel_batches, tet_grid
 from sgm.reconstruct.hull import flat_base, scene_box, sdf_grid, visual_hull
@@ -85,7 +86,9 @@ def _check_thickness(hull, views, settings, source):
     if (alone < 0).any():
         kept = scene_box.coverage(sdf_grid.one_piece(alone), views.resized(scene_box.LOW))
     if kept < scene_box.HOPELESS:
-        finer = "try --set depth.resolution=128, or " * (settings.resolution < 128)
+        finer = ""
+        if settings.resolution < 128:
+            finer = f"try {argument('overrides', '--set')} depth.resolution=128, or "
         raise scene_box.too_thin(source, kept, finer)
     if kept < min(scene_box.POOR, hull.coverage) - scene_box.ADVANTAGE:
         log.warning("%s: %.0f%% of the object are thinner than a cell of depth.resolution=%d and"

@@ -108,7 +108,7 @@ def test_training_and_sampling_refuse_a_busy_output(busy, tmp_path, training, ph
 def test_a_mesh_refuses_a_busy_output(busy, tmp_path):
     from sgm.config.reconstruction import load_mesh_spec
     from sgm.reconstruct.pipeline import Reconstruction
-    with pytest.raises(LockedError, match="--output .*another process"):
+    with pytest.raises(LockedError, match="output .*another process"):
         Reconstruction(tmp_path, load_mesh_spec("fast"), tmp_path / "mesh").run()
 
 

@@ -30,7 +30,7 @@ def test_objects_are_framed_and_placed_back(scale, center):
 def test_mirrored_poses_are_refused_with_the_remedy():
     views = views_of(cylinder, Orbit.static(15))
     wrong = scene_box.mirrored(views, np.zeros(3))
-    with pytest.raises(ShapeError, match="azimuth-sign"):
+    with pytest.raises(ShapeError, match="azimuth_sign"):
         scene_box.framed(wrong, "there")
     back = scene_box.mirrored(wrong, np.zeros(3))
     np.testing.assert_allclose(back.c2w, views.c2w, atol=1e-12)
@@ -63,7 +63,7 @@ def test_wires_of_a_pixel_are_said_to_be_too_thin(width, side):
 
 def test_wires_that_the_grid_of_the_mesh_loses(caplog):
     """Said before any training: refused with the remedy, or warned of where some of it stays."""
-    with pytest.raises(ShapeError, match="here: the object is too thin: .* try --set depth.resolution=128, or give"):
+    with pytest.raises(ShapeError, match="here: the object is too thin: .* try overrides depth.resolution=128, or give"):
         stages.carve(wires(2), load_mesh_spec("fast"), "here")
     with caplog.at_level("WARNING", "sgm"):
         stages.carve(wires(3), load_mesh_spec("fast"), "here")

@@ -285,9 +285,7 @@ def seen_from(prediction: Path, up: str, folder: Path) -> dict[str, float]:
     """
     true = posed_views.read_views(folder)
     true = true.subset(np.arange(len(true) - 1))
-    renders = report.render_like(load_mesh(prediction, up), true)
-    return metrics.mean_metrics(
-        [metrics.compare(*pair) for pair in zip(renders, report.pictures(true))])
+    return report.view_metrics(load_mesh(prediction, up), true)
 
 
 def mesh_table(m: dict) -> str:

@@ -74,6 +74,11 @@ def parse(argv):
     add("--obj-up", choices=("y", "z"),
         help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
         " world, where ours have z up)")
+    add("--up", default="auto", choices=("auto", "y", "z"),
+        help="the axis of the views' world that is up; auto: by the cameras (default auto)")
+    add("--original-world", action="store_true",
+        help="write mesh.obj and mesh.ply in the world that the poses were in before nerfstudio's"
+        " applied_transform")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     return parser.parse_args(argv)
@@ -97,7 +102,7 @@ def main(argv=None):
     ops.set_device(args.device, args.device_id)
     run = Reconstruction(
         args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet,
-        args.obj_up,
+        args.obj_up, args.up, args.original_world,
     )
     run.run()
     report = run.report
@@ -108,6 +113,8 @@ def main(argv=None):
         f"{output}: {mesh['faces']} faces, {'' if mesh['watertight'] else 'not '}watertight;"
         f" {seconds:.0f} s, at most {peak:.1f} GB"
     )
+    if "applied_transform" in report["views"]["world"]:
+        print(f"mesh.obj, mesh.ply: in {report['views']['world']}")
     for name, found in report.get("metrics", {}).items():
         print(f"{name.replace('_', ' ')} views: {found['psnr_fg']:.2f} dB on the object, silhouette"
               f" IoU {found['iou']:.3f}")

@@ -82,6 +82,9 @@ def png(texture: np.ndarray) -> bytes:
 
 def _glb(mesh, path):
     vertices, normals, uv, faces = mesh.split()
+    if not np.array_equal(mesh.upright, np.eye(3)):
+        vertices, normals = vertices @ mesh.upright.T, normals @ mesh.upright.T
+        faces = faces if np.linalg.det(mesh.upright) > 0 else faces[:, ::-1]
     name = path.stem.encode("utf-8", "backslashreplace").decode()
     uv = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)  # glTF counts v downwards
     binary, views, accessors = bytearray(), [], []
@@ -174,12 +177,14 @@ def _obj(mesh, path, up):
     out.write(f"mtllib {stem}.mtl\no {stem}\n")
     normals = vertex_normals(mesh.vertices, mesh.faces)
     normals[~normals.any(1)] = 0, 0, 1
-    np.savetxt(out, mesh.vertices @ UP[up].T, "v %.9g %.9g %.9g")
+    turn = UP[up] if up is None else UP[up] @ mesh.upright
+    np.savetxt(out, mesh.vertices @ turn.T, "v %.9g %.9g %.9g")
     np.savetxt(out, mesh.uv, "vt %.7g %.7g")
-    np.savetxt(out, normals @ UP[up].T, "vn %.4f %.4f %.4f")
+    np.savetxt(out, normals @ turn.T, "vn %.4f %.4f %.4f")
     out.write("usemtl views\n")
-    corners = np.stack([mesh.faces, mesh.face_uv, mesh.faces], -1).reshape(-1, 9) + 1
-    np.savetxt(out, corners, "f %d/%d/%d %d/%d/%d %d/%d/%d")
+    corners = np.stack([mesh.faces, mesh.face_uv, mesh.faces], -1)
+    corners = corners if np.linalg.det(turn) > 0 else corners[:, ::-1]
+    np.savetxt(out, corners.reshape(-1, 9) + 1, "f %d/%d/%d %d/%d/%d %d/%d/%d")
     material = (f"{MATERIAL.decode()}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\n"
                 f"map_Kd {stem}.png\n")
     return [

@@ -1,7 +1,7 @@
 """A mesh with a texture: baking makes it, files hold it, the turntable shows it (numpy only)."""
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from sgm.geometry.topology import vertex_normals
 class TexturedMesh:
     """Triangles and one picture of their surface; a vertex stays one vertex at texture seams.
 
-    vertices (N, 3) float32, z up; faces (M, 3) int32, counter-clockwise seen from outside.
+    vertices (N, 3) float32; faces (M, 3) int32, counter-clockwise seen from outside.
     uv (K, 2) float32 in [0, 1], v up; face_uv (M, 3) int32: the corners' rows of `uv`.
     texture (S, S, 3) uint8, sRGB-coded, row 0 at v = 1; it holds the light of the views.
     coverage: the share of the surface's area whose color was seen in a view; the rest is guessed
-    from the colors around it.
+    from the colors around it. upright (3, 3): the rotation to a world with z up, which GLB needs.
     """
     vertices: np.ndarray
     faces: np.ndarray
@@ -25,12 +25,34 @@ class TexturedMesh:
     face_uv: np.ndarray
     texture: np.ndarray
     coverage: float = 1.0
+    upright: np.ndarray = field(default_factory=lambda: np.eye(3))
 
     def placed(self, scale: float, center) -> TexturedMesh:
         """Return the mesh in the views' own world: vertices / scale + center, float64."""
         return replace(
             self,
             vertices=np.asarray(self.vertices, np.float64) / scale + np.asarray(center, np.float64),
+        )
+
+    def turned_back(self, upright) -> TexturedMesh:
+        """Return the mesh in the world that the rotation `upright` (3, 3) turns to z up."""
+        if np.array_equal(upright, np.eye(3)):
+            return self
+        return replace(self, vertices=self.vertices @ upright, upright=self.upright @ upright)
+
+    def undone(self, applied) -> TexturedMesh:
+        """Return the mesh in the world that `applied` (4, 4), which may scale and mirror, is of.
+        """
+        back = np.linalg.inv(applied)
+        # The nearest rotation, or rotation and mirror image, of what was applied.
+        u, _, v = np.linalg.svd(applied[:3, :3])
+        mirrors = np.linalg.det(back[:3, :3]) < 0
+        return replace(
+            self,
+            vertices=self.vertices @ back[:3, :3].T + back[:3, 3],
+            faces=self.faces[:, ::-1] if mirrors else self.faces,
+            face_uv=self.face_uv[:, ::-1] if mirrors else self.face_uv,
+            upright=self.upright @ u @ v,
         )
 
     def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ was made with; a stage that optimizes something also saves checkpoints on its wa
 """
 import hashlib
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from sgm.views.images import save_png
 
 FORMATS = ("glb", "obj", "ply")
 PICTURES = ("contact.png", "turntable.mp4", "turntable.gif")
+log = logging.getLogger("sgm")
 
 
 class Reconstruction:
@@ -47,12 +49,14 @@ class Reconstruction:
     necessary. stages: which of STAGES to run; results of the others are taken from `output`, and
     without those they are left out. resume: continue from what is saved of the stages to run.
     azimuth_sign: -1 counts the cameras' azimuths the other way. obj_up: the axis that is up in
-    mesh.obj, "y" or "z"; None: as in the views' world. Raises ShapeError and the like.
+    mesh.obj, "y" or "z"; None: as in the views' world. up: "y", "z" or "auto", the axis of that
+    world that is up. original_world: write OBJ and PLY in the world that the poses were in before
+    another program moved them (applied_transform, applied_scale). Raises ShapeError and the like.
     """
 
     def __init__(
         self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True,
-        obj_up=None,
+        obj_up=None, up="auto", original_world=False,
     ):
         unknown = [name for name in stages if name not in STAGES]
         if unknown:
@@ -69,6 +73,7 @@ class Reconstruction:
         )
         self.resume, self.progress, self.azimuth_sign = resume, progress, azimuth_sign
         self.obj_up = obj_up
+        self.up, self.original_world = up, original_world
         self.work, self.timer = Work(self.output / "work"), StageTimer()
         self.report, self.interrupted = {}, False
 
@@ -78,7 +83,7 @@ class Reconstruction:
             return self._run()
 
     def _run(self):
-        """Run the stages. Return the TexturedMesh in the views' own world.
+        """Run the stages. Return the TexturedMesh, as OBJ and PLY files have it.
 
         Without the texture stage that is None. `report` then holds what report.json does. Ctrl-C
         during an optimization, that of the texture too, ends it, skips those that would follow, and
@@ -86,7 +91,9 @@ class Reconstruction:
         are not made yet. `interrupted` then says so.
         """
         with self.timer("views"):
-            views, held_out = steps.read(self.source, self.spec, self.azimuth_sign, self.progress)
+            views, held_out = steps.read(
+                self.source, self.spec, self.azimuth_sign, self.progress, self.up
+            )
             self.report["views"] = {
                 "source": self.source,
                 "count": len(views),
@@ -95,9 +102,12 @@ class Reconstruction:
                 "height": views.h,
                 "scale": views.scale,
                 "centre": views.center.tolist(),
+                "upright": views.upright.tolist(),
+                "world": self.world_of(views),
             }
             digest = hashlib.sha256(
                 views.c2w.tobytes() + views.rgb.tobytes() + views.mask.tobytes()
+                + (b"" if views.known is None else views.known.tobytes())
             )
             origin = {"views": digest.hexdigest()[:16], "seed": self.spec.seed}
         self.work.folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +133,16 @@ class Reconstruction:
             self.interrupted |= bool(stopped)
             self.save_report()
         return mesh
+
+    def world_of(self, views):
+        """Return which world OBJ and PLY are in, as a sentence's end."""
+        moved = not np.allclose(views.applied, np.eye(4), atol=1e-9)
+        if self.original_world and moved:
+            return "the world before applied_transform"
+        if self.original_world:
+            log.warning("%s: --original-world: it has no applied_transform to undo", self.source)
+        said = "the world of the poses in transforms.json"
+        return f"{said}, with applied_transform; --original-world undoes it" if moved else said
 
     def field(self, views, hull, origin):
         """Return the Field and its NerfTrainer: trained now, or restored from an earlier run.
@@ -224,7 +244,7 @@ class Reconstruction:
             self.interrupted |= not optimize(trainer, save=save, preview=preview, progress=show)
 
     def mesh(self, surface, views, held_out, hull, stopped):
-        """Clean, texture, write files and figures. Return the TexturedMesh in the views' own world.
+        """Clean, texture, write files and figures. Return the TexturedMesh in the files' world.
 
         Without the texture stage: report the surface as it is, and return None. stopped: the list
         of `until_stopped`; the files of the mesh are written even if it holds something.
@@ -234,7 +254,9 @@ class Reconstruction:
             self.report["mesh"] = topology.describe(vertices, faces)
             return None
         mesh = steps.texture(vertices, faces, views, self.spec, stopped)
-        placed = mesh.placed(views.scale, views.center)
+        placed = mesh.placed(views.scale, views.center).turned_back(views.upright)
+        if self.original_world:
+            placed = placed.undone(views.applied)
         for kind in FORMATS:
             mesh_writer.save(placed, self.output / f"mesh.{kind}", self.obj_up)
         self.report["mesh"] = report.facts(placed)
@@ -280,7 +302,7 @@ class Reconstruction:
 def views_to_mesh(views, output=None, config="default", overrides=(), **options):
     """Make a mesh of views with cameras, as tools/views_to_mesh.py does it.
 
-    Return the TexturedMesh in the views' own world, z up. views: a views folder, or the path of a
+    Return the TexturedMesh in the views' own world. views: a views folder, or the path of a
     transforms.json. output: the folder to write; None = `mesh` within the views folder. config:
     default, fast, fine or a YAML file; overrides: ["nerf.steps=300", ...]. options: those of
     `Reconstruction`; with `stages` that leave out "texture" there is no mesh yet and None is

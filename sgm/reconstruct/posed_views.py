@@ -3,7 +3,9 @@
 Any transforms.json is read, of any scale, with alpha or without. The convention is that of
 sgm/views/cameras.py: OpenGL camera-to-world, z up, pixel centers at +0.5.
 """
+import hashlib
 import logging
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,13 +15,22 @@ import numpy as np
 from sgm.common.errors import InputError
 from sgm.common.files import check_file
 from sgm.common.progress import each
+from sgm.views.cameras import CameraError
 from sgm.views.images import ImageError, load_image, read_image
-from sgm.views.matting import alpha_from_white, matte
+from sgm.views.lenses import common_pinhole, resampled
+from sgm.views.matting import alpha_from_white, cuts_out, matte, without_dust
 from sgm.views.transforms import read_transforms
 
 HALF = 0.55                 # the object lies in |x|, |y|, |z| <= HALF; the grids end there
 MIN_VIEWS = 3
 EMPTY, FULL = 0.0005, 0.98  # a mask that covers less, or more, of its image shows no object
+# A mask that keeps more than this of its border says what to ignore; it cuts no object out.
+KEPT_BORDER = 0.5
+LARGE = 0.5                 # so does one of this share of its picture that is the same in several
+NOISE = 16                  # levels that JPEG's noise reaches where a mask is black
+# A mask whose IoU with its picture's alpha is above this is the cut-out once more
+ALIKE = 0.9
+OBLONG = 0.05               # relative difference of fl_x and fl_y that hardly any camera has
 log = logging.getLogger("sgm")
 
 
@@ -35,8 +46,12 @@ class PosedViews:
     that a view on the background b is rgb + (1 - mask) b. mask (V, H, W) float32 in [0, 1]: alpha.
     c2w (V, 4, 4) float64 OpenGL camera-to-world. fl_x, fl_y, cx, cy: pixels, of all views. h, w:
     pixels.
-    scale, center: box = (world - center) * scale, where world is that of the file.
-    files: V paths.
+    scale, center: box = (world - center) * scale. files: V paths.
+    known (V, H, W) bool: where a picture tells something: not where a mask says to ignore it, nor
+    outside of what its lens showed. There is neither object nor background there: nothing is carved
+    and nothing compared. rgb and mask are 0 there. None: everything is known.
+    upright (3, 3): the rotation from the world of the file to this one, whose z is up; applied
+    (4, 4): what the file says was done to its world before, see `CameraFile`.
     """
     rgb: np.ndarray
     mask: np.ndarray
@@ -48,6 +63,9 @@ class PosedViews:
     scale: float = 1.0
     center: np.ndarray = field(default_factory=lambda: np.zeros(3))
     files: tuple = ()
+    known: np.ndarray | None = None
+    upright: np.ndarray = field(default_factory=lambda: np.eye(3))
+    applied: np.ndarray = field(default_factory=lambda: np.eye(4))
 
     def __len__(self):
         return len(self.rgb)
@@ -95,12 +113,32 @@ class PosedViews:
             fl_y=self.fl_y * sy,
             cx=self.cx * sx,
             cy=self.cy * sy,
-        )
+            known=None,
+        ).ignoring(None if self.known is None else [reduced(known, (w, h)) for known in self.known])
+
+    def ignoring(self, known):
+        """Return the views, of which only what `known` (V, H, W) bool says is known; None: all."""
+        if known is None:
+            return replace(self, known=None)
+        known = np.stack(known)
+        return replace(self, known=known, rgb=np.where(known[..., None], self.rgb, np.float32(0)),
+                       mask=np.where(known, self.mask, np.float32(0)))
+
+    def known_of(self, k):
+        """Return where view k is known, (H, W) bool, or None: everywhere."""
+        return None if self.known is None else self.known[k]
+
+    def turned(self, upright):
+        """Return the views in a world turned by the rotation `upright` (3, 3)."""
+        c2w = self.c2w.copy()
+        c2w[:, :3] = upright @ c2w[:, :3]
+        return replace(self, c2w=c2w, upright=upright @ self.upright)
 
     def subset(self, indices):
         """Return the views of these indices."""
         return replace(self, rgb=self.rgb[indices], mask=self.mask[indices], c2w=self.c2w[indices],
-                       files=tuple(self.files[k] for k in indices) if self.files else ())
+                       files=tuple(self.files[k] for k in indices) if self.files else (),
+                       known=None if self.known is None else self.known[indices])
 
     def rays(self, view, rows, columns):
         """Return rays through pixel centers: origins, unit directions (N, 3) float32.
@@ -114,13 +152,19 @@ class PosedViews:
         return self.c2w[view, :3, 3].astype(np.float32), directions.astype(np.float32)
 
 
+def reduced(known, size):
+    """Return (H, W) bool at another size (w, h): a pixel is known if all of its area is."""
+    return cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.999
+
+
 def read_views(path, side=576, most=120, method="auto", progress=False):
     """Read a views folder or a transforms.json (ours, nerfstudio's, Blender's) as it is.
 
-    Return PosedViews, not yet normalized (see `scene_box.framed`). side: the longer side of the
-    pictures is reduced to this many pixels. most: if there are more views, this many are used,
-    evenly spread. method: how an object is cut out of a picture without alpha, see
-    `sgm.views.matting.matte`. Raises CameraError, ImageError, ShapeError.
+    Return PosedViews, not yet normalized (see `scene_box.framed`). Pictures of several lenses, or
+    of one that is no pinhole with square pixels, are resampled as one pinhole would see them. side:
+    the longer side of the pictures is reduced to this many pixels. most: if there are more views,
+    this many are used, evenly spread. method: how an object is cut out of a picture without alpha,
+    see `sgm.views.matting.matte`. Raises CameraError, ImageError, ShapeError.
     """
     path = Path(path)
     check_file(path, ShapeError)
@@ -149,67 +193,111 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
         log.warning(
             "%s: %d of its %d views are used, evenly spread", path, len(chosen), len(posed.files)
         )
+    # The pinhole of all views.
+    target = posed.lens
+    is_shared = target is not None
+    if is_shared:
+        scale = min(1.0, side / max(target.width, target.height))
+        target = target.of_size(*(max(1, round(length * scale))
+                                  for length in (target.width, target.height)))
+    else:
+        try:
+            target = common_pinhole([posed.lenses[k] for k in chosen], side)
+        except CameraError as error:
+            raise CameraError(f"{path}: {error}") from None
+        oblong = [lens for lens in posed.lenses if abs(lens.fl_y / lens.fl_x - 1) > OBLONG]
+        if oblong:
+            log.warning("%s: fl_x %.1f and fl_y %.1f say that pixels are not square; pictures are"
+                        " stretched until they are", path, oblong[0].fl_x, oblong[0].fl_y)
+        log.info("%s: pictures are resampled as a pinhole with a focal length of %.1f pixels would"
+                 " see them", path, target.fl_x)
     # Pictures: cut out, of one shape and size, each with an object.
-    aspect = posed.width / posed.height
-    scale = min(1.0, side / max(posed.width, posed.height))
-    size = max(1, round(posed.width * scale)), max(1, round(posed.height * scale))
-    pictures, how = [], {}
+    shared_masks = _shared([posed.masks[k] for k in chosen])
+    pictures, known, used, how = [], [], [], {}
     for k in each(chosen, "views", "view", quiet=not progress):
-        file = posed.files[k]
-        picture, said = _picture(file, posed.masks[k], method)
+        file, lens = posed.files[k], posed.lenses[k]
+        picture, tells, said = _picture(file, posed.masks[k], method, shared_masks)
         how[said] = how.get(said, 0) + 1
         height, width = picture.shape[:2]
-        if abs(width - height * aspect) > max(1.5, 0.01 * width):
+        if abs(width - height * lens.width / lens.height) > max(1.5, 0.01 * width):
             raise ShapeError(
-                f"{file}: found {width} x {height} pixels, expected the shape of w {posed.width}, h"
-                f" {posed.height} in {path}; use the pictures that belong to these cameras"
+                f"{file}: found {width} x {height} pixels, expected the shape of w {lens.width}, h"
+                f" {lens.height} in {path}; use the pictures that belong to these cameras, as they"
+                " are stored (cameras know nothing of EXIF's orientation)"
             )
-        if (width, height) != size:
+        size = target.width, target.height
+        if not is_shared:
+            picture, tells = resampled(picture, tells, lens, target)
+        elif (width, height) != size:
             shrinks = width > size[0]
             picture = cv2.resize(
                 picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             )
-        covered = float((picture[..., 3] > 0.5).mean())
-        if not EMPTY < covered < FULL:
+            tells = None if tells is None else reduced(tells, size)
+        solid = picture[..., 3] > 0.5
+        covered = float((solid if tells is None else solid & tells).mean())
+        share = 1.0 if tells is None else max(float(tells.mean()), 1e-9)
+        if posed.masks[k] is not None and tells is not None and covered <= EMPTY:
+            log.warning("%s: is left out, what its mask_path leaves shows nothing of the object",
+                        file)
+            continue
+        if not EMPTY < covered < FULL * share:
             raise ShapeError(
-                f"{file}: the object's mask ({said}) covers {covered:.1%} of the picture, expected"
-                " a part of it;"
+                f"{file}: the object's mask ({said}) covers {covered / share:.1%} of the picture,"
+                " expected a part of it;"
                 " give pictures with alpha, or on a plain background, or take the view out of"
                 " transforms.json"
             )
+        used.append(k)
         pictures.append(picture)
+        known.append(tells)
     if len(how) > 1 or not any(said.startswith("alpha") for said in how):
         log.info("cut out: %s", ", ".join(f"{count} by {said}" for said, count in how.items()))
+    if len(used) < MIN_VIEWS:
+        raise ShapeError(
+            f"{path}: only {len(used)} of its {len(chosen)} views show something of the object,"
+            f" expected at least {MIN_VIEWS}; check mask_path: what is 0 in a mask is ignored"
+        )
     pictures = np.stack(pictures)
-    sx, sy = size[0] / posed.width, size[1] / posed.height
-    return PosedViews(
+    views = PosedViews(
         np.ascontiguousarray(pictures[..., :3]),
         np.ascontiguousarray(pictures[..., 3]),
-        posed.poses[chosen],
-        posed.fl * sx,
-        posed.fl * sy,
-        posed.cx * sx,
-        posed.cy * sy,
-        files=tuple(posed.files[k] for k in chosen),
+        posed.poses[used],
+        target.fl_x,
+        target.fl_y,
+        target.cx,
+        target.cy,
+        files=tuple(posed.files[k] for k in used),
+        applied=posed.applied,
     )
+    if all(tells is None or tells.all() for tells in known):
+        return views
+    everything = np.ones((views.h, views.w), bool)
+    return views.ignoring([everything if tells is None else tells for tells in known])
 
 
-def _picture(file, mask, method):
-    """Return premultiplied RGBA (H, W, 4) float32 in [0, 1], and how it was cut out."""
-    image = load_image(file)
+def _picture(file, mask, method, shared_masks):
+    """Return premultiplied RGBA (H, W, 4) float32 in [0, 1], what is known, how it was cut out.
+
+    What is known is (H, W) bool, or None: everything. mask: path of the picture's mask, or None;
+    shared_masks: see `_shared`.
+    """
+    image = load_image(file, upright=False)
+    used = levels = None
+    if mask is not None:
+        levels = _mask(mask, image, file)
+        used = levels > 0
+    known = used
     try:
-        if mask is not None:
-            alpha = read_image(mask, lambda opened: opened.convert("L"))
-            if alpha.size != image.size:
-                raise ShapeError(
-                    f"{mask}: found {alpha.width} x {alpha.height} pixels, expected the"
-                    f" {image.width} x"
-                    f" {image.height} of {file}; give the mask that belongs to it"
-                )
-            image.putalpha(alpha)
-            how, rgba = "alpha of its mask_path", np.asarray(image)
-        elif image.getchannel("A").getextrema()[0] < 128:
-            how, rgba = "alpha of its own", np.asarray(image)
+        if cuts_out(image):
+            how, rgba = "alpha of its own", np.asarray(without_dust(image))
+            if used is not None and _overlap(used, rgba[..., 3] > 127) > ALIKE:
+                how, known = "alpha of its own and of its mask_path", None
+        elif levels is not None and _is_cut_out(levels, mask in shared_masks, method):
+            # a mask of zeros and ones, or of a few labels, has no soft edge
+            alpha = levels if levels.max() >= 128 else np.where(levels > 0, 255, 0)
+            rgba = np.dstack([np.asarray(image)[..., :3], alpha.astype(np.uint8)])
+            how, used, known = "alpha of its mask_path", None, None
         elif method == "auto" and _has_white_border(np.asarray(image)):
             how, rgba = "white background", alpha_from_white(np.asarray(image.convert("RGB")))
         else:
@@ -221,8 +309,77 @@ def _picture(file, mask, method):
     except ImageError as error:
         raise ShapeError(f"{file}: {error}") from None
     rgba = rgba.astype(np.float32) / 255
+    if used is not None:
+        rgba[..., 3] *= used
     rgba[..., :3] *= rgba[..., 3:]
-    return rgba, how
+    if known is None or known.all():
+        return rgba, None, how
+    return rgba, known, how + ", ignoring what mask_path does"
+
+
+def _overlap(one, other):
+    """Return the intersection over union of two masks (H, W) bool."""
+    return (one & other).sum() / max((one | other).sum(), 1)
+
+
+def _mask(path, image, file):
+    """Return the levels of a mask (H, W) uint8, 0 where nothing is to be used.
+
+    Raises ImageError, and ShapeError if it is not of the picture's size.
+    """
+    lossy, levels = read_image(path, lambda opened: (opened.format == "JPEG", _levels(opened)))
+    height, width = levels.shape
+    if (width, height) != image.size:
+        raise ShapeError(
+            f"{path}: found {width} x {height} pixels, expected the {image.width} x {image.height}"
+            f" of {file}; give the mask that belongs to it"
+        )
+    if lossy and levels.max() > 2 * NOISE:
+        levels[levels <= NOISE] = 0
+    return levels
+
+
+def _levels(image):
+    """Return a mask of any mode as (H, W) uint8; what is not 0 in it stays so."""
+    if image.mode[0] in "IF":                       # 16 and 32 bits
+        levels = np.nan_to_num(np.asarray(image, np.float64)).clip(0)
+        return np.ceil(levels / (257 if levels.max() > 255 else 1)).clip(0, 255).astype(np.uint8)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("LA")
+        return np.where(np.asarray(image.getchannel("A")) > 0, np.asarray(image.getchannel("L")), 0)
+    return np.array(image.convert("L"))
+
+
+def _shared(masks):
+    """Return the masks, of all pictures' (paths or None), that are no picture's own.
+
+    They are one file for several pictures, or large and equal: the circle that a lens sees. Equal
+    small ones may be those of an object that is round.
+    """
+    given = [mask for mask in masks if mask is not None]
+    shared = {mask for mask, count in Counter(given).items() if count > 1}
+    try:
+        content = {mask: hashlib.sha256(mask.read_bytes()).digest()
+                   for mask in dict.fromkeys(given)}
+    except OSError:
+        return shared                                   # its own reader says what is wrong
+    files = {}
+    for mask, digest in content.items():
+        files.setdefault(digest, []).append(mask)
+    for equal in files.values():
+        if len(equal) > 1 and (read_image(equal[0], _levels) > 0).mean() > LARGE:
+            shared.update(equal)
+    return shared
+
+
+def _is_cut_out(levels, shared, method):
+    """Return whether a mask shows the object of a picture without alpha, and nothing else.
+
+    A mask that several pictures share, or that keeps the border, says what to ignore: the circle
+    that a lens sees, a passer-by.
+    """
+    border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
+    return method in ("auto", "alpha") and not shared and (border > 0).mean() <= KEPT_BORDER
 
 
 def _has_white_border(rgba):

@@ -71,12 +71,15 @@ def pictures(views) -> np.ndarray:
     )
 
 
-def view_metrics(mesh: TexturedMesh, views) -> dict[str, float]:
+def view_metrics(mesh: Mesh | TexturedMesh, views) -> dict[str, float]:
     """Return the metrics of a mesh's renders against the views, means over these.
 
-    They are PSNR, foreground PSNR, SSIM and silhouette IoU (sgm.views.metrics).
+    They are PSNR, foreground PSNR, SSIM and silhouette IoU (sgm.views.metrics); what a picture does
+    not know is not compared.
     """
-    renders = render_like(mesh.drawable(), views)
+    renders = render_like(mesh if isinstance(mesh, Mesh) else mesh.drawable(), views)
+    if views.known is not None:
+        renders = np.where(views.known[..., None], renders, np.uint8(0))
     return metrics.mean_metrics([metrics.compare(a, b) for a, b in zip(renders, pictures(views))])
 
 

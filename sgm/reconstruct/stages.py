@@ -16,6 +16,7 @@ from sgm.reconstruct.hull import flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.nerf import depth_fusion
 from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError, read_views
 from sgm.reconstruct.texture import baking
+from sgm.reconstruct.upright import turned_upright
 
 log = logging.getLogger("sgm")
 
@@ -35,13 +36,15 @@ class Hull(NamedTuple):
     coverage: float
 
 
-def read(source, spec, azimuth_sign=1, progress=False):
+def read(source, spec, azimuth_sign=1, progress=False, up="auto"):
     """Return the views of a folder or transforms.json, in the box |x| <= HALF, and held-out ones.
 
-    spec: a `MeshSpec`. azimuth_sign: -1 counts the cameras' azimuths the other way. Raises
-    ShapeError and the like.
+    spec: a `MeshSpec`. azimuth_sign: -1 counts the cameras' azimuths the other way. up: which axis
+    of their world is up, see `upright.turned_upright`; in the box it is z. Raises ShapeError and
+    the like.
     """
     views = read_views(source, spec.side, spec.views, spec.matte, progress)
+    views = turned_upright(views, up, source)
     if azimuth_sign == -1:
         views = scene_box.mirrored(views, np.zeros(3))
     views = scene_box.framed(views, source)

@@ -114,7 +114,7 @@ class Views:
         if "png" in formats:
             write_png(folder / "contact.png", contact_sheet(shown, columns=7))
         if self.orbit is not None:
-            write_transforms(folder, self.orbit, shown.shape[1], distance=DISTANCE)
+            write_transforms(folder, self.orbit, shown.shape[1:3], distance=DISTANCE)
             if "png" in formats:
                 write_png(folder / "orbit.png", plot_orbit(self.orbit))
         has_video = "mp4" not in formats or write_video(folder / "views.mp4", shown, fps)

@@ -24,6 +24,10 @@ MAX_PIXELS = 64_000_000     # largest image file: a few bytes can decode to any 
 # pixels of an image's shorter side, and of the longer side of the object in it
 MIN_SIDE, MIN_OBJECT = 16, 8
 WHITE = (255, 255, 255)
+# What undoes the turn of EXIF's orientations
+BACK = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
 PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339    # tags of TIFF
 SIGNED = 2                                          # a value of SAMPLE_FORMAT
 # of white, red, green and blue, x and y
@@ -55,14 +59,16 @@ def list_images(path):
     return files
 
 
-def load_image(path):
+def load_image(path, upright=True):
     """Return an image file as PIL RGBA (8 bit, straight alpha), turned upright by its EXIF data.
 
+    upright: False leaves the pixels as they are stored, as cameras and masks of views know them.
     All modes are read: gray, palette, with transparency, 16 and 32 bit and floats (scaled, not
     clipped), CMYK. Colors are converted to sRGB if the file has an ICC profile. Raises ImageError:
     not readable as an image, truncated, more than MAX_PIXELS pixels, or all transparent.
     """
-    image = read_image(path, lambda image: upright_rgba(image, path))
+    convert = upright_rgba if upright else stored_rgba
+    image = read_image(path, lambda image: convert(image, path))
     if image.getchannel("A").getextrema()[1] == 0:
         raise ImageError(f"{path}: every pixel is transparent; save it with its object opaque, or"
                          " without alpha")
@@ -80,6 +86,19 @@ def file_hash(path):
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {os_reason(error)}") from None
     return f"sha256:{digest.hexdigest()}"
+
+
+def orientation(path):
+    """Return which way is up in an image file, as EXIF counts it: 1 (as stored) to 8.
+
+    Its pixels are not decoded. Raises ImageError.
+    """
+    def tag(image):
+        # of a PNG without it, all pixels would be read in search of it
+        has_one = "exif" in image.info or image.format in ("TIFF", "MPO")
+        return image.getexif().get(ExifTags.Base.Orientation, 1) if has_one else 1
+    found = read_image(path, tag)
+    return found if found in range(1, 9) else 1
 
 
 def read_image(path, convert, data=None, formats=FORMATS):
@@ -130,6 +149,14 @@ def upright_rgba(image, path):
     rgba.getexif()[ExifTags.Base.Orientation] = turned
     ImageOps.exif_transpose(rgba, in_place=True)
     return rgba
+
+
+def stored_rgba(image, path):
+    """Return an opened PIL image as `to_rgba` does, its pixels in the order they are stored."""
+    # Pillow turns a TIFF when it is loaded
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "TIFF" else 1
+    rgba = to_rgba(image, path)
+    return rgba.transpose(BACK[turned]) if turned in BACK else rgba
 
 
 def _kind_of(path, data):

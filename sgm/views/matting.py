@@ -14,6 +14,12 @@ from sgm.views.images import ImageError
 
 MATTE_SIDE = 1024     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
+# Away from the object this is dust: alpha of so many levels, and parts of so small a share of a
+# picture.
+FAINT, SPECK = 12, 5e-5
+# An alpha that leaves out less than this share of a picture, and keeps more than this of its
+# border, cuts nothing out.
+CORNERS, OPAQUE_BORDER = 0.06, 0.6
 
 
 def matte(image, method="auto"):
@@ -28,11 +34,11 @@ def matte(image, method="auto"):
     if method not in MATTES:
         raise ImageError(f"matte: found {method!r}, expected one of {', '.join(MATTES)}")
     image = image.convert("RGBA")
-    if method == "alpha" or method == "auto" and _has_alpha(image):
-        if not _has_alpha(image):
+    if method == "alpha" or method == "auto" and cuts_out(image):
+        if image.getchannel("A").getextrema()[0] >= 128:
             raise ImageError("matte=alpha: the image has no transparent pixel; use matte=auto, or"
                              " cut the object out first")
-        return image, "alpha: the image's own"
+        return without_dust(image), "alpha: the image's own"
     image, given = image.convert("RGB"), image.size
     image.thumbnail((MATTE_SIDE, MATTE_SIDE), Image.LANCZOS)
     if min(image.size) < 16:
@@ -49,7 +55,7 @@ def matte(image, method="auto"):
     how = f"{how} ({note})" if note else how
     if (rgba[..., 3] > 127).mean() < 0.001:
         raise ImageError(f"no object found by {how}; give a PNG whose background is transparent")
-    return Image.fromarray(rgba), how
+    return without_dust(Image.fromarray(rgba)), how
 
 
 def alpha_from_white(frame):
@@ -70,8 +76,42 @@ def alpha_from_white(frame):
     return _key(frame, background, float(np.percentile(np.abs(white - center), 80)))
 
 
-def _has_alpha(image):
-    return image.getchannel("A").getextrema()[0] < 128
+def cuts_out(image):
+    """Return whether the alpha of a PIL RGBA image cuts an object out.
+
+    It does not where it leaves out next to nothing, and hardly anything at the border: dust, or the
+    round corners of a screenshot.
+    """
+    alpha = image.getchannel("A")
+    if alpha.getextrema()[0] >= 128:
+        return False
+    empty = np.asarray(alpha) < 128
+    return bool(empty.mean() >= CORNERS or _ring(empty).mean() > 1 - OPAQUE_BORDER)
+
+
+def without_dust(image):
+    """Return a PIL RGBA image whose dust is transparent; the image itself if it has none.
+
+    Dust is what matting networks leave behind away from the object: faint alpha, and specks.
+    """
+    alpha = np.asarray(image.getchannel("A"))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (alpha > FAINT).astype(np.uint8), connectivity=8)
+    speck = stats[:, cv2.CC_STAT_AREA] <= max(2, SPECK * alpha.size)
+    speck[0] = True                                 # what is faint
+    if speck.all():
+        return image
+    reach = max(3, round(max(alpha.shape) / 64))    # wider than the edge of any cut-out
+    body = (~speck).astype(np.uint8)[labels]
+    dust = (alpha > 0) & (cv2.dilate(body, np.ones((2 * reach + 1,) * 2, np.uint8)) == 0)
+    if not dust.any():
+        return image
+    # what lies away from the object is as faint at its edge
+    faint = alpha[dust & (alpha <= FAINT)]
+    dust |= alpha <= faint.max(initial=0)
+    image = image.copy()
+    image.putalpha(Image.fromarray(np.where(dust, 0, alpha).astype(np.uint8)))
+    return image
 
 
 def _rembg(image):

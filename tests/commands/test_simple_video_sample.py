@@ -18,6 +18,8 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.diffusion.engine import Engine
 from sgm.diffusion.pipeline import generate, load_model
 from sgm.models.initialization import initial_weight
+from sgm.views.cameras import Orbit
+from sgm.views.folder import Views
 from sgm.views.transforms import read_transforms
 
 VIEWS = 3
@@ -162,6 +164,17 @@ def test_interrupted(small, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "sample", stop)
     assert command.run([*small, *quickly(photos / "cut.png", tmp_path / "out")]) == 130
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_frames_that_are_no_squares_have_their_own_cameras(tmp_path):
+    """--size 48x64 --no-matte: what the command saves then."""
+    frames = np.full((3, 48, 64, 3), 255, np.uint8)
+    frames[:, 10:30, 20:40] = 90
+    source = np.dstack([frames[-1], np.where(frames[-1, ..., 0] < 255, 255, 0).astype(np.uint8)])
+    folder = Views(frames, source, Orbit.static(num_frames=3)).save(tmp_path / "views", formats=("gif",))
+    lens = read_transforms(folder).lens
+    assert (lens.width, lens.height, lens.cx, lens.cy) == (64, 48, 32, 24) == (*Image.open(folder / "001.png").size, 32, 24)
+    assert lens.fl_x == lens.fl_y == pytest.approx(24 / np.tan(np.radians(16.9)))
 
 
 @cache

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 from support.commands import ending, load_tool, tree
 from support.paths import ROOT
@@ -17,6 +18,7 @@ from sgm.common.errors import InputError
 from sgm.config.reconstruction import MeshSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct import stages
+from sgm.reconstruct.pipeline import Reconstruction
 from sgm.reconstruct.posed_views import PosedViews, ShapeError, read_views
 from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
@@ -248,7 +250,6 @@ def test_ctrl_c_makes_files_of_what_there_is(folder, tmp_path):
 def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch):
     """The handler is called as Ctrl-C calls it, once before and once within the texture's least squares, once after."""
     from sgm.reconstruct import report as report_module
-    from sgm.reconstruct.pipeline import Reconstruction
     from sgm.reconstruct.texture import baking, least_squares
     output = tmp_path / "out"
     settings = [item.removeprefix("--set=") for item in TINY]
@@ -375,3 +376,40 @@ def test_too_many_held_out(folder):
     spec = load_mesh_spec("default", ["views=4", "hold_out=2", "side=64"])
     with pytest.raises(ShapeError, match="hold_out=2 leaves 2 of 4"):
         stages.read(folder, spec)
+
+
+COARSE = [*TINY, "--stages", "texture", "--set=side=32", "--set=hull.resolution=16", "--set=depth.resolution=16",
+          "--set=texture.size=64", "--set=texture.refine=0", "--set=clean.faces=300", "--quiet"]
+
+
+def test_y_up_world_and_the_one_before_it(folder, tmp_path, capsys, monkeypatch):
+    """Of one object in a z-up and in a y-up world: the same GLB; undone, OBJ in the world before that."""
+    from sgm.reconstruct import report as report_module
+    for name in ("view_metrics", "write_contact_sheet", "turntable", "write_turntable"):
+        monkeypatch.setattr(report_module, name, lambda *args: {"psnr_fg": 0, "iou": 0})
+    run = load_tool("views_to_mesh").main
+    to_y_up = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    assert run([str(folder), "--output", str(tmp_path / "z"), *COARSE]) == 0
+    assert "mesh.obj" not in capsys.readouterr().out
+
+    def change(data):
+        for frame in data["frames"]:
+            frame["transform_matrix"] = (to_y_up @ frame["transform_matrix"]).tolist()
+        data["applied_transform"] = to_y_up[:3].tolist()
+    edited(folder, change)
+    assert run([str(folder), "--output", str(tmp_path / "y"), *COARSE, "--original-world"]) == 0
+    assert "mesh.obj, mesh.ply: in the world before applied_transform" in capsys.readouterr().out
+    for kind in ("glb", "obj", "ply"):
+        z, y = (trimesh.load(tmp_path / name / f"mesh.{kind}", force="mesh", process=False) for name in "zy")
+        np.testing.assert_allclose(y.vertices, z.vertices, atol=1e-4)
+        np.testing.assert_array_equal(y.faces, z.faces)
+    assert np.abs(report_of(tmp_path / "y")["views"]["upright"] @ to_y_up[:3, :3] - np.eye(3)).max() == 0
+
+
+def test_the_world_of_the_files_is_named(caplog):
+    moved, still = (PosedViews(*[None] * 3, 1, 1, 1, 1, applied=applied) for applied in (np.diag([2.0, 2, 2, 1]), np.eye(4)))
+    plain, original = (Reconstruction("there", MeshSpec(), "out", original_world=flag) for flag in (False, True))
+    assert plain.world_of(moved) == "the world of the poses in transforms.json, with applied_transform; --original-world undoes it"
+    assert plain.world_of(still) == "the world of the poses in transforms.json" and not caplog.records
+    assert original.world_of(moved) == "the world before applied_transform"
+    assert original.world_of(still) == plain.world_of(still) and "no applied_transform to undo" in caplog.text

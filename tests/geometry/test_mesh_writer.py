@@ -156,3 +156,39 @@ def test_obj_does_not_replace_a_picture_of_the_same_name(mesh, tmp_path):
         assert len(mesh_writer.save(mesh, tmp_path / "m.obj")) == 3
     with pytest.raises(InputError, match="^obj_up: found 'x', expected y or z"):
         mesh_writer.save(mesh, tmp_path / "m.obj", "x")
+
+
+def test_glb_of_a_world_that_is_not_z_up(mesh, tmp_path):
+    """A mesh turned back to a y-up world is that world's in OBJ, and the same as ever in GLB, textured and facing outwards."""
+    upright = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])            # (x, y, z) -> (x, -z, y): y up to z up
+    turned = mesh.turned_back(upright)
+    np.testing.assert_allclose(turned.vertices, mesh.vertices[:, [0, 2, 1]] * (1, 1, -1), atol=1e-7)
+    mesh_writer.save(turned, tmp_path / "t.glb")
+    mesh_writer.save(mesh, tmp_path / "m.glb")
+    a, b = (trimesh.load(tmp_path / name, force="mesh", process=False) for name in ("t.glb", "m.glb"))
+    np.testing.assert_allclose(a.vertices, b.vertices, atol=1e-6)
+    np.testing.assert_allclose(a.vertex_normals, b.vertex_normals, atol=1e-5)
+    for up in ("y", "z"):                                               # an OBJ that is asked for upright is so
+        mesh_writer.save(turned, tmp_path / "t.obj", up)
+        mesh_writer.save(mesh, tmp_path / "m.obj", up)
+        assert (tmp_path / "t.obj").read_text().replace("-0.0000", "0.0000").split("vn")[1:] == (
+            tmp_path / "m.obj").read_text().replace("-0.0000", "0.0000").split("vn")[1:]
+        a, b = (trimesh.load(tmp_path / name, force="mesh", process=False) for name in ("t.obj", "m.obj"))
+        np.testing.assert_allclose(a.vertices, b.vertices, atol=1e-6)
+    assert mesh.turned_back(np.eye(3)) is mesh
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+def test_mesh_in_the_world_before_a_transform(mesh, tmp_path, flip):
+    """nerfstudio's own transform, scaled; and a mirroring one: faces look outwards in each file."""
+    applied = np.eye(4)
+    applied[:3, :3] = 0.5 * np.array([[0, 1.0, 0], [1, 0, 0], [0, 0, -flip]])
+    applied[:3, 3] = 1, 2, 3
+    before = mesh.undone(applied)
+    np.testing.assert_allclose(before.vertices @ applied[:3, :3].T + applied[:3, 3], mesh.vertices, atol=1e-6)
+    for name in ("a.obj", "a.ply", "a.glb"):
+        mesh_writer.save(before, tmp_path / name)
+        read = trimesh.load(tmp_path / name, force="mesh", process=False)
+        assert trimesh.Trimesh(read.vertices, read.faces).volume == pytest.approx(8 * 0.24, rel=1e-4), name
+    up = trimesh.load(tmp_path / "a.glb", force="mesh", process=False).vertices
+    np.testing.assert_allclose(np.ptp(up, axis=0), (1.2, 0.8, 2.0), atol=1e-5)        # upright, as the mesh itself

@@ -100,7 +100,7 @@ def test_poses_agree_with_the_evaluation_objects(tmp_path):
     views, orbit = read_transforms(tmp_path), read_orbit(file)
     assert len(orbit) == 21
     np.testing.assert_allclose(orbit.poses(views.distance), views.poses, atol=1e-6)
-    np.testing.assert_allclose(cameras.focal_length(views.width), views.fl, atol=1e-6)
+    np.testing.assert_allclose(cameras.focal_length(views.lens.width), views.lens.fl_x, atol=1e-6)
 
 
 def test_rays_and_project_by_hand():

@@ -139,3 +139,46 @@ def test_nothing_and_everything():
     assert alpha_from_white(np.zeros((32, 32, 3), np.uint8))[..., 3].min() == 255
     noise = np.random.RandomState(0).normal(253, 2, (64, 64, 3)).clip(0, 255).astype(np.uint8)
     assert alpha_from_white(noise)[..., 3].max() == 0
+
+
+def test_an_alpha_that_cuts_nothing_out_is_no_matte():
+    photo = over(disc(200, 60, (190, 120, 40)), 255)
+    y, x = np.mgrid[:200, :200] - 99.5
+    round_corners = np.where(np.abs(x) + np.abs(y) > 184, 0, 255)                   # 1.2 % of the picture
+    specks = np.where((np.mod(x - 0.5, 20) == 0) & (np.mod(y - 0.5, 20) == 0), 0, 255)
+    for alpha in (round_corners, specks):
+        cut, how = matte(Image.fromarray(np.dstack([photo, alpha.astype(np.uint8)])))
+        assert how.startswith("border") and iou(np.asarray(cut), disc(200, 60)) > 0.97
+    # cut-outs that fill their picture: a disc, a box with a margin, a bust that reaches three sides
+    disc_alpha = np.where(np.hypot(x, y) < 99, 255, 0)
+    margin = np.where(np.maximum(np.abs(x), np.abs(y)) < 96, 255, 0)
+    bust = np.where((y > -50) | (np.abs(x) < 40), 255, 0)
+    for alpha in (disc_alpha, margin, bust):
+        image = Image.fromarray(np.dstack([photo, alpha.astype(np.uint8)]))
+        cut, how = matte(image)
+        assert how.startswith("alpha") and cut.tobytes() == image.tobytes()
+    corners = Image.fromarray(np.dstack([photo, round_corners.astype(np.uint8)]))
+    assert matte(corners, "alpha")[1].startswith("alpha")           # as asked for
+
+
+def test_dust_is_cleared_and_nothing_else():
+    rgba = disc(256, 60)
+    dusty = rgba.copy()
+    dusty[..., 3] = np.maximum(dusty[..., 3], np.random.RandomState(0).randint(0, 4, (256, 256)))
+    dusty[20, 30:32, 3], dusty[240, 250, 3] = 255, 9                # specks
+    cleared = np.asarray(mattes.without_dust(Image.fromarray(dusty)))
+    away = np.hypot(*(np.mgrid[:256, :256] - 127.5)) > 70
+    assert (cleared[..., 3][away] == 0).all() and np.abs(cleared[..., 3].astype(int) - rgba[..., 3]).max() <= 3
+    np.testing.assert_array_equal(cleared[..., :3], rgba[..., :3])
+    # a part of its own, a soft edge, a soft shadow and a picture of nothing but specks stay
+    parts = rgba.copy()
+    parts[20:24, 30:34] = 200, 30, 30, 255
+    soft = rgba.copy()
+    soft[..., 3] = cv2.GaussianBlur(rgba[..., 3], (0, 0), 1.5)
+    shadow = rgba.copy()
+    shadow[..., 3] = np.maximum(rgba[..., 3], cv2.GaussianBlur(np.roll(rgba[..., 3] // 2, 30, axis=1), (0, 0), 8))
+    shadow[shadow[..., 3] <= mattes.FAINT, 3] = 0
+    few = np.zeros_like(rgba)
+    few[[50, 60], [50, 60]] = 255
+    for image in map(Image.fromarray, (rgba, parts, soft, shadow, few)):
+        assert mattes.without_dust(image) is image

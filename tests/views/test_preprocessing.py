@@ -68,3 +68,19 @@ def test_network_and_back():
     np.testing.assert_array_equal(back[0], rgb)
     extremes = np.array([-3, -1, 0, 0.999, 1, 3], np.float32).reshape(1, 1, 1, 6).repeat(3, axis=1)
     np.testing.assert_array_equal(preprocessing.from_network(extremes)[0, 0, :, 0], [0, 0, 127, 254, 255, 255])
+
+
+@pytest.mark.parametrize("dust", ["faint", "specks"])
+def test_dust_does_not_move_the_object(dust):
+    clean = disc(120, 24, centre=(50, 70))
+    dusty = clean.copy()
+    if dust == "faint":
+        dusty[..., 3] = np.maximum(clean[..., 3], 1 + np.add.outer(np.arange(120), np.arange(120)) % 3)
+    else:
+        dusty[[1, 117], [2, 119], 3] = 1
+    wanted, found = (preprocessing.prepare(Image.fromarray(image), 64, 0.85)[0] for image in (clean, dusty))
+    solid = [image[..., 3] > 127 for image in (wanted, found)]
+    assert (solid[0] ^ solid[1]).mean() < 0.01
+    rows, columns = np.nonzero(solid[1])
+    assert np.ptp(columns) + 1 == pytest.approx(0.85 * 64, abs=1.5) and columns.mean() == pytest.approx(31.5, abs=1)
+    assert rows.mean() == pytest.approx(31.5, abs=1)

@@ -259,7 +259,8 @@ class PixelBatcher:
 
         # Rows: the colored pixels, room for more of them, then the background pixels that outlines
         # blend with.
-        pixels, weight, others = self._chosen_pixels(ids, near, far, rng)
+        known = None if views.known is None else views.known[chosen].reshape(-1)
+        pixels, weight, others = self._chosen_pixels(ids, near, far, known, rng)
         n = settings.pixels
         row_of = np.full(len(ids), -1, np.int32)
         row_of[pixels] = np.arange(len(pixels))
@@ -342,11 +343,13 @@ class PixelBatcher:
         )
         shares[rows[len(pixels):]] = 1
         shares[:len(pixels)] = weight
+        if views.known is not None:     # it may blend with what is known, but is not compared
+            shares[rows] *= views.known[chosen].reshape(-1)[shown]
         backdrop[:len(behind)] = background[behind // area]
         return Pixels(target, wanted, shares / max(mask.sum(), 1), backdrop)
 
-    def _chosen_pixels(self, ids, near, far, rng):
-        """Choose the covered pixels that are colored.
+    def _chosen_pixels(self, ids, near, far, known, rng):
+        """Choose the covered and known pixels that are colored; known: bool, or None for all.
 
         Return their numbers, their weights, and how many are not at outlines (these come first).
         Blocks of 2 x 2 pixels are drawn in random order, so that neighbors can be compared.
@@ -355,7 +358,8 @@ class PixelBatcher:
         h, w = views.h, views.w
         at_outline = np.zeros(len(ids), bool)
         at_outline[near] = at_outline[far] = True
-        covered = np.flatnonzero((ids >= 0) & ~at_outline)
+        inner = (ids >= 0) & ~at_outline
+        covered = np.flatnonzero(inner if known is None else inner & known)
         fixed = np.flatnonzero((ids >= 0) & at_outline)[:n]
         row, column = np.divmod(covered % (h * w), w)
         block = (covered // (h * w) * ((h + 1) // 2) + row // 2) * ((w + 1) // 2) + column // 2

@@ -85,6 +85,8 @@ def aligned(views):
             visual_hull.hull_sdf(views, CELLS, HALF, int(share * len(views))), HALF
         )
         outlines, _ = sdf_grid.silhouettes(sdf, HALF, views)
+        if views.known is not None:
+            outlines &= views.known
         total += [
             shift(outline, mask) if outline.any() else (0, 0)
             for outline, mask in zip(outlines, views.mask)

@@ -131,6 +131,8 @@ def disagreement(points, pixels, maps, views, tolerance):
         sees = (row >= 0) & (row < views.h) & (column >= 0) & (column < views.w) & (pixels[0] != k)
         at = k, np.where(sees, row, 0), np.where(sees, column, 0)
         sees &= np.abs(maps[at] - np.linalg.norm(local, axis=1)) < tolerance
+        if views.known is not None:
+            sees &= views.known[at]
         total[sees] += views.rgb[at][sees]
         count += sees
     others = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], color.mean(0))

@@ -11,7 +11,7 @@ import numpy as np
 from sgm.common.errors import argument
 from sgm.reconstruct.hull import flat_base, sdf_grid, visual_hull
 from sgm.reconstruct.hull.camera_alignment import aligned
-from sgm.reconstruct.posed_views import HALF, PosedViews, ShapeError
+from sgm.reconstruct.posed_views import HALF, ShapeError
 
 LOW = 96                    # pixels of the longer side, and cells of the grid, of the search
 FILLED = 0.5  # an object is enlarged if its longest side is below this share of the box
@@ -81,7 +81,7 @@ def coverage(sdf, views):
     The mean over views. A hull never exceeds its masks, so what is missing is where views
     contradict each other.
     """
-    seen, _ = sdf_grid.silhouettes(sdf, HALF, views)
+    seen, _ = sdf_grid.silhouettes(sdf, HALF, views)    # masks are empty where nothing is known
     masks = views.mask > 0.5
     return float(np.mean([(s & m).sum() / max(m.sum(), 1) for s, m in zip(seen, masks)]))
 
@@ -111,9 +111,7 @@ def mirrored(views, center):
     turn[:, 1, 0], turn[:, 0, 1], turn[:, 2, 2] = np.sin(angle), -np.sin(angle), 1
     c2w[:, :3, :3] = turn @ c2w[:, :3, :3]
     c2w[:, :3, 3] = np.einsum("nij,nj->ni", turn, offset) + center
-    return PosedViews(
-        views.rgb, views.mask, c2w, *views.intrinsics, views.scale, views.center, views.files
-    )
+    return replace(views, c2w=c2w)
 
 
 def _check_cameras(views, source):

@@ -10,14 +10,19 @@ from numba import njit
 
 from sgm.reconstruct.hull import sdf_grid
 
+# Where pictures have unknown parts: share of the number of views that know something of the best
+# known voxels. Voxels of which that many do give the object's bounding box.
+TOLD = 0.6
 
-def outline_distance(mask):
+
+def outline_distance(mask, known=None):
     """Return the signed distance in pixels to the outline of a mask, negative inside.
 
     mask (H, W) in [0, 1]; the result is (H, W) float32. Where alpha is between 0 and 1 the outline
-    is known to a fraction of a pixel.
+    is known to a fraction of a pixel. known (H, W) bool: NaN where it is False; the object may
+    reach as far into there as it likes.
     """
-    inside = (mask > 0.5).astype(np.uint8)
+    inside = (mask > 0.5 if known is None else (mask > 0.5) | ~known).astype(np.uint8)
     # OpenCV's last bit is another one at each call; squares of distances between pixels are whole
     # numbers.
     out, within = (
@@ -26,19 +31,36 @@ def outline_distance(mask):
     )
     signed = np.where(inside > 0, 0.5 - within, out - 0.5)
     edge = (mask > 0) & (mask < 1) & (np.abs(signed) <= 0.5)
-    return np.where(edge, 0.5 - mask, signed).astype(np.float32)
+    signed = np.where(edge, 0.5 - mask, signed).astype(np.float32)
+    if known is None:
+        return signed
+    farthest = np.float32(sum(mask.shape))          # where no background is known it is infinite
+    return np.where(known, np.maximum(signed, -farthest), np.float32(np.nan))
+
+
+def without_islands(mask, known):
+    """Return where a view tells of the object: `known` (H, W) and unknown parts it does not touch.
+
+    An object that ends clear of such a part does not go on within it.
+    """
+    _, labels = cv2.connectedComponents((~known).astype(np.uint8), connectivity=8)
+    touched = np.unique(labels[cv2.dilate((mask > 0.5).astype(np.uint8), np.ones((5, 5))) > 0])
+    return known | ~np.isin(labels, touched)
 
 
 @njit(cache=True)
 def _carve(distances, open_sides, world_to_camera, intrinsics, axis, allowed_outliers):
+    """Return the grid of distances, and how many views know something of each vertex."""
     count, height, width = distances.shape
     fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
     n = len(axis)
     out, largest = np.empty((n, n, n), np.float32), np.empty(allowed_outliers + 1)
+    told = np.empty((n, n, n), np.int16)
     for i in range(n):
         for j in range(n):
             for k in range(n):
                 largest[:] = -1e9               # in descending order
+                count_told = 0
                 for v in range(count):
                     m = world_to_camera[v]
                     x = m[0, 0] * axis[i] + m[0, 1] * axis[j] + m[0, 2] * axis[k] + m[0, 3]
@@ -70,27 +92,36 @@ def _carve(distances, open_sides, world_to_camera, intrinsics, axis, allowed_out
                     value = ((d[b, a] * (1 - s) + d[b, a + 1] * s) * (1 - t)
                              + (d[b + 1, a] * (1 - s) + d[b + 1, a + 1] * s) * t + max(beyond, 0.0))
                     value *= depth / fx
+                    if value != value:          # NaN: not known
+                        continue
+                    count_told += 1
                     for place in range(allowed_outliers + 1):
                         if value > largest[place]:
                             value, largest[place] = largest[place], value
                 out[i, j, k] = largest[allowed_outliers]
-    return out
+                told[i, j, k] = count_told
+    return out, told
 
 
 def hull_sdf(views, resolution, half, allowed_outliers=0):
     """Return the hull of `views` on a grid (R + 1,) * 3 float32, box units, negative inside.
 
     It is not closed at the box. allowed_outliers: number of views allowed to contradict a voxel,
-    for poses or masks that are not exact.
+    for poses or masks that are not exact. Where pictures have unknown parts, what few views know is
+    the object's only within the bounding box of what many know, see `_bounded`.
     """
-    distances = np.stack([outline_distance(mask) for mask in views.mask])
+    if views.known is None:
+        distances = np.stack([outline_distance(mask) for mask in views.mask])
+    else:
+        distances = np.stack([outline_distance(mask, without_islands(mask, known))
+                              for mask, known in zip(views.mask, views.known)])
     touches = np.stack(
         [
             np.array([side.mean() > 0.01 for side in (mask[:, 0], mask[:, -1], mask[0], mask[-1])])
             for mask in views.mask > 0.5
         ]
     )
-    return _carve(
+    sdf, told = _carve(
         distances,
         touches,
         np.linalg.inv(views.c2w),
@@ -98,6 +129,26 @@ def hull_sdf(views, resolution, half, allowed_outliers=0):
         sdf_grid.vertices(resolution, half),
         min(allowed_outliers, len(views) - 1),
     )
+    if views.known is None:
+        return sdf
+    beyond = np.float32(4 * half / resolution)      # two cells
+    return np.where(_bounded(sdf, told), sdf, beyond)
+
+
+def _bounded(sdf, told):
+    """Return which values of a grid are believed, by how many views know of them.
+
+    In front of the object and behind it, the views in line with it show it alone; where no other
+    view knows anything, that is no reason to believe in more of it.
+    """
+    inside = (sdf < 0) & (told > 0)
+    if not inside.any():
+        return inside
+    well_known = np.argwhere(inside & (told >= TOLD * np.quantile(told[inside], 0.9)))
+    low, high = well_known.min(0) - 1, well_known.max(0) + 2
+    may = np.zeros(sdf.shape, bool)
+    may[tuple(slice(max(a, 0), b) for a, b in zip(low, high))] = True
+    return (told > 0) & (may | (sdf >= 0))
 
 
 def closed(sdf, half):

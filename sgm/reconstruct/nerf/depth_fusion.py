@@ -127,6 +127,8 @@ def score(sdf, field, views, deeper=0.0):
     far behind a surface the field has its colors, see `bias`.
     """
     seen, distance = sdf_grid.silhouettes(sdf, HALF, views)
+    if views.known is not None:
+        seen &= views.known
     solid = views.mask > 0.5
     view, row, column = np.nonzero(seen & solid)
     origins, directions = views.rays(view, row, column)

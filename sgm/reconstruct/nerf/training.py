@@ -80,7 +80,7 @@ class Rendering(nn.Cell):
 
 
 class Rays:
-    """Random rays of the views' pixels near the object, in patches of 2 x 2 if asked for."""
+    """Random rays of the views' known pixels near the object, in patches of 2 x 2 if asked for."""
 
     def __init__(self, views, patches):
         self.views, self.patches = views, patches
@@ -91,7 +91,14 @@ class Rays:
                 for mask in views.mask
             ]
         )
+        if views.known is not None:
+            # of a patch its upper left pixel is drawn
+            around = np.ones((2, 2) if patches else (1, 1), np.uint8)
+            near &= np.stack([cv2.erode(known.astype(np.uint8), around, anchor=(0, 0))
+                              for known in views.known])
         self.pixels = np.argwhere(near).astype(np.int32)
+        if not len(self.pixels):
+            raise ShapeError("nerf: no pixel near the object is known; check the masks")
 
     def draw(self, count, rng):
         """Return origins, directions (N, 3), rgb (N, 3), alpha (N,), all float32."""

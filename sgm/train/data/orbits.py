@@ -57,7 +57,7 @@ class OrbitClip:
         return np.stack([self._view(file) for file in chosen])
 
     def _view(self, file):
-        image = load_image(file)
+        image = load_image(file, upright=False)
         expected = (self.side or image.width, image.width)
         if (image.width, image.height) != expected or image.width < self.size:
             raise DataError(f"{file}: found {image.width} x {image.height} pixels, expected "
@@ -86,8 +86,12 @@ def read_orbit(folder, size):
     if len(views.files) < 2:
         raise DataError(f"{folder}: transforms.json has a single view, expected an orbit of"
                         " several")
-    if views.width != views.height or views.width < size:
-        raise DataError(f"{folder}: transforms.json says {views.width} x {views.height} pixels,"
+    lens = views.lens
+    if lens is None:
+        raise DataError(f"{folder}: transforms.json has several lenses, or one that is no pinhole;"
+                        " expected one pinhole for all views of an orbit, render it again")
+    if lens.width != lens.height or lens.width < size:
+        raise DataError(f"{folder}: transforms.json says {lens.width} x {lens.height} pixels,"
                         f" expected a square of at least {size}, the model's size; render it again")
     azimuths, elevations = _angles(folder, views.poses[:, :3, 3], views.poses[:, :3, 2],
                                    views.poses[:, 2, 0])
@@ -98,9 +102,9 @@ def read_orbit(folder, size):
             k = int(off.argmax())
             raise DataError(f"{folder}: frames[{k}] says {name} {said[k]:.1f}, its transform_matrix"
                             f" {seen[k]:.1f}; one of them is wrong, render it again")
-    _check_side(views.files[0], views.width)
+    _check_side(views.files[0], lens.width)
     return OrbitClip(str(folder), tuple(views.files),
-                     (AZIMUTH_SIGN * views.azimuths_deg, views.elevations_deg), size, views.width)
+                     (AZIMUTH_SIGN * views.azimuths_deg, views.elevations_deg), size, lens.width)
 
 
 def read_render(folder, size):

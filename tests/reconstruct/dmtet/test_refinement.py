@@ -202,3 +202,30 @@ def test_refused_inputs():
     refiner.graph = lambda *inputs: (Tensor(np.float32(np.nan)), None, None, None)
     with pytest.raises(refinement.RefineError, match="not finite"):
         refiner.step()
+
+
+def test_what_is_not_known_enters_no_loss():
+    """The left half of the pictures holds nonsense: with it unknown, loss and gradients are those of any other content."""
+    views = pictures(ball(0.3), fine=2)
+    known = np.ones(views.mask.shape, bool)
+    known[:, :, :SIZE // 2 - 3] = False
+    spec, results = DMTetSpec(**{**SMALL, "pixels": 4096}), []
+    for fill in (None, 0.0, 0.9):
+        rgb, mask = views.rgb.copy(), views.mask.copy()
+        if fill is not None:
+            rgb[~known], mask[~known] = fill, fill
+        batcher = pixel_batches.PixelBatcher(
+            PosedViews(rgb, mask, views.c2w, *views.intrinsics, known=None if fill is None else known), HALF, RESOLUTION,
+            spec, pixel_batches.Lengths())
+        surface = pixel_batches.surface_of(tet_grid.sealed(ball(0.32), HALF), HALF)
+        field = small_field()
+
+        def encode(*points, field=field):
+            return [array for places in points for array in field.encode(places)]
+        results.append(batcher.batch(surface, np.array([0, 1]), encode, np.random.RandomState(0)).pixels)
+    plain, empty, full = results
+    counts = [int((pixels.shares > 0).sum()) for pixels in results]
+    assert counts[1] == counts[2] and 0.4 * counts[0] < counts[1] < 0.75 * counts[0]
+    used = empty.shares > 0
+    np.testing.assert_array_equal(empty.target[used], full.target[used])
+    np.testing.assert_array_equal(empty.wanted[used], full.wanted[used])

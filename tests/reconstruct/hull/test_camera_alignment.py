@@ -44,3 +44,19 @@ def test_common_move_is_removed_from_shifts():
     alone[7] = 4, 0
     left = camera_alignment.without_common(alone, views)
     assert left[7, 0] > 3.5 and np.abs(np.delete(left, 7, axis=0)).max() < 0.7
+
+
+def test_cameras_do_not_turn_to_an_occluder(monkeypatch):
+    """The right third of a ball is hidden in one view: its outline there is no reason to turn."""
+    monkeypatch.setattr(camera_alignment, "ALLOWED_OUTLIERS", (0.2, 0.2))
+    monkeypatch.setattr(camera_alignment, "CELLS", 32)
+    views = views_of(ball(0.3), Orbit.static(0, 8))
+    hidden = np.zeros(views.mask.shape, bool)
+    hidden[2, :, 56:] = True
+    empty = views.ignoring(~hidden)
+
+    def turn(found):
+        return np.degrees(np.arccos(np.clip((found.c2w[2, :3, 2] * views.c2w[2, :3, 2]).sum(), -1, 1)))
+
+    kept, turned = turn(camera_alignment.aligned(empty)), turn(camera_alignment.aligned(empty.ignoring(None)))
+    assert kept < 0.5 and turned > 0.75, (kept, turned)

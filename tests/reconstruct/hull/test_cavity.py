@@ -113,6 +113,18 @@ def test_disagreement_by_hand(cup):
     assert found == pytest.approx(alone.rgb[first].var(0).mean(), rel=1e-4)                 # nobody else: against the mean
 
 
+def test_other_views_that_are_not_known_do_not_disagree(cup):
+    maps = sdf_grid.silhouettes(CUP, HALF, cup)[1]
+    known = np.ones(cup.mask.shape, bool)
+    known[1::2, :SIDE // 2] = False
+    painted = PosedViews(np.where(known[..., None], cup.rgb, 1), cup.mask, cup.c2w, *cup.intrinsics)
+    pixels = np.nonzero((cup.mask > 0) & known)
+    origins, directions = cup.rays(*pixels)
+    points = origins + maps[pixels][:, None] * directions
+    assert cavity.disagreement(points, pixels, maps, painted.ignoring(known), CELL) < 2e-3
+    assert cavity.disagreement(points, pixels, maps, painted, CELL) > 1e-2
+
+
 def test_cup_reconstructed_as_a_bowl_is_dug_out(cup):
     found, (said,) = cavity.continued(BOWL, OUTSIDE, cup)
     assert said["dug"] and said["ratio"] < 0.5 and said["wall"] == pytest.approx(WALL, abs=1.1 * CELL)

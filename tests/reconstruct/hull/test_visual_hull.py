@@ -1,5 +1,6 @@
 """The visual hull on shapes in closed form (no MindSpore)."""
 import numpy as np
+import pytest
 from support.shapes import DISTANCE, FOCAL, ball, views_of
 
 from sgm.reconstruct.hull import scene_box, sdf_grid, visual_hull
@@ -59,3 +60,65 @@ def test_contradicting_view_is_an_allowed_outlier():
     sizes = [(visual_hull.closed(visual_hull.hull_sdf(v, 32, HALF, count), HALF) < 0).sum() for v, count in
              ((views, 0), (spoilt, 0), (spoilt, 1))]
     assert sizes[1] < 0.8 * sizes[0] and sizes[0] <= sizes[2] < 1.15 * sizes[0]
+
+
+def test_outline_distance_beside_what_is_not_known():
+    mask, known = np.zeros((9, 12), np.float32), np.ones((9, 12), bool)
+    mask[:, :4], known[:, 2:6] = 1, False
+    found = visual_hull.outline_distance(np.where(known, mask, 0), known)[4]
+    assert np.isnan(found[2:6]).all()
+    np.testing.assert_allclose(found[[0, 1]], [-5.5, -4.5])         # the next surely empty pixel is the sixth
+    np.testing.assert_allclose(found[6:9], [0.5, 1.5, 2.5])         # the object may reach as far as the fifth
+    nothing = visual_hull.outline_distance(mask[:, :2], np.ones((9, 2), bool))
+    assert np.isfinite(nothing).all() and (nothing < 0).all()
+
+
+def bounds(views, half=HALF, resolution=32):
+    sdf = visual_hull.closed(visual_hull.hull_sdf(views, resolution, half), half)
+    points = visual_hull.surface_points(sdf, half)
+    return np.concatenate([points.min(0), points.max(0)])
+
+
+def without(views, hidden):
+    """The views without what `hidden` (V, H, W) covers."""
+    return views.ignoring(~hidden)
+
+
+@pytest.fixture(scope="module")
+def ball_seen():
+    return views_of(ball(0.3), Orbit.from_lists(np.arange(1, 17) * 22.5 % 360, np.resize([-35.0, 0, 35], 16)))
+
+
+def test_occluders_carve_nothing(ball_seen):
+    """A stripe over a third of each picture, elsewhere in each, hides parts of a ball: its hull stays as it is."""
+    views = ball_seen
+    hidden = np.zeros(views.mask.shape, bool)
+    for k in range(len(views)):
+        start = 26 + 7 * k % 30
+        hidden[(k, slice(start, start + 16)) if k % 2 else (k, slice(None), slice(start, start + 16))] = True
+    empty = PosedViews(views.rgb, np.where(hidden, 0, views.mask), views.c2w, *views.intrinsics)
+    np.testing.assert_allclose(bounds(without(views, hidden)), bounds(views), atol=0.012)
+    assert (visual_hull.hull_sdf(empty, 24, HALF) > 0).all()        # what taking them for background does
+
+
+def test_a_lens_circle_leaves_no_room_for_more(ball_seen):
+    """Cut off by the circle in most views, the hull does not grow into what no or hardly any view knows."""
+    views = ball_seen
+    y, x = np.mgrid[:views.h, :views.w] + 0.5
+    hidden = np.stack([np.hypot(x - 48, y - (32 if k % 2 else 48)) > 30 for k in range(len(views))])
+    np.testing.assert_allclose(bounds(without(views, hidden)), bounds(views), atol=0.03)
+    hidden = np.broadcast_to(np.hypot(x - 32, y - 48) > 30, views.mask.shape)
+    np.testing.assert_allclose(bounds(without(views, hidden)), bounds(views), atol=0.06)
+
+
+def test_unknown_parts_that_the_object_does_not_touch_are_background(ball_seen):
+    views = ball_seen
+    hidden = np.zeros(views.mask.shape, bool)
+    hidden[:, :4] = hidden[:, :, -3:] = True
+    sdf, plain = (visual_hull.hull_sdf(v, 32, HALF) for v in (without(views, hidden), views))
+    inner = plain < 0.1
+    np.testing.assert_allclose(sdf[inner], plain[inner], atol=1e-6)
+    mask, known = np.zeros((20, 20), np.float32), np.ones((20, 20), bool)
+    mask[5:10, 5:10], known[:, 12:14], known[8:9, 10:11] = 1, False, False
+    told = visual_hull.without_islands(mask, known)
+    assert told[:, 12:14].all() and not told[8, 10]

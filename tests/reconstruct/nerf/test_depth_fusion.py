@@ -43,3 +43,19 @@ def test_deep_only_takes_deep_parts_from_depth():
     found = depth_fusion.deep_only(outside, fused, 0.03)
     assert (found[:, axis > 0.2][18:24] == fused[:, axis > 0.2][18:24]).all()
     np.testing.assert_array_equal(found[:, axis < -0.2], outside[:, axis < -0.2])
+
+
+def test_candidates_are_not_judged_by_what_is_not_known(views):
+    """The left half of every picture is masked out: the true surface is as good as before, its figures those of the rest."""
+    axis = sdf_grid.vertices(32, HALF)
+    ball = (np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2) - RADIUS).astype(np.float32)
+
+    class Field:
+        def evaluate(self, points):
+            return None, (0.5 + 0.4 * points / RADIUS).astype(np.float32)
+
+    known = np.ones(views.mask.shape, bool)
+    known[:, :, :SIDE // 2] = False
+    scores = [depth_fusion.score(ball, Field(), v) for v in (views, views.ignoring(known), views.ignoring(known).ignoring(None))]
+    assert scores[1][0] == pytest.approx(scores[0][0], abs=0.01) and scores[1][1] == pytest.approx(scores[0][1], rel=0.2)
+    assert scores[2][0] < 0.6                   # taken for background

@@ -122,3 +122,17 @@ def test_patches_are_neighbors(views):
     step = np.linalg.norm(d[:, 1] - d[:, 0], axis=-1)
     assert (step < 1.1 / FOCAL).all() and (step > 0.8 / FOCAL).all()
     np.testing.assert_allclose(np.linalg.norm(d[:, 2] - d[:, 0], axis=-1), step, rtol=0.2)
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_no_ray_goes_where_nothing_is_known(views, patches):
+    known = np.ones(views.mask.shape, bool)
+    known[:, :, :SIDE // 2], known[0] = False, False
+    rays = training.Rays(views.ignoring(known), patches)
+    drawn = []
+    rays.views.__dict__["rays"] = lambda view, row, column: drawn.append((view, row, column)) or (None, None)
+    rays.draw(4096, np.random.RandomState(0))
+    view, row, column = drawn[0]
+    assert known[view, row, column].all() and set(view) == set(range(1, len(views)))
+    with pytest.raises(ShapeError, match="no pixel near the object is known"):
+        training.Rays(views.ignoring(np.zeros_like(known)), patches)

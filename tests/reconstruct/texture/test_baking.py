@@ -92,3 +92,19 @@ def test_spread_takes_the_nearest():
     out = spread(image, known)[..., 0]
     assert (out[:, :4] == 1).all() and (out[:, 5:] == 2).all()
     np.testing.assert_array_equal(spread(image, np.zeros_like(known)), image)
+
+
+def test_unknown_pixels_lend_no_color_and_are_not_compared(ball):
+    """Half of every other picture is painted over: with that unknown, the colors are those of the other views."""
+    ball = trimesh.creation.icosphere(3, 0.45)
+    views = views_of(colored(ball), AROUND[:8])
+    known = np.ones(views.mask.shape, bool)
+    known[::2, :, :SIZE // 2] = False
+    rgb = np.where(known[..., None], views.rgb, views.mask[..., None] * np.float32([1, 0, 1]))
+    hidden = replace(views, rgb=rgb).ignoring(known)
+    small = replace(SMALL, size=128)
+    meshes = [bake(ball.vertices, ball.faces, v, small) for v in (hidden, replace(views, rgb=rgb))]
+    scores = [view_metrics(mesh, views)["psnr_fg"] for mesh in meshes]
+    assert scores[0] > 28 and scores[1] < scores[0] - 6, scores
+    found = view_metrics(meshes[0], hidden)
+    assert found["psnr_fg"] > 28 and found["iou"] > 0.97, found

@@ -62,6 +62,16 @@ def test_sinusoids():
 
 # --- views folders ----------------------------------------------------------------------------------------------
 
+def test_posed_views_are_not_turned_by_exif(tmp_path):
+    folder = write_orbit(tmp_path / "cup", Orbit.static(10, 3))
+    plain = read_orbit(folder, SIZE).frames()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for k in range(3):
+        Image.open(folder / f"{k:03d}.png").save(folder / f"{k:03d}.png", exif=exif)
+    np.testing.assert_array_equal(read_orbit(folder, SIZE).frames(), plain)
+
+
 def test_views_and_cameras(tmp_path):
     orbit = Orbit.dynamic(1, 5, 6)
     clip = read_orbit(write_orbit(tmp_path / "cup", orbit), SIZE)
@@ -120,6 +130,12 @@ def edit(key, change):
     return damage
 
 
+def sized(width, height):
+    """transforms.json says another size; focal lengths are in pixels alone."""
+    values = {"w": width, "h": height, "camera_angle_x": None, "camera_angle_y": None}
+    return lambda folder: [edit(key, lambda _, value=value: value)(folder) for key, value in values.items()]
+
+
 def turned(frames, matrix):
     """The second camera's rotation times `matrix`."""
     pose = np.array(frames[1]["transform_matrix"])
@@ -145,8 +161,10 @@ DAMAGES = {
     "single view": (edit("frames", lambda frames: frames[:1]), "single view"),
     "no view": (edit("frames", lambda frames: []), "frames"),
     "too few views": (edit("frames", lambda frames: frames[:3]), "3 views, expected at least the model's 4"),
-    "another size": (edit("w", lambda w: 64), "64"),
-    "too small": (lambda f: (edit("w", lambda w: 16)(f), edit("h", lambda w: 16)(f)), "16 x 16 pixels, expected a square"),
+    "another size": (sized(64, 32), "64 x 32 pixels, expected a square"),
+    "too small": (sized(16, 16), "16 x 16 pixels, expected a square"),
+    "two sources of one number": (edit("fl_x", lambda fl: 2 * fl), "camera_angle_x is 0.589921, a focal length of"),
+    "a fisheye": (edit("camera_model", lambda model: "OPENCV_FISHEYE"), "one that is no pinhole"),
     "looks away": (edit("frames", lambda frames: turned(frames, about("x", 20))), "camera 1 looks past the origin by 20.0"),
     "rolled": (edit("frames", lambda frames: turned(frames, about("z", 30))), "camera 1 is rolled by"),
     "poses swapped": (edit("frames", swap_poses), "frames[0] says azimuth_deg 90.0, its transform_matrix 180.0"),

@@ -140,9 +140,11 @@ class Reconstruction:
         if self.original_world and moved:
             return "the world before applied_transform"
         if self.original_world:
-            log.warning("%s: --original-world: it has no applied_transform to undo", self.source)
+            log.warning("%s: %s: it has no applied_transform to undo", self.source,
+                        argument("original_world"))
         said = "the world of the poses in transforms.json"
-        return f"{said}, with applied_transform; --original-world undoes it" if moved else said
+        flag = argument("original_world")
+        return f"{said}, with applied_transform; {flag} undoes it" if moved else said
 
     def field(self, views, hull, origin):
         """Return the Field and its NerfTrainer: trained now, or restored from an earlier run.

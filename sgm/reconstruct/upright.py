@@ -3,6 +3,7 @@ import logging
 
 import numpy as np
 
+from sgm.common.errors import argument
 from sgm.reconstruct.posed_views import ShapeError
 from sgm.views.images import orientation
 
@@ -24,12 +25,13 @@ def turned_upright(views, up="auto", source="the views"):
     Raises ShapeError for another `up`.
     """
     if up not in UPS:
-        raise ShapeError(f"--up: found {up!r}, expected one of {', '.join(UPS)}")
+        raise ShapeError(f"{argument('up')}: found {up!r}, expected one of {', '.join(UPS)}")
     axis = _axis(views, source) if up == "auto" else up
     if axis == "z":
         return views
     if up == "auto":
-        log.info("%s: the cameras' up is the y axis of their world (--up says otherwise)", source)
+        log.info("%s: the cameras' up is the y axis of their world (%s z says otherwise)", source,
+                 argument("up"))
     return views.turned(TO_Z_UP[axis])
 
 
@@ -52,5 +54,5 @@ def _axis(views, source):
         if up[this] > 0 and (near or tilt[this] < LEVEL <= tilt[other]):
             return axis
     log.warning("%s: which way is up is not clear, the cameras' mean up is (%.2f, %.2f, %.2f); z is"
-                " taken, say --up y or --up z", source, *mean)
+                " taken: give %s y or z", source, *mean, argument("up"))
     return "z"

@@ -48,7 +48,7 @@ WARNED = {
     "transform_matrix_start": "the camera moves during a picture; its transform_matrix is used",
     "transform_matrix_end": "the camera moves during a picture; its transform_matrix is used",
     "is_hdr": "colors are taken for sRGB",
-    "up": "which way is up is asked for by --up",
+    "up": "which way is up is found by the cameras, or said by views_to_mesh's argument up",
 }
 log = logging.getLogger("sgm")
 

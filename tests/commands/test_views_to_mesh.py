@@ -409,7 +409,7 @@ def test_y_up_world_and_the_one_before_it(folder, tmp_path, capsys, monkeypatch)
 def test_the_world_of_the_files_is_named(caplog):
     moved, still = (PosedViews(*[None] * 3, 1, 1, 1, 1, applied=applied) for applied in (np.diag([2.0, 2, 2, 1]), np.eye(4)))
     plain, original = (Reconstruction("there", MeshSpec(), "out", original_world=flag) for flag in (False, True))
-    assert plain.world_of(moved) == "the world of the poses in transforms.json, with applied_transform; --original-world undoes it"
+    assert plain.world_of(moved) == "the world of the poses in transforms.json, with applied_transform; original_world undoes it"
     assert plain.world_of(still) == "the world of the poses in transforms.json" and not caplog.records
     assert original.world_of(moved) == "the world before applied_transform"
     assert original.world_of(still) == plain.world_of(still) and "no applied_transform to undo" in caplog.text

@@ -264,3 +264,15 @@ def test_parse_background():
 def test_no_mindspore():
     code = "import sys, sgm.views.images, sgm.views.cameras; sys.exit(bool({'mindspore', 'scipy', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_as_they_are_stored(tmp_path, orientation):
+    """Cameras know the pixels of the file; Pillow turns a TIFF by itself, others when asked."""
+    stored = np.random.RandomState(0).randint(0, 255, (5, 9, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("a.tiff", "a.png"):
+        Image.fromarray(stored).save(tmp_path / name, exif=exif)
+        np.testing.assert_array_equal(np.asarray(load_image(tmp_path / name, upright=False))[..., :3], stored)
+        assert load_image(tmp_path / name).size == ((9, 5) if orientation < 5 else (5, 9))

@@ -68,8 +68,7 @@ def parse(argv):
         help="take the moving average of the weights (EMA) that SRC holds besides them")
     add("--surgery", choices=SURGERY,
         help="SVD weights to the start of an SV3D fine-tuning: the columns of the label embedding"
-             " by"
-        " role (cond_aug kept, angles zero), embedders renumbered, temporal decoder kept")
+             " by role (cond_aug kept, angles zero), embedders renumbered, temporal decoder kept")
     return parser.parse_args(argv)
 
 

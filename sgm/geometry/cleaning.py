@@ -37,9 +37,8 @@ def clean(vertices: np.ndarray, faces: np.ndarray, settings) -> tuple[np.ndarray
     if not len(faces):
         raise InputError(
             "the mesh has no triangle with an area, so there is nothing to clean or texture; let"
-            " the stage"
-            " before find a surface (a lower density threshold, more steps, views with the object"
-            " in them)"
+            " the stage before find a surface (a lower density threshold, more steps, views with"
+            " the object in them)"
         )
     faces = outwards(vertices, turned_alike(faces))
     kept = kept_parts(vertices, faces, settings.floaters)

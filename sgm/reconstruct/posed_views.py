@@ -183,8 +183,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     if len(posed.files) < MIN_VIEWS:
         raise ShapeError(
             f"{path}: found {len(posed.files)} views, expected at least {MIN_VIEWS} (20 and more"
-            " are good);"
-            " add views around the object"
+            " are good); add views around the object"
         )
     chosen = np.unique(
         np.linspace(0, len(posed.files) - 1, min(most, len(posed.files))).round().astype(int)
@@ -244,9 +243,8 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
         if not EMPTY < covered < FULL * share:
             raise ShapeError(
                 f"{file}: the object's mask ({said}) covers {covered / share:.1%} of the picture,"
-                " expected a part of it;"
-                " give pictures with alpha, or on a plain background, or take the view out of"
-                " transforms.json"
+                " expected a part of it; give pictures with alpha, or on a plain background, or"
+                " take the view out of transforms.json"
             )
         used.append(k)
         pictures.append(picture)

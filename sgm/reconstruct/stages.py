@@ -54,8 +54,7 @@ def read(source, spec, azimuth_sign=1, progress=False, up="auto"):
         if len(kept) < MIN_VIEWS:
             raise ShapeError(
                 f"hold_out={spec.hold_out} leaves {len(kept)} of {len(views)} views, expected at"
-                " least"
-                f" {MIN_VIEWS}; hold fewer out"
+                f" least {MIN_VIEWS}; hold fewer out"
             )
     return views.subset(kept), views.subset(np.setdiff1d(np.arange(len(views)), kept))
 

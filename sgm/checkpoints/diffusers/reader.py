@@ -278,5 +278,4 @@ def _compare_configs(path, spec, configs):
             if None not in (expected, found) and found != expected:
                 raise CheckpointError(
                     f"{path / part / 'config.json'}: {name}: found {str(found)[:60]}, expected"
-                    f" {expected} for {spec.name}; pass the model's"
-                    f" {argument('name', '--config')}")
+                    f" {expected} for {spec.name}; pass the model's {argument('name', '--config')}")

@@ -138,8 +138,7 @@ class Refiner:
         if not np.isfinite(sdf).all() or not (sdf < 0).any():
             raise RefineError(
                 "dmtet: the distances it starts from have no inside, or are not finite; look at the"
-                " masks and"
-                " poses of the views, and at the stages before"
+                " masks and poses of the views, and at the stages before"
             )
         self.views, self.field, self.settings, self.seed = views, field, settings, seed
         self.resolution = sdf.shape[0] - 1

@@ -120,15 +120,13 @@ def _check_cameras(views, source):
     if np.ptp(eyes, axis=0).max() < 1e-6 * max(np.abs(eyes).max(), 1e-6):
         raise ShapeError(
             f"{source}: all cameras stand at one place; expected views from around the object,"
-            " check the"
-            " transform_matrix entries"
+            " check the transform_matrix entries"
         )
     spread = np.degrees(np.arccos(np.clip((forward @ forward.T).min(), -1, 1)))
     if spread < 10:
         raise ShapeError(
             f"{source}: the cameras look the same way within {spread:.1f} degrees; expected views"
-            " from around"
-            " the object, add some from other sides"
+            " from around the object, add some from other sides"
         )
 
 
@@ -249,9 +247,8 @@ def _agreeing(rough, source):
     if chance is not None:
         raise ShapeError(
             f"{disagree}, expected {POOR:.0%}; the same poses in random order reach {chance:.0%}:"
-            " these poses,"
-            " or their order, are not the pictures': check each frame's file_path against its"
-            " transform_matrix, and the masks"
+            " these poses, or their order, are not the pictures': check each frame's file_path"
+            " against its transform_matrix, and the masks"
         )
     if best < covered + ADVANTAGE:
         corrected, best = rough, covered

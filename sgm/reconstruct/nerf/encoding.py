@@ -140,8 +140,7 @@ def vertex_pairs(levels, count, rng):
     if not len(dense):
         raise InputError(
             "nerf.tv: total variation needs a level that is stored densely, found none; set"
-            " nerf.tv=0, a larger"
-            " nerf.hash_log2, or nerf.encoding=dense"
+            " nerf.tv=0, a larger nerf.hash_log2, or nerf.encoding=dense"
         )
     share = levels.size[dense] / levels.size[dense].sum()
     chosen = dense[np.searchsorted(np.cumsum(share)[:-1], rng.random_sample(count))]

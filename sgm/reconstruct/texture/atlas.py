@@ -62,8 +62,7 @@ def unwrap(
     if best is None:
         raise InputError(
             f"texture atlas: {count} charts do not fit into {size} x {size} texels; give a larger"
-            " texture or"
-            " fewer faces"
+            " texture or fewer faces"
         )
     (shift, turn), factor = best
     spots = _turned(corners * factor, owner, turn) + shift[owner]

@@ -4,11 +4,17 @@
   render_orbits.py procedural --count 2000 --out data/objects --size 64
   render_orbits.py procedural --count 2000 --out data/objects64 --size 64 --pack
   render_orbits.py meshes models/*.glb more/ --out data/models --size 576
+  render_orbits.py meshes models/*.glb --out data/degraded --degrade
 
 Objects are procedural, by seed, or mesh files. A views folder has 000.png ... (RGBA, straight
 alpha; the input view is last, at azimuth 0) and transforms.json. A packed set has clips.npy (N, T,
 H, W, 3) uint8 on white, azimuths.npy and elevations.npy (N, T) float32 degrees, and seeds.npy (N,)
 int64; read clips.npy with numpy.load(..., mmap_mode="r").
+
+With --degrade the views have the faults of generated ones, as strong as in genuine orbits of SV3D:
+highlights of a light that moves with the camera, brightness and hue that drift, warps, a thin part
+that is missing in some views, and a transforms.json whose elevation is off by 5 degrees. The folder
+`truth` within has the clean views, the true cameras and the shape (mesh.ply).
 
 What is finished is kept: start again with the same options to continue. Every object has its own
 elevation and orbit, and with --lighting varied its own lights, drawn from --seed and its name
@@ -21,6 +27,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
@@ -55,10 +62,12 @@ def parse(argv=None) -> argparse.Namespace:
         help="range of the input view's elevation in degrees (default -5 30, as in the paper)")
     add("--lighting", choices=("fixed", "varied"), default="fixed",
         help="the same lights for all objects, or soft lights of each object's own (default fixed)")
+    add("--degrade", action="store_true",
+        help="give the views the faults of generated ones, and write the truth beside them")
     add("--supersample", type=int_range(1, 8), default=2,
         help="samples per pixel and side (default 2)")
     add("--seed", type=int_range(0, MAX_SEED), default=0,
-        help="draws elevations, orbits and lights (default 0)")
+        help="draws elevations, orbits, lights and faults (default 0)")
     add("--workers", type=int_range(1, 1024), default=os.cpu_count(),
         help="processes (default: all CPUs)")
     add("--overwrite", action="store_true",
@@ -85,6 +94,9 @@ def parse(argv=None) -> argparse.Namespace:
     if args.elevation[0] > args.elevation[1]:
         raise InputError(f"--elevation is {args.elevation[0]:g} {args.elevation[1]:g}; expected MIN"
                          " <= MAX")
+    if args.degrade and getattr(args, "pack", False):
+        raise InputError("--degrade: found --pack, which has no place for the truth; leave one of"
+                         " them out")
     if args.command == "procedural" and args.first_seed + args.count > MAX_SEED + 1:
         raise InputError(f"--first-seed {args.first_seed} --count {args.count}: seeds must stay"
                          " under 2^32")
@@ -101,10 +113,12 @@ def main(argv=None) -> int:
         render_folders,
         render_packed,
     )
+    from sgm.render.degradation import Degradation
     check_folder(args.out, "--out")
     common = ("size", "frames", "orbit", "elevation", "lighting", "supersample", "seed")
     settings = OrbitSettings(args.command, **{name: getattr(args, name) for name in common},
-                             up=getattr(args, "up", None), fit=getattr(args, "fit", None))
+                             up=getattr(args, "up", None), fit=getattr(args, "fit", None),
+                             degrade=Degradation() if args.degrade else None)
     how = {"workers": args.workers, "overwrite": args.overwrite}
     if args.command == "meshes":
         items = mesh_items(args.paths)
@@ -121,6 +135,9 @@ def main(argv=None) -> int:
     if not rendered:
         print(f"{args.out}: already holds these {len(items)} orbits")
         return 0
+    if settings.degrade:
+        strengths = asdict(settings.degrade).items()
+        print("degraded: " + ", ".join(f"{name} {value:g}" for name, value in strengths))
     print(f"{args.out}: {len(items) - len(failed)} of {len(items)} orbits"
           + (f"; {len(failed)} failed, see {args.out / 'failed.txt'}" if failed else ""))
     return 0 if not failed else 2 if len(items) == 1 else 1

@@ -195,20 +195,25 @@ def _obj(mesh, path, up):
 
 
 def _ply(mesh, path):
-    vertices, kind = np.asarray(mesh.vertices), "float"
+    return [(path.name, ply(mesh.vertices, mesh.faces, mesh.vertex_colors()))]
+
+
+def ply(vertices, faces, colors) -> bytes:
+    """Return a binary PLY of vertices (N, 3), faces (M, 3) and vertex colors (N, 3), levels to 255.
+    """
+    vertices, kind = np.asarray(vertices), "float"
     if np.abs(vertices - vertices.astype(np.float32)).max() > 1e-6 * np.ptp(vertices, axis=0).max():
         kind = "double"  # a world far from its origin
     fields = [(k, "<f8" if kind == "double" else "<f4") for k in "xyz"] + [
         (k, "u1") for k in ("red", "green", "blue")
     ]
     rows = np.empty(len(vertices), fields)
-    colors = mesh.vertex_colors()
     for k, name in enumerate("xyz"):
         rows[name] = vertices[:, k]
     for k, name in enumerate(("red", "green", "blue")):
         rows[name] = colors[:, k]
-    faces = np.empty(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
-    faces["count"], faces["corners"] = 3, mesh.faces
+    listed = np.empty(len(faces), [("count", "u1"), ("corners", "<i4", 3)])
+    listed["count"], listed["corners"] = 3, faces
     header = "\n".join(
         [
             "ply",
@@ -216,9 +221,9 @@ def _ply(mesh, path):
             f"element vertex {len(rows)}",
             *(f"property {kind} {name}" for name in "xyz"),
             *(f"property uchar {name}" for name in ("red", "green", "blue")),
-            f"element face {len(faces)}",
+            f"element face {len(listed)}",
             "property list uchar int vertex_indices",
             "end_header\n",
         ]
     )
-    return [(path.name, header.encode() + rows.tobytes() + faces.tobytes())]
+    return header.encode() + rows.tobytes() + listed.tobytes()

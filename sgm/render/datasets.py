@@ -6,7 +6,8 @@ and orbit, and with varied lighting its own lights. All are drawn from the seed 
 name alone, so the number of processes and the order do not matter.
 
 A packed set has clips.npy (N, T, H, W, 3) uint8 on white, azimuths.npy and elevations.npy (N, T)
-float32 degrees, and seeds.npy (N,) int64.
+float32 degrees, and seeds.npy (N,) int64. A folder of degraded views has their truth within: the
+folder truth with the clean views, the true cameras and the shape as mesh.ply.
 """
 from __future__ import annotations
 
@@ -35,6 +36,8 @@ from sgm.common.errors import InputError
 from sgm.common.files import atomic
 from sgm.geometry.mesh import MeshError
 from sgm.geometry.mesh_reader import SUFFIXES, load_mesh
+from sgm.geometry.mesh_writer import ply
+from sgm.render.degradation import Degradation, degraded_orbit
 from sgm.render.framing import normalized, viewing_distance
 from sgm.render.procedural import make_object, on_white, render_clip
 from sgm.render.zbuffer import SOFT, STUDIO, Lighting, render_views
@@ -42,7 +45,9 @@ from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit, position
 from sgm.views.transforms import write_transforms
 
 PACK_BLOCK = 16     # objects per task when packing
+TRUTH = "truth"     # folder within degraded views
 _VIEW_FILES = re.compile(r"[0-9]+\.png|transforms\.json")
+_TRUTH_FILES = re.compile(r"[0-9]+\.png|transforms\.json|mesh\.ply")
 _SET_FILES = re.compile(r"(clips|azimuths|elevations|seeds|done)\.npy|render\.json|failed\.txt")
 _TEMPORARY = re.compile(r"\..+\.tmp")          # what a killed process left, see `atomic`
 
@@ -67,6 +72,7 @@ class OrbitSettings:
     up: str | None = None           # meshes only: up axis of the files, "auto", "y" or "z"
     # meshes only: "box" scales the longest side to 1, "sphere" the radius to 0.5
     fit: str | None = None
+    degrade: Degradation | None = None      # faults of generated views
 
     def record(self) -> dict:
         """Return the settings as render.json holds them."""
@@ -119,10 +125,9 @@ def render_folder(item: tuple[str, int | str], out: str,
     name, source = item
     final = Path(out, name)
     try:
-        names = [path.name for path in final.iterdir()] if final.is_dir() else []
-        foreign = [found for found in names if not _VIEW_FILES.fullmatch(found)]
+        foreign = _foreign_in(final) if final.is_dir() else None
         if foreign or final.exists() and not final.is_dir():
-            found = foreign[0] if foreign else "a file"
+            found = foreign.relative_to(final) if foreign else "a file"
             return name, f"{final} is in the way ({found}); give another --out"
         orbit, distance, lighting = orbit_of(name, settings), DISTANCE, SOFT
         if isinstance(source, int):
@@ -130,14 +135,25 @@ def render_folder(item: tuple[str, int | str], out: str,
         else:
             mesh, lighting = normalized(load_mesh(source, settings.up), settings.fit), STUDIO
             distance = viewing_distance(mesh, orbit)
+        lighting = lighting_of(name, settings, lighting)
         views = render_views(mesh, orbit.poses(distance), settings.size, FOV_DEG,
-                             supersample=settings.supersample,
-                             lighting=lighting_of(name, settings, lighting))
+                             supersample=settings.supersample, lighting=lighting)
+        written, clean = orbit, views
+        if settings.degrade:
+            rng = np.random.RandomState(zlib.crc32(f"{settings.seed}/{name}/degrade".encode()))
+            views, written = degraded_orbit(mesh, orbit, distance, settings.size, lighting,
+                                            settings.supersample, settings.degrade, rng)
     except (MeshError, MemoryError) as error:
         return name, str(error) or "out of memory"
     with atomic(final, name=f"--out {final}") as folder:
         write_pictures(folder, views)
-        write_transforms(folder, orbit, settings.size, distance=distance)
+        write_transforms(folder, written, settings.size, distance=distance)
+        if settings.degrade:
+            write_pictures(folder / TRUTH, clean)
+            write_transforms(folder / TRUTH, orbit, settings.size, distance=distance)
+            colors = np.ones((len(mesh.vertices), 3)) if mesh.colors is None else mesh.colors
+            (folder / TRUTH / "mesh.ply").write_bytes(
+                ply(mesh.vertices, mesh.faces, np.round(255 * np.clip(colors, 0, 1))))
         shutil.rmtree(final, ignore_errors=True)
     return name, None
 
@@ -260,7 +276,7 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
             raise InputError(f"{note}: is damaged; give another --out, or --overwrite to start"
                              " afresh") from None
         found.setdefault("lighting", "fixed")       # sets from before there was any other lighting
-        for key, value in record.items():
+        for key, value in ({"degrade": None} | record).items():
             if found.get(key) != value:
                 raise InputError(f"--out {folder}: holds orbits rendered with {key}"
                                  f" {found.get(key)}, this run has {key} {value}; give another"
@@ -275,11 +291,20 @@ def _foreign(folder: Path) -> Path | None:
     """Return something in a folder of orbits that rendering did not write, or None."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink() and not _TEMPORARY.fullmatch(path.name):
-            others = [inner for inner in sorted(path.iterdir())
-                      if inner.is_dir() or not _VIEW_FILES.fullmatch(inner.name)]
-            if others:
-                return others[0]
+            if foreign := _foreign_in(path):
+                return foreign
         elif not (_SET_FILES.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)):
+            return path
+    return None
+
+
+def _foreign_in(folder: Path, files: re.Pattern = _VIEW_FILES) -> Path | None:
+    """Return something in a folder of views, or of their truth, that is neither, or None."""
+    for path in sorted(folder.iterdir()):
+        if path.name == TRUTH and files is _VIEW_FILES and path.is_dir() and not path.is_symlink():
+            if foreign := _foreign_in(path, _TRUTH_FILES):
+                return foreign
+        elif path.is_dir() or not files.fullmatch(path.name):
             return path
     return None
 

@@ -26,10 +26,12 @@ STRIP = 512          # rows, an even number
 
 @dataclass(frozen=True)
 class Lighting:
-    """Lambert lights fixed in the world.
+    """Lambert lights fixed in the world, and highlights of one that moves with the camera.
 
-    Their sum is the factor on the (linear) surface color, clipped at 1. Directions point from the
-    object to the light and are normalized here; strengths are factors.
+    The sum of the former is the factor on the (linear) surface color; a white highlight is added to
+    their product (Blinn, "Models of light reflection for computer synthesized pictures", 1977); all
+    is clipped at 1. Directions point from the object to the light and are normalized here;
+    strengths are factors.
     """
     ambient: float = 0.42
     key: float = 0.46
@@ -37,12 +39,21 @@ class Lighting:
     fill: float = 0.18
     fill_direction: tuple[float, float, float] = (-0.65, 0.55, 0.25)
     sky: float = 0.10      # times (1 + n_z) / 2
+    gloss: float = 0.0     # linear light at the middle of a highlight
+    sharpness: float = 20.0         # power of the cosine that it falls off with
+    # in the camera's axes: x right, y up, z towards the camera
+    gloss_direction: tuple[float, float, float] = (0.4, 0.5, 0.8)
 
     def packed(self) -> np.ndarray:
         """Return (10,) float64: ambient, sky, key, its unit direction, fill, its unit direction."""
         key, fill = (np.asarray(d, np.float64) / np.linalg.norm(d)
                      for d in (self.key_direction, self.fill_direction))
         return np.concatenate([[self.ambient, self.sky, self.key], key, [self.fill], fill])
+
+    def highlight(self, camera_to_world: np.ndarray) -> np.ndarray:
+        """Return (5,) float64: gloss, sharpness, and their light's unit direction in the world."""
+        direction = np.asarray(camera_to_world, np.float64)[:3, :3] @ self.gloss_direction
+        return np.array([self.gloss, self.sharpness, *direction / np.linalg.norm(direction)])
 
 
 STUDIO = Lighting()
@@ -228,9 +239,19 @@ def _facing_normal(normals, vertices, eye, i0, i1, i2, r, s, t):
     return x * scale, y * scale, z * scale
 
 
+@njit(cache=True, inline="always")
+def _glow(highlight, eye, px, py, pz, nx, ny, nz):
+    """Return the linear light of the highlight at a point with a unit normal that faces the eye."""
+    vx, vy, vz = eye[0] - px, eye[1] - py, eye[2] - pz
+    scale = 1.0 / max(np.sqrt(vx * vx + vy * vy + vz * vz), 1e-12)
+    hx, hy, hz = vx * scale + highlight[2], vy * scale + highlight[3], vz * scale + highlight[4]
+    cosine = (nx * hx + ny * hy + nz * hz) / max(np.sqrt(hx * hx + hy * hy + hz * hz), 1e-12)
+    return highlight[0] * max(cosine, 0.0) ** highlight[1]
+
+
 @njit(cache=True)
 def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, factor, texture,
-           texels, light, eye, supersample, out):
+           texels, light, highlight, eye, supersample, out):
     """Fill `out` (H, W, 4) uint8 from the sample buffers.
 
     It has straight alpha, and RGB 255 where nothing is seen.
@@ -265,6 +286,14 @@ def _shade(face, weights, vertices, faces, normals, colors, uv, face_material, f
                         tr, tg, tb, _ = _texel(texels, texture[m, 0], texture[m, 1], texture[m, 2],
                                                u, v)
                         cr, cg, cb = cr * tr, cg * tg, cb * tb
+                    if highlight[0] > 0.0:
+                        glow = _glow(
+                            highlight, eye,
+                            r * vertices[i0, 0] + s * vertices[i1, 0] + t * vertices[i2, 0],
+                            r * vertices[i0, 1] + s * vertices[i1, 1] + t * vertices[i2, 1],
+                            r * vertices[i0, 2] + s * vertices[i1, 2] + t * vertices[i2, 2],
+                            nx, ny, nz)
+                        cr, cg, cb = cr + glow, cg + glow, cb + glow
                     red += min(cr, 1.0)
                     green += min(cg, 1.0)
                     blue += min(cb, 1.0)
@@ -305,7 +334,7 @@ def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *,
         _, face, weights, eye = _buffers(packed, camera, size * supersample, fov_deg)
         _shade(face, weights, packed.vertices, packed.faces, packed.normals, packed.colors,
                packed.uv, packed.face_material, packed.factor, packed.texture, packed.texels, light,
-               eye, supersample, image)
+               lighting.highlight(camera), eye, supersample, image)
     return out
 
 

@@ -7,13 +7,15 @@ from PIL import Image
 from support.commands import ending, load_tool, tree
 from support.making_data import small_spec
 
+from sgm.geometry.mesh_reader import load_mesh
 from sgm.render import datasets
 from sgm.render.datasets import OrbitSettings, lighting_of
-from sgm.render.procedural import on_white, render_clip
+from sgm.render.procedural import make_object, on_white, render_clip
 from sgm.render.zbuffer import SOFT, STUDIO
 from sgm.train.data import DataSettings, Memo, read_clips
 from sgm.train.data.examples import choose_views
 from sgm.views.cameras import Orbit
+from sgm.views.transforms import read_orbit
 
 render_orbits = load_tool("render_orbits")
 FLAGS = ["procedural", "--count", "3", "--size", "32", "--workers", "1", "--supersample", "1", "--frames"]
@@ -187,3 +189,43 @@ def test_overwriting_stops_at_what_was_not_rendered(tmp_path, capsys):
     assert tree(out) == before
     assert render_orbits.run([*PROCEDURAL, str(out), "--overwrite"]) == 0
     assert tree(out) == before
+
+
+def test_degraded_orbits_have_their_truth_beside_them(tmp_path, capsys):
+    flags, out = [*FLAGS, "5", "--elevation", "10", "10"], tmp_path / "set"
+    assert render_orbits.run([*flags, "--out", str(tmp_path / "plain")]) == 0
+    capsys.readouterr()
+    assert render_orbits.run([*flags, "--degrade", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "gloss" in said and "elevation 5" in said
+    assert json.loads((out / "render.json").read_text())["degrade"]["elevation"] == 5
+    for folder in (tmp_path / "plain").glob("0*"):
+        truth = out / folder.name / "truth"
+        for file in folder.iterdir():
+            assert (truth / file.name).read_bytes() == file.read_bytes()
+        assert sorted(file.name for file in truth.iterdir()) == [*sorted(f.name for f in folder.iterdir())[:-1], "mesh.ply",
+                                                                 "transforms.json"]
+        assert (views_of(out / folder.name) != views_of(folder)).any()
+        assert abs(read_orbit(out / folder.name).elevations_deg[0] - 10) == pytest.approx(5)
+        shape, true = load_mesh(truth / "mesh.ply"), make_object(int(folder.name))
+        assert np.allclose([shape.vertices.min(0), shape.vertices.max(0)], [true.vertices.min(0), true.vertices.max(0)])
+    # the same again: nothing to do; another kind is refused; all of it can be replaced
+    for more, code in ((["--degrade"], 0), ([], 2), (["--degrade", "--overwrite"], 0), (["--degrade", "--pack"], 2)):
+        before = tree(out)
+        assert render_orbits.run([*flags, *more, "--out", str(out)]) == code
+        assert tree(out) == before
+    said = capsys.readouterr().err
+    assert "rendered with degrade {" in said and "--pack" in said
+
+
+@pytest.mark.parametrize("place", ["truth/notes.txt", "truth/more/000.png", "notes.txt"])
+def test_foreign_files_beside_the_truth_stay(place, tmp_path, capsys):
+    flags = ["procedural", "--count", "1", *FLAGS[3:], "4", "--degrade", "--out", str(tmp_path / "set")]
+    assert render_orbits.run(flags) == 0
+    folder = tmp_path / "set" / "0000000"
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).write_text("mine")
+    assert render_orbits.run([*flags, "--overwrite"]) == 2
+    (folder / "transforms.json").unlink()               # unfinished: it would be rendered anew
+    assert render_orbits.run(flags) == 2
+    assert (folder / place).read_text() == "mine" and place.split("/")[-2 if "more" in place else -1] in capsys.readouterr().err

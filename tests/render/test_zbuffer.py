@@ -4,8 +4,9 @@ import pytest
 from support.drawing import FOCAL, FRONT, SIZE, picture
 
 from sgm.geometry.mesh import Material, Mesh, linear_from_srgb, merge, srgb_from_linear
+from sgm.render.primitives import rotated
 from sgm.render.zbuffer import Lighting, pack, render_geometry
-from sgm.views.cameras import FOV_DEG, focal_length, rays
+from sgm.views.cameras import FOV_DEG, camera_to_world, focal_length, rays
 
 
 def quad(corners, **more):
@@ -141,3 +142,19 @@ def test_lambert_light_from_the_world():
     tilted = quad([(0, -0.3, 0), (0.3, 0, 0), (0.3, 0, 0.3), (0, -0.3, 0.3)])        # normal (1, -1, 0) / sqrt 2
     value = picture(tilted, lighting=light)[30, 28, 0]
     assert linear_from_srgb(value / 255) == pytest.approx(0.2 + 0.5 * np.sqrt(0.5), abs=0.005)
+
+
+def test_highlight_of_a_light_that_moves_with_the_camera():
+    """On a black wall: gloss cos^sharpness of half the angle between light and camera, wherever the camera stands."""
+    wall = upright(0.5, 0.5, colors=np.zeros((4, 3)))
+    lighting = Lighting(gloss=0.5, sharpness=8, gloss_direction=(0, 0, 2))
+    level = picture(wall, SIZE + 1, lighting=lighting)[:, :, 0]
+    assert level[32, 32] == 188                                         # srgb(0.5)
+    x = 20 / focal_length(SIZE + 1)                                     # 20 pixels to the side: that angle's tangent
+    expected = 0.5 * np.cos(np.arctan(x) / 2) ** 8
+    assert level[32, 52] == level[32, 12] == pytest.approx(255 * float(srgb_from_linear(expected)), abs=1)
+    # 60 degrees to the right, and a camera and a wall that are turned alike
+    aside = Lighting(gloss=0.5, sharpness=8, gloss_direction=(np.sqrt(3), 0, 1))
+    turned = picture(rotated(wall, 40), SIZE + 1, camera_to_world(40.0, 0.0, 2.0), aside)[:, :, 0]
+    assert turned[32, 32] == pytest.approx(255 * float(srgb_from_linear(0.5 * 0.75 ** 4)), abs=1)
+    assert turned[32, 12] < turned[32, 32] < turned[32, 52]             # there the camera is seen to the left of the normal

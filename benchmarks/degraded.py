@@ -138,7 +138,7 @@ def measure(mesh_file, truth_file, held_out):
     """Return Chamfer distance, share of wrong normals, foreground PSNR and IoU."""
     from sgm.reconstruct import report
     from sgm.reconstruct.posed_views import read_views
-    mesh, true = load_mesh(mesh_file), load_mesh(truth_file)
+    mesh, true = load_mesh(mesh_file), load_mesh(truth_file, shape_only=True)
     parts = (mesh.vertices, mesh.faces), (true.vertices, true.faces)
     views = read_views(held_out)
     seen = metrics.mean_metrics([metrics.compare(*pair) for pair in zip(
@@ -209,7 +209,7 @@ def main(argv=None):
     print(f"{'views':24s} {'elevation':>9s} {'coverage':>8s} {'median':>7s} {'q90':>7s}")
     for folder in args.folders:
         shift, covered, median, high = agreement(folder)
-        print(f"{folder.name:24s} {shift:+9.1f} {covered:8.3f} {median:7.4f} {high:7.4f}",
+        print(f"{str(folder)[-24:]:24s} {shift:+9.1f} {covered:8.3f} {median:7.4f} {high:7.4f}",
               flush=True)
     return 0
 

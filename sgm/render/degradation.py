@@ -35,14 +35,14 @@ class Degradation:
 
     The values make hull coverage and color residual those of genuine orbits, see docs/mesh.md.
     """
-    gloss: float = 0.5          # linear light in the middle of a highlight
+    gloss: float = 0.4          # linear light in the middle of a highlight
     sharpness: float = 15.0     # power of the cosine that a highlight falls off with
     # standard deviations over the views of the natural logarithm of linear light: of all channels,
     # and of each about them
     brightness: float = 0.12
     hue: float = 0.02
     warp: float = 0.003         # root mean square displacement, share of the picture's side
-    missing: float = 0.2        # share of the views without the thin part
+    missing: float = 0.15       # share of the views without the thin part
     elevation: float = 5.0      # degrees between written and true cameras
 
 

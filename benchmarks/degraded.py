@@ -36,8 +36,15 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from scipy.spatial import cKDTree  # noqa: E402
 
-from sgm.common.cli import Arguments, exit_code, float_range, int_range  # noqa: E402
+from sgm.common.cli import (  # noqa: E402
+    Arguments,
+    check_folder,
+    exit_code,
+    float_range,
+    int_range,
+)
 from sgm.common.errors import InputError  # noqa: E402
+from sgm.common.locks import locked  # noqa: E402
 from sgm.config.reconstruction import load_mesh_spec  # noqa: E402
 from sgm.geometry import metrics as mesh_metrics  # noqa: E402
 from sgm.geometry.mesh_reader import load_mesh  # noqa: E402
@@ -219,7 +226,9 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     if args.command == "meshes":
-        return meshes(args)
+        check_folder(args.out, "--out")
+        with locked(args.out, "--out"):
+            return meshes(args)
     print(f"{'views':24s} {'elevation':>9s} {'coverage':>8s} {'median':>7s} {'q90':>7s}")
     for folder in args.folders:
         shift, covered, median, high = agreement(folder)

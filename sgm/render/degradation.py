@@ -7,6 +7,7 @@ another elevation than the true one. All is drawn from one random generator.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import cv2
@@ -88,22 +89,21 @@ def drift(rng, count: int, brightness: float, hue: float) -> np.ndarray:
     return np.exp(log - log[-1])
 
 
-def warps(rng, count: int, size: int, strength: float) -> np.ndarray:
-    """Return displacements (count, size, size, 2) float32 in pixels, as (x, y).
+def warps(rng, count: int, size: int, strength: float) -> Iterator[np.ndarray]:
+    """Yield displacements (size, size, 2) float32 in pixels, as (x, y), of each of `count` views.
 
     They are smooth in the picture and along the orbit, 0 at its border and in the last view;
     `strength` is their root mean square before they fade there, in pixels.
     """
     coarse = _along_orbit(rng, (count, CONTROL, CONTROL, 2))
-    coarse /= np.sqrt(np.square(coarse).mean())
-    fine = [cv2.resize(field.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-            for field in coarse]
+    coarse *= strength / np.sqrt(np.square(coarse).mean())
     side = (np.arange(size) + 0.5) / size
     inward = np.minimum(1, np.minimum(side, 1 - side) / BORDER)
-    steps = np.arange(1, count + 1)
-    growth = np.minimum(1, np.minimum(steps % count, -steps % count) / GROWTH)
-    fade = growth[:, None, None] * np.minimum(inward[:, None], inward)
-    return (strength * np.stack(fine) * fade[..., None]).astype(np.float32)
+    inward = np.minimum(inward[:, None], inward)[..., None]
+    for k, field in enumerate(coarse, 1):
+        fine = cv2.resize(field.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        growth = min(1, k % count / GROWTH, -k % count / GROWTH)
+        yield (growth * inward * fine).astype(np.float32)
 
 
 def faulty(view: np.ndarray, gains: np.ndarray, move: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def test_drift_has_its_deviations_and_spares_the_input_view():
 
 
 def test_warps_are_smooth_and_end_at_the_border_and_the_input():
-    moves = warps(np.random.RandomState(2), 21, 64, 0.64)
+    moves = np.stack(list(warps(np.random.RandomState(2), 21, 64, 0.64)))
     assert (moves[-1] == 0).all() and np.abs(moves[:, [0, -1]]).max() < 0.1 * np.abs(moves).max()
     middle = moves[5:15, 16:48, 16:48]
     assert 0.4 < np.sqrt(np.square(middle).mean()) < 0.8

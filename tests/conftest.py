@@ -1,5 +1,6 @@
 """What the tests of the networks share: the goldens, networks with the goldens' weights, the measure of an error."""
 import inspect
+import logging
 import os
 import shutil
 import signal
@@ -30,8 +31,11 @@ _measured = {}
 LONGEST = ("test_samplers", "test_scene_box", "test_unet", "test_train", "test_graphs", "test_golden", "test_views_to_mesh",
            "test_interrupted", "test_simple_video_sample", "test_batches", "test_bad_input", "test_refinement",
            "test_training", "test_trainer", "test_engine")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:   # as a shell has it in the background: tests send Ctrl-C
+# As a shell has them in the background, and nohup: tests send them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser):
@@ -132,6 +136,13 @@ def graphs_afterwards():
     yield
     if "sgm.ops" in sys.modules:
         sys.modules["sgm.ops"].set_jit(True)
+
+
+@pytest.fixture(autouse=True)
+def log_level_afterwards():
+    """A command sets how much its log says; the next test finds what Python begins with."""
+    yield
+    logging.getLogger("sgm").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

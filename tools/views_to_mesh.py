@@ -7,14 +7,15 @@ Radiance field, depth fusion with the visual hull, DMTet, texture.
   views_to_mesh.py capture/transforms.json --config fast --output outputs/capture
   views_to_mesh.py outputs/cup --resume              continue a run that was ended
   views_to_mesh.py outputs/cup --stages texture --set texture.size=2048
+  views_to_mesh.py orbit.mp4 --orbit static          frames without cameras, input view last
 
 The views: a folder that simple_video_sample.py or render_orbits.py wrote, or any transforms.json
 (nerfstudio, Instant-NGP, Blender), with alpha or without, of any scale. The output folder gets
 mesh.glb (y up), mesh.obj with .mtl and .png, mesh.ply (both in the views' own world; --obj-up y
 turns the .obj), contact.png, turntable.mp4 and .gif, report.json; its folder `work` gets previews
 and what --resume continues.
-Exit code: 0 done, 2 wrong input, 130 ended by Ctrl-C (the mesh is then made of what there was, with
-its report.json).
+Exit code: 0 done, 2 wrong input, 3 the files are written, but the mesh does not explain its views,
+130 ended by Ctrl-C (the mesh is then made of what there was, with its report.json).
 """
 import argparse
 import sys
@@ -22,10 +23,11 @@ from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
-from sgm.common.cli import Arguments, check_folder, exit_code, int_range, loading
+from sgm.common.cli import Arguments, check_folder, exit_code, float_range, int_range, loading
 from sgm.common.errors import InputError
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.reconstruct.stage_files import STAGES, check_output, mesh_folder
+from sgm.views.frames import RIGS
 
 
 def stage_list(text):
@@ -36,6 +38,11 @@ def stage_list(text):
     return tuple(name for name in STAGES if name in names)
 
 
+def elevation(text):
+    """Return "auto", or an elevation in degrees: the argparse type of --elevation."""
+    return text if text == "auto" else float_range(-89, 89)(text)
+
+
 def parse(argv):
     """Return the parsed arguments."""
     parser = Arguments(
@@ -44,7 +51,8 @@ def parse(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("views", type=Path, help="folder with a transforms.json, or the json file")
+    add("views", type=Path, help="folder with a transforms.json, or the json file; with --orbit a"
+        " folder of pictures, a video, a GIF, or one picture of all views")
     add("--output", type=Path, help="folder to write; default: `mesh` within the views folder")
     add(
         "--config", default="default", help="default, fast, fine, or a YAML file (default: default)"
@@ -74,6 +82,13 @@ def parse(argv):
     add("--obj-up", choices=("y", "z"),
         help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
         " world, where ours have z up)")
+    add("--orbit", choices=tuple(RIGS),
+        help="cameras of views that came without a transforms.json")
+    add("--elevation", type=elevation, metavar="auto|DEG",
+        help="elevation of a static orbit's cameras; auto: what the outlines tell (default: the"
+        " cameras' own; auto for sv3d_u, which tells nobody)")
+    add("--write-cameras", action="store_true",
+        help="put the elevation that is used into transforms.json; the old file is kept beside it")
     add("--up", default="auto", choices=("auto", "y", "z"),
         help="the axis of the views' world that is up; auto: by the cameras (default auto)")
     add("--original-world", action="store_true",
@@ -102,7 +117,7 @@ def main(argv=None):
     ops.set_device(args.device, args.device_id)
     run = Reconstruction(
         args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet,
-        args.obj_up, args.up, args.original_world,
+        args.obj_up, args.up, args.original_world, args.elevation, args.write_cameras, args.orbit,
     )
     run.run()
     report = run.report
@@ -124,6 +139,10 @@ def main(argv=None):
             file=sys.stderr,
         )
         return 130
+    if report["doubts"]:
+        print("views_to_mesh.py: the mesh does not explain its views; what disagrees is said above"
+              " and in report.json", file=sys.stderr)
+        return 3
     return 0
 
 

@@ -234,6 +234,8 @@ def run_record(engine, orbit, options):
         run["orbit"] = {"azimuths_deg": orbit.azimuths_deg.tolist(),
                         "elevations_deg": orbit.elevations_deg.tolist(),
                         "azimuth_sign": orbit.sign}
+        if not spec.is_posed:
+            run["elevation"] = "unknown"        # the network chooses it
     else:
         run.update(fps_id=options.fps, motion_bucket_id=options.motion_bucket)
     return {**run, "settings": asdict(spec)}

@@ -20,9 +20,10 @@ from sgm.common.progress import Bar
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.geometry import mesh_writer, topology
 from sgm.ops.profiling import StageTimer
-from sgm.reconstruct import report
+from sgm.reconstruct import doubts, report
 from sgm.reconstruct import stages as steps
 from sgm.reconstruct.dmtet.refinement import Refiner
+from sgm.reconstruct.hull.elevation import tilted
 from sgm.reconstruct.nerf.training import NerfTrainer, make_field
 from sgm.reconstruct.optimization import optimize
 from sgm.reconstruct.posed_views import ShapeError
@@ -35,7 +36,9 @@ from sgm.reconstruct.stage_files import (
     restore_state,
     save_state,
 )
+from sgm.views.frames import write_views
 from sgm.views.images import save_png
+from sgm.views.transforms import read_transforms, replace_poses
 
 FORMATS = ("glb", "obj", "ply")
 PICTURES = ("contact.png", "turntable.mp4", "turntable.gif")
@@ -51,12 +54,16 @@ class Reconstruction:
     azimuth_sign: -1 counts the cameras' azimuths the other way. obj_up: the axis that is up in
     mesh.obj, "y" or "z"; None: as in the views' world. up: "y", "z" or "auto", the axis of that
     world that is up. original_world: write OBJ and PLY in the world that the poses were in before
-    another program moved them (applied_transform, applied_scale). Raises ShapeError and the like.
+    another program moved them (applied_transform, applied_scale). elevation: degrees, "auto" or
+    None, see `elevation.settled`. write_cameras: put the elevation that is used into the source's
+    transforms.json. orbit: one of `sgm.views.frames.RIGS` if the source has no cameras; it is then
+    a folder of pictures, a video, a GIF or a sheet. Raises ShapeError and the like.
     """
 
     def __init__(
         self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True,
-        obj_up=None, up="auto", original_world=False,
+        obj_up=None, up="auto", original_world=False, elevation=None, write_cameras=False,
+        orbit=None,
     ):
         unknown = [name for name in stages if name not in STAGES]
         if unknown:
@@ -74,6 +81,7 @@ class Reconstruction:
         self.resume, self.progress, self.azimuth_sign = resume, progress, azimuth_sign
         self.obj_up = obj_up
         self.up, self.original_world = up, original_world
+        self.elevation, self.write_cameras, self.orbit = elevation, write_cameras, orbit
         self.work, self.timer = Work(self.output / "work"), StageTimer()
         self.report, self.interrupted = {}, False
 
@@ -91,8 +99,11 @@ class Reconstruction:
         are not made yet. `interrupted` then says so.
         """
         with self.timer("views"):
-            views, held_out = steps.read(
-                self.source, self.spec, self.azimuth_sign, self.progress, self.up
+            if self.orbit is not None:
+                self.report["frames"] = {"source": self.source, "orbit": self.orbit}
+                self.source = str(write_views(self.source, self.work.folder / "views", self.orbit))
+            views, held_out, elevation = steps.read(
+                self.source, self.spec, self.azimuth_sign, self.progress, self.up, self.elevation
             )
             self.report["views"] = {
                 "source": self.source,
@@ -105,6 +116,11 @@ class Reconstruction:
                 "upright": views.upright.tolist(),
                 "world": self.world_of(views),
             }
+            if elevation is not None:
+                self.report["views"]["elevation"] = elevation.rounded()
+                log.info("%s: %s", self.source, elevation)
+            if self.write_cameras:
+                self.put_cameras_right(elevation)
             digest = hashlib.sha256(
                 views.c2w.tobytes() + views.rgb.tobytes() + views.mask.tobytes()
                 + (b"" if views.known is None else views.known.tobytes())
@@ -131,8 +147,30 @@ class Reconstruction:
             with self.timer("texture"):
                 mesh = self.mesh(surface, views, held_out, hull, stopped)
             self.interrupted |= bool(stopped)
+            if not self.interrupted:
+                iou = self.report.get("metrics", {}).get("input", {}).get("iou")
+                self.report["doubts"] = doubts.of_mesh(views, hull.coverage, iou)
+                for doubt in self.report["doubts"]:
+                    log.warning("%s: %s", self.source, doubt)
             self.save_report()
         return mesh
+
+    def put_cameras_right(self, elevation):
+        """Write the elevation that is used into the transforms.json of the views.
+
+        elevation: an `elevation.Elevation` or None. One that the outlines do not tell is not
+        written, unless it was asked for.
+        """
+        asked = self.elevation not in (None, "auto")
+        is_sure = elevation is not None and (asked or elevation.certain)
+        if not is_sure or elevation.used == elevation.cameras:
+            log.warning("%s: its cameras are not changed, there is no other elevation to write",
+                        self.source)
+            return
+        posed, by = read_transforms(self.source), elevation.used - elevation.cameras
+        old = replace_poses(self.source, tilted(posed.poses, by), posed.elevations_deg + by)
+        log.info("%s: its cameras now stand at %.1f degrees; as they were: %s", self.source,
+                 elevation.used, old.name)
 
     def world_of(self, views):
         """Return which world OBJ and PLY are in, as a sentence's end."""

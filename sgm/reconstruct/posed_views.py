@@ -12,14 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sgm.common.errors import InputError
+from sgm.common.errors import InputError, argument
 from sgm.common.files import check_file
 from sgm.common.progress import each
 from sgm.views.cameras import CameraError
 from sgm.views.images import ImageError, load_image, read_image
 from sgm.views.lenses import common_pinhole, resampled
 from sgm.views.matting import alpha_from_white, cuts_out, matte, without_dust
-from sgm.views.transforms import read_transforms
+from sgm.views.transforms import json_path, read_transforms
 
 HALF = 0.55                 # the object lies in |x|, |y|, |z| <= HALF; the grids end there
 MIN_VIEWS = 3
@@ -172,11 +172,11 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
         raise ShapeError(
             f"{path}: no such file or folder; give a folder of views with its transforms.json"
         )
-    if path.is_dir() and not (path / "transforms.json").is_file():
+    if not json_path(path).is_file():
         raise ShapeError(
-            f"{path}: found no transforms.json in it, expected the cameras of its views; sample"
-            " with sv3d_u or"
-            " sv3d_p, render with tools/render_orbits.py, or export from nerfstudio or Blender"
+            f"{path}: found no transforms.json in it, expected the cameras of its views; for frames"
+            f" of a known orbit give {argument('orbit')} (static, zero123plus, ...), else export"
+            " from nerfstudio or Blender"
         )
     # Cameras, and which of them are used.
     posed = read_transforms(path)

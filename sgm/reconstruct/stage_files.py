@@ -19,8 +19,10 @@ COUNTS, MAX_COUNT = ("step", "steps", "done"), 1 << 31
 
 
 def mesh_folder(views):
-    """Return the default output folder of a views folder or transforms.json."""
-    return (views if views.is_dir() else views.parent) / "mesh"
+    """Return the default output folder of a views folder, of a transforms.json, or of a video."""
+    if views.is_dir():
+        return views / "mesh"
+    return views.parent / ("mesh" if views.suffix == ".json" else f"{views.stem}_mesh")
 
 
 def save_state(path, arrays):

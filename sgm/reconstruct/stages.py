@@ -12,11 +12,13 @@ import numpy as np
 from sgm.common.errors import argument
 from sgm.geometry import cleaning
 from sgm.reconstruct.dmtet import pixel_batches, tet_grid
+from sgm.reconstruct.hull import elevation as outlines
 from sgm.reconstruct.hull import flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.nerf import depth_fusion
 from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError, read_views
 from sgm.reconstruct.texture import baking
 from sgm.reconstruct.upright import turned_upright
+from sgm.views.folder import is_elevation_unknown
 
 log = logging.getLogger("sgm")
 
@@ -36,18 +38,19 @@ class Hull(NamedTuple):
     coverage: float
 
 
-def read(source, spec, azimuth_sign=1, progress=False, up="auto"):
+def read(source, spec, azimuth_sign=1, progress=False, up="auto", elevation=None):
     """Return the views of a folder or transforms.json, in the box |x| <= HALF, and held-out ones.
 
+    Third, the `elevation.Elevation` that the outlines tell, or None if that was not looked for.
     spec: a `MeshSpec`. azimuth_sign: -1 counts the cameras' azimuths the other way. up: which axis
-    of their world is up, see `upright.turned_upright`; in the box it is z. Raises ShapeError and
-    the like.
+    of their world is up, see `upright.turned_upright`; in the box it is z. elevation: degrees,
+    "auto" or None, see `elevation.settled`; held-out views are not asked. Raises ShapeError and the
+    like.
     """
     views = read_views(source, spec.side, spec.views, spec.matte, progress)
     views = turned_upright(views, up, source)
     if azimuth_sign == -1:
         views = scene_box.mirrored(views, np.zeros(3))
-    views = scene_box.framed(views, source)
     kept = np.arange(len(views))
     if spec.hold_out:
         kept = kept[kept % spec.hold_out != spec.hold_out // 2]
@@ -56,7 +59,10 @@ def read(source, spec, azimuth_sign=1, progress=False, up="auto"):
                 f"hold_out={spec.hold_out} leaves {len(kept)} of {len(views)} views, expected at"
                 f" least {MIN_VIEWS}; hold fewer out"
             )
-    return views.subset(kept), views.subset(np.setdiff1d(np.arange(len(views)), kept))
+    views, told = outlines.settled(views, elevation, is_elevation_unknown(source), source, kept)
+    views = scene_box.framed(views, source)
+    held_out = np.setdiff1d(np.arange(len(views)), kept)
+    return views.subset(kept), views.subset(held_out), told
 
 
 def carve(views, spec, source="the views"):

@@ -17,7 +17,7 @@ from sgm.views.cameras import DISTANCE, Orbit
 from sgm.views.images import composite, parse_background, write_png
 from sgm.views.matting import alpha_from_white
 from sgm.views.media import contact_sheet, plot_orbit, write_gif, write_video
-from sgm.views.transforms import write_transforms
+from sgm.views.transforms import json_path, write_transforms
 
 FORMATS = ("mp4", "gif", "png")
 # files of the folder; those of one folder are listed in its run.json
@@ -154,6 +154,20 @@ def check_same(folder, run):
     if names:
         raise ViewsError(f"{folder}: its views were made otherwise ({described(names, before, run)}"
                          f"); {_remedy()}")
+
+
+def is_elevation_unknown(path):
+    """Return whether the elevation of views is only a label, by the run.json beside their cameras.
+
+    path: the folder or its transforms.json. sv3d_u chooses an elevation and tells nobody; so does
+    whatever made pictures that came without cameras.
+    """
+    try:
+        run = json.loads((json_path(path).parent / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):       # of another program
+        return False
+    return isinstance(run, dict) and (run.get("model") == "sv3d_u"
+                                      or run.get("elevation") == "unknown")
 
 
 def check_replaceable(folder):

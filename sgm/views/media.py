@@ -122,6 +122,18 @@ def read_video_frames(path, start, stride, count, size):
     return np.concatenate([none, *(frame[None] for frame in frames)])
 
 
+def read_video(path, most):
+    """Return the first `most` frames of a video file at its own size: uint8 (T, H, W, 3).
+
+    Raises what `probe_video` does.
+    """
+    _stream(path, warn=True)
+    with (iio.imopen(Path(path).absolute(), "r", plugin="FFMPEG", extension=".mp4") as file,
+          file.legacy_get_reader(input_params=_guards()) as reader):
+        count, (width, height) = reader.count_frames(), reader.get_meta_data()["size"]
+    return read_video_frames(path, 0, 1, min(count, most), (height, width))
+
+
 def _on_white(path, guards, output, size):
     """Return frames as those of a folder of pictures, or None if all of them are opaque."""
     reader = imageio_ffmpeg.read_frames(str(path), "rgba", 4, input_params=guards,

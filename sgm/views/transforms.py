@@ -3,16 +3,18 @@
 The form is that of Instant-NGP and of nerfstudio's nerfstudio-data parser; poses and world are as
 cameras.py says.
 """
+import itertools
 import json
 import logging
 import reprlib
+import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
-from sgm.common.files import check_file
+from sgm.common.files import atomic, check_file
 from sgm.views import lenses
 from sgm.views.camera_fields import check_fields
 from sgm.views.cameras import (
@@ -133,6 +135,25 @@ def _cameras(path, data):
         elevations = np.rad2deg(np.arcsin(poses[:, 2, 3] / np.maximum(radius, 1e-12)))
     return CameraFile(poses, _read_lenses(path, data, frames, files), files, masks, azimuths,
                       elevations, float(radius.mean()), _applied(path, data))
+
+
+def replace_poses(path, poses, elevations_deg):
+    """Write other poses (T, 4, 4), and elevations, into a transforms.json; all else stays.
+
+    The file as it was is kept beside it. Return the path of that. Raises CameraError, InputError.
+    """
+    path, data = read_json(path)
+    for frame, pose, elevation in zip(entries(path, data, "frames"), poses, elevations_deg):
+        frame["transform_matrix"] = pose[:len(frame["transform_matrix"])].tolist()
+        if "elevation_deg" in frame:
+            frame["elevation_deg"] = float(elevation)
+    names = (path.with_name(f"{path.stem}.old{k or ''}.json") for k in itertools.count())
+    old = next(name for name in names if not name.exists())
+    with atomic(old) as temporary:
+        shutil.copyfile(path, temporary)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    return old
 
 
 def _read_lenses(path, data, frames, files):

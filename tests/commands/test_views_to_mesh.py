@@ -382,11 +382,77 @@ COARSE = [*TINY, "--stages", "texture", "--set=side=32", "--set=hull.resolution=
           "--set=texture.size=64", "--set=texture.refine=0", "--set=clean.faces=300", "--quiet"]
 
 
+def without_pictures(monkeypatch, iou=1):
+    """Leave out what takes long and is not the point, and seek elevations on small hulls."""
+    from sgm.reconstruct import report as report_module
+    from sgm.reconstruct.hull import elevation
+    monkeypatch.setattr(elevation, "CELLS", 40)
+    for name in ("view_metrics", "write_contact_sheet", "turntable", "write_turntable"):
+        monkeypatch.setattr(report_module, name, lambda *args: {"psnr_fg": 0, "iou": iou})
+
+
+def at_elevation(folder, degrees):
+    """The same views, whose cameras say another elevation."""
+    write_transforms(folder, Orbit.static(degrees, COUNT), SIDE)
+    return folder
+
+
+def test_mesh_that_does_not_explain_its_views(folder, tmp_path, capsys, monkeypatch, caplog):
+    """Exit code 3, with what disagrees; the files stay."""
+    without_pictures(monkeypatch, iou=0.4)
+    run = load_tool("views_to_mesh").main
+    assert run([str(at_elevation(folder, 30)), "--output", str(tmp_path / "out"), *COARSE]) == 3
+    assert "views_to_mesh.py: the mesh does not explain its views" in capsys.readouterr().err
+    said = report_of(tmp_path / "out")["doubts"]
+    assert "the mesh's silhouettes have an IoU of 0.400" in said[0] and "elevation: at 1" in said[1]
+    assert all(doubt in caplog.text for doubt in said) and (tmp_path / "out" / "mesh.glb").exists()
+
+
+def test_cameras_are_put_right_in_place(folder, tmp_path, monkeypatch):
+    """By what the outlines tell, or by what is given; all else in the file stays, and the old one beside it."""
+    without_pictures(monkeypatch)
+    edited(at_elevation(folder, 40), lambda data: data.update(frames=[*data["frames"]], note="mine"))
+    before = (folder / "transforms.json").read_text()
+    run = load_tool("views_to_mesh").main
+    argv = [str(folder), "--output", str(tmp_path / "out"), *COARSE, "--set=side=64", "--write-cameras"]
+    assert run([*argv, "--elevation", "auto"]) == 0
+    found = report_of(tmp_path / "out")["views"]["elevation"]
+    assert found["certain"] and abs(found["used"] - 15) <= 2 and found["cameras"] == 40
+    assert (folder / "transforms.old.json").read_text() == before
+    after, before = json.loads((folder / "transforms.json").read_text()), json.loads(before)
+    assert after.keys() == before.keys() and after["note"] == "mine"
+    for frame, old, pose in zip(after["frames"], before["frames"], Orbit.static(found["used"], COUNT).poses()):
+        assert frame["azimuth_deg"] == old["azimuth_deg"] and frame["elevation_deg"] == pytest.approx(found["used"])
+        np.testing.assert_allclose(frame["transform_matrix"], pose, atol=1e-6)
+    assert run([*argv, "--elevation", "15"]) == 0
+    assert json.loads((folder / "transforms.json").read_text())["frames"][0]["elevation_deg"] == pytest.approx(15)
+    assert (folder / "transforms.old1.json").exists() and json.loads((folder / "transforms.old.json").read_text()) == before
+
+
+def test_elevation_of_sv3d_u_is_sought(folder, monkeypatch):
+    """Its run.json says that nobody knows it."""
+    without_pictures(monkeypatch)
+    spec = load_mesh_spec("default", ["side=32"])
+    at_elevation(folder, 17)
+    assert stages.read(folder, spec)[2].used == pytest.approx(17)
+    at_elevation(folder, 40)
+    (folder / "run.json").write_text('{"model": "sv3d_u"}')
+    assert abs(stages.read(folder, spec)[2].used - 15) <= 2
+
+
+def test_frames_without_cameras(folder, tmp_path, monkeypatch):
+    without_pictures(monkeypatch)
+    (folder / "transforms.json").unlink()
+    run = load_tool("views_to_mesh").main
+    assert run([str(folder), "--output", str(tmp_path / "out"), *COARSE, "--set=side=64", "--orbit", "static"]) == 0
+    report = report_of(tmp_path / "out")
+    assert report["frames"] == {"source": str(folder), "orbit": "static"}
+    assert report["views"]["elevation"]["certain"] and abs(report["views"]["elevation"]["used"] - 15) <= 2
+
+
 def test_y_up_world_and_the_one_before_it(folder, tmp_path, capsys, monkeypatch):
     """Of one object in a z-up and in a y-up world: the same GLB; undone, OBJ in the world before that."""
-    from sgm.reconstruct import report as report_module
-    for name in ("view_metrics", "write_contact_sheet", "turntable", "write_turntable"):
-        monkeypatch.setattr(report_module, name, lambda *args: {"psnr_fg": 0, "iou": 0})
+    without_pictures(monkeypatch)
     run = load_tool("views_to_mesh").main
     to_y_up = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     assert run([str(folder), "--output", str(tmp_path / "z"), *COARSE]) == 0

@@ -45,3 +45,12 @@ def oval(p):
     """Upright, an ellipse of radii 0.42 and 0.22 from z = -0.4 to 0.4, with a knob at +y."""
     side = np.maximum(0.22 * (np.hypot(p[..., 0] / 0.42, p[..., 1] / 0.22) - 1), np.abs(p[..., 2]) - 0.4)
     return np.minimum(side, np.linalg.norm(p - (0, 0.3, 0.2), axis=-1) - 0.1)
+
+
+def chair(p):
+    """A seat 0.8 by 0.6 and 0.12 thick with a back at -x and a leg below a corner: it tells azimuth and elevation."""
+    def block(low, high):
+        low, high = np.array(low), np.array(high)
+        return np.max(np.abs(p - (low + high) / 2) - (high - low) / 2, axis=-1)
+    return np.minimum.reduce([block((-0.4, -0.3, -0.06), (0.4, 0.3, 0.06)), block((-0.4, -0.3, -0.06), (-0.3, 0.3, 0.4)),
+                              block((0.3, 0.2, -0.4), (0.4, 0.3, 0))])

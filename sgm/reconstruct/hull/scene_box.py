@@ -44,7 +44,7 @@ def framed(views, source="the views"):
     """
     small = views.resized(LOW)
     _check_cameras(small, source)
-    center, radius = _sphere(small, source)
+    center, radius = sphere(small, source)
     rough = small.moved(HALF / radius, center)
     agreeing = _agreeing(rough, source)
     if agreeing is not rough:
@@ -81,9 +81,14 @@ def coverage(sdf, views):
     The mean over views. A hull never exceeds its masks, so what is missing is where views
     contradict each other.
     """
+    return float(np.mean(coverages(sdf, views)))
+
+
+def coverages(sdf, views):
+    """Return the `coverage` of every view, a list."""
     seen, _ = sdf_grid.silhouettes(sdf, HALF, views)    # masks are empty where nothing is known
     masks = views.mask > 0.5
-    return float(np.mean([(s & m).sum() / max(m.sum(), 1) for s, m in zip(seen, masks)]))
+    return [(s & m).sum() / max(m.sum(), 1) for s, m in zip(seen, masks)]
 
 
 def too_thin(source, kept, remedy=""):
@@ -130,7 +135,7 @@ def _check_cameras(views, source):
         )
 
 
-def _sphere(views, source):
+def sphere(views, source):
     """Return center (3,) and radius of a sphere that holds the object.
 
     It is found from the masks' middles and extents.
@@ -154,6 +159,11 @@ def _sphere(views, source):
             " camera-to-world matrices (looking along -z): check the poses' convention"
         )
     return center, 1.1 * float(np.max(np.array(spreads) * depth) / views.fl_x)
+
+
+def common_point(c2w):
+    """Return the point (3,) nearest to what cameras (V, 4, 4) look at along their axes."""
+    return _nearest_point(c2w[:, :3, 3], -c2w[:, :3, 2])
 
 
 def _nearest_point(origins, directions):
@@ -231,7 +241,7 @@ def _agreeing(rough, source):
     if covered < HOPELESS and _is_thin(rough):
         raise too_thin(source, covered)
     # Would the other sign of the azimuth, or cameras turned a little, explain the pictures better?
-    axis = _nearest_point(rough.c2w[:, :3, 3], -rough.c2w[:, :3, 2])
+    axis = common_point(rough.c2w)
     other = mirrored(rough, axis)
     corrected, counted = rough, _hull_coverage(other)
     given = max(covered, counted)

@@ -1,0 +1,69 @@
+"""What a mesh that does not explain its views is said to suffer from."""
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.shapes import chair, views_of
+
+from sgm.reconstruct import doubts
+from sgm.reconstruct.hull import elevation, scene_box
+from sgm.views.cameras import Orbit
+
+ORBIT = Orbit.static(15, 8)
+
+
+@pytest.fixture(autouse=True)
+def few_cells(monkeypatch):
+    monkeypatch.setattr(elevation, "CELLS", 20)
+    monkeypatch.setattr(elevation, "SIDE", 32)
+
+
+@pytest.fixture(scope="module")
+def views():
+    found = views_of(chair, ORBIT)
+    return replace(found, files=tuple(Path(file) for file in found.files))
+
+
+def test_views_that_are_explained_raise_none(views):
+    assert doubts.of_mesh(views, 0.98, 0.95) == [] == doubts.of_mesh(views, 0.98)
+
+
+def test_what_is_missed_is_said_first(views, monkeypatch):
+    monkeypatch.setattr(doubts, "suspects", lambda views: ["the moon"])
+    assert doubts.of_mesh(views, 0.6) == ["the views' common hull covers 60% of their masks, expected 75%", "the moon"]
+    assert doubts.of_mesh(views, 0.98, 0.066)[0] == "the mesh's silhouettes have an IoU of 0.066 with the views' masks, expected 0.85"
+
+
+def test_the_elevation_is_named(views):
+    said = doubts.suspects(replace(views, c2w=Orbit.static(50, 8).poses(2.0)))
+    assert any(line.startswith("elevation: at 1") and "rather than 50.0" in line for line in said)
+
+
+def test_the_sign_is_named(views):
+    said = doubts.suspects(scene_box.mirrored(views, np.zeros(3)))
+    assert any("azimuth_sign -1" in line for line in said)
+
+
+def test_the_order_is_named(views):
+    said = doubts.suspects(replace(views, c2w=views.c2w[np.random.RandomState(3).permutation(8)]))
+    assert any(line.startswith("order: shuffled") for line in said)
+
+
+def test_the_field_of_view_is_named(views):
+    said = doubts.suspects(replace(views, fl_x=views.fl_x / 2, fl_y=views.fl_y / 2))
+    assert any(line.startswith("field of view: with about 34 degrees") for line in said)
+
+
+def test_backgrounds_are_named(views):
+    wall = views.mask.copy()
+    wall[2, :, :20] = 1
+    said = doubts.suspects(replace(views, mask=wall))
+    assert any("in 1 of 8 views" in line and "002.png" in line for line in said)
+
+
+def test_views_that_agree_least_are_the_last_resort(views):
+    cut = views.mask.copy()
+    cut[4] = np.roll(cut[4], 9, axis=1)
+    said = doubts.suspects(replace(views, mask=cut))
+    assert len(said) == 1 and "no change of all cameras" in said[0] and "004.png" in said[0]

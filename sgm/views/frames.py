@@ -129,7 +129,7 @@ def _frames(source, rig):
     if source.is_dir():
         files = _pictures(source)
         if len(files) != 1:
-            yield from (load_image(file, upright=False) for file in files)
+            yield from (load_image(file) for file in files)
             return
         source = files[0]
     if source.suffix.lower() in VIDEOS:
@@ -143,7 +143,7 @@ def _frames(source, rig):
     if rig.sheet is None:
         raise CameraError(f"{source}: found one picture, expected frames of a turn about an object:"
                           " a folder, a video or a GIF")
-    sheet, (rows, columns) = frames[0], rig.sheet
+    sheet, (rows, columns) = load_image(source), rig.sheet
     width, height = sheet.width // columns, sheet.height // rows
     if (width * columns, height * rows) != sheet.size or width != height:
         raise CameraError(

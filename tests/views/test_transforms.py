@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sgm.views.cameras import CameraError, Orbit
-from sgm.views.transforms import read_orbit, read_transforms, write_transforms
+from sgm.views.transforms import read_orbit, read_transforms, replace_poses, write_transforms
 
 
 def views_folder(path, orbit):
@@ -233,3 +233,21 @@ def test_two_poses_for_one_picture_are_warned_of(tmp_path, caplog):
         (tmp_path / f"{k:03d}.png").touch()
     renamed(tmp_path, ["000.png", "001.png", "000.png"])
     assert "frames[0] and frames[2] have two poses for one picture, 000.png" in caplog.text
+
+
+def test_other_poses_are_written_and_the_file_kept(tmp_path):
+    """In the form that was there: 3 x 4 stays, an elevation is written where one was, names of old files are free ones."""
+    file = views_folder(tmp_path, Orbit.static(10, 3))
+    data = json.loads(file.read_text()) | {"note": "ä"}
+    data["frames"][1]["transform_matrix"] = data["frames"][1]["transform_matrix"][:3]
+    del data["frames"][2]["elevation_deg"]
+    file.write_text(json.dumps(data))
+    before, raised = file.read_bytes(), Orbit.static(25, 3)
+    assert replace_poses(tmp_path, raised.poses(), raised.elevations_deg) == tmp_path / "transforms.old.json"
+    assert (tmp_path / "transforms.old.json").read_bytes() == before
+    now = json.loads(file.read_text())
+    np.testing.assert_array_equal(read_transforms(file).poses, raised.poses())
+    assert [len(frame["transform_matrix"]) for frame in now["frames"]] == [4, 3, 4]
+    assert [frame.get("elevation_deg") for frame in now["frames"]] == [25, 25, None] and now["note"] == "ä"
+    assert [frame["azimuth_deg"] for frame in now["frames"]] == [frame["azimuth_deg"] for frame in data["frames"]]
+    assert replace_poses(file, raised.poses(), raised.elevations_deg).name == "transforms.old1.json"

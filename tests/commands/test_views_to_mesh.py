@@ -385,8 +385,10 @@ COARSE = [*TINY, "--stages", "texture", "--set=side=32", "--set=hull.resolution=
 def without_pictures(monkeypatch, iou=1):
     """Leave out what takes long and is not the point, and seek elevations on small hulls."""
     from sgm.reconstruct import report as report_module
-    from sgm.reconstruct.hull import elevation
+    from sgm.reconstruct.hull import elevation, scene_box
     monkeypatch.setattr(elevation, "CELLS", 40)
+    monkeypatch.setattr(elevation, "STEP", 10)
+    monkeypatch.setattr(scene_box, "LOW", 48)
     for name in ("view_metrics", "write_contact_sheet", "turntable", "write_turntable"):
         monkeypatch.setattr(report_module, name, lambda *args: {"psnr_fg": 0, "iou": iou})
 
@@ -424,8 +426,8 @@ def test_cameras_are_put_right_in_place(folder, tmp_path, monkeypatch):
     for frame, old, pose in zip(after["frames"], before["frames"], Orbit.static(found["used"], COUNT).poses()):
         assert frame["azimuth_deg"] == old["azimuth_deg"] and frame["elevation_deg"] == pytest.approx(found["used"])
         np.testing.assert_allclose(frame["transform_matrix"], pose, atol=1e-6)
-    assert run([*argv, "--elevation", "15"]) == 0
-    assert json.loads((folder / "transforms.json").read_text())["frames"][0]["elevation_deg"] == pytest.approx(15)
+    assert run([*argv, "--elevation", "12"]) == 0
+    assert json.loads((folder / "transforms.json").read_text())["frames"][0]["elevation_deg"] == pytest.approx(12)
     assert (folder / "transforms.old1.json").exists() and json.loads((folder / "transforms.old.json").read_text()) == before
 
 

@@ -1,28 +1,25 @@
 """What a mesh that does not explain its views is said to suffer from."""
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from support.shapes import chair, views_of
+from support.shapes import chair_views
 
 from sgm.reconstruct import doubts
 from sgm.reconstruct.hull import elevation, scene_box
 from sgm.views.cameras import Orbit
-
-ORBIT = Orbit.static(15, 8)
 
 
 @pytest.fixture(autouse=True)
 def few_cells(monkeypatch):
     monkeypatch.setattr(elevation, "CELLS", 20)
     monkeypatch.setattr(elevation, "SIDE", 32)
+    monkeypatch.setattr(elevation, "STEP", 10)
 
 
 @pytest.fixture(scope="module")
 def views():
-    found = views_of(chair, ORBIT)
-    return replace(found, files=tuple(Path(file) for file in found.files))
+    return chair_views(15)
 
 
 def test_views_that_are_explained_raise_none(views):
@@ -57,13 +54,13 @@ def test_the_field_of_view_is_named(views):
 
 def test_backgrounds_are_named(views):
     wall = views.mask.copy()
-    wall[2, :, :20] = 1
+    wall[2, :, :10] = 1
     said = doubts.suspects(replace(views, mask=wall))
     assert any("in 1 of 8 views" in line and "002.png" in line for line in said)
 
 
 def test_views_that_agree_least_are_the_last_resort(views):
     cut = views.mask.copy()
-    cut[4] = np.roll(cut[4], 9, axis=1)
+    cut[4] = np.roll(cut[4], 5, axis=1)
     said = doubts.suspects(replace(views, mask=cut))
     assert len(said) == 1 and "no change of all cameras" in said[0] and "004.png" in said[0]

@@ -1,7 +1,13 @@
 """Views of shapes in closed form."""
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import trimesh
+
+from sgm.geometry.mesh import Mesh, merge
 from sgm.reconstruct.posed_views import PosedViews
+from sgm.render.zbuffer import render_views
+from sgm.views.cameras import FOV_DEG, Orbit, focal_length
 
 SIDE, FOCAL, DISTANCE, REACH = 96, 158.0, 2.0, 0.6
 
@@ -47,10 +53,15 @@ def oval(p):
     return np.minimum(side, np.linalg.norm(p - (0, 0.3, 0.2), axis=-1) - 0.1)
 
 
-def chair(p):
-    """A seat 0.8 by 0.6 and 0.12 thick with a back at -x and a leg below a corner: it tells azimuth and elevation."""
-    def block(low, high):
-        low, high = np.array(low), np.array(high)
-        return np.max(np.abs(p - (low + high) / 2) - (high - low) / 2, axis=-1)
-    return np.minimum.reduce([block((-0.4, -0.3, -0.06), (0.4, 0.3, 0.06)), block((-0.4, -0.3, -0.06), (-0.3, 0.3, 0.4)),
-                              block((0.3, 0.2, -0.4), (0.4, 0.3, 0))])
+def chair_views(elevation, count=8, side=48):
+    """Rendered views of a static orbit about a seat with a back at -x and a leg below a corner.
+
+    It tells azimuth and elevation.
+    """
+    blocks = [((-0.4, -0.3, -0.06), (0.4, 0.3, 0.06)), ((-0.4, -0.3, -0.06), (-0.3, 0.3, 0.4)), ((0.3, 0.2, -0.4), (0.4, 0.3, 0))]
+    parts = [trimesh.creation.box(bounds=block) for block in blocks]
+    mesh = merge([Mesh(part.vertices, part.faces, colors=np.full((8, 3), 0.5, np.float32)) for part in parts])
+    poses, focal = Orbit.static(elevation, count).poses(DISTANCE), focal_length(side)
+    rgba = render_views(mesh, poses, side, FOV_DEG).astype(np.float32) / 255
+    return PosedViews(rgba[..., :3] * rgba[..., 3:], np.ascontiguousarray(rgba[..., 3]), poses, focal, focal, side / 2, side / 2,
+                      files=tuple(Path(f"{k:03d}.png") for k in range(count)))

@@ -84,6 +84,8 @@ def parse(argv):
         " world, where ours have z up)")
     add("--orbit", choices=tuple(RIGS),
         help="cameras of views that came without a transforms.json")
+    add("--fov", type=float_range(1, 120), metavar="DEG",
+        help="field of view of the cameras of --orbit (default: the orbit's own)")
     add("--elevation", type=elevation, metavar="auto|DEG",
         help="elevation of a static orbit's cameras; auto: what the outlines tell (default: the"
         " cameras' own; auto for sv3d_u, which tells nobody)")
@@ -105,6 +107,9 @@ def main(argv=None):
     overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]
     spec = load_mesh_spec(args.config, overrides)
     output = args.output or mesh_folder(args.views)
+    if args.fov and not args.orbit:
+        raise InputError(f"--fov {args.fov:g}: belongs to --orbit; the cameras in a transforms.json"
+                         " have their own")
     if not args.views.exists():
         raise InputError(
             f"{args.views}: no such file or folder; give a folder of views with its transforms.json"
@@ -118,6 +123,7 @@ def main(argv=None):
     run = Reconstruction(
         args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet,
         args.obj_up, args.up, args.original_world, args.elevation, args.write_cameras, args.orbit,
+        args.fov,
     )
     run.run()
     report = run.report

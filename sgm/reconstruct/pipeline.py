@@ -57,13 +57,14 @@ class Reconstruction:
     another program moved them (applied_transform, applied_scale). elevation: degrees, "auto" or
     None, see `elevation.settled`. write_cameras: put the elevation that is used into the source's
     transforms.json. orbit: one of `sgm.views.frames.RIGS` if the source has no cameras; it is then
-    a folder of pictures, a video, a GIF or a sheet. Raises ShapeError and the like.
+    a folder of pictures, a video, a GIF or a sheet; fov: the field of view of its cameras in
+    degrees, None: the orbit's own. Raises ShapeError and the like.
     """
 
     def __init__(
         self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True,
         obj_up=None, up="auto", original_world=False, elevation=None, write_cameras=False,
-        orbit=None,
+        orbit=None, fov=None,
     ):
         unknown = [name for name in stages if name not in STAGES]
         if unknown:
@@ -82,6 +83,7 @@ class Reconstruction:
         self.obj_up = obj_up
         self.up, self.original_world = up, original_world
         self.elevation, self.write_cameras, self.orbit = elevation, write_cameras, orbit
+        self.fov = fov
         self.work, self.timer = Work(self.output / "work"), StageTimer()
         self.report, self.interrupted = {}, False
 
@@ -101,7 +103,8 @@ class Reconstruction:
         with self.timer("views"):
             if self.orbit is not None:
                 self.report["frames"] = {"source": self.source, "orbit": self.orbit}
-                self.source = str(write_views(self.source, self.work.folder / "views", self.orbit))
+                self.source = str(write_views(self.source, self.work.folder / "views", self.orbit,
+                                              self.fov))
             views, held_out, elevation = steps.read(
                 self.source, self.spec, self.azimuth_sign, self.progress, self.up, self.elevation
             )

@@ -76,16 +76,19 @@ RIGS = {
 }
 
 
-def write_views(source, folder, name):
+def write_views(source, folder, name, fov_deg=None):
     """Write pictures without cameras as a views folder with the cameras of a rig. Return its Path.
 
     source: a folder of pictures, in the order of the numbers in their names; a video or GIF; or one
-    picture that holds all views of the rig. folder: is replaced. name: one of RIGS. Raises
-    CameraError, ImageError.
+    picture that holds all views of the rig. folder: is replaced. name: one of RIGS. fov_deg: field
+    of view instead of the rig's. Raises CameraError, ImageError.
     """
     if name not in RIGS:
         raise CameraError(f"{argument('orbit')}: found {name!r}, expected one of {', '.join(RIGS)}")
     rig, source, folder = RIGS[name], Path(source), Path(folder)
+    fov_deg = rig.fov_deg if fov_deg is None else fov_deg
+    if not 1 <= fov_deg <= 120:
+        raise CameraError(f"{argument('fov')}: found {fov_deg:g}, expected 1 to 120 degrees")
     if (source / "transforms.json").is_file():
         raise CameraError(f"{source}: found cameras in its transforms.json, and"
                           f" {argument('orbit')} {name}; leave that out, or move the json")
@@ -113,9 +116,9 @@ def write_views(source, folder, name):
             )
         if count < 3:
             raise CameraError(f"{source}: found {count} frames, expected one turn about an object")
-        tangents = np.tan(np.radians([FOV_DEG / 2, rig.fov_deg / 2]))
+        tangents = np.tan(np.radians([FOV_DEG / 2, fov_deg / 2]))
         write_transforms(temporary, rig.of(count), size[::-1],
-                         float(DISTANCE * tangents[0] / tangents[1]), rig.fov_deg)
+                         float(DISTANCE * tangents[0] / tangents[1]), fov_deg)
         run = {"frames": str(source), "cameras": name, "cameras_from": rig.source}
         if rig.is_unknown:
             run["elevation"] = "unknown"

@@ -20,6 +20,7 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct import stages
 from sgm.reconstruct.pipeline import Reconstruction
 from sgm.reconstruct.posed_views import PosedViews, ShapeError, read_views
+from sgm.reconstruct.stage_files import mesh_folder
 from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import FOV_DEG, Orbit
@@ -167,7 +168,8 @@ def test_wrong_flags_are_one_line_and_write_nothing(folder, capsys):
     run = load_tool("views_to_mesh").main
     before = tree(folder)
     for argv, message in (([folder, "--config", "fastt"], "fast"), ([folder, "--stages", "mesh"], "--stages"),
-                          ([folder, "--set", "nerf.steps=x"], "nerf.steps"), ([folder, "--device", "GPU"], "--device")):
+                          ([folder, "--set", "nerf.steps=x"], "nerf.steps"), ([folder, "--fov", "30"], "--fov 30: belongs"),
+                          ([folder, "--elevation", "90"], "--elevation"), ([folder, "--device", "GPU"], "--device")):
         code, said = ending(lambda a: _code(run, a), argv, capsys)
         assert code == 2 and message in said, said
     code, said = ending(lambda a: _code(run, a), [folder.parent / "nothing"], capsys)
@@ -444,6 +446,8 @@ def test_elevation_of_sv3d_u_is_sought(folder, monkeypatch):
 
 def test_frames_without_cameras(folder, tmp_path, monkeypatch):
     without_pictures(monkeypatch)
+    assert mesh_folder(folder) == folder / "mesh" == mesh_folder(folder / "transforms.json")
+    assert mesh_folder(folder / "turn.mp4") == folder / "turn_mesh"
     (folder / "transforms.json").unlink()
     run = load_tool("views_to_mesh").main
     assert run([str(folder), "--output", str(tmp_path / "out"), *COARSE, "--set=side=64", "--orbit", "static"]) == 0

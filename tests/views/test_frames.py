@@ -96,6 +96,13 @@ def test_videos_and_gifs(turn, tmp_path, name, options):
     assert len(views) == 9 and ((views.mask > 0.5) != turn[2]).mean() < 0.02
 
 
+def test_another_field_of_view(turn, tmp_path):
+    """The object appears as large as before: cameras stand nearer or farther away."""
+    views = read_views(write_views(turn[0], tmp_path / "views", "static", 20))
+    assert views.fl_x == pytest.approx(SIDE / 2 / np.tan(np.radians(10)))
+    assert views.fl_x / np.linalg.norm(views.c2w[0, :3, 3]) == pytest.approx(SIDE / 2 / np.tan(np.radians(16.9)) / 2)
+
+
 def test_order_is_that_of_the_numbers(tmp_path):
     for k in (1, 2, 10):
         Image.new("RGB", (20, 20), (k, 0, 0)).save(tmp_path / f"frame{k}.png")

@@ -144,6 +144,10 @@ def settled(views, wanted=None, is_unknown=False, source="the views", seen=None)
     seen: indices of the views that may be looked at; None = all. None is returned for orbits that
     are not static. Raises ShapeError if such a one is to have another elevation.
     """
+    if wanted not in (None, "auto") and not (
+            isinstance(wanted, (int, float)) and abs(wanted) < 90):
+        raise ShapeError(f"{argument('elevation')}: found {wanted!r}, expected auto, or degrees"
+                         " between -90 and 90")
     cameras = of_orbit(views.c2w)
     wanted = "auto" if wanted is None and is_unknown else wanted
     if cameras is None:

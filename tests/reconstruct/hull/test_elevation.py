@@ -87,6 +87,9 @@ def test_a_given_elevation_is_taken(views, caplog):
     moved, found = elevation.settled(said_at(views, 0), TRUE, is_unknown=True)
     np.testing.assert_allclose(moved.c2w, views.c2w, atol=1e-9)
     assert found.used == TRUE and found.cameras == pytest.approx(0) and not caplog.records
+    for wrong in ("high", 90, -95):
+        with pytest.raises(ShapeError, match="elevation: found .* expected auto, or degrees"):
+            elevation.settled(views, wrong)
     with pytest.raises(ShapeError, match="there: elevation 20.*static orbit"):
         elevation.settled(replace(views, c2w=Orbit.sine(20, 10, 8).poses()), 20, source="there")
 

@@ -142,12 +142,14 @@ def settled(views, wanted=None, is_unknown=False, source="the views", seen=None)
     wanted: degrees; "auto": what the outlines tell; None: the cameras' own, or "auto" where that
     `is_unknown`. An elevation that explains the outlines clearly worse than another is warned of.
     seen: indices of the views that may be looked at; None = all. None is returned for orbits that
-    are not static. Raises ShapeError if such a one is to have another elevation.
+    are not static. Raises ShapeError if such a one is to have another elevation, for another
+    `wanted`, and as `scene_box.check_cameras` does.
     """
     if wanted not in (None, "auto") and not (
             isinstance(wanted, (int, float)) and abs(wanted) < 90):
         raise ShapeError(f"{argument('elevation')}: found {wanted!r}, expected auto, or degrees"
                          " between -90 and 90")
+    scene_box.check_cameras(views, source)
     cameras = of_orbit(views.c2w)
     wanted = "auto" if wanted is None and is_unknown else wanted
     if cameras is None:

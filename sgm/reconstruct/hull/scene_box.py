@@ -43,7 +43,7 @@ def framed(views, source="the views"):
     one side, for poses that contradict the silhouettes, and for objects too thin for the grid.
     """
     small = views.resized(LOW)
-    _check_cameras(small, source)
+    check_cameras(small, source)
     center, radius = sphere(small, source)
     rough = small.moved(HALF / radius, center)
     agreeing = _agreeing(rough, source)
@@ -119,7 +119,8 @@ def mirrored(views, center):
     return replace(views, c2w=c2w)
 
 
-def _check_cameras(views, source):
+def check_cameras(views, source):
+    """Raise ShapeError for cameras at one place, or that all look the same way."""
     forward = -views.c2w[:, :3, 2]
     eyes = views.c2w[:, :3, 3]
     if np.ptp(eyes, axis=0).max() < 1e-6 * max(np.abs(eyes).max(), 1e-6):

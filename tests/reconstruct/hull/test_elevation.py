@@ -64,6 +64,11 @@ def test_only_static_orbits_have_one_elevation():
     assert elevation.of_orbit(turned) is None
 
 
+def test_cameras_at_one_place_are_a_line(views):
+    with pytest.raises(ShapeError, match="there: all cameras stand at one place"):
+        elevation.settled(views.subset([0, 0, 0]), "auto", source="there")
+
+
 def test_true_cameras_are_left_alone_in_silence(views, caplog):
     kept, found = elevation.settled(views)
     assert kept is views and found.used == found.cameras == pytest.approx(TRUE) and not caplog.records

@@ -15,6 +15,7 @@ from sgm.reconstruct.hull import scene_box, visual_hull
 from sgm.reconstruct.posed_views import HALF, ShapeError
 
 CELLS, SIDE = 64, 96            # cells of the hull's grid, pixels of the pictures' longer side
+MOST = 24                       # views that are looked at, evenly spread
 LOWEST, HIGHEST, STEP = -40, 70, 5      # degrees that are tried first
 FINEST = 0.5                    # degrees between the last elevations that are tried
 SPACING = 0.1                   # degrees within which two tried ones are one
@@ -91,6 +92,14 @@ def tilted(c2w, degrees):
     return out
 
 
+def reduced(views):
+    """Return small pictures of as many views as it takes to tell an elevation."""
+    views = views.resized(SIDE)
+    if len(views) <= MOST:
+        return views
+    return views.subset(np.linspace(0, len(views), MOST, endpoint=False).astype(int))
+
+
 def hull(views, source="the views"):
     """Return a closed hull of small views, and these in its box |x| <= HALF."""
     center, radius = scene_box.sphere(views, source)
@@ -109,7 +118,7 @@ def search(views, cameras, source="the views"):
     Where they do not tell one, `told` is the nearest to `cameras`, degrees, of those that explain
     them about as well as any. views: as read. It takes about 30 hulls.
     """
-    small, found = views.resized(SIDE), {}
+    small, found = reduced(views), {}
 
     def at(degrees):
         if min((abs(degrees - other) for other in found), default=SPACING) >= SPACING:
@@ -213,7 +222,7 @@ def _judged(views, source):
 
     So it is if their hull covers the masks, or covers them well and better than its neighbors'.
     """
-    small = views.resized(SIDE)
+    small = reduced(views)
     covered = coverage(small, source)
     return covered, covered >= BEYOND_DOUBT or covered >= scene_box.POOR and all(
         coverage(_raised(small, by), source) < covered for by in (-APART, APART)

@@ -38,6 +38,13 @@ def test_outlines_tell_the_elevation(views, cameras):
     assert (found.cameras, found.used) == (cameras, cameras)
 
 
+def test_many_views_take_no_longer(monkeypatch):
+    many, seen = chair_views(TRUE, 60, 16), []
+    monkeypatch.setattr(elevation, "coverage", lambda views, source: seen.append(views) or 0.5)
+    elevation.search(many, TRUE)
+    assert {len(views) for views in seen} == {24} and np.ptp(seen[0].c2w[:, 0, 3]) > 3
+
+
 def test_a_ball_tells_none_and_stays():
     """Every elevation explains it: the cameras' own is taken."""
     found = elevation.search(views_of(ball(0.35), Orbit.static(TRUE, 6)), TRUE)

@@ -16,11 +16,12 @@ SHUFFLES = 3                    # random orders that are tried
 AT_BORDER = 0.05                # share of a picture's border that a mask may touch
 
 
-def of_mesh(views, coverage, iou=None):
+def of_mesh(views, coverage, iou=None, told=None):
     """Return sentences on why a mesh does not explain its views; none if it does.
 
     views: in the box; coverage: of their masks by their hull; iou: mean of the mesh's silhouettes
-    with the masks, or None where that is not known.
+    with the masks, or None where that is not known; told: the `elevation.Elevation` of the views,
+    or None.
     """
     said = []
     if coverage < LEAST_COVERAGE:
@@ -29,14 +30,15 @@ def of_mesh(views, coverage, iou=None):
     if iou is not None and iou < LEAST_IOU:
         said.append(f"the mesh's silhouettes have an IoU of {iou:.3f} with the views' masks,"
                     f" expected {LEAST_IOU}")
-    return [*said, *suspects(views)] if said else []
+    return [*said, *suspects(views, told)] if said else []
 
 
-def suspects(views):
+def suspects(views, told=None):
     """Return sentences on what may be wrong with views that their hull does not explain.
 
     Each names a change of the cameras with which it explains them better, or masks that cannot be
-    right; the last resort is the views that agree least.
+    right; the last resort is the views that agree least. told: what the outlines told of the
+    elevation before cameras were turned.
     """
     small = views.resized(elevation.SIDE)
     now = _coverage(small)
@@ -46,12 +48,9 @@ def suspects(views):
         if coverage >= now + ADVANTAGE:
             said.append(f"{name} the hull covers {coverage:.0%} of the masks rather than {now:.0%}")
 
-    given = elevation.of_orbit(small.c2w)
-    if given is not None:
-        told = elevation.search(small, given)
-        try_out(f"elevation: at {told.told:.1f} degrees rather than {given:.1f}"
-                f" ({argument('elevation')})",
-                told.told_coverage)
+    if told is not None and told.told is not None:
+        try_out(f"elevation: at {told.told:.1f} degrees rather than {told.used:.1f}"
+                f" ({argument('elevation')})", told.told_coverage)
     try_out("order, or sign of the azimuth: counted the other way"
             f" ({argument('azimuth_sign')} -1)",
             _coverage(scene_box.mirrored(small, scene_box.common_point(small.c2w))))

@@ -152,7 +152,7 @@ class Reconstruction:
             self.interrupted |= bool(stopped)
             if not self.interrupted:
                 iou = self.report.get("metrics", {}).get("input", {}).get("iou")
-                self.report["doubts"] = doubts.of_mesh(views, hull.coverage, iou)
+                self.report["doubts"] = doubts.of_mesh(views, hull.coverage, iou, elevation)
                 for doubt in self.report["doubts"]:
                     log.warning("%s: %s", self.source, doubt)
             self.save_report()

@@ -27,13 +27,14 @@ def test_views_that_are_explained_raise_none(views):
 
 
 def test_what_is_missed_is_said_first(views, monkeypatch):
-    monkeypatch.setattr(doubts, "suspects", lambda views: ["the moon"])
+    monkeypatch.setattr(doubts, "suspects", lambda views, told: ["the moon"])
     assert doubts.of_mesh(views, 0.6) == ["the views' common hull covers 60% of their masks, expected 75%", "the moon"]
     assert doubts.of_mesh(views, 0.98, 0.066)[0] == "the mesh's silhouettes have an IoU of 0.066 with the views' masks, expected 0.85"
 
 
 def test_the_elevation_is_named(views):
-    said = doubts.suspects(replace(views, c2w=Orbit.static(50, 8).poses(2.0)))
+    wrong = replace(views, c2w=Orbit.static(50, 8).poses(2.0))
+    said = doubts.suspects(wrong, elevation.settled(wrong)[1])
     assert any(line.startswith("elevation: at 1") and "rather than 50.0" in line for line in said)
 
 

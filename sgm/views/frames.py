@@ -30,13 +30,13 @@ log = logging.getLogger("sgm")
 class Rig:
     """Cameras around an object that another program draws, all looking at its middle.
 
-    count: number of views; None = any number. first: azimuth of the first in degrees; the others
-    follow in equal steps, counter-clockwise from above. elevations: degrees, repeated in turn.
-    is_unknown: these are only a guess. sheet: rows and columns of all views in one picture, or
-    None. source: where the values are from.
+    count: number of views; None = any number. first: azimuth of the first in degrees, None = one
+    step; the others follow in equal steps, counter-clockwise from above. elevations: degrees,
+    repeated in turn. is_unknown: these are only a guess. sheet: rows and columns of all views in
+    one picture, or None. source: where the values are from.
     """
     count: int | None
-    first: float
+    first: float | None
     elevations: tuple
     fov_deg: float
     sheet: tuple | None

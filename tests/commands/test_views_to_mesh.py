@@ -18,6 +18,7 @@ from sgm.common.errors import InputError
 from sgm.config.reconstruction import MeshSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct import stages
+from sgm.reconstruct.hull.elevation import Elevation
 from sgm.reconstruct.pipeline import Reconstruction
 from sgm.reconstruct.posed_views import PosedViews, ShapeError, read_views
 from sgm.reconstruct.stage_files import mesh_folder
@@ -428,7 +429,8 @@ def test_cameras_are_put_right_in_place(folder, tmp_path, monkeypatch):
     for frame, old, pose in zip(after["frames"], before["frames"], Orbit.static(found["used"], COUNT).poses()):
         assert frame["azimuth_deg"] == old["azimuth_deg"] and frame["elevation_deg"] == pytest.approx(found["used"])
         np.testing.assert_allclose(frame["transform_matrix"], pose, atol=1e-6)
-    assert run([*argv, "--elevation", "12"]) == 0
+    again = Reconstruction(folder, MeshSpec(), tmp_path / "out", elevation=12)
+    again.put_cameras_right(Elevation(found["used"], 12, 0.9))
     assert json.loads((folder / "transforms.json").read_text())["frames"][0]["elevation_deg"] == pytest.approx(12)
     assert (folder / "transforms.old1.json").exists() and json.loads((folder / "transforms.old.json").read_text()) == before
 

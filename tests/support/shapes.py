@@ -59,8 +59,12 @@ def chair_views(elevation, count=8, side=48):
     It tells azimuth and elevation.
     """
     blocks = [((-0.4, -0.3, -0.06), (0.4, 0.3, 0.06)), ((-0.4, -0.3, -0.06), (-0.3, 0.3, 0.4)), ((0.3, 0.2, -0.4), (0.4, 0.3, 0))]
-    parts = [trimesh.creation.box(bounds=block) for block in blocks]
-    mesh = merge([Mesh(part.vertices, part.faces, colors=np.full((8, 3), 0.5, np.float32)) for part in parts])
+    return rendered([trimesh.creation.box(bounds=block) for block in blocks], elevation, count, side)
+
+
+def rendered(parts, elevation, count=8, side=48):
+    """Views of a static orbit about gray parts, trimesh's."""
+    mesh = merge([Mesh(part.vertices, part.faces, colors=np.full((len(part.vertices), 3), 0.5, np.float32)) for part in parts])
     poses, focal = Orbit.static(elevation, count).poses(DISTANCE), focal_length(side)
     rgba = render_views(mesh, poses, side, FOV_DEG).astype(np.float32) / 255
     return PosedViews(rgba[..., :3] * rgba[..., 3:], np.ascontiguousarray(rgba[..., 3]), poses, focal, focal, side / 2, side / 2,

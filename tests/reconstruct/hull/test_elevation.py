@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.shapes import ball, chair_views, views_of
+import trimesh
+from support.shapes import chair_views, rendered
 
 from sgm.reconstruct.hull import elevation
 from sgm.reconstruct.posed_views import ShapeError
@@ -47,7 +48,7 @@ def test_many_views_take_no_longer(monkeypatch):
 
 def test_a_ball_tells_none_and_stays():
     """Every elevation explains it: the cameras' own is taken."""
-    found = elevation.search(views_of(ball(0.35), Orbit.static(TRUE, 6)), TRUE)
+    found = elevation.search(rendered([trimesh.creation.icosphere(3, 0.35)], TRUE, 6), TRUE)
     assert not found.certain and found.told == TRUE
 
 
@@ -114,7 +115,7 @@ def test_the_other_sign_is_named(views):
 
 
 def test_auto_warns_where_outlines_do_not_tell(caplog):
-    views = views_of(ball(0.35), Orbit.static(TRUE, 6))
+    views = rendered([trimesh.creation.icosphere(3, 0.35)], TRUE, 6)
     moved, found = elevation.settled(views, "auto", source="there")
     assert moved is views and "there: its outlines do not tell the elevation" in caplog.text
 

@@ -281,15 +281,15 @@ def main(argv=None):
                 continue
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(folder, "--output"):
-                image, given["cut_out"] = prepare(load_image(path), (spec.height, spec.width),
-                                                  args.frame_ratio,
-                                                  cut_out=given["matte"])
+                image, given["cut_out"], matte = prepare(
+                    load_image(path), (spec.height, spec.width), args.frame_ratio,
+                    cut_out=given["matte"])
                 shown = Shown(args, spec, folder, compiles=number == 1 or len(jobs) == 1)
                 shown.say(f"{place}{path.name}, seed {seed}: {given['cut_out']}")
                 with closing(shown):
                     views = generate_views(engine, image, orbit, options, on_step=shown.step,
                                            on_begin=shown.begin, on_stage=shown.end)
-                views.run["image"] = given
+                views.run["image"], views.matte = given, matte
                 print(views.save(folder, background, args.fps, formats, args.overwrite))
                 preview_of(folder).unlink(missing_ok=True)
         except (ImageError, LockedError, PipelineError, ViewsError) as error:

@@ -143,11 +143,11 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
     if not isinstance(image, (np.ndarray, Image.Image)):
         raise PipelineError(f"image: found a {type(image).__name__}, expected a PIL image, as of"
                             " PIL.Image.open")
-    given = image_record(image)
+    given, matte = image_record(image), None
     if isinstance(image, Image.Image):
         upright = images.upright_rgba(image, "image")
-        image, given["cut_out"] = preprocessing.prepare(upright, (spec.height, spec.width),
-                                                        cut_out=spec.is_orbit)
+        image, given["cut_out"], matte = preprocessing.prepare(
+            upright, (spec.height, spec.width), cut_out=spec.is_orbit)
     orbit = (orbit or Orbit.static(num_frames=spec.num_frames)) if spec.is_orbit else None
     num_frames = len(orbit) if spec.is_orbit else spec.num_frames
     check_request(spec, image, options.sampler, seed=options.seed, steps=options.steps,
@@ -197,7 +197,7 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
 
     # 6. what run.json says
     run = {"image": given, **run_record(engine, orbit, options), "stages": stages.log}
-    return Views(frames, image, orbit, run, options.fps)
+    return Views(frames, image, orbit, run, options.fps, matte)
 
 
 def image_record(image):

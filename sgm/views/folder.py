@@ -22,7 +22,7 @@ from sgm.views.transforms import json_path, write_transforms
 FORMATS = ("mp4", "gif", "png")
 # files of the folder; those of one folder are listed in its run.json
 OURS = re.compile(
-    r"[0-9]{3,}\.png|(input|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")
+    r"[0-9]{3,}\.png|(input|input_matte|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")
 # what run.json says of a run that its views do not depend on
 INCIDENTAL = ("stages", "versions", "device", "files", "image.cut_out")
 log = logging.getLogger("sgm")
@@ -38,13 +38,14 @@ class Views:
 
     frames (T, H, W, 3) uint8 on white; the last one is the input if `orbit` is given. source (H, W,
     4) uint8: the input as the network saw it, straight alpha. run: what run.json says. fps: frames
-    per second of the video.
+    per second of the video. matte (h, w, 3) uint8: the given picture with what was cut away in red.
     """
     frames: np.ndarray
     source: np.ndarray
     orbit: Optional[Orbit] = None
     run: dict = field(default_factory=dict)
     fps: float = FPS
+    matte: Optional[np.ndarray] = None
 
     def __repr__(self):
         count, height, width, _ = self.frames.shape
@@ -111,6 +112,8 @@ class Views:
         for k, view in enumerate(files):
             write_png(folder / f"{k:03d}.png", view)
         write_png(folder / "input.png", self.source)
+        if self.matte is not None:
+            write_png(folder / "input_matte.png", self.matte)
         if "png" in formats:
             write_png(folder / "contact.png", contact_sheet(shown, columns=7))
         if self.orbit is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sgm.config.reconstruction import MATTES
-from sgm.views.images import ImageError
+from sgm.views.images import ImageError, composite
 
 MATTE_SIDE = 1024     # larger images are reduced to this side first: the network sees 576 pixels
 GRABCUT_SIDE = 512
@@ -20,6 +20,8 @@ FAINT, SPECK = 12, 5e-5
 # An alpha that leaves out less than this share of a picture, and keeps more than this of its
 # border, cuts nothing out.
 CORNERS, OPAQUE_BORDER = 0.06, 0.6
+# A matte drawn: the picture's longer side, and the color and strength of what is cut away.
+SHOWN, RED, TINT = 512, np.array([230, 40, 40], np.float32), 0.65
 
 
 def matte(image, method="auto"):
@@ -56,6 +58,18 @@ def matte(image, method="auto"):
     if (rgba[..., 3] > 127).mean() < 0.001:
         raise ImageError(f"no object found by {how}; give a PNG whose background is transparent")
     return without_dust(Image.fromarray(rgba)), how
+
+
+def drawn(image, cut):
+    """Return a picture of a matte, (h, w, 3) uint8: `image` with what is cut away in red.
+
+    image: PIL, as given; cut: what `matte` made of it. The longer side is at most SHOWN pixels.
+    """
+    factor = min(1, SHOWN / max(image.size))
+    size = tuple(max(1, round(length * factor)) for length in image.size)
+    rgb = composite(image.convert("RGBA").resize(size, Image.LANCZOS)).astype(np.float32)
+    alpha = np.asarray(cut.getchannel("A").resize(size, Image.BILINEAR), np.float32)[..., None]
+    return np.round(rgb + (1 - alpha / 255) * TINT * (RED - rgb)).astype(np.uint8)
 
 
 def alpha_from_white(frame):

@@ -1,10 +1,23 @@
 """Converts pictures to the network's input and its output to pictures."""
+from typing import NamedTuple, Optional
+
 import numpy as np
 from PIL import Image, ImageOps
 
 from sgm.common.errors import argument
 from sgm.views.images import MAX_PIXELS, MIN_OBJECT, MIN_SIDE, ImageError
-from sgm.views.matting import matte
+from sgm.views.matting import drawn, matte
+
+
+class Prepared(NamedTuple):
+    """An image as the network gets it.
+
+    image (H, W, 4) uint8, straight alpha; how: what was done, as text; matte (h, w, 3) uint8: the
+    picture with what was cut away in red, or None where nothing was.
+    """
+    image: np.ndarray
+    how: str
+    matte: Optional[np.ndarray] = None
 
 
 def recenter(image, size, frame_ratio=None):
@@ -32,9 +45,7 @@ def recenter(image, size, frame_ratio=None):
 
 
 def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
-    """Return a loaded image as the network gets it, uint8 (H, W, 4), and what was done as text.
-
-    Alpha is straight.
+    """Return a loaded image as `Prepared`.
 
     size: pixels, or (H, W). cut_out: matte with `method` and recenter with `frame_ratio` (a
     square); otherwise the image as it is, scaled to cover the frame and cropped around its middle.
@@ -54,12 +65,12 @@ def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
             raise ImageError(f"the object (what is not transparent) is {right - left} x"
                              f" {bottom - top} pixels, expected at least {MIN_OBJECT} along its"
                              " longer side; give a larger image of it")
-        return np.asarray(recenter(cut, width, frame_ratio)), how
+        return Prepared(np.asarray(recenter(cut, width, frame_ratio)), how, drawn(image, cut))
     if frame_ratio is not None:
         raise ImageError(f"{argument('frame_ratio')} places an object that is cut out; leave it"
                          f" out, or {argument('cut_out=False', '--no-matte')} (svd: always)")
     fitted = ImageOps.fit(image.convert("RGBA"), (width, height), Image.LANCZOS)
-    return np.asarray(fitted), "none: image as it is"
+    return Prepared(np.asarray(fitted), "none: image as it is")
 
 
 def to_network(rgb):

@@ -77,7 +77,7 @@ def test_folder_of_images(small, photos, tmp_path, capsys):
     assert sorted(p.name for p in output.iterdir() if p.is_dir()) == ["cut_23", "plain_23"]
     folder = output / "cut_23"
     expected = {"000.png", "001.png", "002.png", "transforms.json", "run.json", "views.mp4", "views.gif", "contact.png",
-                "orbit.png", "input.png"}
+                "orbit.png", "input.png", "input_matte.png"}
     assert {p.name for p in folder.iterdir()} == expected
     assert np.array_equal(np.asarray(Image.open(folder / "002.png")), np.asarray(Image.open(folder / "input.png")))
     cameras = read_transforms(folder)

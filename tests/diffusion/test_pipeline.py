@@ -62,7 +62,7 @@ def test_run_json_names_the_image_and_the_program(embedded, tmp_path, no_network
     assert record["versions"]["sv3d-mindspore"] == sgm.__version__
     assert record["settings"]["num_frames"] == 3 and record["settings"]["sampling"]["start_noise"] == 0.25
     assert record["output"] == {"background": "transparent", "fps": 12, "formats": []}
-    assert record["files"] == ["000.png", "001.png", "002.png", "input.png", "transforms.json", "run.json"]
+    assert record["files"] == ["000.png", "001.png", "002.png", "input.png", "input_matte.png", "transforms.json", "run.json"]
     array = sgm.generate(embedded, views.source).run["image"]
     assert array == {"file": None, "pixels": f"sha256:{hashlib.sha256(views.source.tobytes()).hexdigest()}"}
 

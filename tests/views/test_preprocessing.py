@@ -14,7 +14,7 @@ from sgm.views.preprocessing import recenter
 @pytest.mark.parametrize("case, ratio", [("tall_400x300", None), ("square_r0.9", 0.9)])
 def test_preprocessing_is_that_of_the_reference(case, ratio):
     golden = load_file(GOLDEN / "preprocess_rgba.safetensors")
-    image, how = preprocessing.prepare(Image.fromarray(golden[f"in/{case}"]), 576, ratio)
+    image, how, _ = preprocessing.prepare(Image.fromarray(golden[f"in/{case}"]), 576, ratio)
     np.testing.assert_array_equal(composite(image), golden[f"out/{case}"])
     assert how.startswith("alpha")
 
@@ -48,8 +48,8 @@ def test_recentre_errors():
 def test_prepare_without_cutting_out():
     image = Image.new("RGB", (40, 20), "red")
     image.paste("blue", (10, 0, 30, 20))
-    prepared, how = preprocessing.prepare(image, (8, 8), cut_out=False)
-    assert prepared.shape == (8, 8, 4) and prepared.dtype == np.uint8 and how.startswith("none")
+    prepared, how, matte = preprocessing.prepare(image, (8, 8), cut_out=False)
+    assert matte is None and prepared.shape == (8, 8, 4) and prepared.dtype == np.uint8 and how.startswith("none")
     np.testing.assert_allclose(prepared[:, 1:-1], np.broadcast_to([0, 0, 255, 255], (8, 6, 4)), atol=2)
     assert preprocessing.prepare(image, (16, 32), cut_out=False)[0].shape == (16, 32, 4)
     with pytest.raises(ImageError, match="^frame_ratio"):
@@ -84,3 +84,17 @@ def test_dust_does_not_move_the_object(dust):
     rows, columns = np.nonzero(solid[1])
     assert np.ptp(columns) + 1 == pytest.approx(0.85 * 64, abs=1.5) and columns.mean() == pytest.approx(31.5, abs=1)
     assert rows.mean() == pytest.approx(31.5, abs=1)
+
+
+def test_what_is_cut_away_is_red():
+    """A blue square on white: blue as it was, half of its half-covered edge, the rest of white in red."""
+    image = Image.new("RGBA", (1024, 1024), (255, 255, 255, 0))
+    image.paste((0, 0, 255, 255), (256, 256, 768, 768))
+    image.paste((0, 0, 255, 128), (256, 256, 300, 768))
+    matte = preprocessing.prepare(image, 64).matte
+    red = 255 + 0.65 * (np.array([230, 40, 40]) - 255)
+    assert matte.shape == (512, 512, 3)
+    np.testing.assert_array_equal(matte[256, 256], [0, 0, 255])
+    np.testing.assert_allclose(matte[10, 10], red, atol=1)
+    shown = np.array([127, 127, 255])                           # the edge over white
+    np.testing.assert_allclose(matte[256, 140], shown + (1 - 128 / 255) * 0.65 * (np.array([230, 40, 40]) - shown), atol=1)

@@ -158,7 +158,7 @@ def replace_poses(path, poses, elevations_deg):
 
 def _read_lenses(path, data, frames, files):
     """Return the Lens of every frame."""
-    top = {key: data[key] for key in lenses.KEYS if key in data}
+    top = {key: data[key] for key in lenses.KEYS if data.get(key) is not None}
     found, known = [], {}
     for k, (frame, file) in enumerate(zip(frames, files)):
         fields = lenses.merged(path, k, top, frame)
@@ -228,7 +228,8 @@ def _picture_size(file):
 def json_path(path):
     """Return the json file itself, or the transforms.json of a folder."""
     path = Path(path)
-    return path if path.suffix == ".json" and not path.is_dir() else path / "transforms.json"
+    is_json = path.suffix.lower() == ".json" or path.is_file()
+    return path if is_json and not path.is_dir() else path / "transforms.json"
 
 
 def read_json(path):
@@ -347,6 +348,8 @@ def _image_file(where, folder, name, key, taken, guessed):
     slashed = name.replace("\\", "/")
     try:
         for candidate in dict.fromkeys((name, slashed)):
+            if (folder / candidate).exists():
+                check_file(folder / candidate, CameraError)
             if (folder / candidate).is_file():
                 return (folder / candidate).absolute()
         found = _other_endings(folder / slashed)

@@ -211,6 +211,9 @@ def ply_source(path: Path, shape_only: bool) -> tuple[bytes, Surface | None]:
     if kind and kind[1] not in COLOR_KINDS and not shape_only:
         raise MeshError(f"has colors of kind {kind[1]}, expected uchar or float; save it with"
                         " colors of 8 bits")
+    if not kind and not shape_only and re.search(r"^property +\w+ +r\s*$", header, re.MULTILINE):
+        log.warning("%s: its colors r, g, b are not read; call them red, green, blue",
+                    one_line(str(path)))
     plain = header.encode("ascii", "replace") + data[end:]
     if not names or shape_only:
         return plain, None

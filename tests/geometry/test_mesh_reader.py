@@ -346,3 +346,18 @@ def test_texture_is_as_stored_in_a_turned_tiff(tmp_path):
     levels[:2] = 200
     Image.fromarray(levels).save(tmp_path / "t.tif", tiffinfo={274: 3})
     np.testing.assert_array_equal(texture_files.Textures().read(str(tmp_path / "t.tif"))[..., :3], levels)
+
+
+def test_what_a_ply_says_in_vain(tmp_path, caplog):
+    """A texture without coordinates is an error, colors by other names a warning; both were white before."""
+    head = "ply\nformat ascii 1.0\n{}element vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    rest = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    Image.new("RGB", (4, 4)).save(tmp_path / "t.png")
+    (tmp_path / "a.ply").write_text(head.format("comment TextureFile t.png\n") + rest + "0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    with pytest.raises(MeshError, match="names a texture and has no coordinates"):
+        load_mesh(tmp_path / "a.ply")
+    assert len(load_mesh(tmp_path / "a.ply", shape_only=True).faces) == 1
+    (tmp_path / "b.ply").write_text(head.format("") + "property float r\nproperty float g\nproperty float b\n" + rest
+                                    + "0 0 0 1 0 0\n1 0 0 1 0 0\n0 1 0 1 0 0\n3 0 1 2\n")
+    load_mesh(tmp_path / "b.ply")
+    assert "its colors r, g, b are not read" in caplog.text

@@ -20,7 +20,7 @@ READ_OF_FRAMES = {*KEYS, "file_path", "mask_path", "transform_matrix", "azimuth_
 HARMLESS = set("""
     aabb aabb_scale angular_velocity author auto_scale_poses_override bbox blur_score cam_id
     camera_id camera_label center_depth cluster_id colmap_id colmap_im_id colmap_image_id comment
-    confidence_path copyright created date depth_file_path depth_path depth_scale
+    confidence_path copyright created date depth_file_path depth_map_scale depth_path depth_scale
     depth_unit_scale_factor description device enable_depth_loading enable_ray_loading exported_by
     far far_plane filename fps frame_count frame_id frame_index frame_number frame_rate generator
     id image_id img_id index integer_depth_scale is_keyframe keyframe label latitude lens_make

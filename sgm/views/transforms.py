@@ -253,7 +253,8 @@ def read_json(path):
     except RecursionError:
         raise CameraError(f"{path}: {TOO_DEEP}") from None
     except ValueError as error:
-        raise CameraError(f"{path}: is not JSON ({error}); write it again") from None
+        raise CameraError(f"{path}: is not JSON ({error}); give a json file or a views"
+                          " folder") from None
     if not isinstance(data, dict):
         raise CameraError(f"{path}: holds a {type(data).__name__}; expected a JSON object with"
                           " frames or azimuths_deg")

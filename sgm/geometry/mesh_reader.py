@@ -129,6 +129,8 @@ def _part(path: Path, geometry, surfaces: dict[str | None, Surface], shape_only:
             raise MeshError("has a texture and no coordinates for it (vt); re-export it")
         if surface.is_clamped:
             warn_of_edges(path, "a texture with -clamp", uv, "stretched")
+    elif None in surfaces:
+        raise MeshError("names a texture and has no coordinates for it; re-export it")
     elif visual.kind == "vertex":
         colors = np.asarray(visual.vertex_colors)[:, :3] / 255
     elif visual.kind == "face":

@@ -69,11 +69,17 @@ def obj_source(path: Path, shape_only: bool) -> tuple[str, bytes, dict[str, Surf
     text = re.sub("\n +", "\n", "\n" + text.replace("\t", " "))
     if re.search("\nf [0-9/ ]*-", text):
         text = _absolute(text)
+    if re.search("\nf[^\n]* 0[/ \n]", text + "\n"):
+        raise MeshError("has a face of vertex 0, and OBJ counts from 1; re-export it")
+    text = re.sub("\n(usemtl|mtllib) ", lambda match: match[0].lower(), text, flags=re.IGNORECASE)
     used = list(dict.fromkeys(name.strip() for name in re.findall("\nusemtl (.*)", text)))
     numbers = {name: f"m{k}" for k, name in enumerate(used)}
     surfaces = {}
     if used and not shape_only:
-        libraries = [line.strip() for line in re.findall("\nmtllib (.*)", text)]
+        libraries = [line.strip(' "') for line in re.findall("\nmtllib (.*)", text)]
+        if not libraries:
+            log.warning("%s: uses materials and names no .mtl file (mtllib); it is drawn without",
+                        one_line(str(path)))
         found, textures = {}, Textures()
         for library in libraries:
             for file in _library_files(path.parent, library):
@@ -84,6 +90,12 @@ def obj_source(path: Path, shape_only: bool) -> tuple[str, bytes, dict[str, Surf
             elif libraries:
                 log.warning("%s: uses the material %s, which is in none of its .mtl files; it is"
                             " drawn without", one_line(str(path)), one_line(name))
+    if not shape_only and re.search(r"\nv(?: +[-+.0-9eE]+){6}", text):
+        if surfaces:
+            log.warning("%s: has colors of vertices and materials; it is drawn in the materials",
+                        one_line(str(path)))
+        else:       # trimesh leaves them out where there are coordinates of a texture
+            text = re.sub(r"([0-9])/[-0-9/]*", r"\1", re.sub("\nvt [^\n]*", "", text))
     text = re.sub("\nmtllib .*", "\n", text)
     text = re.sub("\nusemtl (.*)", lambda line: f"\nusemtl {numbers[line[1].strip()]}", text)
     stand_in = "".join(f"newmtl {number}\n" for number in surfaces)
@@ -133,6 +145,9 @@ def _surface(path, name, folder, lines, textures):
         log.warning("%s: material %s has a map_d, which is not read: its holes are drawn closed",
                     one_line(str(path)), one_line(name))
     options, file_name = _options(lines.get("map_kd", ""))
+    if not file_name and "map_ka" in lines:
+        log.warning("%s: material %s has a map_Ka and no map_Kd; it is drawn in its Kd",
+                    one_line(str(path)), one_line(name))
     if not file_name:
         levels = np.array(GRAY) / 255
         try:
@@ -196,6 +211,9 @@ def ply_source(path: Path, shape_only: bool) -> tuple[bytes, Surface | None]:
     if kind and kind[1] not in COLOR_KINDS and not shape_only:
         raise MeshError(f"has colors of kind {kind[1]}, expected uchar or float; save it with"
                         " colors of 8 bits")
+    if not kind and not shape_only and re.search(r"^property +\w+ +r\s*$", header, re.MULTILINE):
+        log.warning("%s: its colors r, g, b are not read; call them red, green, blue",
+                    one_line(str(path)))
     plain = header.encode("ascii", "replace") + data[end:]
     if not names or shape_only:
         return plain, None

@@ -11,7 +11,7 @@ import numpy as np
 from sgm.common.errors import one_line
 from sgm.common.files import check_file
 from sgm.geometry.mesh import MeshError
-from sgm.views.images import FORMATS, MAX_PIXELS, ImageError, read_image, to_rgba
+from sgm.views.images import FORMATS, MAX_PIXELS, ImageError, read_image, stored, to_rgba
 
 MAX_TEXELS = 4 * MAX_PIXELS      # a small picture file can decode to very many
 # how a name that is not UTF-8, or only by accident, may be coded: in Chinese, Japanese, or in Latin
@@ -88,7 +88,8 @@ class Textures:
             formats = (*FORMATS, "TGA") if name.lower().endswith(".tga") else FORMATS
             try:
                 texture = np.asarray(read_image(
-                    name, lambda image: to_rgba(image, name, use_profile), data, formats))
+                    name, lambda image: stored(
+                        image, lambda image: to_rgba(image, name, use_profile)), data, formats))
             except ImageError as error:
                 raise MeshError(f"texture {error}") from None
             self._room -= texture.shape[0] * texture.shape[1]

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from sgm.common.errors import InputError, argument
-from sgm.common.files import check_file
+from sgm.common.files import check_file, natural_key
 from sgm.common.progress import each
 from sgm.views.cameras import CameraError
-from sgm.views.images import ImageError, load_image, read_image
+from sgm.views.images import ImageError, load_image, read_image, stored
 from sgm.views.lenses import common_pinhole, resampled
 from sgm.views.matting import alpha_from_white, cuts_out, matte, without_dust
 from sgm.views.transforms import json_path, read_transforms
@@ -27,6 +28,7 @@ EMPTY, FULL = 0.0005, 0.98  # a mask that covers less, or more, of its image sho
 # A mask that keeps more than this of its border says what to ignore; it cuts no object out.
 KEPT_BORDER = 0.5
 LARGE = 0.5                 # so does one of this share of its picture that is the same in several
+LABELS = 16                 # levels of a mask that is made of labels, at most
 NOISE = 16                  # levels that JPEG's noise reaches where a mask is black
 # A mask whose IoU with its picture's alpha is above this is the cut-out once more
 ALIKE = 0.9
@@ -168,11 +170,18 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     """
     path = Path(path)
     check_file(path, ShapeError)
+    check_file(path / "transforms.json", ShapeError)
     if not path.exists():
         raise ShapeError(
             f"{path}: no such file or folder; give a folder of views with its transforms.json"
         )
     if not json_path(path).is_file():
+        others = sorted(path.glob("transforms*.json"), key=natural_key)
+        if others:
+            raise ShapeError(
+                f"{path}: found no transforms.json in it, but {others[0].name}; give that file if"
+                " it holds the cameras of its views"
+            )
         raise ShapeError(
             f"{path}: found no transforms.json in it, expected the cameras of its views; for frames"
             f" of a known orbit give {argument('orbit')} (static, zero123plus, ...), else export"
@@ -212,7 +221,7 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
                  " see them", path, target.fl_x)
     # Pictures: cut out, of one shape and size, each with an object.
     shared_masks = _shared([posed.masks[k] for k in chosen])
-    pictures, known, used, how = [], [], [], {}
+    pictures, known, used, how, resized = [], [], [], {}, {}
     for k in each(chosen, "views", "view", quiet=not progress):
         file, lens = posed.files[k], posed.lenses[k]
         picture, tells, said = _picture(file, posed.masks[k], method, shared_masks)
@@ -224,6 +233,8 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
                 f" {lens.height} in {path}; use the pictures that belong to these cameras, as they"
                 " are stored (cameras know nothing of EXIF's orientation)"
             )
+        if (width, height) != (lens.width, lens.height):
+            resized[lens.width, lens.height] = width, height
         size = target.width, target.height
         if not is_shared:
             picture, tells = resampled(picture, tells, lens, target)
@@ -249,6 +260,9 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
         used.append(k)
         pictures.append(picture)
         known.append(tells)
+    for said, found in list(resized.items())[:1]:
+        log.warning("%s: w %d, h %d, but pictures are of %d x %d pixels; focal lengths are taken"
+                    " for those of w and h", path, *said, *found)
     if len(how) > 1 or not any(said.startswith("alpha") for said in how):
         log.info("cut out: %s", ", ".join(f"{count} by {said}" for said, count in how.items()))
     if len(used) < MIN_VIEWS:
@@ -292,8 +306,7 @@ def _picture(file, mask, method, shared_masks):
             if used is not None and _overlap(used, rgba[..., 3] > 127) > ALIKE:
                 how, known = "alpha of its own and of its mask_path", None
         elif levels is not None and _is_cut_out(levels, mask in shared_masks, method):
-            # a mask of zeros and ones, or of a few labels, has no soft edge
-            alpha = levels if levels.max() >= 128 else np.where(levels > 0, 255, 0)
+            alpha = levels if _is_soft(levels) else np.where(levels > 0, 255, 0)
             rgba = np.dstack([np.asarray(image)[..., :3], alpha.astype(np.uint8)])
             how, used, known = "alpha of its mask_path", None, None
         elif method == "auto" and _has_white_border(np.asarray(image)):
@@ -325,7 +338,8 @@ def _mask(path, image, file):
 
     Raises ImageError, and ShapeError if it is not of the picture's size.
     """
-    lossy, levels = read_image(path, lambda opened: (opened.format == "JPEG", _levels(opened)))
+    lossy, levels = read_image(path, lambda opened: (opened.format == "JPEG", np.array(
+        stored(opened, lambda opened: Image.fromarray(_levels(opened))))))
     height, width = levels.shape
     if (width, height) != image.size:
         raise ShapeError(
@@ -342,10 +356,22 @@ def _levels(image):
     if image.mode[0] in "IF":                       # 16 and 32 bits
         levels = np.nan_to_num(np.asarray(image, np.float64)).clip(0)
         return np.ceil(levels / (257 if levels.max() > 255 else 1)).clip(0, 255).astype(np.uint8)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("LA")
-        return np.where(np.asarray(image.getchannel("A")) > 0, np.asarray(image.getchannel("L")), 0)
-    return np.array(image.convert("L"))
+    # the brightest channel: the blue of a label may be no level of gray
+    rgba = np.asarray(image.convert("RGBA"))
+    levels = np.where(rgba[..., 3] > 0, rgba[..., :3].max(axis=-1), np.uint8(0))
+    if image.mode == "P" and not levels.any():      # labels whose colors are not set
+        levels = np.array(image)
+    return levels
+
+
+def _is_soft(levels):
+    """Return whether a mask is an alpha with soft edges, not zeros and ones, or a few labels."""
+    if levels.max() < 128:
+        return False
+    inside = cv2.erode((levels > 0).astype(np.uint8), np.ones((5, 5)),
+                       borderType=cv2.BORDER_REPLICATE) > 0
+    is_full = not inside.any() or (levels[inside] >= 240).mean() > 0.98
+    return bool(is_full or len(np.unique(levels)) > LABELS)
 
 
 def _shared(masks):
@@ -374,10 +400,11 @@ def _is_cut_out(levels, shared, method):
     """Return whether a mask shows the object of a picture without alpha, and nothing else.
 
     A mask that several pictures share, or that keeps the border, says what to ignore: the circle
-    that a lens sees, a passer-by.
+    that a lens sees, a passer-by. So does one that keeps nothing: all of its picture.
     """
     border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
-    return method in ("auto", "alpha") and not shared and (border > 0).mean() <= KEPT_BORDER
+    cuts = levels.any() and (border > 0).mean() <= KEPT_BORDER
+    return bool(method in ("auto", "alpha") and not shared and cuts)
 
 
 def _has_white_border(rgba):

@@ -20,7 +20,7 @@ READ_OF_FRAMES = {*KEYS, "file_path", "mask_path", "transform_matrix", "azimuth_
 HARMLESS = set("""
     aabb aabb_scale angular_velocity author auto_scale_poses_override bbox blur_score cam_id
     camera_id camera_label center_depth cluster_id colmap_id colmap_im_id colmap_image_id comment
-    confidence_path copyright created date depth_file_path depth_path depth_scale
+    confidence_path copyright created date depth_file_path depth_map_scale depth_path depth_scale
     depth_unit_scale_factor description device enable_depth_loading enable_ray_loading exported_by
     far far_plane filename fps frame_count frame_id frame_index frame_number frame_rate generator
     id image_id img_id index integer_depth_scale is_keyframe keyframe label latitude lens_make
@@ -37,6 +37,9 @@ REFUSED = re.compile(
     r"equirectangular|latlong|orthographic|ortho_scale|omega|ftheta.*|distort\w*|dist_coeff\w*"
     r"|lens_(model|mode|type|params?|distortion)|k[7-9]|s[1-4]|sx[12]|sy[12]|tau_?[xy]",
     re.IGNORECASE)
+# What tells such a camera by the name of a field, or by its value
+OTHER_CAMERA = re.compile("fish_?eye|equirect|orthograph|panoram|spherical|lat_?long|cylindric"
+                          "|omnidirect", re.IGNORECASE)
 # What other fields mean, of which there is only a warning
 WARNED = {
     "white_transparent": "white pixels are transparent to Instant-NGP; give pictures with alpha",
@@ -47,6 +50,10 @@ WARNED = {
                             " rows",
     "transform_matrix_start": "the camera moves during a picture; its transform_matrix is used",
     "transform_matrix_end": "the camera moves during a picture; its transform_matrix is used",
+    "from_mitsuba": "poses are taken for OpenGL's, not Mitsuba's; convert them",
+    "from_na": "poses are taken for OpenGL's; convert them",
+    "fix_premult": "colors are taken for not multiplied by alpha; save the pictures with straight"
+                   " alpha",
     "is_hdr": "colors are taken for sRGB",
     "up": "which way is up is found by the cameras, or said by views_to_mesh's argument up",
 }
@@ -68,11 +75,12 @@ def check_fields(path, data, frames):
             if key in found or _is_nothing(value):
                 continue
             found[key] = f"frames[{k - 1}]" if k else "the file"
-            if REFUSED.fullmatch(key):
+            told = f"{key} {value}" if isinstance(value, str) else key
+            if REFUSED.fullmatch(key) or OTHER_CAMERA.search(told):
                 where = f"{path}: frames[{k - 1}]" if k else path
                 raise CameraError(f"{where}: {key} is {reprlib.repr(value)[:60]}, a camera or"
                                   " distortion that is not modeled; undistort the pictures, or give"
-                                  " k1, k2, p1, p2, k3 of camera_model OPENCV")
+                                  " the k1 ... of camera_model OPENCV or OPENCV_FISHEYE")
     for key in sorted(found.keys() & WARNED.keys()):
         log.warning("%s: %s is not applied: %s", path, key, WARNED[key])
     unknown = sorted(found.keys() - WARNED.keys())

@@ -32,6 +32,7 @@ PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339    # tags of TIFF
 SIGNED = 2                                          # a value of SAMPLE_FORMAT
 # of white, red, green and blue, x and y
 SRGB_CHROMATICITIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+DARK = 4096                 # levels of 16 bits: less is nearly black, or a picture of 8 to 12 bits
 ADOBE_RGB = "R03"           # as cameras' Exif data call it
 ICC_NOISE = 2               # levels by which a profile of sRGB may differ from ours
 log = logging.getLogger("sgm")
@@ -153,10 +154,15 @@ def upright_rgba(image, path):
 
 def stored_rgba(image, path):
     """Return an opened PIL image as `to_rgba` does, its pixels in the order they are stored."""
+    return stored(image, lambda image: to_rgba(image, path))
+
+
+def stored(image, convert):
+    """Return convert(an opened PIL image), a PIL image, its pixels in the order they are stored."""
     # Pillow turns a TIFF when it is loaded
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "TIFF" else 1
-    rgba = to_rgba(image, path)
-    return rgba.transpose(BACK[turned]) if turned in BACK else rgba
+    converted = convert(image)
+    return converted.transpose(BACK[turned]) if turned in BACK else converted
 
 
 def _kind_of(path, data):
@@ -211,6 +217,10 @@ def _eight_bits(image, path):
         elif bits == 32 and values.max() < full / 256:
             raise ImageError(f"{path}: found levels up to {values.max()} of {full}, which is black;"
                              " save it with 8 or 16 bits")
+        elif bits == 16 and 0 < values.max() < DARK:
+            log.warning("%s: its levels go up to %d of %d, so it is nearly black; save it with 8"
+                        " bits if they are meant otherwise", one_line(str(path)), values.max(),
+                        full)
     levels = np.rint(np.clip(values / np.float32(full), 0, 1) * 255).astype(np.uint8)
     if tags.get(PHOTOMETRIC) == 0:                  # 0 is white, which Pillow turns for 8 bits only
         levels = 255 - levels

@@ -17,6 +17,7 @@ GRABCUT_SIDE = 512
 # Away from the object this is dust: alpha of so many levels, and parts of so small a share of a
 # picture.
 FAINT, SPECK = 12, 5e-5
+HAZE = 48       # and so is alpha of so many levels that all of the border has
 # An alpha that leaves out less than this share of a picture, and keeps more than this of its
 # border, cuts nothing out.
 CORNERS, OPAQUE_BORDER = 0.06, 0.6
@@ -109,8 +110,10 @@ def without_dust(image):
     Dust is what matting networks leave behind away from the object: faint alpha, and specks.
     """
     alpha = np.asarray(image.getchannel("A"))
+    haze = np.percentile(_ring(alpha), 95)          # dust may be all over the picture
+    limit = max(FAINT, 1.25 * haze) if haze <= HAZE else FAINT
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
-        (alpha > FAINT).astype(np.uint8), connectivity=8)
+        (alpha > limit).astype(np.uint8), connectivity=8)
     speck = stats[:, cv2.CC_STAT_AREA] <= max(2, SPECK * alpha.size)
     speck[0] = True                                 # what is faint
     if speck.all():
@@ -121,7 +124,7 @@ def without_dust(image):
     if not dust.any():
         return image
     # what lies away from the object is as faint at its edge
-    faint = alpha[dust & (alpha <= FAINT)]
+    faint = alpha[dust & (alpha <= limit)]
     dust |= alpha <= faint.max(initial=0)
     image = image.copy()
     image.putalpha(Image.fromarray(np.where(dust, 0, alpha).astype(np.uint8)))

@@ -76,9 +76,10 @@ def write_video(path, frames, fps):
 def write_gif(path, frames, fps):
     """Write uint8 frames (T, H, W, 3) as an endless GIF.
 
-    A GIF counts in hundredths of a second, and browsers play a delay below two of them as ten.
+    A GIF counts in hundredths of a second, up to 65535, and browsers play a delay below two of them
+    as ten.
     """
-    hundredths = max(2, round(100 / fps))
+    hundredths = min(max(2, round(100 / fps)), 65535)
     iio.imwrite(path, frames, plugin="pillow", extension=".gif", is_batch=True,
                 duration=10 * hundredths, loop=0)
 

@@ -158,7 +158,7 @@ def replace_poses(path, poses, elevations_deg):
 
 def _read_lenses(path, data, frames, files):
     """Return the Lens of every frame."""
-    top = {key: data[key] for key in lenses.KEYS if key in data}
+    top = {key: data[key] for key in lenses.KEYS if data.get(key) is not None}
     found, known = [], {}
     for k, (frame, file) in enumerate(zip(frames, files)):
         fields = lenses.merged(path, k, top, frame)
@@ -228,7 +228,8 @@ def _picture_size(file):
 def json_path(path):
     """Return the json file itself, or the transforms.json of a folder."""
     path = Path(path)
-    return path if path.suffix == ".json" and not path.is_dir() else path / "transforms.json"
+    is_json = path.suffix.lower() == ".json" or path.is_file()
+    return path if is_json and not path.is_dir() else path / "transforms.json"
 
 
 def read_json(path):
@@ -252,7 +253,8 @@ def read_json(path):
     except RecursionError:
         raise CameraError(f"{path}: {TOO_DEEP}") from None
     except ValueError as error:
-        raise CameraError(f"{path}: is not JSON ({error}); write it again") from None
+        raise CameraError(f"{path}: is not JSON ({error}); give a json file or a views"
+                          " folder") from None
     if not isinstance(data, dict):
         raise CameraError(f"{path}: holds a {type(data).__name__}; expected a JSON object with"
                           " frames or azimuths_deg")
@@ -347,6 +349,8 @@ def _image_file(where, folder, name, key, taken, guessed):
     slashed = name.replace("\\", "/")
     try:
         for candidate in dict.fromkeys((name, slashed)):
+            if (folder / candidate).exists():
+                check_file(folder / candidate, CameraError)
             if (folder / candidate).is_file():
                 return (folder / candidate).absolute()
         found = _other_endings(folder / slashed)

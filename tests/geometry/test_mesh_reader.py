@@ -306,3 +306,58 @@ def test_pipe_in_place_of_a_mesh(tmp_path):
     os.mkfifo(tmp_path / "a.glb")
     with pytest.raises(MeshError, match="a.glb: found a pipe"):
         load_mesh(tmp_path / "a.glb")
+
+
+CORNERS = "v 0 0 0 1 0 0\nv 1 0 0 1 0 0\nv 0 1 0 1 0 0\nvt 0 0\nvt 1 0\nvt 0 1\n"
+
+
+def test_colors_of_vertices_of_an_obj(tmp_path, caplog):
+    """They are read beside texture coordinates, too; a material that is there counts, and a line says so."""
+    (tmp_path / "a.obj").write_text(CORNERS + "f 1/1 2/2 3/3\n")
+    mesh = load_mesh(tmp_path / "a.obj")
+    np.testing.assert_array_equal(mesh.colors, [[1, 0, 0]] * 3)
+    assert not caplog.records
+    (tmp_path / "b.mtl").write_text("newmtl b\nKd 0 1 0\n")
+    (tmp_path / "b.obj").write_text("mtllib b.mtl\n" + CORNERS + "usemtl b\nf 1/1 2/2 3/3\n")
+    assert load_mesh(tmp_path / "b.obj").materials[0].color[:3] == (0, 1, 0) and "drawn in the materials" in caplog.text
+
+
+def test_capitals_and_quotes_of_an_obj(tmp_path):
+    (tmp_path / "b.mtl").write_text("NEWMTL b\nKD 0 1 0\n")
+    (tmp_path / "b.obj").write_text('MTLLIB "b.mtl"\n' + "v 0 0 0\nv 1 0 0\nv 0 1 0\nUseMtl b\nf 1 2 3\n")
+    assert load_mesh(tmp_path / "b.obj").materials[0].color[:3] == (0, 1, 0)
+
+
+@pytest.mark.parametrize("face", ["f 0 1 2", "f 1 2 0", "f 1/0 2/1 0/2"])
+def test_corners_that_count_from_zero(tmp_path, face):
+    (tmp_path / "a.obj").write_text(CORNERS + face + "\n")
+    with pytest.raises(MeshError, match="vertex 0, and OBJ counts from 1"):
+        load_mesh(tmp_path / "a.obj")
+
+
+def test_materials_without_a_file_are_warned_of(tmp_path, caplog):
+    (tmp_path / "a.obj").write_text(CORNERS + "usemtl b\nf 1 2 3\n")
+    load_mesh(tmp_path / "a.obj")
+    assert "names no .mtl file" in caplog.text
+
+
+def test_texture_is_as_stored_in_a_turned_tiff(tmp_path):
+    levels = np.zeros((4, 4, 3), np.uint8)
+    levels[:2] = 200
+    Image.fromarray(levels).save(tmp_path / "t.tif", tiffinfo={274: 3})
+    np.testing.assert_array_equal(texture_files.Textures().read(str(tmp_path / "t.tif"))[..., :3], levels)
+
+
+def test_what_a_ply_says_in_vain(tmp_path, caplog):
+    """A texture without coordinates is an error, colors by other names a warning; both were white before."""
+    head = "ply\nformat ascii 1.0\n{}element vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    rest = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    Image.new("RGB", (4, 4)).save(tmp_path / "t.png")
+    (tmp_path / "a.ply").write_text(head.format("comment TextureFile t.png\n") + rest + "0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    with pytest.raises(MeshError, match="names a texture and has no coordinates"):
+        load_mesh(tmp_path / "a.ply")
+    assert len(load_mesh(tmp_path / "a.ply", shape_only=True).faces) == 1
+    (tmp_path / "b.ply").write_text(head.format("") + "property float r\nproperty float g\nproperty float b\n" + rest
+                                    + "0 0 0 1 0 0\n1 0 0 1 0 0\n0 1 0 1 0 0\n3 0 1 2\n")
+    load_mesh(tmp_path / "b.ply")
+    assert "its colors r, g, b are not read" in caplog.text

@@ -176,8 +176,16 @@ def as_cut_out(levels):
     return Image.fromarray(np.dstack([np.full_like(levels, 255)] * 3 + [levels]))
 
 
+def labelled(levels):
+    image = Image.new("P", levels.shape[::-1])
+    image.frombytes(levels.tobytes())
+    image.putpalette([0] * 768)
+    return image
+
+
 MODES = {"1": lambda m: Image.fromarray(255 * m).convert("1"), "0 and 1, 16 bit": as_16_bits,
          "0 and 65535, 16 bit": lambda m: as_16_bits(m.astype(np.uint16) * 65535), "P": lambda m: Image.fromarray(255 * m).convert("P"),
+         "P without colors": lambda m: labelled(m), "RGB of labels": lambda m: Image.fromarray(m[..., None] * np.uint8([0, 0, 1])),
          "RGB": lambda m: Image.fromarray(m * 255).convert("RGB"), "alpha": lambda m: as_cut_out(m * 255)}
 
 
@@ -214,3 +222,44 @@ def test_oblong_pixels_are_stretched_and_warned_of(tmp_path, caplog):
         h=SIDE // 2, cy=SIDE / 4, fl_y=data["fl_x"] / 2)))
     assert views.fl_x == views.fl_y and "pixels are not square" in caplog.text and views.known is None
     assert ((views.mask[0] > 0.5) == (ALPHA > 0.5)).mean() > 0.97
+
+
+def test_labels_are_no_soft_edges(tmp_path):
+    """Whatever is not 0 is used, as much as 255 is; a soft mask of some hard labels would be a translucent object."""
+    inside = ALPHA > 0.5
+    for levels in (np.where(inside, 200, 0), np.where(inside, np.where(COLUMNS < 32, 128, 255), 0)):
+        views = read_views(folder_of(tmp_path / str(levels[32, 20]), [on(128)] * 3, [levels.astype(np.uint8)] * 3))
+        np.testing.assert_array_equal(views.mask[0], inside)
+
+
+def test_a_mask_of_nothing_leaves_its_view_out(tmp_path, caplog):
+    masks = [OBJECT[..., 3]] * 4
+    masks[2] = 0 * masks[2]
+    views = read_views(folder_of(tmp_path / "a", [on(128)] * 4, masks))
+    assert [file.name for file in views.files] == ["000.png", "001.png", "003.png"] and "002.png: is left out" in caplog.text
+    np.testing.assert_allclose(views.mask[2], ALPHA, atol=1e-6)
+
+
+def test_a_turned_tiff_and_its_turned_mask(tmp_path):
+    """Pillow turns a TIFF while it reads it; poses are those of the stored pixels, and so is the mask."""
+    picture, mask = on(128).copy(), (ALPHA > 0.5).astype(np.uint8)
+    mask[:32] = 0
+    folder = folder_of(tmp_path / "a", [picture] * 3, [mask] * 3, lambda data: [
+        frame.update(mask_path=f"m{k}.tif") for k, frame in enumerate(data["frames"])])
+    for k in range(3):
+        Image.fromarray(mask).save(folder / f"m{k}.tif", tiffinfo={274: 3})
+    np.testing.assert_array_equal(read_views(folder).mask[0], mask)
+
+
+def test_a_size_that_is_not_the_pictures_is_warned_of(tmp_path, caplog):
+    def change(data):
+        data.update(w=2 * SIDE, h=2 * SIDE, cx=SIDE, cy=SIDE, fl_x=2 * data["fl_x"], fl_y=2 * data["fl_y"])
+    views = read_views(folder_of(tmp_path / "a", [OBJECT] * 3, change=change))
+    assert "w 128, h 128, but pictures are of 64 x 64 pixels" in caplog.text and views.fl_x / views.w == pytest.approx(105.32 / 64, abs=1e-3)
+
+
+def test_folder_with_cameras_of_another_name(tmp_path):
+    folder = folder_of(tmp_path / "a", [OBJECT] * 3)
+    (folder / "transforms.json").rename(folder / "transforms_train.json")
+    with pytest.raises(ShapeError, match="no transforms.json in it, but transforms_train.json; give that file"):
+        read_views(folder)

@@ -64,7 +64,7 @@ def test_our_own_files_give_no_warning(tmp_path, caplog):
 
 
 def test_unknown_fields_are_named_in_one_line(tmp_path, caplog):
-    data = GENUINE["Blender"] | {"handedness": "left", "nothing": [0, 0.0], "white_transparent": True, "mask_path": "a.png"}
+    data = GENUINE["Blender"] | {"camera_type": "perspective", "description": "once a fisheye's", "handedness": "left", "nothing": [0, 0.0], "white_transparent": True, "mask_path": "a.png"}
     data["frames"][1]["exposure"] = 1.2
     data["frames"][2]["exposure"] = 1.3
     read(tmp_path, data)
@@ -75,7 +75,8 @@ def test_unknown_fields_are_named_in_one_line(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("fields", [{"equirectangular": True}, {"ftheta_p0": 0.1}, {"distortion": [0.1, 0]}, {"k7": 0.1},
-                                    {"lens_model": "fisheye"}, {"s1": 1e-3}])
+                                    {"lens_model": "fisheye"}, {"s1": 1e-3}, {"camera_type": "FISHEYE"},
+                                    {"projection": "equirectangular"}])
 def test_cameras_that_are_not_modeled_are_refused(tmp_path, fields):
     with pytest.raises(CameraError, match=rf"transforms.json: {list(fields)[0]} is .* not modeled; undistort"):
         read(tmp_path, GENUINE["Blender"] | fields)

@@ -276,3 +276,11 @@ def test_pixels_as_they_are_stored(tmp_path, orientation):
         Image.fromarray(stored).save(tmp_path / name, exif=exif)
         np.testing.assert_array_equal(np.asarray(load_image(tmp_path / name, upright=False))[..., :3], stored)
         assert load_image(tmp_path / name).size == ((9, 5) if orientation < 5 else (5, 9))
+
+
+def test_levels_of_twelve_bits_are_warned_of(tmp_path, caplog):
+    for most, said in ((4095, True), (65535, False)):
+        caplog.clear()
+        Image.fromarray(np.full((20, 20), most, np.uint16)).save(tmp_path / "a.png")
+        load_image(tmp_path / "a.png")
+        assert ("up to 4095 of 65535" in caplog.text) == said

@@ -182,3 +182,13 @@ def test_dust_is_cleared_and_nothing_else():
     few[[50, 60], [50, 60]] = 255
     for image in map(Image.fromarray, (rgba, parts, soft, shadow, few)):
         assert mattes.without_dust(image) is image
+
+
+@pytest.mark.parametrize("most", [3, 20, 40])
+def test_haze_all_over_a_picture_is_dust(most):
+    object_ = disc(100, 30)
+    noise = np.random.RandomState(0).randint(0, most + 1, (100, 100)).astype(np.uint8)
+    hazy = object_.copy()
+    hazy[..., 3] = np.maximum(noise, object_[..., 3])
+    cut = mattes.without_dust(Image.fromarray(hazy))
+    assert cut.getchannel("A").getbbox() == Image.fromarray(object_).getchannel("A").getbbox()

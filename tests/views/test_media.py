@@ -11,7 +11,8 @@ from sgm.views import media
 from sgm.views.images import composite
 
 
-@pytest.mark.parametrize("fps, delay", [(60, 20), (1000, 20), (50, 20), (24, 40), (6, 170), (7, 140), (0.5, 2000)])
+@pytest.mark.parametrize("fps, delay", [(60, 20), (1000, 20), (50, 20), (24, 40), (6, 170), (7, 140), (0.5, 2000),
+                                        (1e-3, 655350)])
 def test_gif_delays_are_whole_hundredths(fps, delay, tmp_path):
     frames = np.random.RandomState(0).randint(0, 255, (3, 8, 8, 3), np.uint8)
     media.write_gif(tmp_path / "a.gif", frames, fps)

@@ -1,5 +1,6 @@
 """Files of cameras and orbits: written and read, those of other programs, wrong ones."""
 import json
+import os
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_without_a_size_the_pictures_have_it(tmp_path):
     (lambda d: d.update(distortion=json.loads("[" * 900 + "1" + "]" * 900)), "nested too deeply|not modeled"),
     (lambda d: d.pop("w"), "w is missing"),
     (lambda d: d.update(h="tall"), "h is 'tall'"),
-    (lambda d: d.update(fl_x=None), "fl_x is missing"),
+    (lambda d: d.update({key: None for key in ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")}), "neither fl_x nor"),
     (lambda d: d.update(fl_y=900), "camera_angle_y is 0.58.*focal length of 947.9 pixels, but fl_y is 900.0"),
     (lambda d: [d.pop(key) for key in ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")], "neither fl_x nor camera_angle_x"),
 ])
@@ -251,3 +252,20 @@ def test_other_poses_are_written_and_the_file_kept(tmp_path):
     assert [frame.get("elevation_deg") for frame in now["frames"]] == [25, 25, None] and now["note"] == "ä"
     assert [frame["azimuth_deg"] for frame in now["frames"]] == [frame["azimuth_deg"] for frame in data["frames"]]
     assert replace_poses(file, raised.poses(), raised.elevations_deg).name == "transforms.old1.json"
+
+
+def test_null_says_nothing_and_the_file_may_have_any_name(tmp_path):
+    file = views_folder(tmp_path, Orbit.static(num_frames=3))
+    known = read_transforms(file).lens
+    data = json.loads(file.read_text()) | {"fl_x": None, "fl_y": None, "k1": None, "camera_model": None}
+    for name in ("cameras.JSON", "cameras.txt"):
+        (tmp_path / name).write_text(json.dumps(data))
+        assert read_transforms(tmp_path / name).lens.is_like(known)
+
+
+def test_a_pipe_among_the_pictures_is_named(tmp_path):
+    file = views_folder(tmp_path, Orbit.static(num_frames=3))
+    (tmp_path / "001.png").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "001.png")
+    with pytest.raises(CameraError, match="001.png: found a pipe"):
+        read_transforms(file)

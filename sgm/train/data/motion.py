@@ -1,5 +1,6 @@
 """The motion bucket of a clip, which SVD is conditioned on: from a table, or estimated."""
 import csv
+import logging
 import math
 import os
 from functools import lru_cache
@@ -8,12 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sgm.common.errors import one_line
 from sgm.common.files import check_file
 from sgm.train.data.clips import DataError
 
 FLOW_SIDE = 128         # pixels of the longer side of the pictures that flow is computed on
 FULL_MOTION = 0.02      # of the frame's width per frame: what bucket 255 stands for
 TABLE = "clips.csv"     # in the folder of the videos
+COLUMNS = ("file", "fps", "motion_bucket")
+log = logging.getLogger("sgm")
 
 
 def motion_bucket(frames):
@@ -70,8 +74,14 @@ def _read_table(path, changed):
                 raise DataError(f"data: {path}: found the columns"
                                 f" {', '.join(map(str, reader.fieldnames or ['none']))}, expected"
                                 " file, and fps or motion_bucket or both")
+            if others := [str(name) for name in reader.fieldnames if name not in COLUMNS]:
+                log.warning("%s: its columns %s are not read; known are %s", path,
+                            one_line(", ".join(others)), ", ".join(COLUMNS))
             for row in reader:
                 where = f"data: {path}, line {reader.line_num}"
+                if None in row:
+                    raise DataError(f"{where}: has more cells than there are columns; write"
+                                    " decimals with a point, or put quotes around a comma")
                 if not row["file"]:
                     raise DataError(f"{where}: has no file; name the video or frame folder")
                 values = {

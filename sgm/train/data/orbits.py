@@ -210,7 +210,9 @@ def _camera_poses(path):
         raise DataError(f"{path}: cam_poses has shape {' x '.join(map(str, poses.shape))}, expected"
                         " finite numbers, V x 3 x 4")
     poses = poses[:, :3]
-    if np.abs(np.einsum("vij,vkj->vik", poses[..., :3], poses[..., :3]) - np.eye(3)).max() > 1e-3:
+    rotations = poses[..., :3]
+    if (np.abs(np.einsum("vij,vkj->vik", rotations, rotations) - np.eye(3)).max() > 1e-3
+            or np.linalg.det(rotations).min() < 0):
         raise DataError(f"{path}: cam_poses has a matrix that is not a rotation; expected"
                         " world-to-camera matrices of 3 x 4")
     return poses

@@ -285,6 +285,7 @@ class Bomb:
     (lambda f: np.savez(f / "cameras.npz", cam_poses=np.zeros((5, 3))), "shape 5 x 3"),
     (lambda f: np.savez(f / "cameras.npz", cam_poses=np.full((5, 3, 4), np.nan)), "finite"),
     (lambda f: np.savez(f / "cameras.npz", cam_poses=np.zeros((5, 3, 4))), "not a rotation"),
+    (lambda f: np.savez(f / "cameras.npz", cam_poses=np.tile(np.diag([1, 1, -1, 1])[:3], (5, 1, 1))), "not a rotation"),
     (lambda f: np.savez(f / "cameras.npz", cam_poses=np.tile(np.eye(4)[:3], (5, 1, 1)) + [0, 0, 0, 1]),
      "looks past the origin")])
 def test_renders_that_cannot_be_used(damage, said, tmp_path):

@@ -94,7 +94,7 @@ def test_packed_sets_beside_folders(data, tmp_path):
     (lambda p: p.mkdir(), {}, "sv3d_p", "transforms.json"),
     (lambda p: p.mkdir(), {}, "svd", "found 0 frames"),
     (lambda p: None, {}, "sv3d_p", "no such file or folder"),
-    (lambda p: p.write_text("hello"), {}, "sv3d_p", "transforms.json|cannot be read"),
+    (lambda p: p.write_text("hello"), {}, "sv3d_p", "transforms.json|is not JSON"),
     (lambda p: p.write_text("hello"), {}, "svd", "ffmpeg cannot read it")])
 def test_refused(make, more, model, said, tmp_path):
     make(tmp_path / "place")

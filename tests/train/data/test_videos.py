@@ -110,6 +110,7 @@ def test_the_table_goes_before(tmp_path):
     ("file,fps\na.mp4,0\n", "line 2: fps is '0'"), ("file,fps\n,5\n", "line 2: has no file"),
     ("file,fps\na,5\n", "line 2: names a, which is not in"), ("file,fps\nA.MP4,5\n", "line 2: names A.MP4"),
     ("file,fps\na.mp4,5\nsub/b.mp4,5\n", "line 3: names sub/b.mp4, which is not in"),
+    ("file,fps\na.mp4,29,97\n", "line 2: has more cells than there are columns"),
     ("file,fps\na.mp4,5\na.mp4,6\n", "line 3: names a.mp4, again")])
 def test_tables_that_cannot_be_used(text, said, tmp_path):
     (tmp_path / "a.mp4").touch()
@@ -117,6 +118,12 @@ def test_tables_that_cannot_be_used(text, said, tmp_path):
     with pytest.raises(DataError, match=said) as error:
         read_table(tmp_path)
     assert "clips.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_columns_that_are_not_read_are_named(tmp_path, caplog):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "clips.csv").write_text("file,fps,stride\na.mp4,5,2\n")
+    assert read_table(tmp_path) == {"a.mp4": {"fps": 5}} and "its columns stride are not read" in caplog.text
 
 
 def test_table_of_files_in_other_folders(tmp_path):

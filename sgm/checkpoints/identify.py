@@ -98,8 +98,9 @@ def identify(fingerprint: Fingerprint, path: Path, num_frames: int | None = None
     fitting = [spec for spec in specs
                if (sum(spec.vector_widths.values()), spec.unet.model_channels) == wanted]
     if not fitting:
-        found = (f"found a UNet of {fingerprint.channels} channels with a vector condition of"
-                 f" {fingerprint.vector_width}")
+        width = fingerprint.vector_width
+        condition = f"with a vector condition of {width}" if width else "without a vector condition"
+        found = f"found a UNet of {fingerprint.channels} channels {condition}"
         remedy = f"it is another model: pass its {_config()}"
         if fingerprint.channels is None:
             found, remedy = "found no UNet", f"if it is a part of one of them, pass its {_config()}"

@@ -34,6 +34,7 @@ def open_weights(path, spec=None, base=None, ema=False):
         rows = {key: passthrough(store, key) for key in store}
         rows.update(fill_from_base(base, rows, spec))
         store = View(store.path, store.format, rows, store.metadata)
+    adapt_spec(spec, store)                     # another model is named before it is changed
     store = with_published_places(store, spec)
     return store, adapt_spec(spec, store)
 

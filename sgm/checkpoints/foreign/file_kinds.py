@@ -1,6 +1,7 @@
 """Says what a file is that is not a whole model, by its keys: a LoRA, another network, a part."""
 import re
 
+from sgm.checkpoints.original_keys import UNET
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import argument
 
@@ -9,9 +10,13 @@ _FUSE = ("fuse it into its model with diffusers (pipe.load_lora_weights, pipe.fu
          " pipe.save_pretrained), and give that folder")
 _MERGE = "merge it with PEFT (merge_and_unload) and save the result"
 _LORA = re.compile(r"(^|[._])(lora_(A|B|down|up|embedding_A|embedding_B|magnitude_vector)"
-                   r"|lora\.(down|up)|to_\w+_lora\.(down|up)|hada_w\d\w*|lokr_w\d\w*|dora_scale)"
-                   r"([._]|$)")
-_KOHYA = re.compile(r"^(lora|lycoris|oft)_(unet|te\d?|transformer|clip)_")
+                   r"|lora\.(down|up)|to_\w+_lora\.(down|up)|hada_w\d\w*|lokr_w\d\w*|dora_scale"
+                   r"|b?oft_(blocks|diag|R))([._]|$)|\.diff(_b)?$")
+_KOHYA = re.compile(r"^(lycoris|(lora|oft)_(unet|te\d?|transformer|clip))_")
+_PEFT = re.compile(r"[._](lora_(embedding_)?[AB]|lora_magnitude_vector|b?oft_R)([._]|$)")
+# What quantizers save beside their weights.
+_QUANTIZED = re.compile(r"\.(absmax|quant_map|quant_state\.\w+|SCB|qweight|qzeros|scale_weight"
+                        r"|weight_scale)$|^scaled_fp8$")
 _BASE_LAYER = re.compile(r"\.base_layer\.")
 # (pattern of a key that only such a file has, what it is)
 _OTHERS = tuple((re.compile(pattern), what) for pattern, what in (
@@ -45,7 +50,7 @@ def lora_kind(keys):
         return "a LoRA of kohya's scripts"
     if any(re.search(r"[._]lora\.(down|up)|_lora\.", key) for key in keys):
         return "a LoRA of an older diffusers"
-    return "a LoRA of PEFT"
+    return "a LoRA of PEFT" if any(map(_PEFT.search, keys)) else ELSEWHERE
 
 
 def refuse_lora(store, as_lora=False):
@@ -81,10 +86,20 @@ def refuse_others(store, has_parts):
     """
     keys = list(store)
     kinds = _OTHERS
-    if not has_parts and not any(map(_DIFFUSERS.search, keys)):
+    is_unknown = not has_parts and not any(map(_DIFFUSERS.search, keys))
+    if is_unknown:
         kinds += _PARTS
+    quantized = next(filter(_QUANTIZED.search, keys), None)
+    if quantized:
+        raise CheckpointError(f"{store.path}: {quantized}: found quantized weights, expected plain"
+                              " ones; use the model's file in full or half precision")
     for pattern, what in kinds:
         key = next(filter(pattern.search, keys), None)
         if key:
             raise CheckpointError(f"{store.path}: {key}: found {what}, expected a whole model of"
                                   " SVD or SV3D; give the file of one")
+    if is_unknown:
+        first = keys[0] if keys else "no tensors"
+        raise CheckpointError(f"{store.path}: {first}: found none of the names of SVD or SV3D,"
+                              f" expected such as {UNET}...; it is another network: give the file"
+                              " of one of these")

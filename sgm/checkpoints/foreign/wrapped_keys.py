@@ -30,7 +30,8 @@ _UNET_ALONE = re.compile(
     r"|out\.[02])\..+)")
 _DOTLESS = re.compile(_PREFIX + r"(\w+)")    # LitEma: names of buffers have no dots
 _DOTLESS_WRAPPERS = re.compile(r"(?<=diffusion_model)(?:_orig_mod|module)+")
-_AVERAGE = re.compile(r"(?:\w+_)?ema(?:_\w+)?|averaged?|shadow(?:_\w+)?|swa(?:_\w+)?")
+_AVERAGE = re.compile(r"(?i)(?:\w+_)?ema\d*(?:_\w+)?|averaged?(?:_\w+)?|shadow(?:_\w+)?"
+                      r"|swa(?:_\w+)?")
 # Adam, LAMB, Lion, momentum, accumulated gradients, exchanged weights; m/ and v/ are train.py's.
 _TRAINING = re.compile(r"(?:adam|lamb|lion|adan|came)(?:_\w+)?|moments?\d?|momentum|vhat"
                        r"|exp_avg(?:_\w+)?|accum?(?:_\w+)?|grads?(?:_\w+)?|optim(?:izer)?(?:_\w+)?"
@@ -40,6 +41,7 @@ _HARMLESS = re.compile(
     r"(?:.*\.)?(?:(?:\w+_)?(?:step|epoch)s?|(?:step|epoch)_num|iterations?|(?:num_)?updates|initted"
     r"|(?:ema_|weight_)?decay|n_averaged|learning_rate|lr|loss_scale|scale_(?:sense|window|value)"
     r"|growth_tracker|beta[12]_power|logvar|pytorch-lightning_version|v_pred)"
+    r"|.*\.(?:exp_avg(?:_sq)?|max_exp_avg_sq|momentum_buffer)"
     r"|betas|alphas_cumprod\w*|posterior_\w+|sqrt_\w+|log_one_minus_alphas_cumprod|lvlb_weights"
     r"|(?:lr_schedulers?|scheduler|callbacks|loops|hyper_parameters|loss_fn|loss|discriminator"
     r"|lpips|perceptual_loss|optim\w*|adam\w*|moments?\d?)\..*"
@@ -115,7 +117,7 @@ def _sorted(store, spec, ema):
     unless the averages are wanted (ema).
     """
     weights, averages = defaultdict(dict), defaultdict(dict)
-    rest, dropped, sigmas, undotted = {}, [], [], []
+    rest, dropped, sigmas, undotted, numbered = {}, [], [], [], []
     for key in store:
         plain = plain_key(key)
         match = _WHOLE.fullmatch(plain) or _UNET_ALONE.fullmatch(plain)
@@ -137,10 +139,18 @@ def _sorted(store, spec, ema):
     for key, prefix, name in undotted:
         if name in names:
             _put(store, averages, prefix, names[name], key)
+        elif name.isdigit():
+            numbered.append(key)
         elif ema:
             rest[key] = key
         else:
             dropped.append(key)
+    if numbered:
+        found = f"{numbered[0]}: found a moving average (EMA) of numbers without names"
+        if ema:
+            raise CheckpointError(f"{store.path}: {found}, expected names; copy it into the model"
+                                  " with the program that made it, and save that")
+        log.warning("%s: %s, which is passed over; the weights are used", store.path, found)
     return weights, averages, rest, dropped, sigmas
 
 

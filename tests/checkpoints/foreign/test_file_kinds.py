@@ -95,3 +95,26 @@ def test_a_part_of_a_diffusers_folder(folder, tmp_path, capsys):
                        (folder / "unet/diffusion_pytorch_model.safetensors", "give the folder that has unet, vae and")):
         assert convert(path, tmp_path / "a.safetensors", "--to", "safetensors", config=SVD) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", [
+    "label_emb.0.0.weight.absmax", "label_emb.0.0.weight.quant_state.bitsandbytes__nf4", "out.2.SCB", "out.2.scale_weight"])
+def test_what_quantizers_add(key):
+    """Shapes alone would make it another model."""
+    keys = "model.diffusion_model.label_emb.0.0.weight", f"model.diffusion_model.{key}"
+    with pytest.raises(CheckpointError, match="found quantized weights, expected plain ones; use the model's file in full"):
+        unwrapped(store_of(*keys))
+
+
+@pytest.mark.parametrize("keys", [(), ("model.layers.0.q_proj.weight", "lm_head.weight"), ("blocks.0.self_attn.q.weight",)])
+def test_unknown_networks_get_no_flag_as_remedy(keys):
+    with pytest.raises(CheckpointError, match="found none of the names of SVD or SV3D.* give the file of one of these"):
+        unwrapped(store_of(*keys))
+
+
+@pytest.mark.parametrize("key, kind", [
+    ("lycoris_input_blocks_1_1_proj_in.lokr_w1", "a LoRA of kohya's scripts"), ("oft_unet_x.oft_blocks", "a LoRA of kohya's scripts"),
+    ("diffusion_model.input_blocks.1.1.proj_in.diff", "a LoRA of another program"),
+    ("diffusion_model.input_blocks.1.1.proj_in.diff_b", "a LoRA of another program")])
+def test_changes_of_layers_are_no_model(key, kind):
+    assert lora_kind([key]) == kind

@@ -193,3 +193,30 @@ def test_a_base_of_another_program(tmp_path):
     part, base = write_file(tmp_path / "part.safetensors", alone), write_file(tmp_path / "base.safetensors", wrapped("module."))
     assert convert(part, tmp_path / "a.safetensors", "--to", "safetensors", "--base", base, config=SV3D_P) == 0
     assert same(open_checkpoint(tmp_path / "a.safetensors"), PLAIN)
+
+
+@pytest.mark.parametrize("prefix", ["EMA.", "ema1.", "averaged_model.module."])
+def test_other_names_of_averages(prefix):
+    arrays = {**PLAIN, **{prefix + key: value for key, value in AVERAGES.items()}}
+    assert same(opened(arrays), PLAIN) and same(opened(arrays, ema=True), AVERAGES)
+
+
+def test_average_of_numbers(caplog):
+    """As torch_ema saves it: which is which is in the program that made it."""
+    arrays = {**PLAIN, **{f"ema.shadow_params.{i}": value for i, value in enumerate(AVERAGES.values())}}
+    assert same(opened(arrays), PLAIN)
+    assert "ema.shadow_params.0: found a moving average (EMA) of numbers without names" in caplog.text
+    with pytest.raises(CheckpointError, match="shadow_params.0: found a moving average.*expected names; copy it"):
+        opened(arrays, ema=True)
+
+
+def test_optimizers_that_name_the_layer_first(caplog):
+    arrays = {**PLAIN, **{f"{key}.{name}": value for key, value in AVERAGES.items() for name in ("exp_avg", "exp_avg_sq", "step")}}
+    assert same(opened(arrays), PLAIN)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_another_model_is_said_before_its_autoencoder(caplog):
+    with pytest.raises(CheckpointError, match="found 768 columns"):
+        open_weights(unwrapped(store_of(build_checkpoint("svd")), SPEC), SPEC)
+    assert not caplog.records

@@ -250,6 +250,8 @@ def main(argv=None):
                 settings(trainer, origin, output, args.device)
             if args.resume:
                 note_resumption(output, sys.argv, trainer.done, recipe)
+                if trainer.done >= recipe.steps:
+                    print("finished already: give --set steps=N to train further")
             else:
                 folder.start(sys.argv, args.set, args.model_set)
             metrics = Metrics(output / "metrics.csv", trainer.done,

@@ -23,6 +23,8 @@ FORMATS = ("mp4", "gif", "png")
 # files of the folder; those of one folder are listed in its run.json
 OURS = re.compile(
     r"[0-9]{3,}\.png|(input|input_matte|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")
+# those of them without which the views are not whole
+NEEDED = re.compile(r"[0-9]{3,}\.png|transforms\.json")
 # what run.json says of a run that its views do not depend on
 INCIDENTAL = ("stages", "versions", "device", "files", "image.cut_out")
 log = logging.getLogger("sgm")
@@ -143,13 +145,19 @@ def is_finished(folder):
 def check_same(folder, run):
     """Raise ViewsError unless a finished folder is what a run would make again.
 
-    run: what run.json will say. What it leaves out is not compared, nor what the run.json of an
-    earlier version of this program lacks.
+    Every view that its run.json lists must be there. run: what run.json will say. What it leaves
+    out is not compared, nor what the run.json of an earlier version of this program lacks.
     """
     before = _record(folder)
-    if before is None:
+    if not before:
         raise ViewsError(f"{Path(folder) / 'run.json'}: is damaged, so that nothing says what the"
                          f" views were made with; {_remedy()}")
+    listed = before.get("files")
+    for name in map(str, listed if isinstance(listed, list) else ()):
+        file = Path(folder) / name
+        if NEEDED.fullmatch(name) and not (file.is_file() and file.stat().st_size):
+            raise ViewsError(f"{file}: is {'empty' if file.is_file() else 'missing'}, expected a"
+                             f" file of a finished folder; {_remedy()}")
     run = json.loads(json.dumps(run))           # as it will be read: tuples become lists
     both = [key for key in run if key in before]
     names = [name for name in differing(*({key: one[key] for key in both} for one in (before, run)))

@@ -79,6 +79,7 @@ def test_train_and_resume(toys, output, capsys, uncompiled):
     assert "at step 2; steps: 2, now 3\n" in capsys.readouterr().out
     assert steps_of(output) == [1, 2, 3]
     assert train.run(["--resume", str(output)]) == 0    # nothing is left to do: it knows of the three steps
+    assert "finished already: give --set steps=N" in capsys.readouterr().out
     assert steps_of(output) == [1, 2, 3]
     after = yaml.safe_load((output / "config.yaml").read_text())
     assert {key: after[key] for key in config} == config            # what began it
@@ -124,6 +125,7 @@ def test_flags_given_again_are_compared(more, said, output, capsys, monkeypatch)
     (lambda path: path.unlink(), "found no config.yaml in it, expected the folder of a run"),
     (lambda path: path.write_text("recipe: 3\nmodel: {}"), "config.yaml: recipe: found 3, expected a dict"),
     (lambda path: path.write_text("recipe: {lr: x}\nmodel: {}"), "config.yaml: recipe: lr: found 'x', expected float"),
+    (lambda path: path.write_text(""), "expected a mapping (key: value); it is damaged, or of no run of train.py: move it away"),
     (lambda path: path.write_text("model: {}"), "config.yaml: recipe: found nothing, expected a dict; it is damaged")])
 def test_what_began_a_run_is_damaged(damage, said, output, capsys):
     damage(output / "config.yaml")

@@ -130,6 +130,16 @@ def test_what_views_were_made_with_is_compared(tmp_path):
                        " overwrite=True makes it again"):
         check_same(place, {**now, "steps": 25, "orbit": {"elevations_deg": (0.0, 20.0)}, "checkpoint": {"hash": "a", "lora": "l"},
                            **folder.output_record("transparent", 7, ())})
-    (place / "run.json").write_text("{")
-    with pytest.raises(ViewsError, match="run.json: is damaged, so that nothing says"):
-        check_same(place, now)
+    for damaged in ("{", "{}", "null"):
+        (place / "run.json").write_text(damaged)
+        with pytest.raises(ViewsError, match="run.json: is damaged, so that nothing says"):
+            check_same(place, now)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_folder_that_lost_a_file_is_not_finished(empty, tmp_path):
+    place = views().save(tmp_path / "cup", formats=())
+    check_same(place, {})
+    (place / "001.png").write_bytes(b"") if empty else (place / "001.png").unlink()
+    with pytest.raises(ViewsError, match=f"001.png: is {'empty' if empty else 'missing'}, expected.*overwrite=True makes it"):
+        check_same(place, {})

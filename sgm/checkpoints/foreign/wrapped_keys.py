@@ -96,7 +96,7 @@ def unwrapped(store, spec=None, ema=False):
         log.warning("%s: %s passed over: noise levels of a denoiser that tells its network their"
                     " numbers; here the network is told ln(sigma) / 4, as SVD and SV3D are",
                     store.path, sigmas[0])
-    if dropped:
+    if dropped and not _is_state(store):
         log.info("%s: %d tensors that only training needs passed over, such as %s", store.path,
                  len(dropped), dropped[0])
     sources.update(averaged)
@@ -213,5 +213,16 @@ def _say_average(store, averages, count, ema, lone):
     elif lone:
         log.warning("%s: uses %s: the weights themselves are not in it", store.path, where)
     else:
-        log.warning("%s: uses the weights, not %s; %s takes the average, also that of"
-                    " tools/convert.py", store.path, where, argument("ema"))
+        taken = argument("ema", "--ema of simple_video_sample.py and tools/convert.py")
+        if _is_state(store):
+            log.warning("%s: a state of train.py, uses the weights of its last step; their moving"
+                        " average is in a file of its own next to it, and %s takes it", store.path,
+                        taken)
+        else:
+            log.warning("%s: uses the weights, not %s; %s takes the average", store.path, where,
+                        taken)
+
+
+def _is_state(store):
+    """Return whether a file is what train.py resumes from: everything in it has its use there."""
+    return "run" in store.metadata and any(key.startswith("average/") for key in store)

@@ -65,7 +65,15 @@ def read_beginning(folder):
     if not path.exists():
         raise ConfigError(f"--resume {folder}: found no {CONFIG} in it, expected the folder of a"
                           " run; give another, or the --model_cfg and --train_cfg it began with")
-    config = read_mapping(path)
+    try:
+        return _beginning(path, read_mapping(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; it is damaged, or of no run of train.py: move it away, and"
+                          " give the --model_cfg and --train_cfg that the run began with") from None
+
+
+def _beginning(path, config):
+    """Return the Beginning in a mapping, or raise ConfigError."""
     recipe, model = (_of_kind(path, config, key, dict) for key in ("recipe", "model"))
     changes = _of_kind(path, config, "changes", dict, {})
     _of_kind(path, config, "resumed", list, [])
@@ -88,9 +96,7 @@ def _of_kind(path, config, key, kind, default=None):
     if value is None and (default is not None or key == "init"):
         return default
     if not isinstance(value, kind):
-        raise ConfigError(f"{path}: {key}: found {shown(value)}, expected a {kind.__name__}; it is"
-                          " damaged, or of no run of train.py: move it away, and give the"
-                          " --model_cfg and --train_cfg that the run began with")
+        raise ConfigError(f"{path}: {key}: found {shown(value)}, expected a {kind.__name__}")
     return value
 
 

@@ -220,3 +220,12 @@ def test_another_model_is_said_before_its_autoencoder(caplog):
     with pytest.raises(CheckpointError, match="found 768 columns"):
         open_weights(unwrapped(store_of(build_checkpoint("svd")), SPEC), SPEC)
     assert not caplog.records
+
+
+def test_a_state_of_train_py_is_named_as_such(caplog):
+    """Of a run that is resumed nothing is passed over."""
+    arrays = {**PLAIN, **{"average/" + key: value for key, value in AVERAGES.items()}, "m/" + OUT: PLAIN[OUT]}
+    caplog.set_level("INFO")
+    assert same(unwrapped(store_of(arrays, run="{}"), SPEC), PLAIN)
+    line, = caplog.messages
+    assert "a state of train.py, uses the weights of its last step" in line and "passed over" not in line

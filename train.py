@@ -259,7 +259,12 @@ def main(argv=None):
                               open_board(output / "tensorboard", trainer.done))
         # The steps.
         with until_stopped() as stopped:
-            return 130 if fit(trainer, folder, metrics, stopped, args.quiet) else 0
+            if not fit(trainer, folder, metrics, stopped, args.quiet):
+                return 0
+        if rank == 0 and (output / STATE).exists():
+            print(f"train.py: interrupted at step {trainer.done}; train.py --resume {output}"
+                  " continues", file=sys.stderr)
+        return 130
 
 
 def run(argv=None):

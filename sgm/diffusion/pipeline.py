@@ -143,6 +143,9 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
     if not isinstance(image, (np.ndarray, Image.Image)):
         raise PipelineError(f"image: found a {type(image).__name__}, expected a PIL image, as of"
                             " PIL.Image.open")
+    if not isinstance(orbit, (Orbit, type(None))):
+        raise PipelineError(f"orbit: found {type(orbit).__name__}, expected an Orbit, such as"
+                            " sgm.Orbit.static(elevation=10)")
     given, matte = image_record(image), None
     if isinstance(image, Image.Image):
         upright = images.upright_rgba(image, "image")

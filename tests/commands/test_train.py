@@ -281,6 +281,12 @@ def test_full_disk_while_saving(toys, output):
     assert after == before and not list(output.glob(".*"))
 
 
+def test_an_interrupt_says_how_to_go_on(output, capsys, monkeypatch):
+    monkeypatch.setattr(train, "fit", lambda *_: True)
+    assert train.run(["--resume", str(output), "--set", "steps=9"]) == 130
+    assert f"train.py: interrupted at step 2; train.py --resume {output} continues" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_goes_on_bit_for_bit(number, toys, tmp_path):

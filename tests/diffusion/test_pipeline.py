@@ -93,6 +93,7 @@ def test_colors_of_a_photo_are_srgb(embedded, tmp_path, no_network):
     (lambda engine: sgm.Orbit.static(95), "elevations_deg: view 0 has 95", "--elevations: "),
     (lambda engine: sgm.Orbit([10, 0], [0]), "azimuths_deg has 2 values and elevations_deg 1", "--azimuths has "),
     (lambda engine: sgm.generate(engine, "cup.png"), "image: found a str, expected a PIL image", "image: "),
+    (lambda engine: sgm.generate(engine, object_on_white(), orbit=10), "orbit: found int, expected an Orbit, such as", "orbit: "),
     (lambda engine: sgm.generate(engine, object_on_white(), fps=5000), "fps: found 5000, expected 1 to 1000", "fps: "),
     (lambda engine: ops.set_device("GPU"), "device: found 'GPU', expected one of CPU, Ascend", "--device: ")])
 def test_errors_speak_of_arguments(call, said, flag, embedded):

@@ -27,9 +27,6 @@ def start(spec, init, seed):
     store, spec, done = starting_weights(init, spec)
     engine = Engine(spec)
     parts = [part for part in engine.PARTS if any(key.startswith(part + ".") for key in store)]
-    if not parts:
-        raise CheckpointError(f"--init {init}: has no key of {', '.join(engine.PARTS)}; expected"
-                              " weights of a model")
     for part in engine.PARTS:
         if part in parts:
             load_weights(getattr(engine, part), store, prefix=part + ".")

@@ -115,7 +115,7 @@ def bad_weights(good, touched):
     yield "kind.safetensors", changed(dtype="I16"), f"misshapen: {key} (found I16"
     renamed = {("renamed" if name == key else name): value for name, value in header.items()}
     yield "missing.safetensors", safetensors(renamed, data), f"1 keys missing: {key}; 1 left over: renamed"
-    yield "none.safetensors", safetensors({}), "keys missing"
+    yield "none.safetensors", safetensors({}), "no tensors: found none of the names of SVD or SV3D"
     for protocol in (2, 4):
         yield f"pickle{protocol}.ckpt", pickle.dumps(Payload(touched), protocol), "found a pickle"
     yield "pickle0.ckpt", pickle.dumps(Payload(touched), 0), "found neither safetensors nor"

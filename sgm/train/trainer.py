@@ -255,10 +255,15 @@ class Trainer:
             if name not in checkpoint or tuple(checkpoint.shape(name)) != tuple(shape):
                 raise CheckpointError(f"{checkpoint.path}: {name} is missing or of another shape;"
                                       " it was made by another recipe")
-            if not np.isfinite(checkpoint.read(name)).all():
-                raise CheckpointError(f"{checkpoint.path}: {name}: found values that are not"
-                                      " finite, expected numbers; the state is of no use: start a"
-                                      " new run with --init and weights that were saved before")
+            value, unfit = checkpoint.read(name), None
+            if not np.isfinite(value).all():
+                unfit = "found values that are not finite, expected numbers"
+            elif name.startswith(f"{MOMENTS[1]}/") and (value < 0).any():
+                unfit = "found values below 0, expected mean squares of gradients"
+            if unfit:
+                raise CheckpointError(f"{checkpoint.path}: {name}: {unfit}; the state is of no use:"
+                                      " start a new run with --init and weights that were saved"
+                                      " before")
             checkpoint.release(name)
         for name, parameter in self.kept.items():
             value = np.array(checkpoint.read(name))

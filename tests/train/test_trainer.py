@@ -109,19 +109,22 @@ def test_bad_steps(tmp_path, pynative):
         trainer.advance()
 
 
-@pytest.mark.parametrize("name", ["model.diffusion_model.first.weight", "m/model.diffusion_model.first.weight",
-                                  "average/model.diffusion_model.first.weight"])
-def test_a_state_with_values_that_are_no_numbers(name, tmp_path, pynative):
+@pytest.mark.parametrize("name, value, said", [
+    ("model.diffusion_model.first.weight", np.inf, "that are not finite"),
+    ("m/model.diffusion_model.first.weight", np.nan, "that are not finite"),
+    ("average/model.diffusion_model.first.weight", np.inf, "that are not finite"),
+    ("v/model.diffusion_model.first.weight", -1e-9, "below 0")])
+def test_a_state_with_values_that_cannot_be(name, value, said, tmp_path, pynative):
     """It is refused by name before anything is taken from it: a run would save nothing ever after."""
     trainer = trainer_of()
     RunFolder(tmp_path, trainer.recipe, SPEC).save(trainer)
     checkpoint = open_checkpoint(tmp_path / "state.safetensors")
     arrays = {key: checkpoint.read(key).copy() for key in checkpoint}
-    arrays[name].flat[7] = np.inf
+    arrays[name].flat[7] = value
     save_safetensors(tmp_path / "state.safetensors", arrays, checkpoint.metadata)
     other = trainer_of(1)
     before = values(other.engine)
-    with pytest.raises(CheckpointError, match=f"state.safetensors: {name}: found values that are not finite"):
+    with pytest.raises(CheckpointError, match=f"state.safetensors: {name}: found values {said}"):
         RunFolder(tmp_path, trainer.recipe, SPEC).resume(other)
     assert all(np.array_equal(value, before[key]) for key, value in values(other.engine).items())
 

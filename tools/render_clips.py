@@ -16,8 +16,9 @@ from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
-from sgm.common.cli import Arguments, check_folder, exit_code, int_range, progress_bar
+from sgm.common.cli import Arguments, check_folder, exit_code, int_range
 from sgm.common.locks import locked
+from sgm.common.progress import progress_bar
 from sgm.render.seeds import TRAIN_SEEDS
 
 

@@ -39,10 +39,10 @@ from sgm.common.cli import (
     exit_code,
     float_range,
     int_range,
-    progress_bar,
 )
 from sgm.common.errors import InputError
 from sgm.common.locks import locked
+from sgm.common.progress import progress_bar
 
 
 def parse(argv=None) -> argparse.Namespace:

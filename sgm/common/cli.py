@@ -274,27 +274,3 @@ def until_stopped():
 
     with signals_handled(note):
         yield noted
-
-
-@contextmanager
-def progress_bar(unit, quiet=False):
-    """Context manager: gives progress(done, total, failure=None), which shows a `Bar` on stderr.
-
-    It appears with the first call. failure: (name, reason) of what just failed, printed as a line
-    of its own.
-    """
-    from sgm.common.progress import Bar
-    bars = []
-
-    def progress(done, total, failure=None):
-        if not bars:  # what was finished before says nothing about the speed of this run
-            bars.append(Bar(total, unit=unit, initial=done - 1, leave=True, quiet=quiet))
-        bars[0].update(done - bars[0].done)
-        if failure:
-            bars[0].write(one_line(f"failed: {failure[0]}: {failure[1]}"), file=sys.stderr)
-
-    try:
-        yield progress
-    finally:
-        for bar in bars:
-            bar.close()

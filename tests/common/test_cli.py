@@ -138,15 +138,6 @@ def _written(path):
     return path
 
 
-@pytest.fixture
-def level():
-    """The program's log level afterwards as it was."""
-    log = logging.getLogger("sgm")
-    before = log.level
-    yield lambda: log.level
-    log.setLevel(before)
-
-
 def parser():
     made = Arguments(prog="x")
     made.add_subparsers(dest="command").add_parser("go").add_argument("--n", type=int)
@@ -156,14 +147,14 @@ def parser():
 @pytest.mark.parametrize("argv, quiet, verbose, wanted", [
     (["go"], False, False, logging.INFO), (["--quiet", "go", "--n", "1"], True, False, logging.WARNING),
     (["go", "--quiet"], True, False, logging.WARNING), (["go", "--verbose"], False, True, logging.DEBUG)])
-def test_all_commands_are_quiet_or_verbose(argv, quiet, verbose, wanted, level, monkeypatch):
+def test_all_commands_are_quiet_or_verbose(argv, quiet, verbose, wanted, monkeypatch):
     monkeypatch.setenv("GLOG_v", "2")
     args = parser().parse_args(argv)
-    assert (args.quiet, args.verbose, level()) == (quiet, verbose, wanted)
+    assert (args.quiet, args.verbose, logging.getLogger("sgm").level) == (quiet, verbose, wanted)
     assert loudness(args) == ["--quiet"] * quiet + ["--verbose"] * verbose
 
 
-def test_verbose_errors_have_their_traceback(level, caplog):
+def test_verbose_errors_have_their_traceback(caplog):
     def main(argv):
         parser().parse_args(argv)
         raise InputError("bad")

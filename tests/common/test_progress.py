@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from sgm.common import progress
-from sgm.common.cli import progress_bar
-from sgm.common.progress import Bar, each
+from sgm.common.progress import Bar, each, progress_bar
 
 
 class Terminal(io.StringIO):

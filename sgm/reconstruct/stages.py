@@ -44,8 +44,8 @@ def read(source, spec, azimuth_sign=1, progress=False, up="auto", elevation=None
     Third, the `elevation.Elevation` that the outlines tell, or None if that was not looked for.
     spec: a `MeshSpec`. azimuth_sign: -1 counts the cameras' azimuths the other way. up: which axis
     of their world is up, see `upright.turned_upright`; in the box it is z. elevation: degrees,
-    "auto" or None, see `elevation.settled`; held-out views are not asked. Raises ShapeError and the
-    like.
+    "auto" or None, see `elevation.settled`. Held-out views are neither asked for it nor turned: their
+    cameras are the given ones at that elevation. Raises ShapeError and the like.
     """
     views = read_views(source, spec.side, spec.views, spec.matte, progress)
     views = turned_upright(views, up, source)
@@ -60,9 +60,10 @@ def read(source, spec, azimuth_sign=1, progress=False, up="auto", elevation=None
                 f" least {MIN_VIEWS}; hold fewer out"
             )
     views, told = outlines.settled(views, elevation, is_elevation_unknown(source), source, kept)
-    views = scene_box.framed(views, source)
-    held_out = np.setdiff1d(np.arange(len(views)), kept)
-    return views.subset(kept), views.subset(held_out), told
+    used = scene_box.framed(views.subset(kept), source)
+    held_out = views.subset(np.setdiff1d(np.arange(len(views)), kept)).moved(
+        used.scale / views.scale, (used.center - views.center) * views.scale)
+    return used, held_out, told
 
 
 def carve(views, spec, source="the views"):

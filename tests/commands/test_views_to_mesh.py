@@ -1,4 +1,5 @@
 """Reading anybody's views, the settings, and tools/views_to_mesh.py from views to files, ended and resumed."""
+import dataclasses
 import json
 import os
 import signal
@@ -379,6 +380,25 @@ def test_too_many_held_out(folder):
     spec = load_mesh_spec("default", ["views=4", "hold_out=2", "side=64"])
     with pytest.raises(ShapeError, match="hold_out=2 leaves 2 of 4"):
         stages.read(folder, spec)
+
+
+def test_held_out_cameras_are_not_estimated(folder, monkeypatch):
+    """What is held out is neither looked at nor turned when the others are; it only gets into the box with them."""
+    from sgm.reconstruct.hull import scene_box
+    turn = np.eye(4)
+    turn[:2, :2] = [[0, -1], [1, 0]]
+
+    def framed(views, source):
+        return dataclasses.replace(views, c2w=turn @ views.c2w).moved(2.0, np.array([0.1, 0.2, 0.3]))
+    given = read_views(folder, 64)
+    monkeypatch.setattr(scene_box, "framed", framed)
+    used, held_out, _ = stages.read(folder, load_mesh_spec("default", ["hold_out=4", "side=64"]))
+    seen = [k for k in range(len(given)) if k % 4 != 2]
+    assert len(held_out) == len(given) - len(seen) > 0
+    np.testing.assert_allclose(used.c2w[:, :3, :3], (turn @ given.c2w)[seen, :3, :3])
+    np.testing.assert_allclose(held_out.c2w[:, :3, :3], given.c2w[2::4, :3, :3])
+    np.testing.assert_allclose(held_out.c2w[:, :3, 3], 2 * (given.c2w[2::4, :3, 3] - [0.1, 0.2, 0.3]))
+    assert held_out.scale == used.scale and held_out.center == pytest.approx(used.center)
 
 
 COARSE = [*TINY, "--stages", "texture", "--set=side=32", "--set=hull.resolution=16", "--set=depth.resolution=16",

@@ -44,8 +44,8 @@ def read(source, spec, azimuth_sign=1, progress=False, up="auto", elevation=None
     Third, the `elevation.Elevation` that the outlines tell, or None if that was not looked for.
     spec: a `MeshSpec`. azimuth_sign: -1 counts the cameras' azimuths the other way. up: which axis
     of their world is up, see `upright.turned_upright`; in the box it is z. elevation: degrees,
-    "auto" or None, see `elevation.settled`. Held-out views are neither asked for it nor turned: their
-    cameras are the given ones at that elevation. Raises ShapeError and the like.
+    "auto" or None, see `elevation.settled`. Held-out views are neither asked for it nor turned:
+    their cameras are the given ones at that elevation. Raises ShapeError and the like.
     """
     views = read_views(source, spec.side, spec.views, spec.matte, progress)
     views = turned_upright(views, up, source)

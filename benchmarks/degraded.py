@@ -146,7 +146,7 @@ def wrong_normals(prediction, truth, count=20_000, dense=200_000):
 def measure(mesh_file, truth_file, held_out):
     """Return Chamfer distance, share of wrong normals, foreground PSNR and IoU."""
     from sgm.reconstruct import report
-    from sgm.reconstruct.posed_views import read_views
+    from sgm.reconstruct.views_reader import read_views
     mesh, true = load_mesh(mesh_file), load_mesh(truth_file, shape_only=True)
     parts = (mesh.vertices, mesh.faces), (true.vertices, true.faces)
     views = read_views(held_out)

@@ -15,7 +15,7 @@ from sgm.common.files import atomic, natural_key
 from sgm.common.progress import each
 from sgm.geometry import metrics as mesh_metrics
 from sgm.geometry.mesh_reader import load_mesh
-from sgm.reconstruct import posed_views, report
+from sgm.reconstruct import report, views_reader
 from sgm.views import metrics
 from sgm.views.cameras import angle_list
 from sgm.views.images import read_image, to_rgba
@@ -283,7 +283,7 @@ def seen_from(prediction: Path, up: str, folder: Path) -> dict[str, float]:
 
     The input view is not counted.
     """
-    true = posed_views.read_views(folder)
+    true = views_reader.read_views(folder)
     true = true.subset(np.arange(len(true) - 1))
     return report.view_metrics(load_mesh(prediction, up), true)
 

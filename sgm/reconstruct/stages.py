@@ -15,9 +15,10 @@ from sgm.reconstruct.dmtet import pixel_batches, tet_grid
 from sgm.reconstruct.hull import elevation as outlines
 from sgm.reconstruct.hull import flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.nerf import depth_fusion
-from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError, read_views
+from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError
 from sgm.reconstruct.texture import baking
 from sgm.reconstruct.upright import turned_upright
+from sgm.reconstruct.views_reader import read_views
 from sgm.views.folder import is_elevation_unknown
 
 log = logging.getLogger("sgm")

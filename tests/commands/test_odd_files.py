@@ -14,7 +14,7 @@ from sgm.common.errors import InputError
 from sgm.config.model_files import load_spec
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.geometry.mesh_reader import load_mesh
-from sgm.reconstruct.posed_views import read_views
+from sgm.reconstruct.views_reader import read_views
 from sgm.train.data import Memo, orbits
 from sgm.train.data.motion import read_table
 from sgm.train.data.packed import load_packed

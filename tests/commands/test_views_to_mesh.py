@@ -21,8 +21,9 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct import stages
 from sgm.reconstruct.hull.elevation import Elevation
 from sgm.reconstruct.pipeline import Reconstruction
-from sgm.reconstruct.posed_views import PosedViews, ShapeError, read_views
+from sgm.reconstruct.posed_views import PosedViews, ShapeError
 from sgm.reconstruct.stage_files import mesh_folder
+from sgm.reconstruct.views_reader import read_views
 from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import FOV_DEG, Orbit

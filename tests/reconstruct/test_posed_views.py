@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 from support.pictures import disc
 
-from sgm.reconstruct.posed_views import PosedViews, ShapeError, read_views
+from sgm.reconstruct.posed_views import PosedViews, ShapeError
+from sgm.reconstruct.views_reader import read_views
 from sgm.views.cameras import Orbit
 from sgm.views.transforms import write_transforms
 

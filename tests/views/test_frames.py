@@ -8,7 +8,7 @@ from PIL import Image
 
 from sgm.common.errors import InputError
 from sgm.reconstruct.hull import elevation
-from sgm.reconstruct.posed_views import read_views
+from sgm.reconstruct.views_reader import read_views
 from sgm.render.procedural import make_object
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import Orbit, camera_to_world

@@ -19,7 +19,7 @@ from sgm.views.cameras import CameraError
 from sgm.views.images import ImageError, load_image, read_image, stored
 from sgm.views.lenses import common_pinhole, resampled
 from sgm.views.matting import alpha_from_white, cuts_out, matte, without_dust
-from sgm.views.transforms import json_path, read_transforms
+from sgm.views.transforms import TRAIN, json_path, read_transforms
 
 EMPTY, FULL = 0.0005, 0.98  # a mask that covers less, or more, of its image shows no object
 # A mask that keeps more than this of its border says what to ignore; it cuts no object out.
@@ -61,6 +61,11 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
             f" of a known orbit give {argument('orbit')} (static, zero123plus, ...), else export"
             " from nerfstudio or Blender"
         )
+    if json_path(path).name == TRAIN and path.is_dir():
+        others = [other.name for other in sorted(path.glob("transforms_*.json"))
+                  if other.name != TRAIN]
+        log.info("%s: found no transforms.json in it; %s is taken%s", path, TRAIN,
+                 f", {' and '.join(others)} not" if others else "")
     # Cameras, and which of them are used.
     posed = read_transforms(path)
     if len(posed.files) < MIN_VIEWS:

@@ -33,6 +33,9 @@ from sgm.views.images import ImageError, read_image
 MAX_BYTES = 64 << 20            # largest JSON file; ten thousand frames take 5 MB
 # Endings of pictures, for a file that leaves them out or names another one
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".gif")
+# The cameras to reconstruct from in a folder of the NeRF paper's Blender scenes, which has those to
+# compare with in files of their own
+TRAIN = "transforms_train.json"
 TOO_DEEP = "is nested too deeply; expected cameras, two levels of lists"
 log = logging.getLogger("sgm")
 
@@ -90,13 +93,13 @@ def write_transforms(path, orbit, size, distance=DISTANCE, fov_deg=FOV_DEG, file
                     "elevation_deg": float(elevation), "transform_matrix": pose.tolist()}
                    for file, azimuth, elevation, pose in views],
     }
-    path = json_path(path)
+    path = _own_json(path)
     path.write_text(json.dumps(data, indent=1), encoding="utf-8")
     return path
 
 
 def read_transforms(path):
-    """Read a transforms.json (the file or its folder; ours, nerfstudio's, instant-ngp's).
+    """Read a transforms.json (the file or its folder, see `json_path`; ours or another program's).
 
     Return a CameraFile. Lenses may stand next to frames or in every frame, with focal lengths or
     angles of view, as pinholes or with the distortion that `lenses` knows. Where w and h are
@@ -226,6 +229,14 @@ def _picture_size(file):
 
 
 def json_path(path):
+    """Return the json file itself, or that of a folder: transforms.json, or if there is none TRAIN.
+    """
+    found = _own_json(path)
+    train = found.with_name(TRAIN)
+    return train if found != Path(path) and not found.exists() and train.is_file() else found
+
+
+def _own_json(path):
     """Return the json file itself, or the transforms.json of a folder."""
     path = Path(path)
     is_json = path.suffix.lower() == ".json" or path.is_file()

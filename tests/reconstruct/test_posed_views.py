@@ -261,6 +261,25 @@ def test_a_size_that_is_not_the_pictures_is_warned_of(tmp_path, caplog):
 
 def test_folder_with_cameras_of_another_name(tmp_path):
     folder = folder_of(tmp_path / "a", [OBJECT] * 3)
-    (folder / "transforms.json").rename(folder / "transforms_train.json")
-    with pytest.raises(ShapeError, match="no transforms.json in it, but transforms_train.json; give that file"):
+    (folder / "transforms.json").rename(folder / "transforms_val.json")
+    with pytest.raises(ShapeError, match="no transforms.json in it, but transforms_val.json; give that file"):
         read_views(folder)
+
+
+def test_folder_of_a_blender_scene_of_the_nerf_paper(tmp_path, caplog):
+    """Names without ending, one angle of view, three files of cameras: those to train on are taken, and it is said."""
+    folder = folder_of(tmp_path / "lego", [OBJECT] * 4, change=lambda data: (
+        [data.pop(key) for key in list(data) if key not in ("camera_angle_x", "frames")],
+        [frame.update(file_path=f"./{frame['file_path'][:-4]}") for frame in data["frames"]]))
+    whole = read_views(folder)
+    data = json.loads((folder / "transforms.json").read_text())
+    (folder / "transforms.json").unlink()
+    for name, frames in (("train", data["frames"][:3]), ("val", data["frames"][3:]), ("test", data["frames"])):
+        (folder / f"transforms_{name}.json").write_text(json.dumps({**data, "frames": frames}))
+    with caplog.at_level("INFO", "sgm"):
+        views = read_views(folder)
+    assert "transforms_train.json is taken, transforms_test.json and transforms_val.json not" in caplog.text
+    np.testing.assert_array_equal(views.c2w, whole.c2w[:3])
+    assert views.fl_x == pytest.approx(whole.fl_x) and views.mask.max() == 1
+    (folder / "transforms.json").write_text(json.dumps(data))       # it goes first
+    assert len(read_views(folder)) == 4

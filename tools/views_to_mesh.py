@@ -91,8 +91,9 @@ def parse(argv):
         " cameras' own; auto for sv3d_u, which tells nobody)")
     add("--write-cameras", action="store_true",
         help="put the elevation that is used into transforms.json; the old file is kept beside it")
-    add("--up", default="auto", choices=("auto", "y", "z"),
-        help="the axis of the views' world that is up; auto: by the cameras (default auto)")
+    add("--up", default="auto",
+        help="what is up in the views' world: y, z, or a direction as --up=X,Y,Z; auto: by the"
+        " cameras (default auto)")
     add("--original-world", action="store_true",
         help="write mesh.obj and mesh.ply in the world that the poses were in before nerfstudio's"
         " applied_transform")

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from sgm.reconstruct.posed_views import PosedViews, ShapeError
 from sgm.reconstruct.upright import TO_Z_UP, turned_upright
@@ -55,13 +56,47 @@ def test_pictures_held_sideways_say_so(tmp_path):
             assert (turned_upright(views) is views) == (poses is ORBITS["static"]), orientation
 
 
-@pytest.mark.parametrize("turn", [np.diag([1.0, -1, -1]), np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]])], ids=["-z", "x"])
-def test_another_up_is_warned_of(caplog, turn):
-    poses = ORBITS["dynamic"].copy()
-    poses[:, :3] = turn @ poses[:, :3]
+def turn_to(up):
+    """The rotation by the least angle that takes z to a direction."""
+    axis = np.cross([0, 0, 1], up)
+    return Rotation.from_rotvec(axis / np.linalg.norm(axis) * np.arccos(up[2] / np.linalg.norm(up))).as_matrix()
+
+
+def by_hand(up, rolled=3.0, count=40):
+    """Cameras of photographs by hand in a world with this up: on all sides, up to `rolled` degrees rolled."""
+    rng = np.random.RandomState(1)
+    poses = camera_to_world(np.linspace(0, 330, count), rng.uniform(-10, 60, count), 2.0)
+    rolls = np.radians(rng.uniform(-rolled, rolled, count))
+    poses[:, :3, :3] = turn_to(up) @ poses[:, :3, :3] @ Rotation.from_rotvec(rolls[:, None] * [0, 0, 1]).as_matrix()
+    poses[:, :3, 3] = poses[:, :3, 3] @ turn_to(up).T
+    return poses
+
+
+@pytest.mark.parametrize("up", [(0.1, 0, -1), (0.9, 0.3, -0.2), (0.1, 0.9, 0.2), (-0.08, 0.03, 1)])
+def test_up_along_no_axis_is_found_and_given(up, caplog):
+    """Least squares of level cameras: of 40, rolled by up to 3 degrees, it is told to a degree."""
+    views = views_at(by_hand(up))
+    with caplog.at_level("INFO", "sgm"):
+        found = turned_upright(views)
+    true = np.array(up) / np.linalg.norm(up)
+    assert found.upright[2] @ true > np.cos(np.radians(1)) and np.linalg.det(found.upright) == pytest.approx(1)
+    assert "the cameras' up is (" in caplog.text and "not clear" not in caplog.text
+    given = turned_upright(views, ",".join(map(str, up)))
+    np.testing.assert_allclose(given.upright @ true, [0, 0, 1], atol=1e-12)
+
+
+def test_axes_are_taken_as_they_are():
+    """An up within two degrees of z is z: pictures are not held that level."""
+    views = views_at(by_hand((0.02, 0.01, 1)))
+    assert turned_upright(views) is views
+
+
+@pytest.mark.parametrize("poses", [by_hand((0.3, -1, -0.2), rolled=40), by_hand((0, 0.3, -1), count=6)],
+                         ids=["rolled", "few"])
+def test_an_up_that_cameras_do_not_tell_is_warned_of(caplog, poses):
     views = views_at(poses)
     assert turned_upright(views, "auto", "there") is views
-    assert "there: which way is up is not clear" in caplog.text and "give up y or z" in caplog.text
+    assert "there: which way is up is not clear" in caplog.text and "give up y, z or a direction X,Y,Z" in caplog.text
 
 
 def test_a_steep_view_from_one_side_by_hand_is_no_other_axis(caplog):
@@ -75,8 +110,9 @@ def test_a_steep_view_from_one_side_by_hand_is_no_other_axis(caplog):
 
 
 def test_unknown_up():
-    with pytest.raises(ShapeError, match="^up: found 'x', expected one of auto, z, y"):
-        turned_upright(views_at(ORBITS["static"]), "x")
+    for up in ("x", "0,1", "0,0,0", "0,0,nan", "1,2,3,4"):
+        with pytest.raises(ShapeError, match=f"^up: found '{up}', expected one of auto, z, y, or a direction X,Y,Z"):
+            turned_upright(views_at(ORBITS["static"]), up)
 
 
 def test_pixels_stay_where_they_are():

@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 
 from sgm.common.errors import argument
-from sgm.reconstruct.hull import elevation, scene_box
-from sgm.reconstruct.posed_views import ShapeError
+from sgm.reconstruct.hull import elevation, scene_box, sdf_grid
+from sgm.reconstruct.posed_views import HALF, ShapeError
 
 # Below these the views are not explained: mean IoU of the mesh's silhouettes and the masks, and
 # coverage of the masks by the hull. Genuine SV3D orbits with the right cameras have .93 and .84.
@@ -13,7 +13,7 @@ LEAST_IOU, LEAST_COVERAGE = 0.85, 0.75
 ADVANTAGE = scene_box.ADVANTAGE     # gain in coverage that makes other cameras credible
 FOCAL_LENGTHS = (0.5, 0.7, 1.4, 2.0)    # factors that are tried
 SHUFFLES = 3                    # random orders that are tried
-AT_BORDER = 0.05                # share of a picture's border that a mask may touch
+AT_BORDER = 0.05    # share of a picture's border that a mask may reach without the views' hull
 
 
 def of_mesh(views, coverage, iou=None, told=None):
@@ -66,12 +66,11 @@ def suspects(views, told=None):
     factor = max(found, key=found.get)
     angle = np.degrees(2 * np.arctan(small.w / 2 / (factor * small.fl_x)))
     try_out(f"field of view: with about {angle:.0f} degrees", found[factor])
-    touching = [k for k, mask in enumerate(views.mask > 0.5)
-                if np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean() > AT_BORDER]
-    if touching:
-        said.append(f"cut-outs: in {len(touching)} of {len(views)} views the object's mask reaches"
-                    f" the picture's border ({_names(views, touching)}): a background that was not"
-                    " cut out, or an object that the picture cuts off")
+    uncut = _uncut(small)
+    if uncut:
+        said.append(f"cut-outs: in {len(uncut)} of {len(views)} views the object's mask reaches"
+                    f" the picture's border ({_names(views, uncut)}) where by the other views"
+                    " nothing is: a background that was not cut out")
     if not said:
         parts = scene_box.coverages(*elevation.hull(small))
         worst = np.argsort(parts)[:3]
@@ -85,6 +84,21 @@ def _coverage(small):
         return elevation.coverage(small)
     except ShapeError:                  # cameras that look away from one another's object
         return 0.0
+
+
+def _uncut(small):
+    """Return indices of the views whose masks reach their picture's border without the hull.
+
+    Where the hull reaches it too, the picture only cuts the object off.
+    """
+    try:
+        sdf, boxed = elevation.hull(small)
+        seen, _ = sdf_grid.silhouettes(sdf, HALF, boxed)
+    except ShapeError:
+        seen = np.zeros(small.mask.shape, bool)
+    alone = (small.mask > 0.5) & ~seen
+    return [k for k, mask in enumerate(alone)
+            if np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean() > AT_BORDER]
 
 
 def _names(views, indices):

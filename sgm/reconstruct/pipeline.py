@@ -20,9 +20,10 @@ from sgm.common.progress import Bar
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.geometry import mesh_writer, topology
 from sgm.ops.profiling import StageTimer
-from sgm.reconstruct import doubts, report
+from sgm.reconstruct import doubts, report, upright
 from sgm.reconstruct import stages as steps
 from sgm.reconstruct.dmtet.refinement import Refiner
+from sgm.reconstruct.hull import camera_alignment, scene_box
 from sgm.reconstruct.hull.elevation import tilted
 from sgm.reconstruct.nerf.training import NerfTrainer, make_field
 from sgm.reconstruct.optimization import optimize
@@ -52,13 +53,13 @@ class Reconstruction:
     necessary. stages: which of STAGES to run; results of the others are taken from `output`, and
     without those they are left out. resume: continue from what is saved of the stages to run.
     azimuth_sign: -1 counts the cameras' azimuths the other way. obj_up: the axis that is up in
-    mesh.obj, "y" or "z"; None: as in the views' world. up: "y", "z" or "auto", the axis of that
-    world that is up. original_world: write OBJ and PLY in the world that the poses were in before
-    another program moved them (applied_transform, applied_scale). elevation: degrees, "auto" or
-    None, see `elevation.settled`. write_cameras: put the elevation that is used into the source's
-    transforms.json. orbit: one of `sgm.views.frames.RIGS` if the source has no cameras; it is then
-    a folder of pictures, a video, a GIF or a sheet; fov: the field of view of its cameras in
-    degrees, None: the orbit's own. Raises ShapeError and the like.
+    mesh.obj, "y" or "z"; None: as in the views' world. up: what is up in that world, see
+    `upright.turned_upright`. original_world: write OBJ and PLY in the world that the poses were in
+    before another program moved them (applied_transform, applied_scale). elevation: degrees, "auto"
+    or None, see `elevation.settled`. write_cameras: put the elevation that is used into the
+    source's transforms.json. orbit: one of `sgm.views.frames.RIGS` if the source has no cameras; it
+    is then a folder of pictures, a video, a GIF or a sheet; fov: the field of view of its cameras
+    in degrees, None: the orbit's own. Raises ShapeError and the like.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Reconstruction:
             Path(output),
             tuple(stages),
         )
+        upright.rotation(up)                    # it is named before anything is read
         self.resume, self.progress, self.azimuth_sign = resume, progress, azimuth_sign
         self.obj_up = obj_up
         self.up, self.original_world = up, original_world
@@ -309,6 +311,11 @@ class Reconstruction:
             self.report["metrics"] = {"input": _rounded(report.view_metrics(mesh, views))}
             if len(held_out):
                 self.report["metrics"]["held_back"] = _rounded(report.view_metrics(mesh, held_out))
+                if scene_box.is_measured(views.c2w):
+                    # Held-out poses are as far off as the others were: compared without that, too.
+                    fitted = camera_alignment.fitted(held_out, hull.closed)
+                    self.report["metrics"]["held_back_fitted"] = _rounded(
+                        report.view_metrics(mesh, fitted))
         if not stopped:
             report.write_contact_sheet(self.output / PICTURES[0], mesh, views)
         if not stopped:

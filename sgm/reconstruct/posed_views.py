@@ -11,6 +11,7 @@ from sgm.common.errors import InputError
 
 HALF = 0.55                 # the object lies in |x|, |y|, |z| <= HALF; the grids end there
 MIN_VIEWS = 3
+TOUCHED = 0.01              # share of a picture's side from which an object reaches past it
 
 
 class ShapeError(InputError):
@@ -63,6 +64,16 @@ class PosedViews:
     def intrinsics(self):
         """Return (4,) float64: fl_x, fl_y, cx, cy."""
         return np.array([self.fl_x, self.fl_y, self.cx, self.cy])
+
+    def cut_off(self):
+        """Return at which sides of its picture each object is cut off, (V, 4) bool.
+
+        The sides are left, right, top, bottom. What lies past such a side is unknown; past one that
+        the object does not touch there is background.
+        """
+        solid = self.mask > 0.5
+        sides = solid[:, :, 0], solid[:, :, -1], solid[:, 0], solid[:, -1]
+        return np.stack([side.mean(axis=1) > TOUCHED for side in sides], axis=1)
 
     def moved(self, scale, center):
         """Return the same views with box' = (box - center) * scale."""

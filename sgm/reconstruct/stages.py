@@ -12,8 +12,8 @@ import numpy as np
 from sgm.common.errors import argument
 from sgm.geometry import cleaning
 from sgm.reconstruct.dmtet import pixel_batches, tet_grid
+from sgm.reconstruct.hull import capture, flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.hull import elevation as outlines
-from sgm.reconstruct.hull import flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.nerf import depth_fusion
 from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError
 from sgm.reconstruct.texture import baking
@@ -61,7 +61,7 @@ def read(source, spec, azimuth_sign=1, progress=False, up="auto", elevation=None
                 f" least {MIN_VIEWS}; hold fewer out"
             )
     views, told = outlines.settled(views, elevation, is_elevation_unknown(source), source, kept)
-    used = scene_box.framed(views.subset(kept), source)
+    used = scene_box.framed(capture.settled(views.subset(kept), source), source)
     held_out = views.subset(np.setdiff1d(np.arange(len(views)), kept)).moved(
         used.scale / views.scale, (used.center - views.center) * views.scale)
     return used, held_out, told

@@ -60,6 +60,12 @@ def test_backgrounds_are_named(views):
     assert any("in 1 of 8 views" in line and "002.png" in line for line in said)
 
 
+def test_an_object_that_pictures_cut_off_is_no_background():
+    views = chair_views(15, nearer=[1, 0.65])
+    assert views.cut_off()[1::2].any(axis=1).all()
+    assert not any(line.startswith("cut-outs") for line in doubts.suspects(views))
+
+
 def test_views_that_agree_least_are_the_last_resort(views):
     cut = views.mask.copy()
     cut[4] = np.roll(cut[4], 5, axis=1)

@@ -1,8 +1,10 @@
 """Views of shapes in closed form."""
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import trimesh
+from scipy.spatial.transform import Rotation
 
 from sgm.geometry.mesh import Mesh, merge
 from sgm.reconstruct.posed_views import PosedViews
@@ -53,19 +55,36 @@ def oval(p):
     return np.minimum(side, np.linalg.norm(p - (0, 0.3, 0.2), axis=-1) - 0.1)
 
 
-def chair_views(elevation, count=8, side=48):
+def chair_views(elevation, count=8, side=48, nearer=1.0):
     """Rendered views of a static orbit about a seat with a back at -x and a leg below a corner.
 
-    It tells azimuth and elevation.
+    It tells azimuth and elevation. nearer: factors of the distance, of all views or (count,); from 0.7 on it is cut off.
     """
     blocks = [((-0.4, -0.3, -0.06), (0.4, 0.3, 0.06)), ((-0.4, -0.3, -0.06), (-0.3, 0.3, 0.4)), ((0.3, 0.2, -0.4), (0.4, 0.3, 0))]
-    return rendered([trimesh.creation.box(bounds=block) for block in blocks], elevation, count, side)
+    return rendered([trimesh.creation.box(bounds=block) for block in blocks], elevation, count, side, nearer)
 
 
-def rendered(parts, elevation, count=8, side=48):
+def rendered(parts, elevation, count=8, side=48, nearer=1.0):
     """Views of a static orbit about gray parts, trimesh's."""
     mesh = merge([Mesh(part.vertices, part.faces, colors=np.full((len(part.vertices), 3), 0.5, np.float32)) for part in parts])
     poses, focal = Orbit.static(elevation, count).poses(DISTANCE), focal_length(side)
+    poses[:, :3, 3] *= np.resize(nearer, count)[:, None]
     rgba = render_views(mesh, poses, side, FOV_DEG).astype(np.float32) / 255
     return PosedViews(rgba[..., :3] * rgba[..., 3:], np.ascontiguousarray(rgba[..., 3]), poses, focal, focal, side / 2, side / 2,
                       files=tuple(Path(f"{k:03d}.png") for k in range(count)))
+
+
+def off(views, true):
+    """Degrees by which the cameras of views are turned, and how far they are away, (V,) each."""
+    traces = np.einsum("vij,vij->v", views.c2w[:, :3, :3], true.c2w[:, :3, :3])
+    return (np.degrees(np.arccos(np.clip((traces - 1) / 2, -1, 1))),
+            np.linalg.norm(views.c2w[:, :3, 3] - true.c2w[:, :3, 3], axis=1))
+
+
+def shaken(views, degrees, distance, seed=0):
+    """The views with cameras turned about axes drawn at random, and moved in such directions."""
+    rng, c2w = np.random.RandomState(seed), views.c2w.copy()
+    axes, moves = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, len(views), 3)))
+    c2w[:, :3, :3] = Rotation.from_rotvec(np.radians(degrees) * axes).as_matrix() @ c2w[:, :3, :3]
+    c2w[:, :3, 3] += distance * moves
+    return replace(views, c2w=c2w)

@@ -11,7 +11,7 @@ import numpy as np
 from sgm.common.errors import argument
 from sgm.reconstruct.hull import flat_base, sdf_grid, visual_hull
 from sgm.reconstruct.hull.camera_alignment import aligned
-from sgm.reconstruct.posed_views import HALF, ShapeError
+from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError
 
 LOW = 96                    # pixels of the longer side, and cells of the grid, of the search
 FILLED = 0.5  # an object is enlarged if its longest side is below this share of the box
@@ -30,6 +30,11 @@ MAX_CHANCE_COVERAGE = 0.8
 WIDER = 2
 # With fewer views a permutation is too often a turn or a mirror image of the true poses.
 MIN_VIEWS_FOR_TEST = 6
+GROWN = 2.0                 # factor for a sphere of an object that all pictures cut off
+ROOM = 1.25                 # of a sphere's radius to the half length of what lies in it
+# Root mean square of the distances of cameras' axes from one point, by the cameras' mean distance,
+# from which their poses were measured
+MEET = 0.005
 log = logging.getLogger("sgm")
 
 
@@ -45,13 +50,18 @@ def framed(views, source="the views"):
     small = views.resized(LOW)
     check_cameras(small, source)
     center, radius = sphere(small, source)
+    by_hand = is_measured(small.c2w)
+    if by_hand or small.cut_off().any():
+        center, radius = narrowed(small, center, radius)
     rough = small.moved(HALF / radius, center)
     agreeing = _agreeing(rough, source)
     if agreeing is not rough:
         c2w = views.c2w.copy()
         c2w[:, :3, :3] = agreeing.c2w[:, :3, :3]
         views, rough = replace(views, c2w=c2w), agreeing
-    sdf = visual_hull.closed(visual_hull.hull_sdf(rough, LOW, HALF), HALF)
+    # One wrong mask of a capture must not shrink the box.
+    outvoted = allowed_outliers(rough) if by_hand else 0
+    sdf = visual_hull.closed(visual_hull.hull_sdf(rough, LOW, HALF, outvoted), HALF)
     base = flat_base.base_height(sdf, HALF, rough)
     if base is not None:
         sdf = flat_base.cut_below(sdf, HALF, base)
@@ -139,8 +149,15 @@ def check_cameras(views, source):
 def sphere(views, source):
     """Return center (3,) and radius of a sphere that holds the object.
 
-    It is found from the masks' middles and extents.
+    It is found from the masks' middles and extents, of the pictures that do not cut the object off.
+    If there are too few of these it is found from all, and made larger.
     """
+    cut_off = views.cut_off().any(axis=1)
+    grow = 1.0
+    if (~cut_off).sum() >= MIN_VIEWS:
+        views = views.subset(np.flatnonzero(~cut_off))
+    elif cut_off.any():
+        grow = GROWN
     directions, spreads = [], []
     for k, mask in enumerate(_drawn(views.mask)):
         rows, columns = np.nonzero(mask)
@@ -159,7 +176,35 @@ def sphere(views, source):
             f"{source}: view {k} looks away from the point that the others look at; expected OpenGL"
             " camera-to-world matrices (looking along -z): check the poses' convention"
         )
-    return center, 1.1 * float(np.max(np.array(spreads) * depth) / views.fl_x)
+    return center, grow * 1.1 * float(np.max(np.array(spreads) * depth) / views.fl_x)
+
+
+def narrowed(views, center, radius):
+    """Return center and radius of a smaller sphere, where the hull needs only a part of a larger.
+
+    A mask that is wrong, or a view from afar, makes `sphere` so large that cells of the grid are
+    too coarse to compare outlines. A tenth of the views may contradict the hull.
+    """
+    rough = views.moved(HALF / radius, center)
+    sdf = visual_hull.closed(visual_hull.hull_sdf(rough, LOW, HALF, len(views) // 10), HALF)
+    if not (sdf < 0).any():
+        return center, radius
+    inside = np.argwhere(sdf_grid.one_piece(sdf) < 0)
+    axis = sdf_grid.vertices(LOW, HALF) * radius / HALF
+    low, high = axis[inside.min(0)] + center, axis[inside.max(0)] + center
+    needed = ROOM * float((high - low).max()) / 2
+    return ((low + high) / 2, needed) if needed < radius else (center, radius)
+
+
+def is_measured(c2w):
+    """Return whether cameras (V, 4, 4) were measured, as structure from motion does.
+
+    The axes of cameras that were computed, those of an orbit, meet in one point.
+    """
+    point = common_point(c2w)
+    away = point - c2w[:, :3, 3]
+    across = np.linalg.norm(np.cross(away, c2w[:, :3, 2]), axis=1)
+    return bool(np.sqrt(np.square(across).mean()) > MEET * np.linalg.norm(away, axis=1).mean())
 
 
 def common_point(c2w):

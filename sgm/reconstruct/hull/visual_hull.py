@@ -13,6 +13,7 @@ from sgm.reconstruct.hull import sdf_grid
 # Where pictures have unknown parts: share of the number of views that know something of the best
 # known voxels. Voxels of which that many do give the object's bounding box.
 TOLD = 0.6
+TOLD_CUT_OFF = 0.4      # the same where pictures only cut the object off: few may show its ends
 
 
 def outline_distance(mask, known=None):
@@ -32,10 +33,9 @@ def outline_distance(mask, known=None):
     signed = np.where(inside > 0, 0.5 - within, out - 0.5)
     edge = (mask > 0) & (mask < 1) & (np.abs(signed) <= 0.5)
     signed = np.where(edge, 0.5 - mask, signed).astype(np.float32)
-    if known is None:
-        return signed
     farthest = np.float32(sum(mask.shape))          # where no background is known it is infinite
-    return np.where(known, np.maximum(signed, -farthest), np.float32(np.nan))
+    signed = np.maximum(signed, -farthest)
+    return signed if known is None else np.where(known, signed, np.float32(np.nan))
 
 
 def without_islands(mask, known):
@@ -98,7 +98,7 @@ def _carve(distances, open_sides, world_to_camera, intrinsics, axis, allowed_out
                     for place in range(allowed_outliers + 1):
                         if value > largest[place]:
                             value, largest[place] = largest[place], value
-                out[i, j, k] = largest[allowed_outliers]
+                out[i, j, k] = largest[allowed_outliers * count_told // count]
                 told[i, j, k] = count_told
     return out, told
 
@@ -106,36 +106,33 @@ def _carve(distances, open_sides, world_to_camera, intrinsics, axis, allowed_out
 def hull_sdf(views, resolution, half, allowed_outliers=0):
     """Return the hull of `views` on a grid (R + 1,) * 3 float32, box units, negative inside.
 
-    It is not closed at the box. allowed_outliers: number of views allowed to contradict a voxel,
-    for poses or masks that are not exact. Where pictures have unknown parts, what few views know is
-    the object's only within the bounding box of what many know, see `_bounded`.
+    It is not closed at the box. allowed_outliers: number of views allowed to contradict a voxel
+    that all of them show, for poses or masks that are not exact; of one that fewer show, as large a
+    share. Where pictures have unknown parts, or cut the object off, what few views know is the
+    object's only within the bounding box of what many know, see `_bounded`.
     """
     if views.known is None:
         distances = np.stack([outline_distance(mask) for mask in views.mask])
     else:
         distances = np.stack([outline_distance(mask, without_islands(mask, known))
                               for mask, known in zip(views.mask, views.known)])
-    touches = np.stack(
-        [
-            np.array([side.mean() > 0.01 for side in (mask[:, 0], mask[:, -1], mask[0], mask[-1])])
-            for mask in views.mask > 0.5
-        ]
-    )
+    cut_off = views.cut_off()
     sdf, told = _carve(
         distances,
-        touches,
+        cut_off,
         np.linalg.inv(views.c2w),
         views.intrinsics,
         sdf_grid.vertices(resolution, half),
         min(allowed_outliers, len(views) - 1),
     )
-    if views.known is None:
+    if views.known is None and not cut_off.any():
         return sdf
     beyond = np.float32(4 * half / resolution)      # two cells
-    return np.where(_bounded(sdf, told), sdf, beyond)
+    share = TOLD_CUT_OFF if views.known is None else TOLD
+    return np.where(_bounded(sdf, told, share), sdf, beyond)
 
 
-def _bounded(sdf, told):
+def _bounded(sdf, told, share):
     """Return which values of a grid are believed, by how many views know of them.
 
     In front of the object and behind it, the views in line with it show it alone; where no other
@@ -144,7 +141,7 @@ def _bounded(sdf, told):
     inside = (sdf < 0) & (told > 0)
     if not inside.any():
         return inside
-    well_known = np.argwhere(inside & (told >= TOLD * np.quantile(told[inside], 0.9)))
+    well_known = np.argwhere(inside & (told >= share * np.quantile(told[inside], 0.9)))
     low, high = well_known.min(0) - 1, well_known.max(0) + 2
     may = np.zeros(sdf.shape, bool)
     may[tuple(slice(max(a, 0), b) for a, b in zip(low, high))] = True

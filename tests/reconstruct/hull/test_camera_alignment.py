@@ -1,9 +1,13 @@
 """Small corrections of cameras: turns found by points, shifts by outlines."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from support.shapes import FOCAL, SIDE, ball, views_of
+from scipy.spatial.transform import Rotation
+from support.shapes import FOCAL, SIDE, ball, chair_views, off, shaken, views_of
 
-from sgm.reconstruct.hull import camera_alignment
+from sgm.reconstruct.hull import camera_alignment, sdf_grid, visual_hull
+from sgm.reconstruct.posed_views import HALF
 from sgm.views.cameras import Orbit
 
 
@@ -60,3 +64,42 @@ def test_cameras_do_not_turn_to_an_occluder(monkeypatch):
 
     kept, turned = turn(camera_alignment.aligned(empty)), turn(camera_alignment.aligned(empty.ignoring(None)))
     assert kept < 0.5 and turned > 0.75, (kept, turned)
+
+
+def test_cameras_are_laid_onto_those_that_they_came_from():
+    """A world that was turned by a degree, moved and scaled by a hundredth is brought back."""
+    cameras = Orbit.dynamic(2, 20).poses(2.0)
+    points = np.random.RandomState(0).uniform(-0.4, 0.4, (50, 3))
+    turn = Rotation.from_rotvec(np.radians([0.6, -0.5, 0.6])).as_matrix()
+    other = cameras.copy()
+    other[:, :3, :3] = turn @ cameras[:, :3, :3]
+    other[:, :3, 3] = 1.01 * cameras[:, :3, 3] @ turn.T + (0.01, -0.02, 0.005)
+    np.testing.assert_allclose(camera_alignment.laid_on(other, cameras, points), cameras, atol=2e-3)
+
+
+@pytest.mark.parametrize("nearer", [1.0, 0.65], ids=["whole", "cut off"])
+def test_cameras_are_fitted_to_a_solid(nearer):
+    """A picture that cuts the object off has no outline at its border to be drawn to."""
+    views = chair_views(25, 6, 96, nearer=nearer)
+    sdf = visual_hull.closed(visual_hull.hull_sdf(chair_views(25, 24, 96), 64, HALF), HALF)
+    wrong = shaken(views, 1.0, 0.02)
+
+    def iou(views):
+        seen, masks = sdf_grid.silhouettes(sdf, HALF, views)[0], views.mask > 0.5
+        return ((seen & masks).sum((1, 2)) / (seen | masks).sum((1, 2))).mean()
+
+    assert iou(wrong) < 0.93 and iou(camera_alignment.fitted(wrong, sdf)) > 0.975
+    assert off(camera_alignment.fitted(views, sdf), views)[0].mean() < 0.35
+
+
+def test_a_given_camera_holds_what_no_outline_tells():
+    """A ball's outline tells no turn about its middle: of a turned camera only its sideways shift is made good."""
+    views = views_of(ball(0.3), Orbit.static(0, 1))
+    sdf = visual_hull.closed(np.linalg.norm(np.stack(np.meshgrid(*[sdf_grid.vertices(48, HALF)] * 3, indexing="ij")), axis=0)
+                             - np.float32(0.3), HALF)
+    turn = Rotation.from_rotvec(np.radians([0, 0, 1])).as_matrix()
+    wrong = replace(views, c2w=views.c2w.copy())
+    wrong.c2w[:, :3, :3] = turn @ views.c2w[:, :3, :3]
+    degrees, away = off(camera_alignment.fitted(wrong, sdf), wrong)
+    # Turn and move that shift the middle by one pixel cost the same: each does half, 2 tan(0.5 degrees) = .0175
+    assert degrees[0] == pytest.approx(0.5, abs=0.06) and away[0] == pytest.approx(0.0175, abs=0.002)

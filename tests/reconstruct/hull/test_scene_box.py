@@ -1,10 +1,11 @@
 """Framing of an object; cameras that are refused or corrected."""
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from support.shapes import ball, cylinder, oval, views_of
+from support.shapes import ball, chair_views, cylinder, oval, views_of
 
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.reconstruct import stages
@@ -25,6 +26,46 @@ def test_objects_are_framed_and_placed_back(scale, center):
     assert 0.6 < extent.max() <= 1.1
     eye = framed.c2w[0, :3, 3] / framed.scale + framed.center
     np.testing.assert_allclose(eye, views.c2w[0, :3, 3], rtol=1e-6, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("nearer", [[1, 0.6], 0.65], ids=["half of the views", "all views"])
+def test_a_cut_off_object_is_framed_as_a_whole(nearer):
+    """A seat with a back, 0.8 long; from near its ends lie outside of the pictures."""
+    views = chair_views(25, 16, nearer=nearer)
+    assert views.cut_off().any(axis=1).sum() >= 8
+    framed = scene_box.framed(replace(views, c2w=views.moved(30.0, np.array([7.0, -8, 9])).c2w))
+    sdf = visual_hull.closed(visual_hull.hull_sdf(framed, 48, HALF), HALF)
+    extent = np.ptp(sdf_grid.vertices(48, HALF)[np.argwhere(sdf < 0)], axis=0) / framed.scale / 30
+    assert 0.77 < extent[0] and 0.57 < extent[1] and extent.max() < (1.3 if nearer == 0.65 else 0.87)
+
+
+@pytest.mark.slow
+def test_cropped_pictures_give_the_mesh_of_whole_ones():
+    """Every other picture cuts a seat with a back off; the surface's inside is that of all whole pictures."""
+    spec, insides = load_mesh_spec("fast"), []
+    for nearer in (1.0, [1, 0.6]):
+        views = scene_box.framed(chair_views(25, 24, 96, nearer=nearer))
+        assert views.scale == 1
+        insides.append(stages.distance(None, stages.carve(views, spec), spec)[0] < 0)
+    assert (insides[0] & insides[1]).sum() > 0.93 * (insides[0] | insides[1]).sum()
+
+
+def test_cameras_of_an_orbit_are_not_measured():
+    for orbit in (Orbit.static(20), Orbit.dynamic(3, 10)):
+        poses = orbit.poses(2.0)
+        assert not scene_box.is_measured(poses)
+        poses[:, :3, 3] += np.random.RandomState(0).normal(0, 0.02, (len(poses), 3))
+        assert scene_box.is_measured(poses)
+
+
+def test_a_smear_in_one_mask_does_not_widen_the_search():
+    """A ball of radius 0.2 and a line across one picture, 1.2 long there."""
+    views = views_of(ball(0.2), Orbit.dynamic(1, 20))
+    views.mask[4, 46:50] = 1
+    views.mask[4, 46:50, [0, -1]] = 0
+    center, radius = scene_box.sphere(views, "here")
+    found, needed = scene_box.narrowed(views, center, radius)
+    assert radius > 0.6 and 0.2 < needed < 0.3 and np.abs(found).max() < 0.02
 
 
 def test_mirrored_poses_are_refused_with_the_remedy():

@@ -1,7 +1,7 @@
 """The visual hull on shapes in closed form (no MindSpore)."""
 import numpy as np
 import pytest
-from support.shapes import DISTANCE, FOCAL, ball, views_of
+from support.shapes import DISTANCE, FOCAL, SIDE, ball, views_of
 
 from sgm.reconstruct.hull import scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.posed_views import HALF, PosedViews
@@ -109,6 +109,48 @@ def test_a_lens_circle_leaves_no_room_for_more(ball_seen):
     np.testing.assert_allclose(bounds(without(views, hidden)), bounds(views), atol=0.03)
     hidden = np.broadcast_to(np.hypot(x - 32, y - 48) > 30, views.mask.shape)
     np.testing.assert_allclose(bounds(without(views, hidden)), bounds(views), atol=0.06)
+
+
+def ball_from(poses, radius=0.3):
+    """The outlines of a ball about the origin, in closed form: rays that pass it within its radius."""
+    masks = np.zeros((len(poses), SIDE, SIDE), np.float32)
+    views = PosedViews(np.zeros((*masks.shape, 3), np.float32), masks, poses, FOCAL, FOCAL, SIDE / 2, SIDE / 2)
+    rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
+    for k in range(len(poses)):
+        origins, directions = views.rays(np.full(len(rows), k), rows, columns)
+        masks[k] = (np.linalg.norm(np.cross(origins, directions), axis=1) < radius).reshape(SIDE, SIDE)
+    return views
+
+
+@pytest.fixture(scope="module")
+def near_and_far():
+    """A ball in 16 views, of which every other one is so near that it fills the picture."""
+    poses = Orbit.from_lists(np.arange(1, 17) * 22.5 % 360, np.resize([-35.0, -35, 0, 0, 35, 35], 16)).poses(2.0)
+    poses[1::2, :3, 3] *= 0.7 / 2
+    return ball_from(poses)
+
+
+def test_sides_at_which_an_object_is_cut_off(near_and_far):
+    cut_off = near_and_far.cut_off()
+    assert cut_off[1::2].all() and not cut_off[::2].any()
+    mask = np.zeros((1, 200, 100), np.float32)
+    mask[0, 50:53, 0] = mask[0, 50, -1] = mask[0, -1, 10:12] = 1        # three of 200, one of 200, none, two of 100 pixels
+    views = PosedViews(np.repeat(mask[..., None], 3, -1), mask, np.eye(4)[None], 100, 100, 50, 100)
+    assert views.cut_off().tolist() == [[True, False, False, True]]
+
+
+def test_nothing_is_carved_past_a_picture_that_cuts_the_object_off(near_and_far):
+    """Pictures full of the object tell nothing: the hull is that of the others, not cut to where all pictures overlap."""
+    far = near_and_far.subset(np.arange(0, 16, 2))
+    np.testing.assert_allclose(bounds(near_and_far), bounds(far), atol=1e-4)
+    inside = visual_hull.hull_sdf(near_and_far, 24, HALF) < 0
+    np.testing.assert_array_equal(inside, visual_hull.hull_sdf(far, 24, HALF) < 0)
+    assert inside.any() and not visual_hull.hull_sdf(near_and_far.subset([1, 3, 5]), 24, HALF)[0, 0, 0] < 0
+
+
+def test_few_tellers_are_outvoted_by_fewer(near_and_far):
+    """Half of 16 views tell of the corners of the box, and all of them say they are empty."""
+    assert visual_hull.hull_sdf(near_and_far, 24, HALF, 8)[0, 0, 0] > 0
 
 
 def test_unknown_parts_that_the_object_does_not_touch_are_background(ball_seen):

@@ -283,7 +283,7 @@ def main(argv=None):
             with locked(folder, "--output"):
                 image, given["cut_out"], matte = prepare(
                     load_image(path), (spec.height, spec.width), args.frame_ratio,
-                    cut_out=given["matte"])
+                    cut_out=given["matte"], name=path.name)
                 shown = Shown(args, spec, folder, compiles=number == 1 or len(jobs) == 1)
                 shown.say(f"{place}{path.name}, seed {seed}: {given['cut_out']}")
                 with closing(shown):

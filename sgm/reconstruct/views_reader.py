@@ -18,7 +18,7 @@ from sgm.reconstruct.posed_views import MIN_VIEWS, PosedViews, ShapeError, reduc
 from sgm.views.cameras import CameraError
 from sgm.views.images import ImageError, load_image, read_image, stored
 from sgm.views.lenses import common_pinhole, resampled
-from sgm.views.matting import alpha_from_white, cuts_out, matte, without_dust
+from sgm.views.matting import REMEDY, alpha_from_white, cuts_out, matte, without_dust
 from sgm.views.transforms import TRAIN, json_path, read_transforms
 
 EMPTY, FULL = 0.0005, 0.98  # a mask that covers less, or more, of its image shows no object
@@ -29,6 +29,9 @@ LABELS = 16                 # levels of a mask that is made of labels, at most
 NOISE = 16                  # levels that JPEG's noise reaches where a mask is black
 # A mask whose IoU with its picture's alpha is above this is the cut-out once more
 ALIKE = 0.9
+# A mask that fills this share of its bounding box, or touches this share of its picture's border,
+# is the picture's ground as well: of genuine orbits, those of uncut photographs have the former.
+RECTANGLE, AT_BORDER = 0.985, 0.3
 OBLONG = 0.05               # relative difference of fl_x and fl_y that hardly any camera has
 log = logging.getLogger("sgm")
 
@@ -100,10 +103,12 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
                  " see them", path, target.fl_x)
     # Pictures: cut out, of one shape and size, each with an object.
     shared_masks = _shared([posed.masks[k] for k in chosen])
-    pictures, known, used, how, resized = [], [], [], {}, {}
+    pictures, known, used, how, resized, doubts = [], [], [], {}, {}, {}
     for k in each(chosen, "views", "view", quiet=not progress):
         file, lens = posed.files[k], posed.lenses[k]
-        picture, tells, said = _picture(file, posed.masks[k], method, shared_masks)
+        picture, tells, said, doubt = _picture(file, posed.masks[k], method, shared_masks)
+        if doubt:
+            doubts[file.name] = doubt
         how[said] = how.get(said, 0) + 1
         height, width = picture.shape[:2]
         if abs(width - height * lens.width / lens.height) > max(1.5, 0.01 * width):
@@ -144,11 +149,23 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
                     " for those of w and h", path, *said, *found)
     if len(how) > 1 or not any(said.startswith("alpha") for said in how):
         log.info("cut out: %s", ", ".join(f"{count} by {said}" for said, count in how.items()))
+    if doubts:
+        log.warning("%s: in %s of %d views the object may be cut out badly, in %s because %s; %s",
+                    path, len(doubts), len(chosen), *next(iter(doubts.items())), REMEDY)
     if len(used) < MIN_VIEWS:
         raise ShapeError(
             f"{path}: only {len(used)} of its {len(chosen)} views show something of the object,"
             f" expected at least {MIN_VIEWS}; check mask_path: what is 0 in a mask is ignored"
         )
+    uncut = [posed.files[k].name for k, picture in zip(used, pictures)
+             if shows_ground(picture[..., 3] > 0.5)]
+    if uncut:
+        log.warning("%s: in %d of %d views (%s) what is cut out fills an upright rectangle or"
+                    " reaches far along the picture's border: unless the object is a box or leaves"
+                    " the picture, a background that was not cut out becomes walls of the mesh; cut"
+                    " the object out of the picture that the views were generated from, or of each"
+                    " view (%s)", path, len(uncut), len(used),
+                    ", ".join(uncut[:3]) + ", ..." * (len(uncut) > 3), REMEDY)
     pictures = np.stack(pictures)
     views = PosedViews(
         np.ascontiguousarray(pictures[..., :3]),
@@ -167,14 +184,29 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     return views.ignoring([everything if tells is None else tells for tells in known])
 
 
-def _picture(file, mask, method, shared_masks):
-    """Return premultiplied RGBA (H, W, 4) float32 in [0, 1], what is known, how it was cut out.
+def shows_ground(mask):
+    """Return whether a view's mask (H, W) bool shows more than an object.
 
-    What is known is (H, W) bool, or None: everything. mask: path of the picture's mask, or None;
+    It does where it is an upright rectangle, the shape of a photograph that was pasted into the
+    picture as it is, or where much of the picture's border is in it.
+    """
+    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    if not len(rows):
+        return False
+    box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return bool(mask.sum() >= RECTANGLE * box or border.mean() >= AT_BORDER)
+
+
+def _picture(file, mask, method, shared_masks):
+    """Return premultiplied RGBA (H, W, 4) float32, what is known, how it was cut out, a doubt.
+
+    Levels are in [0, 1]. What is known is (H, W) bool, or None: everything; a doubt is a sentence
+    on why the cut-out may be wrong, or None. mask: path of the picture's mask, or None;
     shared_masks: see `_shared`.
     """
     image = load_image(file, upright=False)
-    used = levels = None
+    used = levels = doubt = None
     if mask is not None:
         levels = _mask(mask, image, file)
         used = levels > 0
@@ -192,7 +224,7 @@ def _picture(file, mask, method, shared_masks):
             how, rgba = "white background", alpha_from_white(np.asarray(image.convert("RGB")))
         else:
             full = image.size
-            image, how = matte(image, method)
+            image, how, doubt = matte(image, method)
             rgba = np.asarray(image)
             if image.size != full:      # matte works on reduced pictures
                 rgba = cv2.resize(rgba, full, interpolation=cv2.INTER_LINEAR)
@@ -203,8 +235,8 @@ def _picture(file, mask, method, shared_masks):
         rgba[..., 3] *= used
     rgba[..., :3] *= rgba[..., 3:]
     if known is None or known.all():
-        return rgba, None, how
-    return rgba, known, how + ", ignoring what mask_path does"
+        return rgba, None, how, doubt
+    return rgba, known, how + ", ignoring what mask_path does", doubt
 
 
 def _overlap(one, other):

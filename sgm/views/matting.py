@@ -1,15 +1,19 @@
 """Cuts the object out: by an image's own alpha, by rembg, or by its border (no MindSpore).
 
-The last of these needs no network. A plain background (white, gray, a studio gradient) is modeled
-by a smooth surface and flooded from the border, so parts of the object that look like it stay
-opaque; anything else goes to GrabCut (Rother et al. 2004) seeded by the border. Either way the edge
-is then solved for alpha and clean colors.
+The last of these needs no network. Walls, floors and soft shadows have no sharp edges, see
+`outline`. A plain background (white, gray, a studio gradient) is also modeled by a smooth surface
+and flooded from the border, so parts of the object that look like it stay opaque. Clutter goes to
+GrabCut (Rother et al. 2004) seeded by the border. In any case the edge is then solved for alpha and
+clean colors, and a doubt is said where the evidence for the outline is poor.
 """
+from typing import NamedTuple, Optional
+
 import cv2
 import numpy as np
 from PIL import Image
 
 from sgm.config.reconstruction import MATTES
+from sgm.views import outline
 from sgm.views.images import ImageError, composite
 
 MATTE_SIDE = 1024     # larger images are reduced to this side first: the network sees 576 pixels
@@ -21,12 +25,29 @@ HAZE = 48       # and so is alpha of so many levels that all of the border has
 # An alpha that leaves out less than this share of a picture, and keeps more than this of its
 # border, cuts nothing out.
 CORNERS, OPAQUE_BORDER = 0.06, 0.6
+# A mask is doubtful if its score is lower, or the share of it that differs from the ground; if
+# another one, whose score is at least RIVAL of its own, has a lower IoU with it; or if it covers
+# less or more of its picture, or more of its border. Chosen on composites of benchmarks/matting.py.
+LEAST_SCORE, LEAST_DISTINCT, RIVAL, LEAST_AGREEMENT = 0.55, 0.85, 0.75, 0.8
+AREAS, MOST_BORDER = (0.002, 0.8), 0.35
+REMEDY = "give a PNG whose background is transparent, or install rembg"
 # A matte drawn: the picture's longer side, and the color and strength of what is cut away.
 SHOWN, RED, TINT = 512, np.array([230, 40, 40], np.float32), 0.65
 
 
+class Cut(NamedTuple):
+    """What `matte` made of a picture.
+
+    image: PIL RGBA, straight alpha; how: what was done, as text; doubt: a sentence on why the
+    object may be cut out badly, or None.
+    """
+    image: Image.Image
+    how: str
+    doubt: Optional[str] = None
+
+
 def matte(image, method="auto"):
-    """Return the object of a PIL image as PIL RGBA, straight alpha, and what was done as text.
+    """Return the object of a PIL image as a `Cut`.
 
     method: "alpha" uses the image's own alpha channel; "rembg" the rembg package and its network;
     "border" looks at the image's border, as this module says; "auto" takes the first that is
@@ -41,7 +62,7 @@ def matte(image, method="auto"):
         if image.getchannel("A").getextrema()[0] >= 128:
             raise ImageError("matte=alpha: the image has no transparent pixel; use matte=auto, or"
                              " cut the object out first")
-        return without_dust(image), "alpha: the image's own"
+        return Cut(without_dust(image), "alpha: the image's own")
     image, given = image.convert("RGB"), image.size
     image.thumbnail((MATTE_SIDE, MATTE_SIDE), Image.LANCZOS)
     if min(image.size) < 16:
@@ -54,11 +75,14 @@ def matte(image, method="auto"):
         if rgba is None and method == "rembg":
             raise ImageError(f"matte=rembg: {note}; pip install rembg, or use matte=border")
     if method == "border" or rgba is None:
-        how, rgba = _by_border(np.asarray(image))
+        how, rgba, doubt = _by_border(np.asarray(image))
+    else:
+        edges = outline.Edges(_reduced(np.asarray(image)))
+        doubt = _doubt(edges, edges.outline(_reduced(rgba[..., 3]) > 127), (), how)
     how = f"{how} ({note})" if note else how
     if (rgba[..., 3] > 127).mean() < 0.001:
         raise ImageError(f"no object found by {how}; give a PNG whose background is transparent")
-    return without_dust(Image.fromarray(rgba)), how
+    return Cut(without_dust(Image.fromarray(rgba)), how, doubt)
 
 
 def drawn(image, cut):
@@ -146,12 +170,63 @@ def _rembg(image):
 
 
 def _by_border(rgb):
-    """Return what was done and the RGBA array."""
+    """Return what was done, the RGBA array and a doubt or None.
+
+    The plain background is taken, or one of the masks that the sharp edges suggest, whichever has
+    the most evidence for it; or GrabCut, if the ground has sharp edges of its own or nothing was
+    found.
+    """
+    edges = outline.Edges(_reduced(rgb))
+    found = []
     background, noise = _plain_background(rgb)
-    if background is None:
-        width = max(1, round(max(rgb.shape[:2]) / 256))
-        return "border: GrabCut", _soften(rgb, _grabcut(rgb), width)
-    return "border: plain background", _key(rgb, background, noise)
+    if background is not None:
+        plain = _key(rgb, background, noise)
+        found.append(edges.outline(_reduced(plain[..., 3]) > 127))
+    if not edges.are_everywhere:
+        found += edges.outlines()
+    first = outline.best_of(found)
+    if background is not None and first == 0:
+        return "border: plain background", plain, _doubt(edges, found[0], found[1:])
+    if edges.are_everywhere or not found[first].mask.any():
+        solid, how = _grabcut(rgb), "GrabCut"
+        best = edges.outline(_reduced(solid.astype(np.float32)) > 0.5)
+    else:
+        best, how = found.pop(first), "sharp edges"
+        solid = cv2.resize(best.mask.astype(np.float32), rgb.shape[1::-1]) > 0.5
+    rgba = _soften(rgb, solid, max(1, round(max(rgb.shape[:2]) / 256)))
+    return f"border: {how}", rgba, _doubt(edges, best, found)
+
+
+def _reduced(picture):
+    """Return a picture (H, W) or (H, W, 3), its longer side at most outline.SIDE."""
+    scale = min(1, outline.SIDE / max(picture.shape[:2]))
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def _doubt(edges, best, others, how=""):
+    """Return why a mask may be wrong, as the rest of a sentence, or None.
+
+    edges: outline.Edges; best, others: `outline.Outline` of the mask and of what it was chosen
+    from. how: what made the mask; a network is not misled by clutter, where edges tell nothing.
+    """
+    share = best.mask.mean()
+    if not AREAS[0] < share < AREAS[1]:
+        return f"it covers {share:.1%} of the picture"
+    if _ring(best.mask).mean() > MOST_BORDER:
+        return "it reaches far along the picture's border"
+    if edges.are_everywhere:
+        return None if how == "rembg" else "the background is cluttered"
+    if best.distinct < LEAST_DISTINCT:
+        return f"{1 - best.distinct:.0%} of it have the color of the background"
+    if best.score < LEAST_SCORE and best.recall < best.support:
+        return f"{1 - best.recall:.0%} of the picture's sharp edges are not in it"
+    if best.score < LEAST_SCORE:
+        return f"{1 - best.support:.0%} of its outline have no sharp edge"
+    agreement = min((outline.iou(best.mask, other.mask) for other in others
+                     if other.score > RIVAL * best.score), default=1)
+    if agreement < LEAST_AGREEMENT:
+        return f"another outline, nearly as good, has only {agreement:.0%} of its area in common"
+    return None
 
 
 def _ring(array):

@@ -1,4 +1,5 @@
 """Converts pictures to the network's input and its output to pictures."""
+import logging
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -6,7 +7,9 @@ from PIL import Image, ImageOps
 
 from sgm.common.errors import argument
 from sgm.views.images import MAX_PIXELS, MIN_OBJECT, MIN_SIDE, ImageError
-from sgm.views.matting import drawn, matte
+from sgm.views.matting import REMEDY, drawn, matte
+
+log = logging.getLogger("sgm")
 
 
 class Prepared(NamedTuple):
@@ -44,12 +47,12 @@ def recenter(image, size, frame_ratio=None):
     return square.resize((size, size), Image.LANCZOS)       # Pillow weights the colors by alpha
 
 
-def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
+def prepare(image, size, frame_ratio=None, method="auto", cut_out=True, name="the image"):
     """Return a loaded image as `Prepared`.
 
     size: pixels, or (H, W). cut_out: matte with `method` and recenter with `frame_ratio` (a
     square); otherwise the image as it is, scaled to cover the frame and cropped around its middle.
-    Raises ImageError.
+    name: of the image, for the warning that its object may be cut out badly. Raises ImageError.
     """
     height, width = (size, size) if np.isscalar(size) else size
     if min(image.size) < MIN_SIDE:
@@ -59,7 +62,10 @@ def prepare(image, size, frame_ratio=None, method="auto", cut_out=True):
         if height != width:
             raise ImageError(f"{argument('size')} is {height}x{width}; a cut-out object takes a"
                              " square frame")
-        cut, how = matte(image, method)
+        cut, how, doubt = matte(image, method)
+        if doubt:
+            log.warning("%s: the object may be cut out badly, %s; look at input_matte.png, and if"
+                        " it is wrong %s", name, doubt, REMEDY)
         left, top, right, bottom = cut.getchannel("A").getbbox() or (0, 0, 0, 0)
         if 0 < max(right - left, bottom - top) < MIN_OBJECT:
             raise ImageError(f"the object (what is not transparent) is {right - left} x"

@@ -7,7 +7,7 @@ from PIL import Image
 from support.pictures import disc
 
 from sgm.reconstruct.posed_views import PosedViews, ShapeError
-from sgm.reconstruct.views_reader import read_views
+from sgm.reconstruct.views_reader import read_views, shows_ground
 from sgm.views.cameras import Orbit
 from sgm.views.transforms import write_transforms
 
@@ -283,3 +283,25 @@ def test_folder_of_a_blender_scene_of_the_nerf_paper(tmp_path, caplog):
     assert views.fl_x == pytest.approx(whole.fl_x) and views.mask.max() == 1
     (folder / "transforms.json").write_text(json.dumps(data))       # it goes first
     assert len(read_views(folder)) == 4
+
+
+def test_views_that_show_more_than_an_object_are_named_in_one_line(tmp_path, caplog):
+    pasted = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    pasted[10:50, 8:56] = on(120)[10:50, 8:56]                      # a photograph on white: an upright rectangle
+    read_views(folder_of(tmp_path / "walls", [on(255), on(255), pasted]))
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "in 1 of 3 views (002.png)" in line and "becomes walls" in line
+    caplog.clear()
+    read_views(folder_of(tmp_path / "object", [on(255)] * 3))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    at_border = np.zeros((SIDE, SIDE), bool)
+    at_border[30:] = True                                           # a floor: 1/4 + 2 * 34/256 of the border
+    assert shows_ground(at_border) and not shows_ground(ALPHA > 0.5) and not shows_ground(ALPHA > 2)
+
+
+def test_doubtful_cut_outs_are_one_line(tmp_path, caplog):
+    clutter = np.random.RandomState(0).randint(0, 255, (16, 16, 3)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+    picture = np.where(ALPHA[..., None] > 0.5, OBJECT[..., :3], clutter)
+    read_views(folder_of(tmp_path / "a", [picture, picture, OBJECT, OBJECT]))
+    [line] = [record.getMessage() for record in caplog.records if "badly" in record.getMessage()]
+    assert "in 2 of 4 views" in line and "in 000.png because the background is cluttered" in line and "rembg" in line

@@ -28,7 +28,7 @@ def over(rgba, background):
 
 def test_alpha_is_used_if_there_is_any():
     image = Image.fromarray(disc())
-    cut, how = matte(image)
+    cut, how, _ = matte(image)
     assert how.startswith("alpha") and cut.tobytes() == image.tobytes()
     with pytest.raises(ImageError, match="matte=alpha: .*matte=auto"):
         matte(Image.new("RGBA", (32, 32), "red"), "alpha")
@@ -46,7 +46,7 @@ def test_border_matte(background):
     ground = {"white": np.full_like(noise, 255), "grey": 128 + noise, "gradient": (230 - 60 * y)[..., None] + noise,
               "wood": np.stack([120 + grain, 60 + grain, 90 + 0 * x], axis=-1) + 3 * noise}[background]
     photo = Image.fromarray(over(rgba, ground))
-    cut, how = matte(photo)
+    cut, how, _ = matte(photo)
     assert how == f"border: {'GrabCut' if background == 'wood' else 'plain background'} (rembg is not installed)"
     assert iou(np.asarray(cut), rgba) > 0.97
     colours = np.asarray(cut)[np.asarray(cut)[..., 3] > 30][:, :3]
@@ -56,7 +56,7 @@ def test_border_matte(background):
 
 def test_large_images_are_reduced():
     rgba = np.asarray(Image.fromarray(disc(375, 112)).resize((1500, 1500)))
-    cut, _ = matte(Image.fromarray(over(rgba, 255)))
+    cut, *_ = matte(Image.fromarray(over(rgba, 255)))
     assert cut.size == (mattes.MATTE_SIDE, mattes.MATTE_SIDE)
     assert iou(np.asarray(cut), np.asarray(Image.fromarray(rgba).resize(cut.size))) > 0.985
 
@@ -78,14 +78,15 @@ def test_rembg_is_optional(monkeypatch):
     def no_model(_):
         raise OSError("no network\nat all")
     monkeypatch.setitem(sys.modules, "rembg", types.SimpleNamespace(remove=no_model))
-    cut, how = matte(photo)
+    cut, how, _ = matte(photo)
     assert how == "border: plain background (rembg does not work here: no network)"
     assert iou(np.asarray(cut), disc(64)) > 0.97
     with pytest.raises(ImageError, match="matte=rembg: rembg does not work here: no network"):
         matte(photo, "rembg")
     monkeypatch.setitem(sys.modules, "rembg", types.SimpleNamespace(remove=lambda image: Image.fromarray(disc(64, 10))))
-    cut, how = matte(photo)
+    cut, how, doubt = matte(photo)
     assert how == "rembg" and cut.tobytes() == disc(64, 10).tobytes()
+    assert "of its outline have no sharp edge" in doubt     # the object's radius is 20
 
 
 @pytest.mark.parametrize("file", VIEWS, ids=lambda f: f.stem)
@@ -147,7 +148,7 @@ def test_an_alpha_that_cuts_nothing_out_is_no_matte():
     round_corners = np.where(np.abs(x) + np.abs(y) > 184, 0, 255)                   # 1.2 % of the picture
     specks = np.where((np.mod(x - 0.5, 20) == 0) & (np.mod(y - 0.5, 20) == 0), 0, 255)
     for alpha in (round_corners, specks):
-        cut, how = matte(Image.fromarray(np.dstack([photo, alpha.astype(np.uint8)])))
+        cut, how, _ = matte(Image.fromarray(np.dstack([photo, alpha.astype(np.uint8)])))
         assert how.startswith("border") and iou(np.asarray(cut), disc(200, 60)) > 0.97
     # cut-outs that fill their picture: a disc, a box with a margin, a bust that reaches three sides
     disc_alpha = np.where(np.hypot(x, y) < 99, 255, 0)
@@ -155,7 +156,7 @@ def test_an_alpha_that_cuts_nothing_out_is_no_matte():
     bust = np.where((y > -50) | (np.abs(x) < 40), 255, 0)
     for alpha in (disc_alpha, margin, bust):
         image = Image.fromarray(np.dstack([photo, alpha.astype(np.uint8)]))
-        cut, how = matte(image)
+        cut, how, _ = matte(image)
         assert how.startswith("alpha") and cut.tobytes() == image.tobytes()
     corners = Image.fromarray(np.dstack([photo, round_corners.astype(np.uint8)]))
     assert matte(corners, "alpha")[1].startswith("alpha")           # as asked for

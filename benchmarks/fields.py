@@ -143,7 +143,7 @@ def _their_step(settings, given):
     def step():
         nonlocal done
         rng = np.random.RandomState([0, done])
-        origins, directions, rgb, alpha = rays.draw(settings.rays, rng)
+        origins, directions, rgb, alpha, _ = rays.draw(settings.rays, rng)
         t, delta = volume_rendering.sampled(origins, directions, occupied, density, HALF,
                                             settings.samples, rng, settings.uniform)
         points = (origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3)

@@ -8,12 +8,14 @@ from sgm.audit.graph import Type
 from sgm.ops.adam import AdamStep
 from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.nerf import field, training
+from sgm.reconstruct.nerf.appearance import Appearance
 
 # What a run finds out from its object, here of usual size. Grid edges that the surface crosses,
 # over the square of the cells per side (6.4 to 11.5 in three objects); its triangles per such edge
 # (2.0); pairs of pixels that an outline passes, over views and the pixels of their side (3.1 to
 # 4.1).
 EDGES, FACES, OUTLINES = 11, 2, 4
+VIEWS = 21              # each with its appearance, where views disagree
 
 
 def integers(*shape):
@@ -22,8 +24,13 @@ def integers(*shape):
 
 
 def graphs(spec):
-    """Yield the `GraphBuilder`s of a `MeshSpec`: the field, and every stage of DMTet."""
+    """Yield the `GraphBuilder`s of a `MeshSpec`: the field, and every stage of DMTet.
+
+    The field is trained on views that agree, and on some that do not.
+    """
     yield nerf_step(spec.nerf)
+    if spec.disagreement.grid:
+        yield nerf_step(spec.nerf, spec.disagreement.grid)
     yield evaluation(spec.nerf)
     for stage in range(len(spec.dmtet.sides)):
         if spec.dmtet.steps[stage]:
@@ -38,13 +45,18 @@ def _encoded(settings, points, prefix=""):
     return {prefix + "indices": integers(8, rows), prefix + "weights": floats(8, rows, 1)}
 
 
-def nerf_step(settings):
-    """Return the GraphBuilder of a training step of the field: the graph of `NerfTrainer.step`."""
+def nerf_step(settings, cells=0):
+    """Return the GraphBuilder of a training step of the field: the graph of `NerfTrainer.step`.
+
+    cells: of the grids of an `Appearance`; 0 = there is none.
+    """
     rays, samples = settings.rays, settings.samples
 
     def make():
         made = training.make_field(settings)
-        return AdamStep(training.Rendering(made, settings), made.trainable_params())
+        added = Appearance(VIEWS, cells) if cells else None
+        parameters = made.trainable_params() + (added.trainable_params() if cells else [])
+        return AdamStep(training.Rendering(made, settings, added, 1.0), parameters)
 
     arguments = {
         "rates": floats(3),
@@ -55,14 +67,17 @@ def nerf_step(settings):
         "alpha": floats(rays),
         "background": floats(rays, 3),
     }
-    if settings.directional or settings.tv > 0:
+    if settings.directional or settings.tv > 0 or cells:
         arguments["harmonics"] = (
             floats(rays * samples, field.SH_WIDTH) if settings.directional else floats(1)
         )
-    if settings.tv > 0:
-        arguments["pairs"] = integers(2 * training.TV_PAIRS)
+    if settings.tv > 0 or cells:
+        arguments["pairs"] = integers(2 * training.TV_PAIRS if settings.tv > 0 else 1)
+    if cells:
+        arguments |= {"places": integers(4, rays), "place_weights": floats(4, rays, 1)}
+    more = ", views that disagree" if cells else ""
     return GraphBuilder(
-        f"NeRF training step, {settings.encoding}", make, arguments, tuple(arguments), True
+        f"NeRF training step, {settings.encoding}{more}", make, arguments, tuple(arguments), True
     )
 
 

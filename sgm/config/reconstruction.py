@@ -7,6 +7,7 @@ from sgm.config.yaml_reader import build, find_config, read_mapping
 
 ENCODINGS = ("dense", "hash")
 FUSIONS = ("auto", "max", "deep", "hull")
+CURES = ("auto", "always", "never")
 MATTES = ("auto", "alpha", "rembg", "border")
 
 
@@ -19,6 +20,26 @@ class HullSpec:
     def validate(self, section="hull."):
         """Raise ConfigError for a number out of bounds."""
         require_within(self, section, {"resolution": (16, 256)})
+
+
+@dataclass
+class DisagreementSpec:
+    """What is done about views that do not show one scene, as generated ones do not."""
+    cure: str = "auto"          # auto (where exposures differ, see exposure.py), always, never
+    exposure: bool = True       # views are brought to one exposure
+    # cells per side of the grid of gray levels that is learned for each view, for highlights that
+    # move with the camera (nerf/appearance.py); 0 = none. And the weight of their L1 penalty
+    grid: int = 16
+    weight: float = 0.3
+    # these take the places of depth.truncation and depth.blur, unless blur is 0
+    truncation: float = 0.1
+    blur: float = 1.5
+
+    def validate(self, section="disagreement."):
+        """Raise ConfigError for an unknown word or a number out of bounds."""
+        require_one_of(self.cure, section + "cure", CURES)
+        require_within(self, section, {
+            "grid": (0, 64), "weight": (0, 1000), "truncation": (0.005, 0.2), "blur": (0, 5)})
 
 
 @dataclass
@@ -77,6 +98,7 @@ class DepthSpec:
     side: int = 192             # pixels of a depth map's longer side
     samples: int = 64           # samples per ray
     truncation: float = 0.03    # truncation of the fused distance, box units
+    blur: float = 0.0           # standard deviation of the fused distance's blur, cells
     deep: float = 0.02          # "deep": depth counts where it is this far below the hull
     smooth: float = 0.6         # standard deviation of the last blur, cells
     # prior: a hollow that opens upwards continues below what is seen of it (hull/cavity.py)
@@ -87,7 +109,7 @@ class DepthSpec:
         require_one_of(self.fusion, section + "fusion", FUSIONS)
         require_within(self, section, {
             "resolution": (16, 128), "side": (32, 1024), "samples": (8, 512),
-            "truncation": (0.005, 0.2), "deep": (0, 0.5), "smooth": (0, 3)})
+            "truncation": (0.005, 0.2), "blur": (0, 5), "deep": (0, 0.5), "smooth": (0, 3)})
 
 
 @dataclass
@@ -167,6 +189,7 @@ class MeshSpec:
     matte: str = "auto"
     hold_out: int = 0           # every n-th view is held out, to be reported on; 0 = none
     hull: HullSpec = field(default_factory=HullSpec)
+    disagreement: DisagreementSpec = field(default_factory=DisagreementSpec)
     nerf: NerfSpec = field(default_factory=NerfSpec)
     depth: DepthSpec = field(default_factory=DepthSpec)
     dmtet: DMTetSpec = field(default_factory=DMTetSpec)

@@ -139,18 +139,33 @@ class Reconstruction:
                 "outvoted": hull.allowed_outliers,
                 "coverage": round(hull.coverage, 4),
             }
+            even, spread, disagree = steps.even(views, hull, self.spec.disagreement)
+            self.report["exposure"] = {
+                "spread": None if spread is None else round(spread, 4),
+                "disagree": disagree,
+            }
+            if disagree:
+                origin["disagreement"] = _of_field(self.spec.disagreement)
+            if disagree and self.spec.disagreement.cure == "auto":
+                log.info("%s: the views' exposures differ by %.0f%%, so they are taken to disagree"
+                         " and disagreement.* is used (%s disagreement.cure=never says otherwise)",
+                         self.source, 100 * spread, argument("overrides", "--set"))
         with self.timer("nerf"):
-            field, trainer = self.field(views, hull, origin)
+            field, trainer = self.field(even, hull, disagree, origin)
+            plain = even                        # without highlights that move with the camera
+            if trainer is not None and trainer.appearance:
+                plain = trainer.appearance.removed(even)
         with self.timer("surface"):
-            sdf = self.distance(trainer, hull, origin)
+            depth = steps.depth_settings(self.spec, disagree)
+            sdf = self.distance(trainer, hull, depth, origin)
             del trainer  # its graphs and Adam's moments are not needed any more
             field.forget_graphs()
             ops.release()
         with self.timer("dmtet"):
-            surface = self.surface(views, sdf, field, origin)
+            surface = self.surface(plain, sdf, field, origin)
         with until_stopped() as stopped:        # what is done is saved before the end
             with self.timer("texture"):
-                mesh = self.mesh(surface, views, held_out, hull, stopped)
+                mesh = self.mesh(surface, views, even, held_out, hull, stopped)
             self.interrupted |= bool(stopped)
             if not self.interrupted:
                 iou = self.report.get("metrics", {}).get("input", {}).get("iou")
@@ -189,17 +204,20 @@ class Reconstruction:
         flag = argument("original_world")
         return f"{said}, with applied_transform; {flag} undoes it" if moved else said
 
-    def field(self, views, hull, origin):
+    def field(self, views, hull, disagree, origin):
         """Return the Field and its NerfTrainer: trained now, or restored from an earlier run.
 
-        Without either, the Field is untrained and the trainer None.
+        Without either, the Field is untrained and the trainer None. disagree: whether each view is
+        to have an appearance of its own.
         """
         spec = self.spec
         made_with = {**origin, "hull": asdict(spec.hull), "nerf": _of_result(spec.nerf)}
         saved = self.saved("nerf", made_with)
         if "nerf" not in self.stages and saved is None:
             return make_field(spec.nerf, spec.seed), None
-        trainer = NerfTrainer(views, hull.closed, spec.nerf, spec.seed)
+        cells = spec.disagreement.grid if disagree else 0
+        trainer = NerfTrainer(views, hull.closed, spec.nerf, spec.seed, cells,
+                              spec.disagreement.weight)
         if saved is not None:
             restore_state(self.work.file("nerf"), trainer.restore, saved)
         if "nerf" in self.stages:
@@ -212,13 +230,13 @@ class Reconstruction:
         }
         return trainer.field, trainer
 
-    def distance(self, trainer, hull, origin):
-        """Return the signed distance that the mesh starts from."""
+    def distance(self, trainer, hull, depth, origin):
+        """Return the signed distance that the mesh starts from. depth: a `DepthSpec`."""
         spec = self.spec
         made_with = {
             **origin,
             "hull": asdict(spec.hull),
-            "depth": asdict(spec.depth),
+            "depth": asdict(depth),
             "nerf": _of_result(spec.nerf) if trainer else None,
             "steps": trainer.done if trainer else 0,
         }
@@ -226,7 +244,7 @@ class Reconstruction:
         if saved is not None:
             sdf, chosen = restore_state(self.work.file("surface"), _of_surface, saved)
         else:
-            sdf, chosen = steps.distance(trainer, hull, spec, self.progress)
+            sdf, chosen = steps.distance(trainer, hull, depth, self.progress)
         self.work.note("surface", made_with, self.resume)
         save_state(self.work.file("surface"), {"sdf": sdf, "chosen": np.array(json.dumps(chosen))})
         self.report["surface"] = chosen
@@ -288,17 +306,19 @@ class Reconstruction:
 
             self.interrupted |= not optimize(trainer, save=save, preview=preview, progress=show)
 
-    def mesh(self, surface, views, held_out, hull, stopped):
+    def mesh(self, surface, views, even, held_out, hull, stopped):
         """Clean, texture, write files and figures. Return the TexturedMesh in the files' world.
 
-        Without the texture stage: report the surface as it is, and return None. stopped: the list
-        of `until_stopped`; the files of the mesh are written even if it holds something.
+        Without the texture stage: report the surface as it is, and return None. even: the views in
+        one exposure, which give the texture; figures compare with `views` and `held_out`, as they
+        came. stopped: the list of `until_stopped`; the files of the mesh are written even if it
+        holds something.
         """
         vertices, faces = steps.flattened(surface, hull)
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(vertices, faces)
             return None
-        mesh = steps.texture(vertices, faces, views, self.spec, stopped)
+        mesh = steps.texture(vertices, faces, even, self.spec, stopped)
         placed = mesh.placed(views.scale, views.center).turned_back(views.upright)
         if self.original_world:
             placed = placed.undone(views.applied)
@@ -311,7 +331,7 @@ class Reconstruction:
             self.report["metrics"] = {"input": _rounded(report.view_metrics(mesh, views))}
             if len(held_out):
                 self.report["metrics"]["held_back"] = _rounded(report.view_metrics(mesh, held_out))
-                if scene_box.is_measured(views.c2w):
+                if scene_box.is_measured(held_out.c2w):     # these were not turned
                     # Held-out poses are as far off as the others were: compared without that, too.
                     fitted = camera_alignment.fitted(held_out, hull.closed)
                     self.report["metrics"]["held_back_fitted"] = _rounded(
@@ -383,6 +403,11 @@ def _psnr(trainer):
 def _rounded(figures):
     """Return figures for people."""
     return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def _of_field(settings):
+    """Return the settings of a DisagreementSpec that the field depends on."""
+    return {name: getattr(settings, name) for name in ("exposure", "grid", "weight")}
 
 
 def _of_result(spec):

@@ -1,16 +1,18 @@
 """The stages from views to a mesh as functions: each takes what it needs and returns its result.
 
-views, hull, field, distance, surface, mesh: the field is trained by `NerfTrainer` and the surface
-refined by `Refiner`, both run by `optimization.optimize`. `pipeline.Reconstruction` puts the stages
-in sequence and keeps their results.
+views, hull, exposure, field, distance, surface, mesh: the field is trained by `NerfTrainer` and
+the surface refined by `Refiner`, both run by `optimization.optimize`. `pipeline.Reconstruction`
+puts the stages in sequence and keeps their results.
 """
 import logging
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from sgm.common.errors import argument
 from sgm.geometry import cleaning
+from sgm.reconstruct import exposure
 from sgm.reconstruct.dmtet import pixel_batches, tet_grid
 from sgm.reconstruct.hull import capture, flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.hull import elevation as outlines
@@ -112,15 +114,39 @@ def _hull_alone(hull, settings):
     return visual_hull.closed(sdf_grid.blurred(outside, settings.smooth), HALF)
 
 
-def distance(trainer, hull, spec, progress=False):
+def even(views, hull, settings):
+    """Return views brought to one exposure, the spread of those they had, and if they disagree.
+
+    settings: a `DisagreementSpec`. Views that agree, or are to be taken as they are, come back
+    unchanged. The spread is None if they are not looked at, or no two show the same places.
+    """
+    if settings.cure == "never":
+        return views, None, False
+    factors = exposure.factors(views, hull.closed)
+    spread = None if factors is None else float(np.log(factors).std())
+    disagree = settings.cure == "always" or spread is not None and spread > exposure.AGREEING
+    if disagree and settings.exposure and factors is not None:
+        views = exposure.evened(views, factors)
+    return views, spread, disagree
+
+
+def depth_settings(spec, disagree):
+    """Return the `DepthSpec` for views that agree, or that disagree, of a `MeshSpec`."""
+    if not disagree or not spec.disagreement.blur:
+        return spec.depth
+    return replace(spec.depth, truncation=spec.disagreement.truncation, blur=spec.disagreement.blur)
+
+
+def distance(trainer, hull, settings, progress=False):
     """Return the signed distance that the mesh starts from, and a dict of how it was found.
 
-    It is a grid of (depth.resolution + 1)^3. trainer: a `NerfTrainer` whose depths are fused with
-    the hull; with None, or before its first step, the distance is that of the hull alone.
+    It is a grid of (settings.resolution + 1)^3. trainer: a `NerfTrainer` whose depths are fused
+    with the hull; with None, or before its first step, the distance is that of the hull alone.
+    settings: a `DepthSpec`, see `depth_settings`.
     """
     if trainer is not None and trainer.done:
-        return depth_fusion.surface(trainer, hull.open, hull.base, spec.depth, progress)
-    return sdf_grid.one_piece(_hull_alone(hull, spec.depth)), {
+        return depth_fusion.surface(trainer, hull.open, hull.base, settings, progress)
+    return sdf_grid.one_piece(_hull_alone(hull, settings)), {
         "fusion": "hull",
         "candidates": {},
     }

@@ -225,14 +225,15 @@ def rays(c2w, width, height, fl, cx=None, cy=None):
 def project(points, c2w, fl, cx, cy):
     """Return where ONE camera c2w (4, 4) sees world points (..., 3), and their depth.
 
-    Pixels are (..., 2) as (x, y); depth (...) is along the camera's axis, positive in front of it;
-    elsewhere the pixels have no meaning.
+    fl: focal length in pixels, or the two of x and y. Pixels are (..., 2) as (x, y); depth (...) is
+    along the camera's axis, positive in front of it; elsewhere the pixels have no meaning.
     """
+    fl_x, fl_y = np.broadcast_to(fl, 2)
     local = (np.asarray(points, float) - c2w[:3, 3]) @ c2w[:3, :3]
     depth = -local[..., 2]
     with np.errstate(divide="ignore", invalid="ignore"):
-        pixels = np.stack([cx + fl * local[..., 0] / depth,
-                           cy - fl * local[..., 1] / depth], axis=-1)
+        pixels = np.stack([cx + fl_x * local[..., 0] / depth,
+                           cy - fl_y * local[..., 1] / depth], axis=-1)
     return pixels, depth
 
 

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -508,3 +509,36 @@ def test_the_world_of_the_files_is_named(caplog):
     assert plain.world_of(still) == "the world of the poses in transforms.json" and not caplog.records
     assert original.world_of(moved) == "the world before applied_transform"
     assert original.world_of(still) == plain.world_of(still) and "no applied_transform to undo" in caplog.text
+
+
+def unequal(folder, path):
+    """The views of a folder, every second one darker."""
+    shutil.copytree(folder, path)
+    for file in sorted(path.glob("*.png"))[::2]:
+        rgba = np.asarray(Image.open(file)).copy()
+        rgba[..., :3] = 0.7 * rgba[..., :3]
+        Image.fromarray(rgba).save(file)
+    return path
+
+
+@pytest.mark.slow
+def test_views_that_disagree(folder, tmp_path):
+    """They are told by their exposures; the field's grids are saved and used again; equal views are left as they are."""
+    views = unequal(folder, tmp_path / "views")
+    out = {name: tmp_path / name for name in ("auto", "never", "equal", "equal_never")}
+    meshes = {name: sgm.views_to_mesh(views if "equal" not in name else folder, output,
+                                      overrides=[*(text.removeprefix("--set=") for text in TINY),
+                                                 f"disagreement.cure={'never' if 'never' in name else 'auto'}"],
+                                      progress=False) for name, output in out.items()}
+    assert report_of(out["auto"])["exposure"]["disagree"] and report_of(out["auto"])["exposure"]["spread"] > 0.1
+    assert report_of(out["never"])["exposure"] == {"spread": None, "disagree": False}
+    assert not report_of(out["equal"])["exposure"]["disagree"]
+    for name in ("vertices", "texture"):
+        assert np.array_equal(getattr(meshes["equal"], name), getattr(meshes["equal_never"], name))
+    assert not np.array_equal(meshes["auto"].vertices, meshes["never"].vertices)
+    settings = [text.removeprefix("--set=") for text in TINY]
+    again = sgm.views_to_mesh(views, out["auto"], overrides=settings, stages=("texture",), progress=False)
+    assert np.array_equal(again.vertices, meshes["auto"].vertices) and np.array_equal(again.texture, meshes["auto"].texture)
+    with pytest.raises(InputError, match="was made with another disagreement.grid"):
+        sgm.views_to_mesh(views, out["auto"], overrides=[*settings, "disagreement.grid=4"], stages=("dmtet", "texture"),
+                          progress=False)

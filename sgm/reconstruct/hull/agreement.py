@@ -10,6 +10,7 @@ from sgm.views.cameras import project
 SOLID = 0.99        # alpha from which a pixel's color is the object's alone
 BEHIND = 2.5        # cells behind what a view sees first, up to which it still sees a point
 MIN_OTHERS = 3      # views that a point must be seen by, beyond the one compared
+ROW = 1024          # places that are looked up in a row
 
 
 def outline_coverage(views, resolution=LOW):
@@ -21,41 +22,64 @@ def outline_coverage(views, resolution=LOW):
 def color_residual(views, quantiles=(0.5, 0.9), resolution=LOW):
     """Return how far each view's colors are from what the others show there, (V, Q) float64.
 
-    views: in the box |x| <= HALF. Every pixel of the object is carried on the views' hull (which a
-    tenth of them may contradict) to the others that see its place; the median of these is what it
-    should be. Its difference is the root mean square over the channels, levels in [0, 1]. The
-    result is quantiles over a view's pixels: the median tells drift and is hardly moved where the
-    hull is not the shape; a high one tells highlights too. NaN for a view none of whose pixels
-    MIN_OTHERS others see.
+    views: in the box |x| <= HALF. Every pixel of the object is compared with the median of
+    `elsewhere`, on the views' hull (which a tenth of them may contradict). Its difference is the
+    root mean square over the channels, levels in [0, 1]. The result is quantiles over a view's
+    pixels: the median tells drift and is hardly moved where the hull is not the shape; a high one
+    tells highlights too. NaN for a view none of whose pixels MIN_OTHERS others see.
     """
     sdf = visual_hull.hull_sdf(views, resolution, HALF, len(views) // 10)
-    seen, distances = sdf_grid.silhouettes(visual_hull.closed(sdf, HALF), HALF, views)
+    out = np.full((len(views), len(quantiles)), np.nan)
+    for k, (own, others) in enumerate(elsewhere(views, visual_hull.closed(sdf, HALF))):
+        if len(own):
+            expected = np.nanmedian(others, axis=0)
+            out[k] = np.quantile(np.sqrt(np.square(own - expected).mean(1)), quantiles)
+    return out
+
+
+def elsewhere(views, sdf, most=None):
+    """Yield, for each view, the colors of its pixels (N, 3) and what the others show there.
+
+    The others' are (V, N, 3) float32, NaN where a view does not see the place, and in that of the
+    view itself. Colors are the object's alone, without alpha. Every pixel of the object is carried
+    on a closed distance grid `sdf` to the other views; those that MIN_OTHERS of them see count.
+    most: number of pixels of a view that are looked at, evenly spread; None = all.
+    """
+    seen, distances = sdf_grid.silhouettes(sdf, HALF, views)
     solid = views.mask > SOLID
     colors = views.rgb / np.maximum(views.mask, SOLID)[..., None]
-    focal, middle = views.fl_x, (views.cx, views.cy)
-    places, depths = [], np.full(seen.shape, -np.inf, np.float32)
+    focal, middle = (views.fl_x, views.fl_y), (views.cx, views.cy)
+    places, own, depths = [], [], np.full(seen.shape, -np.inf, np.float32)
     for k in range(len(views)):
         rows, columns = np.nonzero(seen[k])
         origins, directions = views.rays(np.full(len(rows), k), rows, columns)
         points = origins + directions * distances[k][seen[k]][:, None]
         depths[k][seen[k]] = project(points, views.c2w[k], focal, *middle)[1]
-        places.append(points[solid[k][seen[k]]])
-    slack = BEHIND * 2 * HALF / resolution
-    out = np.full((len(views), len(quantiles)), np.nan)
+        chosen = np.flatnonzero(solid[k][seen[k]])
+        chosen = chosen[:: -(-len(chosen) // most) or 1] if most else chosen
+        places.append(points[chosen])
+        own.append(colors[k][seen[k]][chosen])
+    slack = BEHIND * 2 * HALF / (sdf.shape[0] - 1)
     for k, points in enumerate(places):
         others = np.full((len(views), len(points), 3), np.nan, np.float32)
         for j in range(len(views)):
             if j == k or not len(points):
                 continue
             pixels, depth = project(points, views.c2w[j], focal, *middle)
-            x, y = (pixels.astype(np.float32) - np.float32(0.5)).T[..., None]
-            visible = cv2.remap(solid[j].astype(np.float32), x, y, cv2.INTER_LINEAR)[:, 0] > SOLID
-            first = cv2.remap(depths[j], x, y, cv2.INTER_NEAREST, borderValue=-np.inf)[:, 0]
-            visible &= depth < first + slack
-            others[j, visible] = cv2.remap(colors[j], x, y, cv2.INTER_LINEAR)[visible, 0]
+            visible = _at(solid[j].astype(np.float32), pixels) > SOLID
+            visible &= depth < _at(depths[j], pixels, cv2.INTER_NEAREST, -np.inf) + slack
+            others[j, visible] = _at(colors[j], pixels[visible])
         enough = np.isfinite(others[..., 0]).sum(0) >= MIN_OTHERS
-        if enough.any():
-            expected = np.nanmedian(others[:, enough], axis=0)
-            own = colors[k][solid[k] & seen[k]][enough]
-            out[k] = np.quantile(np.sqrt(np.square(own - expected).mean(1)), quantiles)
-    return out
+        yield own[k][enough], others[:, enough]
+
+
+def _at(image, pixels, how=cv2.INTER_LINEAR, beyond=0):
+    """Return what an image (H, W) or (H, W, 3) has at pixels (N, 2), (N,) or (N, 3)."""
+    if not len(pixels):
+        return np.zeros((0, *image.shape[2:]), np.float32)
+    # OpenCV takes no more than 32766 in a row
+    padded = np.zeros((-(-len(pixels) // ROW) * ROW, 2), np.float32)
+    padded[:len(pixels)] = pixels - 0.5
+    x, y = padded.T.reshape(2, -1, ROW)
+    found = cv2.remap(image, x, y, how, borderValue=beyond)
+    return found.reshape(-1, *image.shape[2:])[:len(pixels)]

@@ -23,6 +23,7 @@ FARTHEST = 0.04         # share of a picture's width from which it does not coun
 # Weight of the given pose: a turn or a move that shifts the middle by one pixel costs as much as
 # this share of the outline's pixels one pixel off
 WEIGHT = 0.003
+FEWEST = 6              # points of an outline that a pose of six numbers takes, at least
 EVERY = 40              # of the hull's points, one is compared
 STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
 
@@ -152,6 +153,8 @@ def _fitted(camera, given, intrinsics, field, points):
     fault is at work. WEIGHT of the given pose holds what the outline does not tell: a turn and a
     move aside against it cancel in the picture's middle.
     """
+    if len(points) < FEWEST:            # it does not see the solid, or nothing else
+        return camera
     fx, fy, cx, cy = intrinsics
     slopes = np.gradient(field)
     height, width = field.shape
@@ -166,7 +169,7 @@ def _fitted(camera, given, intrinsics, field, points):
         )
         distance = distance + 0.5
         used = np.isfinite(distance + down + across) & (np.abs(distance) < FARTHEST * width)
-        if used.sum() < 6:
+        if used.sum() < FEWEST:
             break
         x, y, z, distance = x[used], y[used], z[used], distance[used]
         down, across = down[used], across[used]

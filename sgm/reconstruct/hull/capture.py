@@ -54,7 +54,7 @@ def settled(views, source="the views"):
         agree = agreeing(small)
     if len(agree) < len(views):
         odd = np.setdiff1d(np.arange(len(views)), agree)
-        names = ", ".join(views.files[k].name for k in odd)
+        names = ", ".join(views.files[k].name if views.files else str(k) for k in odd)
         log.warning("%s: left out, because their cut-outs or their cameras contradict the other"
                     " views: %s", source, names)
     return views.subset(agree)

@@ -49,6 +49,11 @@ def framed(views, source="the views"):
     """
     small = views.resized(LOW)
     check_cameras(small, source)
+    cut_off = small.cut_off().any(axis=1).sum()
+    if cut_off > len(small) / 2:        # whatever is said next may be a consequence
+        log.warning("%s: in %d of %d views the object's mask reaches the picture's border: a"
+                    " background that was not cut out, or an object that the pictures cut off",
+                    source, cut_off, len(small))
     center, radius = sphere(small, source)
     by_hand = is_measured(small.c2w)
     if by_hand or small.cut_off().any():

@@ -167,6 +167,8 @@ def surface(trainer, sdf, base, settings, progress=False):
         views, maps = depth_maps(trainer, settings.side, settings.samples, progress)
         offset = bias(maps, views, visual_hull.closed(outside, HALF))
         fused = fuse(maps, views, settings.resolution, settings.truncation, offset)
+        if settings.blur:
+            fused = blurred(fused, settings.blur)
         if settings.fusion in ("auto", "max"):
             candidates["max"] = np.maximum(outside, fused)
         if settings.fusion in ("auto", "deep"):

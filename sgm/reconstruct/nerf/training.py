@@ -9,6 +9,7 @@ from sgm import ops
 from sgm.common.errors import argument
 from sgm.ops import adam
 from sgm.reconstruct.nerf import encoding, volume_rendering
+from sgm.reconstruct.nerf.appearance import Appearance
 from sgm.reconstruct.nerf.field import Field
 from sgm.reconstruct.posed_views import HALF, ShapeError
 
@@ -37,27 +38,36 @@ def make_field(settings, seed=0):
 
 
 class Rendering(nn.Cell):
-    """The loss of a batch of N rays of S samples."""
+    """The loss of a batch of N rays of S samples.
 
-    def __init__(self, field, settings):
+    appearance: an `Appearance` that is learned along, or None; weight: of its L1 penalty.
+    """
+
+    def __init__(self, field, settings, appearance=None, weight=0.0):
         super().__init__(auto_prefix=False)
         self.field, self.settings = field, settings
+        self.appearance, self.weight = appearance, weight
         self.composite = volume_rendering.Composite(settings.samples)
 
     def construct(
-        self, indices, weights, t, delta, rgb, alpha, background, harmonics=None, pairs=None
+        self, indices, weights, t, delta, rgb, alpha, background, harmonics=None, pairs=None,
+        places=None, place_weights=None
     ):
         """Return the loss and the mean squared error of the colors over background, a scalar each.
 
         indices, weights: `field.encode` of the N S sample points; t, delta (N, S): see
         `volume_rendering.place_samples`; rgb (N, 3) premultiplied, alpha (N,), background (N, 3):
-        the picture; harmonics (N S, 16) or None; pairs: of `encoding.vertex_pairs`.
+        the picture; harmonics (N S, 16) or None; pairs: of `encoding.vertex_pairs`; places,
+        place_weights: of `Appearance.encode`.
         """
         raw, colors = self.field(indices, weights, harmonics)
         shares = self.composite(self.field.sigma(raw).reshape(t.shape), delta)
         opacity = shares.sum(-1)
         see_through = (1 - opacity).reshape(-1, 1)
         color = volume_rendering.accumulate(shares, colors) + see_through * background
+        if self.appearance is not None:
+            added = self.appearance(places, place_weights)
+            color = color + alpha.reshape(-1, 1) * added
         target = rgb + (1 - alpha).reshape(-1, 1) * background
         loss = (
             volume_rendering.photometric(color, target)
@@ -76,6 +86,8 @@ class Rendering(nn.Cell):
             loss = loss + self.settings.tv * volume_rendering.total_variation(
                 self.field.table, pairs, TV_PAIRS
             )
+        if self.appearance is not None:
+            loss = loss + self.weight * P.abs(added).mean()
         return loss, volume_rendering.squared(P.stop_gradient(color) - target).mean()
 
 
@@ -101,7 +113,10 @@ class Rays:
             raise ShapeError("nerf: no pixel near the object is known; check the masks")
 
     def draw(self, count, rng):
-        """Return origins, directions (N, 3), rgb (N, 3), alpha (N,), all float32."""
+        """Return origins, directions (N, 3), rgb (N, 3), alpha (N,), all float32, and their pixels.
+
+        These are view, row, column, (N,) int32 each.
+        """
         if not self.patches:
             view, row, column = self.pixels[rng.randint(len(self.pixels), size=count)].T
         else:
@@ -117,6 +132,7 @@ class Rays:
             directions,
             self.views.rgb[view, row, column],
             self.views.mask[view, row, column],
+            (view, row, column),
         )
 
 
@@ -126,11 +142,12 @@ class NerfTrainer:
     `sgm.reconstruct.optimization.optimize` trains it. `state` and `restore` make a run resume bit
     for bit.
     views: normalized. sdf: that of the hull, on a grid of the box |x| <= HALF: there is nothing
-    outside it. settings: a `NerfSpec`. Raises ShapeError if the hull is empty.
+    outside it. settings: a `NerfSpec`. cells, weight: of each view's grid of gray levels, see
+    `DisagreementSpec`; 0 cells = none. Raises ShapeError if the hull is empty.
     """
     name = "nerf"
 
-    def __init__(self, views, sdf, settings, seed=0):
+    def __init__(self, views, sdf, settings, seed=0, cells=0, weight=0.0):
         self.views, self.settings, self.seed = views.resized(settings.side), settings, seed
         self.field = make_field(settings, seed)
         self.rays = Rays(self.views, patches=settings.depth > 0)
@@ -141,7 +158,12 @@ class NerfTrainer:
             )
         self.density = np.zeros(self.occupied.shape, np.float32)
         self.done = 0
-        self.adam = adam.AdamStep(Rendering(self.field, settings), self.field.trainable_params())
+        self.appearance = Appearance(len(views), cells) if cells else None
+        parameters = self.field.trainable_params()
+        if cells:
+            parameters += self.appearance.trainable_params()
+        self.adam = adam.AdamStep(
+            Rendering(self.field, settings, self.appearance, weight), parameters)
         self.graph = ops.compiled(self.adam.construct)
         self.buffers = None
         self.history = []
@@ -156,19 +178,25 @@ class NerfTrainer:
         settings, rng = self.settings, np.random.RandomState([self.seed, self.done])
         if self.done % settings.refresh == 0 and self.done:
             self.refresh_density(rng)
-        origins, directions, rgb, alpha = self.rays.draw(settings.rays, rng)
+        origins, directions, rgb, alpha, pixels = self.rays.draw(settings.rays, rng)
         t, delta = self._sampled(origins, directions, settings.samples, settings.uniform, rng)
         points = (origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3)
         self.buffers = self.field.encode(points, self.buffers)
         background = rng.random_sample((settings.rays, 3)).astype(np.float32)
         batch = [*self.buffers, t, delta, rgb, alpha, background]
-        if settings.directional or settings.tv > 0:
-            harmonics = np.repeat(
+        # What is not used has no place in the graph; what comes before something used, a zero.
+        if settings.directional or settings.tv > 0 or self.appearance:
+            batch.append(np.zeros(1, np.float32))
+        if settings.directional:
+            batch[-1] = np.repeat(
                 encoding.spherical_harmonics(directions), settings.samples, axis=0
             )
-            batch.append(harmonics if settings.directional else np.zeros(1, np.float32))
         if settings.tv > 0:
             batch.append(encoding.vertex_pairs(self.field.levels, TV_PAIRS, rng).reshape(-1))
+        elif self.appearance:
+            batch.append(np.zeros(1, np.int32))
+        if self.appearance:
+            batch += self.appearance.encode(*pixels, self.views.h, self.views.w)
         rates = adam.rates(self.done, settings.lr * 0.1 ** (self.done / settings.steps))
         loss, error = self.graph(rates, *map(Tensor.from_numpy, batch))
         error, loss = float(ops.fetch(error)), float(loss.asnumpy())

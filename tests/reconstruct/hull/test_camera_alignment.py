@@ -103,3 +103,12 @@ def test_a_given_camera_holds_what_no_outline_tells():
     degrees, away = off(camera_alignment.fitted(wrong, sdf), wrong)
     # Turn and move that shift the middle by one pixel cost the same: each does half, 2 tan(0.5 degrees) = .0175
     assert degrees[0] == pytest.approx(0.5, abs=0.06) and away[0] == pytest.approx(0.0175, abs=0.002)
+
+
+def test_a_camera_that_does_not_see_the_solid_stays():
+    views = chair_views(25, 12, 48)
+    sdf = visual_hull.closed(visual_hull.hull_sdf(views, 32, HALF), HALF)
+    c2w = views.c2w.copy()
+    c2w[3, :3, :3] = c2w[3, :3, :3] @ np.diag([-1.0, 1, -1])        # looks the other way
+    found = camera_alignment.fitted(replace(views, c2w=c2w), sdf)
+    assert np.array_equal(found.c2w[3], c2w[3]) and np.isfinite(found.c2w).all()

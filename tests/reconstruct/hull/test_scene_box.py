@@ -46,7 +46,7 @@ def test_cropped_pictures_give_the_mesh_of_whole_ones():
     for nearer in (1.0, [1, 0.6]):
         views = scene_box.framed(chair_views(25, 24, 96, nearer=nearer))
         assert views.scale == 1
-        insides.append(stages.distance(None, stages.carve(views, spec), spec)[0] < 0)
+        insides.append(stages.distance(None, stages.carve(views, spec), spec.depth)[0] < 0)
     assert (insides[0] & insides[1]).sum() > 0.93 * (insides[0] | insides[1]).sum()
 
 

@@ -94,7 +94,7 @@ def test_the_loss_of_a_batch_against_its_parts(views, sdf):
     settings = NerfSpec(**{**SETTINGS, "rays": 64, "distortion": 0.3, "mask": 0.7, "depth": 2.0})
     trainer = training.NerfTrainer(views, sdf, settings, seed=3)
     rng = np.random.RandomState(0)
-    origins, directions, rgb, alpha = trainer.rays.draw(64, rng)
+    origins, directions, rgb, alpha, _ = trainer.rays.draw(64, rng)
     t, delta = volume_rendering.sampled(origins, directions, trainer.occupied, trainer.density, HALF, 16, rng)
     points = (origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3)
     background = rng.random_sample((64, 3)).astype(np.float32)
@@ -117,7 +117,7 @@ def test_the_loss_of_a_batch_against_its_parts(views, sdf):
 
 def test_patches_are_neighbors(views):
     rays = training.Rays(views, patches=True)
-    _, directions, _, _ = rays.draw(64, np.random.RandomState(0))
+    _, directions, *_ = rays.draw(64, np.random.RandomState(0))
     d = directions.reshape(-1, 4, 3)
     step = np.linalg.norm(d[:, 1] - d[:, 0], axis=-1)
     assert (step < 1.1 / FOCAL).all() and (step > 0.8 / FOCAL).all()

@@ -33,8 +33,9 @@ def locked(output, flag=""):
     place.mkdir(parents=True, exist_ok=True)
     name = os.fsdecode(os.fsencode(output.name)[:200])     # a file's name has at most 255 bytes
     path = place / f".{name}.lock"
-    file = _take(path, named)
+    file = None
     try:
+        file = _take(path, named)
         yield
     finally:
         if file is not None:
@@ -63,9 +64,18 @@ def _take(path, named):
             raise LockedError(
                 f"{named}: another process is writing there ({owner or 'it has just begun'}),"
                 " expected one at a time; wait for its end, or give another output") from None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), os.stat(path)):
+        is_ours = False
+        try:
+            with suppress(FileNotFoundError):
+                is_ours = os.path.samestat(os.fstat(file), os.stat(path))
+            if is_ours:
                 os.ftruncate(file, 0)
                 os.write(file, f"process {os.getpid()} on {HOST}".encode())
                 return file
+        except BaseException:           # Ctrl-C, a full disk
+            if is_ours:
+                with suppress(OSError):
+                    path.unlink()
+            os.close(file)
+            raise
         os.close(file)                  # its last owner removed it between our two calls

@@ -122,3 +122,16 @@ def test_one_busy_image_does_not_stop_the_folder(tmp_path, photo, quick, capsys)
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and "o/cup_23: another process is writing there (process 7 on there)" in said.err
     assert said.out == f"{tmp_path}/o/mug_23\n"
+
+
+def test_an_interrupt_while_it_is_taken_leaves_no_lock(tmp_path, monkeypatch):
+    """Ctrl-C between taking the lock and the work."""
+    def interrupted(*args):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(locks.os, "ftruncate", interrupted)
+    with pytest.raises(KeyboardInterrupt), locked(tmp_path / "out"):
+        pytest.fail("it began")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    with locked(tmp_path / "out"):      # and it is free
+        assert len(list(tmp_path.iterdir())) == 1

@@ -524,7 +524,7 @@ def unequal(folder, path):
 @pytest.mark.slow
 def test_views_that_disagree(folder, tmp_path):
     """They are told by their exposures; the field's grids are saved and used again; equal views are left as they are."""
-    views = unequal(folder, tmp_path / "views")
+    views = unequal(folder, tmp_path / "unequal")
     out = {name: tmp_path / name for name in ("auto", "never", "equal", "equal_never")}
     meshes = {name: sgm.views_to_mesh(views if "equal" not in name else folder, output,
                                       overrides=[*(text.removeprefix("--set=") for text in TINY),

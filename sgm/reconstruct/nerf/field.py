@@ -21,7 +21,7 @@ class Interpolate(nn.Cell):
     """Interpolation in the table, whose gradient goes to the table alone.
 
     y[m] = sum over corners c of table[indices[c, m]] * weights[c, m]. table (E, F), indices int32
-    (8, M), weights (8, M, F or 1); the result is (M, F).
+    (C, M), weights (C, M, F or 1); the result is (M, F).
     """
 
     def __init__(self, entries, features):

@@ -22,7 +22,7 @@ FEWEST, SHARE = 50, 0.1
 # of a cosine of the azimuth 36 % in 5 rounds and 58 % in 10, but also add up the hull's errors.
 ROUNDS = 5
 # Standard deviation of the factors' logarithms up to which views agree. Renders of one scene have
-# .000 to .006, by the hull's errors alone; generated orbits have .03 to .34.
+# .000 to .006, by the hull's errors alone; generated orbits .026 and more.
 AGREEING = 0.012
 
 

@@ -20,21 +20,22 @@ def outline_distance(mask, known=None):
     """Return the signed distance in pixels to the outline of a mask, negative inside.
 
     mask (H, W) in [0, 1]; the result is (H, W) float32. Where alpha is between 0 and 1 the outline
-    is known to a fraction of a pixel. known (H, W) bool: NaN where it is False; the object may
-    reach as far into there as it likes.
+    is known to a fraction of a pixel; where there is none the distance is H + W. known (H, W) bool:
+    NaN where it is False; the object may reach as far into there as it likes.
     """
     inside = (mask > 0.5 if known is None else (mask > 0.5) | ~known).astype(np.uint8)
+    farthest = np.float32(sum(mask.shape))      # without an outline OpenCV's distance is infinite
     # OpenCV's last bit is another one at each call; squares of distances between pixels are whole
     # numbers.
     out, within = (
-        np.sqrt(np.rint(np.square(cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))))
+        np.sqrt(np.rint(np.square(np.minimum(
+            cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), 2 * farthest))))
         for part in (1 - inside, inside)
     )
     signed = np.where(inside > 0, 0.5 - within, out - 0.5)
     edge = (mask > 0) & (mask < 1) & (np.abs(signed) <= 0.5)
     signed = np.where(edge, 0.5 - mask, signed).astype(np.float32)
-    farthest = np.float32(sum(mask.shape))          # where no background is known it is infinite
-    signed = np.maximum(signed, -farthest)
+    signed = np.clip(signed, -farthest, farthest)
     return signed if known is None else np.where(known, signed, np.float32(np.nan))
 
 

@@ -69,8 +69,15 @@ def test_outline_distance_beside_what_is_not_known():
     assert np.isnan(found[2:6]).all()
     np.testing.assert_allclose(found[[0, 1]], [-5.5, -4.5])         # the next surely empty pixel is the sixth
     np.testing.assert_allclose(found[6:9], [0.5, 1.5, 2.5])         # the object may reach as far as the fifth
-    nothing = visual_hull.outline_distance(mask[:, :2], np.ones((9, 2), bool))
-    assert np.isfinite(nothing).all() and (nothing < 0).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_outline_distance_where_there_is_no_outline():
+    """As far away as no pixel of the picture is from another, and no overflow on the way."""
+    for level, expected in ((0, 11), (1, -11)):
+        mask = np.full((9, 2), level, np.float32)
+        for known in (None, np.ones((9, 2), bool)):
+            np.testing.assert_array_equal(visual_hull.outline_distance(mask, known), expected)
 
 
 def bounds(views, half=HALF, resolution=32):

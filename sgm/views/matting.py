@@ -30,6 +30,11 @@ CORNERS, OPAQUE_BORDER = 0.06, 0.6
 # less or more of its picture, or more of its border. Chosen on composites of benchmarks/matting.py.
 LEAST_SCORE, LEAST_DISTINCT, RIVAL, LEAST_AGREEMENT = 0.55, 0.85, 0.75, 0.8
 AREAS, MOST_BORDER = (0.002, 0.8), 0.35
+# A plain background fits if 98 % of the border are within so many levels of it. Then it is right by
+# itself if less than MOST_DIM of what is cut out is within DIM levels of it; and masks are wrong
+# that lack more than MOST_LOST of that in places brighter than the background, or tinted by so
+# many levels. Chosen on composites as well.
+FITTING, DIM, MOST_DIM, MOST_LOST, TINTED = 6, 32, 0.02, 0.03, 8
 REMEDY = "give a PNG whose background is transparent, or install rembg"
 # A matte drawn: the picture's longer side, and the color and strength of what is cut away.
 SHOWN, RED, TINT = 512, np.array([230, 40, 40], np.float32), 0.65
@@ -178,12 +183,22 @@ def _by_border(rgb):
     """
     edges = outline.Edges(_reduced(rgb))
     found = []
-    background, noise = _plain_background(rgb)
+    background, noise, fits = _plain_background(rgb)
     if background is not None:
         plain = _key(rgb, background, noise)
         found.append(edges.outline(_reduced(plain[..., 3]) > 127))
+        difference, unlike = _unlike_ground(_reduced(rgb), _reduced(background))
+        # clear of the ground all over: no shadow is in it
+        inside = difference[outline.eroded(found[0].mask, 3)]
+        if fits and len(inside) and (inside < DIM).mean() < MOST_DIM:
+            return "border: plain background", plain, _doubt(edges, found[0], ())
     if not edges.are_everywhere:
         found += edges.outlines()
+    if background is not None and fits:
+        # a mask that lacks parts of the object is none
+        found = [other for other in found
+                 if (outline.eroded(found[0].mask & ~other.mask, 2) & unlike).sum()
+                 <= MOST_LOST * found[0].mask.sum()]
     first = outline.best_of(found)
     if background is not None and first == 0:
         return "border: plain background", plain, _doubt(edges, found[0], found[1:])
@@ -239,12 +254,13 @@ def _ring(array):
 def _plain_background(rgb):
     """Return a smooth surface through the border, (H, W, 3) float32, and the noise around it.
 
-    None in its place if the border is not smooth.
+    None in its place if the border is not smooth. Third, whether hardly anything at the border
+    differs from it.
     """
     height, width = rgb.shape[:2]
     y, x = np.meshgrid(np.linspace(-1, 1, height, dtype=np.float32),
                        np.linspace(-1, 1, width, dtype=np.float32), indexing="ij")
-    basis = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+    basis = cv2.merge([np.ones_like(x), x, y, x * y, x * x, y * y])
     rows, ring = _ring(basis), _ring(rgb).astype(np.float32)
     error = np.abs(ring - np.median(ring, axis=0)).max(axis=-1)
     # from the median color towards the surface, leaving out what does not belong
@@ -252,11 +268,24 @@ def _plain_background(rgb):
         inside = error < limit
         # more of the border is object than that, or there is not one background
         if inside.mean() < 0.7:
-            return None, 0.0
+            return None, 0.0, False
         surface = np.linalg.lstsq(rows[inside], ring[inside], rcond=None)[0]
         error = np.abs(ring - rows @ surface).max(axis=-1)
     noise = 1.4826 * float(np.median(np.abs(ring - rows @ surface)[inside]))
-    return (basis @ surface, noise) if noise < 4 else (None, noise)
+    fits = np.percentile(error, 98) < FITTING
+    return (basis @ surface, noise, fits) if noise < 4 else (None, noise, False)
+
+
+def _unlike_ground(rgb, background):
+    """Return how far pixels (H, W, 3) are from a plain background, and where they are no shadow.
+
+    A shadow darkens all channels by about the same share. Both are (H, W): levels, and bool.
+    """
+    calm = cv2.GaussianBlur(rgb.astype(np.float32), (3, 3), 0)
+    difference = np.maximum.reduce(cv2.split(cv2.absdiff(calm, background)))
+    light = sum(cv2.split(calm * background)) / np.maximum(outline.squared_length(background), 1)
+    tint = np.maximum.reduce(cv2.split(cv2.absdiff(calm, background * cv2.merge([light] * 3))))
+    return difference, (tint > TINTED) | (difference > TINTED) & (light > 1)
 
 
 def _key(rgb, background, noise):
@@ -269,7 +298,7 @@ def _key(rgb, background, noise):
     # not for small images: their edges are too sharp to be blurred without need
     if pixels > 256 * 256 or noise > 4:
         calm, noise = cv2.GaussianBlur(calm, (3, 3), 0), 0.375 * noise
-    difference = np.abs(calm - background).max(axis=-1)
+    difference = np.maximum.reduce(cv2.split(cv2.absdiff(calm, background)))
     limit = np.clip(4 * noise, 8, 14)
     alike = (difference < limit).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(alike, connectivity=4)
@@ -355,38 +384,50 @@ def _soften(rgb, solid, r, background=None):
     nearby, so is the background's where it is not known. Where the two are too alike to tell, alpha
     is the blurred mask.
     """
-    rgb = rgb.astype(np.float32)
     inside = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 3)
     outside = cv2.distanceTransform((~solid).astype(np.uint8), cv2.DIST_L2, 3)
+    edge = (inside <= r + 1) & (outside <= r + 1)
+    # elsewhere the mask is right
+    rgba = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA)
+    rgba[~solid] = 255, 255, 255, 0
+    if not edge.any():
+        return rgba
+    # the edge, and what the blurs below see around it
+    x, y, w, h = cv2.boundingRect(edge.astype(np.uint8))
+    part = slice(max(0, y - 12 * r), y + h + 12 * r), slice(max(0, x - 12 * r), x + w + 12 * r)
+    inside, outside, edge = inside[part], outside[part], edge[part]
+    rgb = rgb[part].astype(np.float32)
     # variance of the background's texture per pixel: it adds to a difference without meaning
     spread = 0.0
     if background is None:
         sure = (outside > r) + 1e-4 * (outside > 0)
         background = _nearby(rgb, sure, r)
-        spread = _nearby(np.square(rgb - background), sure, 2 * r).sum(axis=-1)
-    strength = np.square((rgb - background) / 255).sum(axis=-1)
+        spread = _nearby(np.square(rgb - background), sure, 2 * r)[edge].sum(axis=-1)
+    else:
+        background = background[part]
+    strength = outline.squared_length((rgb - background) / 255)
     # thin parts have no sure pixel; there the purest ones, farthest from the background, stand in
-    color = _nearby(rgb, (inside > r) + 1e-3 * (inside > 0) * strength, r)
+    color = _nearby(rgb, (inside > r) + 1e-3 * (inside > 0) * strength, r)[edge]
+    blurred = cv2.GaussianBlur(solid[part].astype(np.float32), (0, 0), 0.5 * r)[edge]
+    rgb, background = rgb[edge], background[edge]               # (N, 3) from here on
     axis = color - background
     length = np.square(axis).sum(axis=-1)
     alpha = ((rgb - background) * axis).sum(axis=-1) / np.maximum(length, 1)
-    blurred = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), 0.5 * r)
     trust = np.clip(np.sqrt(length / (256 + 16 * spread)) - 0.5, 0, 1)
     alpha = np.clip((trust * alpha + (1 - trust) * blurred - 0.05) / 0.9, 0, 1)
-    # elsewhere the mask is right
-    alpha = np.where(inside > r + 1, 1, np.where(outside > r + 1, 0, alpha))
-    alpha = np.round(255 * alpha) / 255
+    alpha = (np.round(255 * alpha) / 255)[:, None]
     # the edge pixel's own color where it is mostly object, that of its neighbours where it is not
-    own = (rgb - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 0.1)
-    share = np.clip(2 * alpha - 1, 0, 1)[..., None]
-    color = np.where(alpha[..., None] > 0, share * own + (1 - share) * color, 255)
-    rgba = np.concatenate([color, 255 * alpha[..., None]], axis=-1)
-    return np.clip(rgba + 0.5, 0, 255).astype(np.uint8)
+    own = (rgb - (1 - alpha) * background) / np.maximum(alpha, 0.1)
+    share = np.clip(2 * alpha - 1, 0, 1)
+    color = np.where(alpha > 0, share * own + (1 - share) * color, 255)
+    found = np.concatenate([color, 255 * alpha], axis=-1)
+    rgba[part][edge] = np.clip(found + 0.5, 0, 255).astype(np.uint8)
+    return rgba
 
 
 def _nearby(rgb, weight, r):
     """Return the weighted mean color around each pixel (H, W, 3)."""
     weight = weight.astype(np.float32)
-    total = cv2.GaussianBlur(weight, (0, 0), 0.8 * r)
-    mean = cv2.GaussianBlur(rgb * weight[..., None], (0, 0), 0.8 * r)
-    return np.where(total[..., None] > 1e-9, mean / np.maximum(total, 1e-9)[..., None], rgb)
+    total = cv2.merge([cv2.GaussianBlur(weight, (0, 0), 0.8 * r)] * 3)
+    mean = cv2.GaussianBlur(rgb * cv2.merge([weight] * 3), (0, 0), 0.8 * r)
+    return np.where(total > 1e-9, mean / np.maximum(total, 1e-9), rgb)

@@ -130,6 +130,15 @@ def eroded(mask, r):
     return cv2.erode(mask.astype(np.uint8), _disc(r)) > 0
 
 
+def squared_length(vectors):
+    """Return the square of the length of each vector of (H, W, 3): (H, W)."""
+    return sum(part * part for part in cv2.split(vectors))      # numpy is slow along short axes
+
+
+def _threefold(weight):
+    return cv2.merge([weight] * 3)
+
+
 def _disc(r):
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1,) * 2)
 
@@ -137,7 +146,7 @@ def _disc(r):
 def _gradient(lab, scale):
     calm = cv2.GaussianBlur(lab, (0, 0), scale)
     across, down = cv2.Sobel(calm, -1, 1, 0, ksize=3), cv2.Sobel(calm, -1, 0, 1, ksize=3)
-    return np.sqrt((across ** 2 + down ** 2).sum(axis=-1)) / 8
+    return np.sqrt(sum(cv2.split(across ** 2 + down ** 2))) / 8
 
 
 def _sharpness(lab, scale):
@@ -156,7 +165,7 @@ def _sharpness(lab, scale):
     # what JPEG leaves around a strong edge is no edge
     calm = cv2.GaussianBlur(lab, (0, 0), 1.0)
     window = np.ones((2 * round(5 * scale) + 1,) * 2, np.uint8)
-    span = np.linalg.norm(cv2.dilate(calm, window) - cv2.erode(calm, window), axis=-1)
+    span = np.sqrt(squared_length(cv2.dilate(calm, window) - cv2.erode(calm, window)))
     sharpness[sharpness < SHARP * span] = 0
     return sharpness, float(noise)
 
@@ -289,24 +298,24 @@ def _spread(colors, known):
     not know.
     """
     weight = known.astype(np.float32)
-    levels = [(colors * weight[..., None], weight)]
+    levels = [(colors * _threefold(weight), weight)]
     while min(levels[-1][1].shape) > 2:
         h, w = levels[-1][1].shape
         half = (w + 1) // 2, (h + 1) // 2
         levels.append(tuple(cv2.resize(a, half, interpolation=cv2.INTER_AREA)
                             for a in levels[-1]))
     total, weight = levels.pop()
-    filled = total / np.maximum(weight, 1e-6)[..., None]
+    filled = total / _threefold(np.maximum(weight, 1e-6))
     for total, weight in levels[:0:-1]:
         filled = cv2.resize(filled, weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        sure = np.minimum(4 * weight, 1)[..., None]
-        filled = sure * total / np.maximum(weight, 1e-6)[..., None] + (1 - sure) * filled
+        sure = _threefold(np.minimum(4 * weight, 1))
+        filled = sure * total / _threefold(np.maximum(weight, 1e-6)) + (1 - sure) * filled
     return cv2.resize(filled, known.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _away(colors, known):
     """Return how far colors (H, W) are from those that the known ones spread to."""
-    return np.sqrt(np.square(colors - _spread(colors, known)).sum(axis=-1))
+    return np.sqrt(squared_length(colors - _spread(colors, known)))
 
 
 def _judged(calm, edges, safe, reached, side):
@@ -322,7 +331,7 @@ def _judged(calm, edges, safe, reached, side):
     if not far.any():
         return solid, holes
     offset = calm - _spread(calm, far)
-    away = np.linalg.norm(offset, axis=-1)
+    away = np.sqrt(squared_length(offset))
     limit = max(ALIKE, float(np.percentile(away[far], 90)))
     margin = max(6, round(side / 100))
     beside_safe = dilated(safe, margin)

@@ -68,6 +68,24 @@ def test_a_cluttered_background_is_doubtful(caplog):
     assert "input_matte.png" in line and "rembg" in line
 
 
+@pytest.mark.parametrize("change, kept", [(40, 1.0), (-40, 0.0)], ids=["brighter", "darker"])
+def test_a_soft_patch_on_a_plain_ground_is_object_unless_it_may_be_a_shadow(change, kept):
+    patch = cv2.GaussianBlur(disc(SIZE, 45, (0, 0, 0), (165, 165))[..., 3] / 255, (0, 0), 6)
+    picture, alpha = photo(170 + change * patch, (60, 80, 150), (80, 75), 50)
+    found = np.asarray(matte(Image.fromarray(picture), "border").image)[..., 3] / 255
+    assert found[alpha > 0.9].mean() > 0.99
+    assert found[(patch > 0.5) & (alpha < 0.1)].mean() == pytest.approx(kept, abs=0.02)
+
+
+def test_a_shadow_takes_the_same_share_of_all_channels():
+    picture = np.empty((8, 40, 3), np.uint8)
+    for k, color in enumerate([(200, 180, 160), (100, 90, 80), (220, 198, 176), (100, 90, 50), (195, 175, 165)]):
+        picture[:, 8 * k:8 * k + 8] = color
+    difference, unlike = matting._unlike_ground(picture, np.full(picture.shape, (200, 180, 160), np.float32))
+    np.testing.assert_allclose(difference[4, 4::8], [0, 100, 20, 110, 5])
+    assert unlike[4, 4::8].tolist() == [False, False, True, True, False]
+
+
 def test_a_soft_step_has_no_sharp_edge():
     sharp = np.where(X < 0.5, 100, 160)
     soft = 100 + 60 / (1 + np.exp(-(X - 0.5) / 0.03))

@@ -22,9 +22,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 from support.badfiles import object_on_white  # noqa: E402
-from support.goldens import PACKAGED, golden_file  # noqa: E402
-
-from sgm.audit.golden_weights import init_weight  # noqa: E402
+from support.goldens import PACKAGED, golden_file, golden_weight  # noqa: E402
 
 _measured = {}
 # The files that take longest begin first: none of them runs when the other worker has nothing left to do.
@@ -102,7 +100,7 @@ def fill(cell, prefix=""):
     """Give every parameter of `cell` its golden weight, that of the key prefix + name; -> cell."""
     from mindspore import Tensor
     for name, parameter in cell.parameters_and_names():
-        parameter.set_data(Tensor(np.asarray(init_weight(prefix + name, parameter.shape), np.float32)))
+        parameter.set_data(Tensor(golden_weight(prefix + name, parameter.shape)))
     return cell
 
 

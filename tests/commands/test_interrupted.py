@@ -18,7 +18,7 @@ from support.processes import running, stop, wait_until
 
 from sgm.views.transforms import read_transforms
 
-PROCEDURAL = ["tools/render_orbits.py", "procedural", "--count", "24", "--size", "32", "--frames", "4", "--workers", "2",
+PROCEDURAL = ["tools/render_orbits.py", "procedural", "--count", "12", "--size", "32", "--frames", "4", "--workers", "2",
               "--out"]
 
 
@@ -72,7 +72,7 @@ def test_full_disk_while_rendering(tmp_path):
         assert f"{out}" in said and "cannot be written (File too large); nothing was changed: raise the limit" in said
         assert not finished(out) and not leftovers(out)
         assert finish(argv)[0] == 0 and not leftovers(out)
-    assert len(finished(tmp_path / "out0")) == 24
+    assert len(finished(tmp_path / "out0")) == 12
     assert np.load(tmp_path / "out1" / "clips.npy").any(axis=(1, 2, 3, 4)).all()
 
 
@@ -193,12 +193,13 @@ def alive(pid):
 
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_kill_9_while_rendering_folders(kills, tmp_path):
-    argv, moments = [*PROCEDURAL, tmp_path / "out"], random.Random(kills)
-    assert finish([*PROCEDURAL, tmp_path / "whole"])[0] == 0
+    count, moments = max(12, 2 * kills), random.Random(kills)
+    argv, whole = ([*PROCEDURAL, tmp_path / name, "--count", count] for name in ("out", "whole"))
+    assert finish(whole)[0] == 0
     for kill in range(kills):
         before = {folder: folder.stat().st_ino for folder in finished(tmp_path / "out")}
         with running(argv) as process:
-            wait_until(lambda: len(finished(tmp_path / "out")) > len(before) or len(before) > 20, process, kill)  # noqa: B023
+            wait_until(lambda: len(finished(tmp_path / "out")) > len(before) or len(before) > count - 4, process, kill)  # noqa: B023
             time.sleep(moments.uniform(0, 0.15))
             workers = children(process)
             stop(process, signal.SIGKILL)

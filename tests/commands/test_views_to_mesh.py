@@ -1,5 +1,6 @@
 """Reading anybody's views, the settings, and tools/views_to_mesh.py from views to files, ended and resumed."""
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -47,6 +48,13 @@ def pictures():
 @pytest.fixture
 def folder(pictures, tmp_path):
     return written(tmp_path / "views", *pictures)
+
+
+@pytest.fixture(autouse=True)
+def small_turntable(monkeypatch):
+    """Sixty frames of its size take longer than all else in these meshes; tests/reconstruct/test_report.py has them."""
+    from sgm.reconstruct import report
+    monkeypatch.setattr(report, "turntable", functools.partial(report.turntable, frames=4, size=64))
 
 
 def written(folder, orbit, pictures):

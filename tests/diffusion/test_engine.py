@@ -38,12 +38,16 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-result, before = {}, resident()
+result, built, before = {}, {}, resident()
 for name, overrides in json.loads(sys.argv[2]).items():
-    engine = Engine(load_spec(name.replace("_image_decoder", ""), overrides))
-    if not result:      # later ones may get memory that an earlier one has given back
-        megabytes = resident() - before
-    result[name] = {key: list(parameter.shape) for key, parameter in engine.parameters_dict().items()}
+    spec = load_spec(name.replace("_image_decoder", ""), overrides)
+    networks = repr((spec.unet, spec.vae, spec.clip, spec.condition))     # svd_xt has those of svd
+    if networks not in built:
+        engine = Engine(spec)
+        if not built:   # later ones may get memory that an earlier one has given back
+            megabytes = resident() - before
+        built[networks] = {key: list(parameter.shape) for key, parameter in engine.parameters_dict().items()}
+    result[name] = built[networks]
 print(json.dumps([result, megabytes]))
 """
 

@@ -1,5 +1,6 @@
 """Where the goldens lie, how near to come to them, and small checkpoints with their weights."""
 import json
+from functools import cache
 
 import numpy as np
 from support.paths import GOLDEN
@@ -20,6 +21,14 @@ def manifest(name):
     return json.loads((GOLDEN / f"tiny_{name}.manifest.json").read_text())
 
 
+@cache
+def golden_weight(key, shape):
+    """The float32 array of a parameter, which cannot be changed: drawing those of a model takes a third of a second."""
+    array = np.asarray(init_weight(key, shape), np.float32)
+    array.setflags(write=False)
+    return array
+
+
 def build_checkpoint(name):
     """{published key: float32 array} of the small checkpoint "svd", "sv3d_u" or "sv3d_p"."""
-    return {key: np.asarray(init_weight(key, shape), np.float32) for key, shape in manifest(name).items()}
+    return {key: golden_weight(key, tuple(shape)) for key, shape in manifest(name).items()}

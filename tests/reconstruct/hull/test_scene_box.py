@@ -16,7 +16,7 @@ from sgm.views.cameras import Orbit
 
 @pytest.mark.parametrize("scale, center", [(1.0, (0, 0, 0)), (37.0, (100.0, -20.0, 3.0)), (0.01, (0.5, 0.5, 0.5))])
 def test_objects_are_framed_and_placed_back(scale, center):
-    views = views_of(cylinder, Orbit.static(15), center, scale)
+    views = views_of(cylinder, Orbit.static(15, 12), center, scale)
     framed = scene_box.framed(views)
     if scale == 1.0:
         assert framed is views
@@ -69,7 +69,7 @@ def test_a_smear_in_one_mask_does_not_widen_the_search():
 
 
 def test_mirrored_poses_are_refused_with_the_remedy():
-    views = views_of(cylinder, Orbit.static(15))
+    views = views_of(cylinder, Orbit.static(15, 12))
     wrong = scene_box.mirrored(views, np.zeros(3))
     with pytest.raises(ShapeError, match="azimuth_sign"):
         scene_box.framed(wrong, "there")
@@ -150,7 +150,7 @@ def test_permuted_poses_are_refused_with_the_remedy(orbit, seed):
 def test_bad_masks_give_a_warning_only(caplog, shape, most):
     """Outlines eaten away by up to `most` pixels, in each view by another number; of a round object too, though order tells
     nothing there."""
-    views = views_of(shape, Orbit.static(15))
+    views = views_of(shape, Orbit.static(15, 12))
     eaten = [cv2.erode(mask, np.ones((2 * k + 1, 2 * k + 1))) for k, mask in
              zip(np.random.RandomState(0).randint(0, most + 1, len(views)), views.mask)]
     with caplog.at_level("WARNING", "sgm"):

@@ -5,8 +5,6 @@ import socket
 import threading
 from pathlib import Path
 
-from mindspore import communication
-
 from sgm.common.cli import end_now
 from sgm.common.errors import one_line
 from sgm.common.files import atomic
@@ -32,6 +30,7 @@ def join_ranks(output):
         # How long a CPU's collective waits for the others, who may be saving; 30 s by default. The
         # scheduler's is another process, where it is how long it goes without a heartbeat.
         os.environ["MS_NODE_TIMEOUT"] = str(PATIENCE)
+    from mindspore import communication     # not above: a watchdog alone starts in a moment
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:

@@ -34,7 +34,7 @@ AREAS, MOST_BORDER = (0.002, 0.8), 0.35
 # itself if less than MOST_DIM of what is cut out is within DIM levels of it; and masks are wrong
 # that lack more than MOST_LOST of that in places brighter than the background, or tinted by so
 # many levels. Chosen on composites as well.
-FITTING, DIM, MOST_DIM, MOST_LOST, TINTED = 6, 32, 0.02, 0.03, 8
+FITTING, DIM, MOST_DIM, MOST_LOST, TINTED = 6, 32, 0.01, 0.05, 8
 REMEDY = "give a PNG whose background is transparent, or install rembg"
 # A matte drawn: the picture's longer side, and the color and strength of what is cut away.
 SHOWN, RED, TINT = 512, np.array([230, 40, 40], np.float32), 0.65
@@ -179,7 +179,8 @@ def _by_border(rgb):
 
     The plain background is taken, or one of the masks that the sharp edges suggest, whichever has
     the most evidence for it; or GrabCut, if the ground has sharp edges of its own or nothing was
-    found.
+    found. A plain background that fits has a say first: which masks lack parts of the object, and
+    that it is right if all that it leaves stands out.
     """
     edges = outline.Edges(_reduced(rgb))
     found = []
@@ -188,10 +189,11 @@ def _by_border(rgb):
         plain = _key(rgb, background, noise)
         found.append(edges.outline(_reduced(plain[..., 3]) > 127))
         difference, unlike = _unlike_ground(_reduced(rgb), _reduced(background))
-        # clear of the ground all over: no shadow is in it
+        # clear of the ground all over: no shadow is in it, and its edges need not be sharp
         inside = difference[outline.eroded(found[0].mask, 3)]
         if fits and len(inside) and (inside < DIM).mean() < MOST_DIM:
-            return "border: plain background", plain, _doubt(edges, found[0], ())
+            clear = found[0]._replace(recall=1.0, support=1.0)
+            return "border: plain background", plain, _doubt(edges, clear, ())
     if not edges.are_everywhere:
         found += edges.outlines()
     if background is not None and fits:

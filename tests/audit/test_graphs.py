@@ -1,6 +1,7 @@
 """The graphs of sampling and training in their Ascend form: nothing is found, and they cost what they should."""
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,13 +15,18 @@ from sgm.diffusion import engine as engine_module
 from sgm.diffusion.engine import Engine
 
 
+@cache
+def all_cases():
+    """{name: case} of the small model, with either decoder; each worker makes them while it collects the tests."""
+    return {case.name: case for spec in (SMALL, replace(SMALL, vae=replace(SMALL.vae, decoder="image")))
+            for case in diffusion_graphs.graphs(spec)}
+
+
 def small_cases(names):
-    """The cases of the small model, with either decoder, whose names start with one of `names`."""
-    found = {case.name: case for spec in (SMALL, replace(SMALL, vae=replace(SMALL.vae, decoder="image")))
-             for case in diffusion_graphs.graphs(spec)}
+    """The cases whose names start with one of `names`."""
     slow = "UNet step, float16", "training step, autoencoder"
     return [pytest.param(case, id=name, marks=pytest.mark.slow if "float32" in name or name in slow else ())
-            for name, case in found.items() if name.startswith(names)]
+            for name, case in all_cases().items() if name.startswith(names)]
 
 
 @pytest.mark.parametrize("case", small_cases(("UNet", "CLIP", "VAE")))

@@ -69,7 +69,7 @@ def test_a_cluttered_background_is_doubtful(caplog):
 
 
 @pytest.mark.parametrize("change, kept", [(40, 1.0), (-40, 0.0)], ids=["brighter", "darker"])
-def test_a_soft_patch_on_a_plain_ground_is_object_unless_it_may_be_a_shadow(change, kept):
+def test_a_soft_bright_patch_is_no_shadow(change, kept):
     patch = cv2.GaussianBlur(disc(SIZE, 45, (0, 0, 0), (165, 165))[..., 3] / 255, (0, 0), 6)
     picture, alpha = photo(170 + change * patch, (60, 80, 150), (80, 75), 50)
     found = np.asarray(matte(Image.fromarray(picture), "border").image)[..., 3] / 255

@@ -30,7 +30,7 @@ def join_ranks(output):
         # How long a CPU's collective waits for the others, who may be saving; 30 s by default. The
         # scheduler's is another process, where it is how long it goes without a heartbeat.
         os.environ["MS_NODE_TIMEOUT"] = str(PATIENCE)
-    from mindspore import communication     # not above: a watchdog alone starts in a moment
+    from mindspore import communication  # not above: a watchdog alone starts in a moment
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:

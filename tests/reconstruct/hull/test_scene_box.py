@@ -14,14 +14,8 @@ from sgm.reconstruct.posed_views import HALF, PosedViews, ShapeError
 from sgm.views.cameras import Orbit
 
 
-@pytest.fixture
-def coarse(monkeypatch):
-    """A search on two thirds of the pixels and cells along each side takes a third of the time."""
-    monkeypatch.setattr(scene_box, "LOW", 64)
-
-
 @pytest.mark.parametrize("scale, center", [(1.0, (0, 0, 0)), (37.0, (100.0, -20.0, 3.0)), (0.01, (0.5, 0.5, 0.5))])
-def test_objects_are_framed_and_placed_back(scale, center, coarse):
+def test_objects_are_framed_and_placed_back(scale, center):
     views = views_of(cylinder, Orbit.static(15, 12), center, scale)
     framed = scene_box.framed(views)
     if scale == 1.0:
@@ -74,7 +68,7 @@ def test_a_smear_in_one_mask_does_not_widen_the_search():
     assert radius > 0.6 and 0.2 < needed < 0.3 and np.abs(found).max() < 0.02
 
 
-def test_mirrored_poses_are_refused_with_the_remedy(coarse):
+def test_mirrored_poses_are_refused_with_the_remedy():
     views = views_of(cylinder, Orbit.static(15, 12))
     wrong = scene_box.mirrored(views, np.zeros(3))
     with pytest.raises(ShapeError, match="azimuth_sign"):
@@ -120,7 +114,7 @@ def test_wires_that_the_grid_of_the_mesh_loses(caplog):
     assert not caplog.text
 
 
-def test_cameras_that_cannot_be_used_are_one_line(coarse):
+def test_cameras_that_cannot_be_used_are_one_line():
     views = views_of(ball(0.4), Orbit.static(10, 12))
     same = views.subset([0, 0, 0])
     with pytest.raises(ShapeError, match="one place"):
@@ -143,7 +137,7 @@ def rotation(axis, degrees):
 
 
 @pytest.mark.parametrize("orbit, seed", [(Orbit.static(15, 12), 0), (Orbit.dynamic(4, 10, 12), 1)], ids=["static", "dynamic"])
-def test_permuted_poses_are_refused_with_the_remedy(orbit, seed, coarse):
+def test_permuted_poses_are_refused_with_the_remedy(orbit, seed):
     """What the wrong order leaves of it is well above HOPELESS."""
     views = views_of(oval, orbit)
     wrong = PosedViews(views.rgb, views.mask, views.c2w[np.random.RandomState(seed).permutation(len(views))], *views.intrinsics)
@@ -153,10 +147,10 @@ def test_permuted_poses_are_refused_with_the_remedy(orbit, seed, coarse):
 
 
 @pytest.mark.parametrize("shape, most", [(oval, 3), (cylinder, 6)])
-def test_bad_masks_give_a_warning_only(caplog, shape, most, coarse):
+def test_bad_masks_give_a_warning_only(caplog, shape, most):
     """Outlines eaten away by up to `most` pixels, in each view by another number; of a round object too, though order tells
     nothing there."""
-    views = views_of(shape, Orbit.static(15, 12))
+    views = views_of(shape, Orbit.static(15))
     eaten = [cv2.erode(mask, np.ones((2 * k + 1, 2 * k + 1))) for k, mask in
              zip(np.random.RandomState(0).randint(0, most + 1, len(views)), views.mask)]
     with caplog.at_level("WARNING", "sgm"):
@@ -164,7 +158,7 @@ def test_bad_masks_give_a_warning_only(caplog, shape, most, coarse):
     assert "disagree" in caplog.text
 
 
-def test_directions_two_degrees_off_are_corrected(caplog, coarse):
+def test_directions_two_degrees_off_are_corrected(caplog):
     views = views_of(cylinder, Orbit.static(15, 12))
     rng, c2w = np.random.default_rng(0), views.c2w.copy()
     for k in range(len(c2w)):

@@ -109,6 +109,9 @@ class TrainStep(nn.Cell):
         self.first = P.Broadcast(0) if world_size > 1 else None
         self.gradients = ms_ops.value_and_grad(_Scaled(objective), None, self.weights, has_aux=True)
         self.map = ms_ops.HyperMap()
+        # The last weights' gradients are ready first: from the last to the first, each is put away
+        # at once, and not all of them wait for the first one's.
+        self.map_back = ms_ops.HyperMap(reverse=True)
 
     def rates(self, step, lr, average_decay):
         """Return the step's scalars in one tensor; `step` counts from 1."""
@@ -128,7 +131,7 @@ class TrainStep(nn.Cell):
         Returns the loss.
         """
         (_, loss), gradients = self.gradients(scale, batch)
-        done = self.map(_add if self.several else _put, self.sums, gradients)
+        done = self.map_back(_add if self.several else _put, self.sums, gradients)
         return ms_ops.depend(loss, done)
 
     def all_reduce_norm(self, scalars):

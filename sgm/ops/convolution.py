@@ -19,6 +19,7 @@ from sgm.ops.tokens import (
     matmul,
     matmul_t,
     permute_rows,
+    t_bmm,
     t_matmul,
 )
 
@@ -134,11 +135,13 @@ class _Convolve(nn.Cell):
     def bprop(self, x, weight, index, back, out, dout):
         wide, channels, taps = weight.shape
         columns = _taps(dout, back, taps)
-        identity = _identity(1, taps)[0].astype(weight.dtype)
-        weight = matmul_t(identity, depend(weight, dout).reshape(wide * channels, taps))
+        weight = depend(weight, dout).reshape(wide * channels, taps)
+        weight = matmul_t(_identity(1, taps)[0].astype(weight.dtype), weight)
         dx = matmul(columns, weight.reshape(taps * wide, channels))
-        dweight = t_matmul(columns, x).reshape(taps, wide * channels)
-        dweight = t_matmul(dweight, identity).reshape(wide, channels, taps)
+        dweight = t_matmul(x, columns).reshape(channels, taps, wide)
+        dweight = t_bmm(dweight, _identity(channels, taps).astype(weight.dtype))
+        dweight = permute_rows(dweight.reshape(-1, taps), (channels, wide), (1, 0))
+        dweight = dweight.reshape(wide, channels, taps)
         return dx, dweight, ops.zeros_like(index), ops.zeros_like(back)
 
 

@@ -12,6 +12,7 @@ t_matmul = P.MatMul(transpose_a=True)
 matmul = P.MatMul()
 bmm = P.BatchMatMul()
 bmm_t = P.BatchMatMul(transpose_b=True)
+t_bmm = P.BatchMatMul(transpose_a=True)
 _bias_add = P.BiasAdd()
 bias_add_nchw = P.BiasAdd(data_format="NCHW")
 # Feed-forward layers run as many rows at a time as keep their widest array below this.

@@ -8,6 +8,7 @@ from mindspore import ParameterTuple, Tensor, nn
 from mindspore import ops as ms_ops
 from mindspore.ops import operations as P
 
+GROUP = 64      # weights that are updated in one graph
 # Primitives, not the operators of tensors, and scalars unpacked once: MindSpore compiles what is done
 # to each weight by itself, and the Python functions behind operators took 10 MB and 0.15 s a weight.
 _adam, _assign, _assign_add = P.Adam(), P.Assign(), P.AssignAdd()
@@ -151,16 +152,31 @@ class TrainStep(nn.Cell):
         done = self.map(follow, self.master) + self.map(follow, self.average)
         return ms_ops.depend(self.map(_put, self.weights, self.master), done)
 
-    def update(self, rates, clip):
-        """Apply AdamW to `clip` times `sums`, which are then cleared if they accumulate."""
+    def update_all(self, run, rates, clip):
+        """Update all weights by run("update", ...), which compiles and runs that method.
+
+        They come in groups, each a graph of its own: memory and time of compilation grow faster than
+        the number of weights. Returns `clip`, once all are updated.
+        """
+        for first in range(0, len(self.weights), GROUP):
+            done = run("update", rates, clip, first, first + GROUP)
+        return done
+
+    def update(self, rates, clip, first=0, last=None):
+        """Apply AdamW to the weights first ... last - 1, all by default; returns `clip`.
+
+        Their gradients are `clip` times `sums`, which are then cleared if they accumulate.
+        """
         lr, beta1_power, beta2_power, eps, beta1, beta2, shrink, follow = rates
         update = ms_ops.partial(_update, lr, beta1_power, beta2_power, eps, beta1, beta2, shrink,
                                 follow, clip)
-        done = self.map(update, self.master, self.m, self.v, self.average, self.sums)
+        sums, master = self.sums[first:last], self.master[first:last]
+        done = self.map(update, master, self.m[first:last], self.v[first:last],
+                        self.average[first:last], sums)
         if self.half:
-            done = done + self.map(_put, self.weights, self.master)
+            done = done + self.map(_put, self.weights[first:last], master)
         if self.several:
-            done = done + self.clear()
+            done = done + self.map(_zero, sums)
         return ms_ops.depend(clip, done)
 
     def clear(self):

@@ -9,8 +9,9 @@ from mindspore import ops as ms_ops
 from mindspore.ops import operations as P
 
 GROUP = 64      # weights that are updated in one graph
-# Primitives, not the operators of tensors, and scalars unpacked once: MindSpore compiles what is done
-# to each weight by itself, and the Python functions behind operators took 10 MB and 0.15 s a weight.
+# Primitives, not the operators of tensors, and scalars unpacked once: MindSpore compiles what is
+# done to each weight by itself, and the Python functions behind operators took 10 MB and 0.15 s a
+# weight.
 _adam, _assign, _assign_add = P.Adam(), P.Assign(), P.AssignAdd()
 _mul, _sub, _sum = P.Mul(), P.Sub(), P.ReduceSum()
 _cast, _zeros_like = P.Cast(), P.ZerosLike()
@@ -155,8 +156,8 @@ class TrainStep(nn.Cell):
     def update_all(self, run, rates, clip):
         """Update all weights by run("update", ...), which compiles and runs that method.
 
-        They come in groups, each a graph of its own: memory and time of compilation grow faster than
-        the number of weights. Returns `clip`, once all are updated.
+        They come in groups, each a graph of its own: memory and time of compilation grow faster
+        than the number of weights. Returns `clip`, once all are updated.
         """
         for first in range(0, len(self.weights), GROUP):
             done = run("update", rates, clip, first, first + GROUP)

@@ -18,7 +18,8 @@ axis. Chamfer distance (mean distance there plus back, 10000 points each against
 left between equal meshes), F-score at 0.01 and 0.02, normal consistency, IoU of the volumes on
 voxels of 1/64. --views: the prediction, its texture unlit, from the cameras of a views folder in
 the same world against its pictures, with the figures of `views`; do not use these views for the
-reconstruction.
+reconstruction. Two last figures follow the protocol of SV3D's authors, who scale each mesh to a box
+of its own and measure between vertices: they are for comparison with their tables only.
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse

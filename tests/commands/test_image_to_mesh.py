@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from support.badfiles import object_on_white
 from support.coloring import textured_brick
-from support.commands import ending, load_tool
+from support.commands import TINY_MESH, ending, load_tool
 from support.paths import ROOT
 from support.processes import running, stop, wait_until
 
@@ -27,11 +27,7 @@ from sgm.views.folder import Views
 
 command = load_tool("image_to_mesh")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-TINY = [f"--mesh-set={text}" for text in (
-    "side=64", "hull.resolution=32", "nerf.resolutions=[8,20]", "nerf.steps=12", "nerf.rays=128", "nerf.samples=8",
-    "nerf.save_every=4", "nerf.preview_every=6", "depth.resolution=24", "depth.side=48", "depth.samples=16",
-    "dmtet.sides=[48,64]", "dmtet.steps=[4,2]", "dmtet.pixels=1024", "dmtet.save_every=2", "dmtet.preview_every=4",
-    "texture.size=128", "texture.refine=1")]
+TINY = [f"--mesh-set={text}" for text in TINY_MESH]
 
 brick = cache(textured_brick)
 
@@ -189,8 +185,8 @@ def test_first_guess_of_the_time():
     views, mesh = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec)
     assert views["sample"] == 50 * 350 and views["decode"] == 400
     assert mesh["nerf"] == pytest.approx(1e-4 * 200 * 2048) and mesh["dmtet"] == pytest.approx(0.12 * 100 * 2)
-    half = command.planned(load_spec("sv3d_p", ["height=288"]), SampleOptions(steps=50), spec)[0]
-    assert half["sample"] == pytest.approx(views["sample"] / 2)
+    low = command.planned(load_spec("sv3d_p", ["height=320"]), SampleOptions(steps=50), spec)[0]
+    assert low["sample"] == pytest.approx(views["sample"] * 320 / 576)
 
 
 # In full

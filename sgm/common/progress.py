@@ -10,6 +10,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from sgm.common.errors import one_line
 
 LINE_SECONDS = 20       # between two lines of a log
+DRAW_SECONDS = 0.5      # between two states of a chain on a terminal
 FRAMES = "|/-\\"        # of the spinner
 _chains = []            # the `Chain` that shows all progress, if there is one
 
@@ -119,7 +120,7 @@ class Bar:
 class Chain:
     """Context manager: one line over all stages of all jobs, with the time left of them all.
 
-    A terminal has a bar that is drawn anew twice a second; anything else gets a line every
+    A terminal has a bar that is drawn anew every DRAW_SECONDS; anything else gets a line every
     LINE_SECONDS. `job_begins`, `stage_begins` (which `sgm.ops.profiling.StageTimer` calls) and any
     `Bar` tell it what happens.
     parts: the stages in their order, as dicts {stage: seconds}; a part is done for all jobs before
@@ -192,14 +193,15 @@ class Chain:
         """Return the state as text: "cup.jpg, stage 5 of 9, nerf: 20 of 400 steps, 01:10 left"."""
         stages, stage, bar = [name for part in self.parts for name in part], self.stage, self.bar
         text = self.job + f" ({self.number} of {self.count})" * (self.count > 1)
-        if stage in stages:
-            text += f", stage {stages.index(stage) + 1} of {len(stages)}, {stage}"
+        if stage is not None:
+            place = f"stage {stages.index(stage) + 1} of {len(stages)}, " if stage in stages else ""
+            text += f", {place}{stage}"
         if bar is not None and bar.total and bar.done:
             text += ": " + bar.line(now).removeprefix(f"{bar.desc}: ")
         return f"{text}, {tqdm.format_interval(round(self.left(now)))} left"
 
     def _draw_on(self):
-        while not self.over.wait(0.5):
+        while not self.over.wait(DRAW_SECONDS):
             now = time.monotonic()
             if self.shown is not None:
                 took = now - self.began

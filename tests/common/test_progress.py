@@ -110,6 +110,7 @@ def test_chain_tells_the_time_left_of_all_jobs(clock):
 
 def test_chain_in_a_log_and_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+    monkeypatch.setattr(progress, "DRAW_SECONDS", 0.01)
     with Chain([{"nerf": 100}]):
         job_begins("cup", 1, 1)
         stage_begins("nerf")

@@ -101,7 +101,7 @@ def test_command_with_the_up_axis(meshes, tmp_path, capsys, monkeypatch):
         assert figures["chamfer_l1"] < 0.015 and figures["iou"] > 0.999 and figures["pred_watertight"]
         assert figures["by_authors"]["chamfer"] < 1e-6 and figures["by_authors"]["iou"] > 0.999
     said = capsys.readouterr().out
-    assert "By the protocol of SV3D's authors, not to be compared" in said and "Chamfer, of vertices         0.0000" in said
+    assert "By the protocol of SV3D's authors, not to be compared" in said and "Chamfer, of vertices       0.0000" in said
     assert evaluate.run(["mesh", str(tmp_path / "turned.ply"), str(tmp_path / "truth.ply")]) == 0
     assert "is --up right" in capsys.readouterr().out
 

@@ -88,7 +88,7 @@ class Bar:
     def left(self, now):
         """Return the seconds left by the steps seen so far; None before there are any to go by."""
         seen = self.done - self.initial
-        if not seen or self.total is None:
+        if not seen or self.started is None or self.total is None:
             return None
         return (now - self.started) / seen * (self.total - self.done)
 

@@ -61,7 +61,7 @@ class TwoPasses(nn.Cell):
         points = directions.reshape(rays, 1, 3) * distances.reshape(rays, samples, 1)
         points = points + origins.reshape(rays, 1, 3)
         raw, color = self.points(table, points.reshape(self.scenes, -1, 3))
-        inside = P.less_equal(P.abs(points).max(2), self.one).astype(ms.float32)
+        inside = P.less_equal(P.amax(P.abs(points), 2), self.one).astype(ms.float32)
         raw = raw.reshape(rays, samples) * inside - EMPTY * (1 - inside)
         return raw, color.reshape(rays, samples, 3) * inside.reshape(rays, samples, 1)
 

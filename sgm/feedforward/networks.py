@@ -1,6 +1,7 @@
 """The networks of the three families under their published names.
 
 Each has `encode` (image to tokens), `triplane` (tokens to planes) and `points`, its `PointDecoder`.
+`Encode`, `Planes` and `Table` are these steps as graphs.
 """
 from mindspore import nn
 
@@ -133,3 +134,39 @@ class TripoSR(nn.Cell):
         x = x.broadcast_to((count, length, width)).reshape(count * length, width)
         x = self.backbone(x, tokens.reshape(-1, context), count)
         return self.post_processor.upsample(x, count, side)
+
+
+class Encode(nn.Cell):
+    """The step from images to tokens."""
+
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, image):
+        """Map images (B, 3, H, W) in [0, 1] to tokens (B, N, context)."""
+        return self.network.encode(image)
+
+
+class Planes(nn.Cell):
+    """The step from tokens to planes."""
+
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, *given):
+        """Map tokens (B, N, context), and cameras (B, 16) if it is told them, to planes."""
+        return self.network.triplane(*given)
+
+
+class Table(nn.Cell):
+    """The step from planes to the table that points read: see `PointDecoder.project`."""
+
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        self.decoder = network.points
+
+    def construct(self, planes):
+        """Map planes (B, 3, C, R, R) to rows (3 B (R + 2)^2, width)."""
+        return self.decoder.project(planes)

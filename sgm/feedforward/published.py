@@ -1,0 +1,89 @@
+"""Loads published weights of feed-forward networks, naming every mismatch and the license.
+
+Files are safetensors, or PyTorch's zip form; keys are the published ones, as they are or under one
+prefix, such as the `model_state_dict` of VFusion3D's first release.
+"""
+import logging
+import re
+
+from sgm.checkpoints.identify import misfit_message, misfits_of
+from sgm.checkpoints.loading import assign_weights
+from sgm.checkpoints.mapped_file import open_checkpoint
+from sgm.checkpoints.store import CheckpointError, View, passthrough
+from sgm.common.errors import argument
+from sgm.config.lrm import load_lrm_spec
+from sgm.config.yaml_reader import known_configs
+
+log = logging.getLogger("sgm")
+# Published keys that nothing reads: what stands for masked patches in DINOv2's training, and the
+# pooled token of transformers' ViT.
+_UNUSED = re.compile(r".*\.embeddings\.mask_token|image_tokenizer\.model\.pooler\.dense\.\w+"
+                     r"|image_tokenizer\.image_(mean|std)")
+
+
+def is_unused(key):
+    """Return whether a published key has no use."""
+    return _UNUSED.fullmatch(key) is not None
+
+
+def load_published(network, spec, path):
+    """Give every parameter of a network (`build_network`) its tensor in a file. Return a Report.
+
+    Logs a line with the license of the weights. Raises CheckpointError.
+    """
+    store = open_published(path, network, spec)
+    report = assign_weights(network, store, unused=[key for key in store if is_unused(key)])
+    log.info("%s; weights of %s: %s", report, spec.name, spec.license)
+    return report
+
+
+def open_published(path, network, spec):
+    """Return the TensorStore of a file with all keys and shapes of a network and no others.
+
+    Raises CheckpointError: another network, naming the one that fits; keys missing or left over.
+    """
+    shapes = {key: tuple(p.shape) for key, p in network.parameters_dict().items()}
+    store = _without_prefix(open_checkpoint(path), shapes)
+    missing, misshapen, extra, _ = misfits_of(store, shapes)
+    extra = [key for key in extra if not is_unused(key)]
+    if missing or misshapen or extra:
+        raise CheckpointError(
+            f"{store.path}: does not fit {spec.name}: {misfit_message(missing, misshapen, extra)};"
+            f" {_looks_like(store, spec)}")
+    return store
+
+
+def _without_prefix(store, shapes):
+    """Return a TensorStore of the keys under the one prefix that all keys of `shapes` may have.
+
+    What has another prefix, as a training's state has, is passed over; a line says so.
+    """
+    first = next(iter(shapes))
+    if first in store:
+        return store
+    prefixes = [key.removesuffix(first) for key in store if key.endswith("." + first)]
+    if len(prefixes) != 1:
+        return store
+    prefix, = prefixes
+    rows = {key.removeprefix(prefix): passthrough(store, key) for key in store
+            if key.startswith(prefix)}
+    if len(rows) < len(store):
+        log.info("%s: uses the tensors under %s, not %d others", store.path, prefix,
+                 len(store) - len(rows))
+    return View(store.path, store.format, rows, store.metadata)
+
+
+def _looks_like(store, spec):
+    """Return the remedy for weights that do not fit: which of the known networks they fit."""
+    from sgm.feedforward.networks import build_network
+
+    flag = argument("config", "--config")
+    for name in known_configs("lrm"):
+        other = load_lrm_spec(name)
+        if other.name == spec.name:
+            continue
+        shapes = {key: tuple(p.shape) for key, p in build_network(other).parameters_dict().items()}
+        if all(key in store and store.shape(key) == shape for key, shape in shapes.items()):
+            return f"it is {name}: pass {flag} {name}"
+    return (f"give the file of {spec.name}, or the {flag} that it is of:"
+            f" {', '.join(known_configs('lrm'))} or a YAML file")

@@ -4,7 +4,6 @@ Source: Tochilkin et al. 2024 (arXiv 2403.02151). Tokens are rows (images * toke
 """
 from mindspore import nn
 
-from sgm import ops
 from sgm.feedforward.encoders import attend
 from sgm.models.attention import FeedForward
 from sgm.models.blocks import LayerNorm, Linear, TokenGroupNorm

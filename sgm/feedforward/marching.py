@@ -4,7 +4,7 @@ VFusion3D and OpenLRM: half of the samples are evenly spread over the ray, the o
 first ones find density; density and color are averaged between neighboring samples before the
 density is activated. TripoSR: evenly spread samples. Written from the equations (Mildenhall et al.
 2020, arXiv 2003.08934; Chan et al. 2022, arXiv 2112.07945, section 4.3; Barron et al. 2021, arXiv
-2103.13415). Transmittance is exp(-cumulative sum); samples are merged by comparison: no searchsorted,
+2103.13415). Transmittance is exp(-cumulative sum); samples are merged by comparison: no search,
 no sort, no cumprod.
 
 Both give color (N, 3) without background, opacity (N, 1), the sum of weights times distance (N, 1),

@@ -27,6 +27,14 @@ def summed(weights, values):
     return P.matmul(weights.reshape(rays, 1, samples), values).reshape(rays, -1)
 
 
+def _chosen(values, place):
+    """Return the values (N, S) at a place (N, S), whole numbers, in each row of (N, M)."""
+    rays, width = values.shape
+    starts = P.arange(0, rays).astype(ms.int32).reshape(rays, 1) * width
+    index = (place.astype(ms.int32) + starts).reshape(-1)
+    return P.gather(values.reshape(-1), index, 0).reshape(place.shape)
+
+
 class Points(nn.Cell):
     """Raw density and color at points of scenes, of a table of `PointDecoder.project`."""
 
@@ -61,7 +69,8 @@ class TwoPasses(nn.Cell):
         points = directions.reshape(rays, 1, 3) * distances.reshape(rays, samples, 1)
         points = points + origins.reshape(rays, 1, 3)
         raw, color = self.points(table, points.reshape(self.scenes, -1, 3))
-        inside = P.less_equal(P.amax(P.abs(points), 2), self.one).astype(ms.float32)
+        inside = P.less_equal(P.abs(points), self.one).astype(ms.float32)
+        inside = inside[:, :, 0] * inside[:, :, 1] * inside[:, :, 2]
         raw = raw.reshape(rays, samples) * inside - EMPTY * (1 - inside)
         return raw, color.reshape(rays, samples, 3) * inside.reshape(rays, samples, 1)
 
@@ -84,13 +93,13 @@ class TwoPasses(nn.Cell):
         cumulative = P.matmul(shares, self.before)
         # the number of the slice: how many slices begin at or before `uniform`
         begun = P.less_equal(cumulative.reshape(rays, 1, -1), uniform.reshape(rays, samples, 1))
-        above = begun.astype(ms.float32).sum(2).astype(ms.int32)
+        above = begun.astype(ms.float32).sum(2)
         below = above - 1
-        above = P.minimum(above, samples - 3)
+        above = P.minimum(above, Tensor(np.float32(samples - 3)))
         middles = (distances[:, 1:] + distances[:, :-1]) * 0.5
-        low, start = P.gather_elements(cumulative, 1, below), P.gather_elements(middles, 1, below)
-        length = P.gather_elements(cumulative, 1, above) - low
-        stretch = P.gather_elements(middles, 1, above) - start
+        low, start = _chosen(cumulative, below), _chosen(middles, below)
+        length = _chosen(cumulative, above) - low
+        stretch = _chosen(middles, above) - start
         # uniform = 1 is beyond the last slice: both ends are the same, and so is their difference
         length = P.maximum(length, Tensor(np.float32(1e-5)))
         return start + (uniform - low) / length * stretch

@@ -16,6 +16,7 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.feedforward import rays
 from sgm.feedforward.marching import EvenSamples, Points, TwoPasses
 from sgm.feedforward.networks import Encode, Planes, Table, build_network
+from sgm.feedforward.preparation import network_image
 from sgm.feedforward.published import load_published
 from sgm.feedforward.triplanes import PROJECTIONS, GridRows, GridSlab, PlaneReader
 from sgm.models.initialization import initialize
@@ -59,6 +60,13 @@ class Reconstructor:
     def __repr__(self):
         size = sum(p.size for p in self.network.get_parameters())
         return f"<Reconstructor {self.spec.name}: {size / 1e6:.0f} M parameters>"
+
+    def prepare(self, picture):
+        """Return the network's input (1, 3, S, S) of a cut-out object.
+
+        picture (H, W, 4) uint8, straight alpha, or PIL RGBA. Raises ImageError.
+        """
+        return network_image(np.asarray(picture), self.spec)
 
     def encode(self, images):
         """Return tokens (B, N, C) of images (B, 3, H, W) in [0, 1], of the spec's `image_size`."""

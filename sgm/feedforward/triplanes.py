@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore import ops as P
+from mindspore.ops.primitive import constexpr
 
 from sgm import ops
 from sgm.models.blocks import Linear, empty
@@ -18,6 +19,12 @@ from sgm.ops.tokens import bmm
 # Which coordinates of a point are the column and the row of each plane.
 PROJECTIONS = {"vfusion3d": ((0, 1), (0, 2), (2, 1)), "openlrm": ((0, 1), (0, 2), (2, 1)),
                "triposr": ((0, 1), (0, 2), (1, 2))}
+
+
+@constexpr
+def _zeros(*shape):
+    """Return a float32 constant of zeros."""
+    return Tensor(np.zeros(shape, np.float32))
 
 
 class PlaneUpsampling(nn.Cell):
@@ -64,9 +71,10 @@ class PointDecoder(nn.Cell):
         scenes, _, channels, side, _ = planes.shape
         weight = self.first().weight
         width = weight.shape[0]
-        planes = P.pad(planes.reshape(scenes * 3, channels, side, side), (1, 1, 1, 1))
         cells = (side + 2) * (side + 2)
-        rows = planes.reshape(scenes, 3, channels, cells).transpose(1, 0, 3, 2)
+        row, column = _zeros(3, scenes, 1, side, channels), _zeros(3, scenes, side + 2, 1, channels)
+        rows = P.concat((row, planes.transpose(1, 0, 3, 4, 2), row), 2)
+        rows = P.concat((column, rows, column), 3)
         weight = weight.reshape(width, 3, channels).transpose(1, 2, 0)
         return bmm(rows.reshape(3, scenes * cells, channels), weight).reshape(-1, width)
 
@@ -150,14 +158,14 @@ class PlaneReader(nn.Cell):
         place = P.clamp((points + 1) * (0.5 * self.side) + 0.5, 0.0, self.side + 1.0)
         low = P.minimum(P.floor(place), Tensor(np.float32(self.side)))
         share, low = place - low, low.astype(ms.int32)
-        index, weight = [], []
+        index, weight = (), ()
         start = P.arange(0, scenes).astype(ms.int32).reshape(scenes, 1) * (wide * wide)
         for plane, (u, v) in enumerate(self.projections):
             first = low[:, :, v] * wide + low[:, :, u] + (start + plane * scenes * wide * wide)
             right, down = share[:, :, u], share[:, :, v]
-            index += [first, first + 1, first + wide, first + wide + 1]
-            weight += [(1 - right) * (1 - down), right * (1 - down), (1 - right) * down,
-                       right * down]
+            index += (first, first + 1, first + wide, first + wide + 1)
+            weight += ((1 - right) * (1 - down), right * (1 - down), (1 - right) * down,
+                       right * down)
         shape = (scenes * count, 12)
         return P.stack(index, 2).reshape(shape), P.stack(weight, 2).reshape(shape)
 

@@ -6,7 +6,8 @@ __version__ = "0.5.0"
 os.environ.setdefault("GLOG_v", "3")  # MindSpore logs warnings that concern its developers only
 
 _WHERE = {
-    "load_model": "sgm.diffusion.pipeline", "load_lrm": "sgm.feedforward.reconstructor", "generate": "sgm.diffusion.pipeline",
+    "load_model": "sgm.diffusion.pipeline", "generate": "sgm.diffusion.pipeline",
+    "load_lrm": "sgm.feedforward.reconstructor",
     "PipelineError": "sgm.diffusion.guards", "views_to_mesh": "sgm.reconstruct.pipeline",
     "ShapeError": "sgm.reconstruct.posed_views", "Orbit": "sgm.views.cameras",
     "Views": "sgm.views.folder", "CheckpointError": "sgm.checkpoints.store",

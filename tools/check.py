@@ -9,11 +9,11 @@ Operators are compared with numpy's results in float64, networks with those of t
 (sgm/audit/golden), both by the relative L2 norm of the error.
 
 --audit traces every graph at the full size of a published model, sampling and training in each
-precision, those of the radiance field and of DMTet, and the feed-forward networks, in the form that
-Ascend gets. It lists primitives without documented support, dtypes and shapes outside documented
-limits, and dynamic shapes. It also lists the costs of a call: operations (and their ratio to the original's), bytes
-moved, and bytes from and to the host. What a device makes of a graph after that is not seen. The
-audit takes half an hour on one core and 11 GB of memory.
+precision, those of the radiance field and of DMTet, and those of feed-forward networks, in the form
+that Ascend gets. It lists primitives without documented support, dtypes and shapes outside
+documented limits, and dynamic shapes. It also lists the costs of a call: operations (and their
+ratio to the original's), bytes moved, and bytes from and to the host. What a device makes of a
+graph after that is not seen. The audit takes half an hour on one core and 11 GB of memory.
 
 Exit code: 0 ready, 1 something fails, 2 wrong input, 130 interrupted.
 """

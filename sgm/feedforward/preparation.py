@@ -1,7 +1,7 @@
 """From a cut-out object to the image that a network was trained with, step by step as published.
 
-VFusion3D and OpenLRM: the object in the middle of a white square, 0.8 of its side; TripoSR: on grey,
-0.85 of the side. The last row and column of the object are lost, as in all three programs.
+VFusion3D and OpenLRM: the object in the middle of a white square, 0.8 of its side; TripoSR: on
+grey, 0.85 of the side. The object's last row and column are lost, as in all three programs.
 """
 import cv2
 import numpy as np

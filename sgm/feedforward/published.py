@@ -20,6 +20,10 @@ log = logging.getLogger("sgm")
 _UNUSED = re.compile(r".*\.embeddings\.mask_token|image_tokenizer\.model\.pooler\.dense\.\w+"
                      r"|image_tokenizer\.image_(mean|std)")
 
+# The layer from tokens to planes, whose name and shape tell the known networks apart.
+_UPSAMPLING = {"vfusion3d": "transformer.deconv.weight", "openlrm": "upsampler.weight",
+               "triposr": "post_processor.upsample.weight"}
+
 
 def is_unused(key):
     """Return whether a published key has no use."""
@@ -40,7 +44,8 @@ def load_published(network, spec, path):
 def open_published(path, network, spec):
     """Return the TensorStore of a file with all keys and shapes of a network and no others.
 
-    Raises CheckpointError: another network, naming the one that fits; keys missing or left over.
+    Raises CheckpointError: another network, naming the known one that it looks like; keys missing
+    or left over.
     """
     shapes = {key: tuple(p.shape) for key, p in network.parameters_dict().items()}
     store = _without_prefix(open_checkpoint(path), shapes)
@@ -74,16 +79,13 @@ def _without_prefix(store, shapes):
 
 
 def _looks_like(store, spec):
-    """Return the remedy for weights that do not fit: which of the known networks they fit."""
-    from sgm.feedforward.networks import build_network
-
+    """Return the remedy for weights that do not fit: which of the known networks they look like."""
     flag = argument("config", "--config")
     for name in known_configs("lrm"):
         other = load_lrm_spec(name)
-        if other.name == spec.name:
-            continue
-        shapes = {key: tuple(p.shape) for key, p in build_network(other).parameters_dict().items()}
-        if all(key in store and store.shape(key) == shape for key, shape in shapes.items()):
-            return f"it is {name}: pass {flag} {name}"
+        key, triplane = _UPSAMPLING[other.family], other.triplane
+        shape = triplane.width, triplane.channels, 2, 2
+        if other.name != spec.name and key in store and store.shape(key) == shape:
+            return f"it looks like {name}: pass {flag} {name}"
     return (f"give the file of {spec.name}, or the {flag} that it is of:"
             f" {', '.join(known_configs('lrm'))} or a YAML file")

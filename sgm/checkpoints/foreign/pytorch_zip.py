@@ -172,8 +172,10 @@ def _storage(reference):
     return dtype, key
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_):
+def _rebuild_tensor(storage, offset, shape, strides, requires_grad, hooks, marks=None):
     dtype, key = storage
+    if marks:
+        raise PickleError("holds a tensor that is marked as negated or conjugated")
     if dtype not in DTYPES or not isinstance(key, str):
         raise PickleError("makes a tensor of something other than a storage")
     return _Tensor(dtype, key, offset, shape, strides)

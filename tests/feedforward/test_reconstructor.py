@@ -1,0 +1,103 @@
+"""The public face: shapes, parts of one static size, files, and what is said of them."""
+import logging
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from support.badfiles import torch_zip
+from support.feedforward_goldens import SPECS, golden_of, network
+from support.torch_pickles import dict_of, tensor_of
+
+import sgm
+from sgm import ops
+from sgm.feedforward import reconstructor
+from sgm.feedforward.networks import build_network
+from sgm.feedforward.published import load_published
+from sgm.views.cameras import camera_to_world
+
+
+@pytest.fixture(autouse=True)
+def pynative(monkeypatch):
+    """A small static size, without graphs."""
+    monkeypatch.setattr(reconstructor, "POINTS", 64)
+    ops.set_jit(False)
+    yield
+    ops.set_jit(True)
+
+
+@pytest.mark.parametrize("name", ["vfusion3d", "triposr"])
+def test_from_an_image_to_planes_grid_and_views(name):
+    lrm = reconstructor.Reconstructor(SPECS[name], network(name))
+    picture = golden_of("triposr_preprocess")["in/big.rgba_u8"]
+    tokens = lrm.encode(lrm.prepare(picture))
+    planes = lrm.planes(tokens)
+    assert tokens.shape == (1, 17, 32) and planes.shape == (1, 3, 8, 8, 8)
+    # the grid by its planes, and the field at its points, 64 at a time
+    radius, done = lrm.spec.volume.radius, []
+    grid = lrm.grid(planes, 5, lambda *state: done.append(state))
+    axis = np.linspace(-radius, radius, 5)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(1, -1, 3)
+    raw, color = lrm.field(planes, points)
+    assert raw.shape == (1, 125, 1) and color.shape == (1, 125, 3) and done[-1] == (5, 5)
+    np.testing.assert_allclose(lrm.density(raw).reshape(grid.shape), grid, rtol=1e-4, atol=1e-5)
+    # a view in parts, and the same view by itself; it is of the field
+    poses = camera_to_world([0, 120], [0, 20], 1.9)
+    image, opacity, depth = lrm.render(planes, poses, (0.75, 0.75, 0.5, 0.5), (5, 7))
+    assert image.shape == (2, 5, 7, 3) and opacity.shape == depth.shape == (2, 5, 7)
+    assert 0 <= opacity.min() < opacity.max() <= 1.0001 and np.isfinite(depth).all()
+    alone, *_ = lrm.render(planes, poses[1:], (0.75, 0.75, 0.5, 0.5), (5, 7))
+    np.testing.assert_allclose(alone[0], image[1], atol=1e-5)
+    black, *_ = lrm.render(planes, poses[1:], (0.75, 0.75, 0.5, 0.5), (5, 7), background=0.0)
+    np.testing.assert_allclose(image[1] - black[0], (1 - opacity[1])[..., None].repeat(3, -1), atol=1e-5)
+    with pytest.raises(ValueError, match=r"images: found shape \(1, 3, 5, 5\), expected"):
+        lrm.encode(np.zeros((1, 3, 5, 5)))
+
+
+def weights_of(name, prefix=""):
+    return {prefix + key: p.asnumpy() for key, p in network(name).parameters_dict().items()}
+
+
+def load_into(name, path):
+    net = build_network(SPECS[name])
+    return net, load_published(net, SPECS[name], path)
+
+
+def test_published_files_in_both_forms(tmp_path, caplog):
+    """safetensors, and a pickle of a training's state with the weights under a name; keys that nothing uses."""
+    caplog.set_level(logging.INFO)
+    weights = weights_of("triposr") | {"image_tokenizer.model.pooler.dense.weight": np.ones((32, 32), np.float32)}
+    save_file(weights, tmp_path / "a.safetensors")
+    net, report = load_into("triposr", tmp_path / "a.safetensors")
+    assert len(report.unused) == 1 and "1 unused keys passed over; weights of triposr: CC-BY-NC 4.0" in caplog.text
+    assert all(np.array_equal(p.asnumpy(), weights[key]) for key, p in net.parameters_dict().items())
+
+    weights = weights_of("vfusion3d")
+    model = {key: tensor_of(i, value) for i, (key, value) in enumerate(weights.items())}
+    index = dict_of({"model_state_dict": dict_of(model), "optimizer": dict_of({"exp_avg": model["transformer.norm.bias"]})})
+    (tmp_path / "model.ckpt").write_bytes(torch_zip(b"\x80\x02" + index + b".", [x.tobytes() for x in weights.values()]))
+    net, report = load_into("vfusion3d", tmp_path / "model.ckpt")
+    assert report.format == "pytorch" and "uses the tensors under model_state_dict., not 1 others" in caplog.text
+    assert all(np.array_equal(p.asnumpy(), weights[key]) for key, p in net.parameters_dict().items())
+
+
+def test_files_that_do_not_fit(tmp_path):
+    path = tmp_path / "a.safetensors"
+    weights = weights_of("openlrm_kvdiff")
+    first = "camera_embedder.mlp.0.bias"
+    for changed, said in (({}, "1 keys missing: " + first), ({first: np.zeros(3, np.float32)}, f"misshapen: {first} (found (3,)"),
+                          ({first: weights[first], "more.weight": np.zeros(3, np.float32)}, "1 left over: more.weight")):
+        save_file({**{key: value for key, value in weights.items() if key != first}, **changed}, path)
+        with pytest.raises(sgm.CheckpointError) as error:
+            load_into("openlrm_kvdiff", path)
+        assert str(error.value).startswith(f"{path}: does not fit openlrm_kvdiff: ") and said in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(sgm.ConfigError, match="ckpt: found none for triposr, expected its weights"):
+        sgm.load_lrm("triposr")
+    with pytest.raises(sgm.ConfigError, match="nearest name is triposr"):
+        sgm.load_lrm("tripo")
+
+
+def test_a_file_of_another_network_is_named(tmp_path):
+    save_file({"upsampler.weight": np.zeros((512, 32, 2, 2), np.float32)}, tmp_path / "a.safetensors")
+    with pytest.raises(sgm.CheckpointError, match="it looks like openlrm_small: pass config openlrm_small$"):
+        load_into("vfusion3d", tmp_path / "a.safetensors")

@@ -5,6 +5,7 @@ from sgm.feedforward import marching, triplanes
 from sgm.feedforward.networks import Encode, Planes, Table, build_network
 from sgm.feedforward.reconstructor import POINTS
 
+GRID = 256              # points along a side; the published grids take the same primitives
 
 def graphs(spec):
     """Yield the `GraphBuilder`s of an `LrmSpec`: image to planes, grid, points and views."""
@@ -32,12 +33,10 @@ def graphs(spec):
     given = {"table": table, "points": floats(1, POINTS, 3)}
     yield GraphBuilder(f"{POINTS} points", lambda: marching.Points(points(), reader()), given,
                        ("points",), True)
-    # the published grids are larger; a slab of one takes the same primitives
-    count = 256
-    yield GraphBuilder(f"grid of {count}^3, planes",
-                       lambda: triplanes.GridRows(features, count, projections), {"table": table})
-    rows = floats(count, count, width)
-    yield GraphBuilder(f"grid of {count}^3, a slab", lambda: triplanes.GridSlab(points()),
+    yield GraphBuilder(f"grid of {GRID}^3, planes",
+                       lambda: triplanes.GridRows(features, GRID, projections), {"table": table})
+    rows = floats(GRID, GRID, width)
+    yield GraphBuilder(f"grid of {GRID}^3, a slab", lambda: triplanes.GridSlab(points()),
                        {"first": rows, "second": rows, "third": rows, "x": integers(1)}, ("x",),
                        True)
     yield rendering(spec, points, reader, table)

@@ -86,12 +86,25 @@ class PointDecoder(nn.Cell):
         return hidden
 
 
+class Softplus(nn.Cell):
+    """log(1 + e^x), with its own gradient: Ascend has no documented one of MindSpore's."""
+
+    def construct(self, x):
+        """Return it, by e^-|x|, which cannot overflow."""
+        return P.relu(x) + P.log(1 + P.exp(-P.abs(x)))
+
+    def bprop(self, x, out, dout):
+        """Return the gradient, which is the sigmoid."""
+        return (dout * P.sigmoid(x),)
+
+
 class ReluDecoder(PointDecoder):
     """The published `synthesizer.decoder.net` of VFusion3D and OpenLRM."""
 
     def __init__(self, spec, features):
         super().__init__(spec, features)
         self.net = nn.CellList(self.made)
+        self.softplus = Softplus()
 
     def first(self):
         """Return the first layer."""
@@ -103,7 +116,7 @@ class ReluDecoder(PointDecoder):
 
     def density(self, raw):
         """Return density per unit of length of the box."""
-        return P.softplus(raw - 1)
+        return self.softplus(raw - 1)
 
     def construct(self, hidden):
         """Map sums of the first layer (rows, width) to raw density (rows, 1), color (rows, 3)."""

@@ -74,7 +74,8 @@ def windows(g, name, tag):
 
 
 @pytest.mark.parametrize("name, tag, compiled", [(name, tag, False) for name in LRM for tag in ("mid", "given")] + [
-    ("vfusion3d", "crop", False), ("openlrm_kvsame", "given", True)])
+    ("vfusion3d", "crop", False), ("openlrm_kvsame", "given", True), *[
+        pytest.param(name, "mid", True, marks=pytest.mark.slow) for name in LRM]])
 def test_views(name, tag, compiled):
     """Samples in the middle, at given jitter and fractions, and a crop; cameras outside, inside, and rays that miss."""
     g, net = golden_of(f"{name}_render"), network(name)

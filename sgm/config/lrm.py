@@ -90,19 +90,17 @@ class VolumeSpec:
 
     radius: half the side of the box that they fill; samples: on a ray, of which the families with
     two passes place half by the density of the other half; threshold: the activated density of the
-    surface, grid: points along a side of the box for it, pixels: of a picture, as published.
+    surface, as published; grid: points along a side of the box for it.
     """
     radius: float = 1.0
     samples: int = 128
     threshold: float = 1.0
-    grid: int = 512
-    pixels: int = 384
+    grid: int = 256
 
     def validate(self, section="volume."):
         """Raise ConfigError for values that give no surface or picture."""
         require_positive(self, section, ["radius", "threshold"], MAX_NUMBER)
-        require_within(self, section, {"samples": (8, 4096), "grid": (2, 2048),
-                                       "pixels": (1, MAX_SIDE)})
+        require_within(self, section, {"samples": (8, 4096), "grid": (4, 1024)})
         require(self.samples % 2 == 0, section + "samples", self.samples,
                 "an even number: half of them in each pass")
 

@@ -52,9 +52,15 @@ def open_published(path, network, spec):
     missing, misshapen, extra, _ = misfits_of(store, shapes)
     extra = [key for key in extra if not is_unused(key)]
     if missing or misshapen or extra:
+        flag = argument("config", "--config")
+        key, name = _looks_like(store)
+        if name not in (None, spec.name):
+            raise CheckpointError(f"{store.path}: {key}: found the weights of {name}, expected"
+                                  f" those of {spec.name}; pass {flag} {name}")
         raise CheckpointError(
             f"{store.path}: does not fit {spec.name}: {misfit_message(missing, misshapen, extra)};"
-            f" {_looks_like(store, spec)}")
+            f" give the whole file of {spec.name}, or the {flag} that it is of:"
+            f" {', '.join(known_configs('lrm'))} or a YAML file")
     return store
 
 
@@ -78,14 +84,11 @@ def _without_prefix(store, shapes):
     return View(store.path, store.format, rows, store.metadata)
 
 
-def _looks_like(store, spec):
-    """Return the remedy for weights that do not fit: which of the known networks they look like."""
-    flag = argument("config", "--config")
+def _looks_like(store):
+    """Return a telling key and the known network that it is of, or None twice."""
     for name in known_configs("lrm"):
-        other = load_lrm_spec(name)
-        key, triplane = _UPSAMPLING[other.family], other.triplane
-        shape = triplane.width, triplane.channels, 2, 2
-        if other.name != spec.name and key in store and store.shape(key) == shape:
-            return f"it looks like {name}: pass {flag} {name}"
-    return (f"give the file of {spec.name}, or the {flag} that it is of:"
-            f" {', '.join(known_configs('lrm'))} or a YAML file")
+        spec = load_lrm_spec(name)
+        key, triplane = _UPSAMPLING[spec.family], spec.triplane
+        if key in store and store.shape(key) == (triplane.width, triplane.channels, 2, 2):
+            return key, name
+    return None, None

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor
 
 from sgm import ops
-from sgm.common.errors import argument
+from sgm.common.errors import InputError, argument
 from sgm.config.lrm import load_lrm_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.feedforward import rays
@@ -20,6 +20,7 @@ from sgm.feedforward.preparation import network_image
 from sgm.feedforward.published import load_published
 from sgm.feedforward.triplanes import PROJECTIONS, GridRows, GridSlab, PlaneReader
 from sgm.models.initialization import initialize
+from sgm.reconstruct.dmtet import marching_tets, tet_grid
 
 log = logging.getLogger("sgm")
 RANDOM = "random"               # in place of a file: weights are drawn
@@ -136,6 +137,26 @@ class Reconstructor:
             if on_slab is not None:
                 on_slab(x + 1, resolution)
         return density
+
+    def surface(self, planes, resolution=None, on_slab=None):
+        """Return where the density of one scene's planes passes the spec's threshold.
+
+        It is a closed mesh in the field's box: vertices (V, 3) float32 and faces (F, 3) int32,
+        counter-clockwise seen from outside. `field` has their colors. resolution, on_slab: see
+        `grid`; None: the spec's. Raises InputError if no density is above the threshold.
+        """
+        volume = self.spec.volume
+        resolution = volume.grid if resolution is None else resolution
+        density = self.grid(planes, resolution, on_slab)
+        if not density.max() > volume.threshold:
+            raise InputError(f"found densities up to {density.max():.3g}, expected some above"
+                             f" volume.threshold {volume.threshold:g}; give a picture of an object,"
+                             " or lower it")
+        outside = tet_grid.sealed(volume.threshold - density, volume.radius)
+        edges, faces = marching_tets.march(outside)
+        values = outside.reshape(-1)[edges.T]
+        ends = [tet_grid.positions(resolution - 1, volume.radius, end) for end in edges.T]
+        return marching_tets.crossings(*values, *ends).astype(np.float32), faces
 
     def render(self, planes, poses, intrinsics, size, background=1.0, on_chunk=None):
         """Return images (V, H, W, 3), opacity and depth (V, H, W) of one scene's planes.

@@ -14,7 +14,7 @@ from mindspore.ops.primitive import constexpr
 from sgm import ops
 from sgm.models.blocks import Linear, empty
 from sgm.ops import scatter
-from sgm.ops.tokens import bmm
+from sgm.ops.tokens import bias_add, bmm
 
 # Which coordinates of a point are the column and the row of each plane.
 PROJECTIONS = {"vfusion3d": ((0, 1), (0, 2), (2, 1)), "openlrm": ((0, 1), (0, 2), (2, 1)),
@@ -80,7 +80,7 @@ class PointDecoder(nn.Cell):
 
     def follow(self, hidden, layers):
         """Map sums of the first layer (rows, width), without its bias, to (rows, 4)."""
-        hidden = hidden + layers[0].bias
+        hidden = bias_add(hidden, layers[0].bias)
         for i in range(2, self.count, 2):
             hidden = layers[i](self.activate(hidden))
         return hidden

@@ -10,6 +10,7 @@ from support.torch_pickles import dict_of, tensor_of
 
 import sgm
 from sgm import ops
+from sgm.common.errors import InputError
 from sgm.feedforward import reconstructor
 from sgm.feedforward.networks import build_network
 from sgm.feedforward.published import load_published
@@ -51,6 +52,23 @@ def test_from_an_image_to_planes_grid_and_views(name):
     np.testing.assert_allclose(image[1] - black[0], (1 - opacity[1])[..., None].repeat(3, -1), atol=1e-5)
     with pytest.raises(ValueError, match=r"images: found shape \(1, 3, 5, 5\), expected"):
         lrm.encode(np.zeros((1, 3, 5, 5)))
+
+
+def test_surface_of_a_ball(monkeypatch):
+    """Radius 0.4, closed and facing outwards, in the box of the network; none where nothing is dense enough."""
+    lrm = reconstructor.Reconstructor(SPECS["triposr"], None)
+    axis = np.linspace(-0.87, 0.87, 40)
+    distance = np.sqrt(sum(x ** 2 for x in np.meshgrid(axis, axis, axis, indexing="ij")))
+    monkeypatch.setattr(lrm, "grid", lambda planes, resolution, on_slab: 25 + 100 * (0.4 - distance).astype(np.float32))
+    vertices, faces = lrm.surface(None, 40)
+    a, b, c = vertices[faces].astype(np.float64).transpose(1, 0, 2)
+    assert abs((np.cross(a, b) * c).sum() / 6 / (4 / 3 * np.pi * 0.4 ** 3) - 1) < 0.01
+    np.testing.assert_allclose(np.linalg.norm(vertices, axis=1), 0.4, atol=2e-3)
+    edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), 1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+    monkeypatch.setattr(lrm, "grid", lambda planes, resolution, on_slab: np.full((9, 9, 9), 3, np.float32))
+    with pytest.raises(InputError, match="found densities up to 3, expected some above volume.threshold 25"):
+        lrm.surface(None)
 
 
 def weights_of(name, prefix=""):
@@ -99,5 +117,5 @@ def test_files_that_do_not_fit(tmp_path):
 
 def test_a_file_of_another_network_is_named(tmp_path):
     save_file({"upsampler.weight": np.zeros((512, 32, 2, 2), np.float32)}, tmp_path / "a.safetensors")
-    with pytest.raises(sgm.CheckpointError, match="it looks like openlrm_small: pass config openlrm_small$"):
+    with pytest.raises(sgm.CheckpointError, match="upsampler.weight: found the weights of openlrm_small, expected those of"):
         load_into("vfusion3d", tmp_path / "a.safetensors")

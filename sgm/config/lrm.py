@@ -128,6 +128,8 @@ class LrmSpec:
                 f"from encoder.patch_size {self.encoder.patch_size} to {MAX_SIDE}")
         require(self.family == "openlrm" or not self.encoder.registers, "encoder.registers",
                 self.encoder.registers, "0: only openlrm's encoder has them")
+        require(self.family == "triposr" or self.volume.radius == 1, "volume.radius",
+                self.volume.radius, "1: the planes of vfusion3d and openlrm fill [-1, 1]^3")
         require(self.family != "triposr" or self.triplane.width % 32 == 0, "triplane.width",
                 self.triplane.width, "a multiple of 32, the groups of triposr's norm")
 

@@ -83,7 +83,7 @@ class Reconstructor:
         cameras (B, 16): what the network is told of the camera of its input; None: the canonical
         one, as the published programs have it. triposr is told none.
         """
-        given = [Tensor(tokens)]
+        given = [Tensor(np.asarray(tokens, np.float32))]
         if self.spec.family == "triposr":
             if cameras is not None:
                 raise ValueError("cameras: found some, expected None: triposr is told no camera")
@@ -97,14 +97,16 @@ class Reconstructor:
     def field(self, planes, points):
         """Return raw density (B, P, 1), before activation, and color (B, P, 3) at points (B, P, 3).
 
-        Color is sRGB in [0, 1], give or take 0.001. `density` activates.
+        Color is sRGB in [0, 1], give or take 0.001. Beyond the box the planes are zero, which is no
+        empty space. `density` activates.
         """
         graph = self._graph("field", lambda network: Points(network.points, self._reader()))
         count = points.shape[1]
         raw = np.empty((len(planes), count, 1), np.float32)
         color = np.empty((len(planes), count, 3), np.float32)
         size = min(POINTS, count)
-        for scene, table in enumerate(self._tables(planes)):
+        for scene in range(len(planes)):
+            table = self._table(planes[scene:scene + 1])
             scaled = np.float32(points[scene]) / np.float32(self.spec.volume.radius)
             for start in range(0, count, size):
                 part = _padded(scaled[start:start + size], size)
@@ -129,7 +131,7 @@ class Reconstructor:
         rows = self._graph(f"rows {resolution}", lambda network: GridRows(
             self.spec.triplane.features_side, resolution, PROJECTIONS[self.spec.family]))
         slab = self._graph("slab", lambda network: GridSlab(network.points))
-        table, = self._tables(planes)
+        table = self._table(planes)
         first, second, third = rows(table)
         density = np.empty((resolution,) * 3, np.float32)
         for x in range(resolution):
@@ -178,7 +180,7 @@ class Reconstructor:
             even = np.linspace(0, 1, samples, dtype=np.float32)
             fixed = [Tensor(np.full((chunk, samples), 0.5, np.float32)),
                      Tensor(np.tile(even, (chunk, 1)))]
-        (table,), parts = self._tables(planes), []
+        table, parts = self._table(planes), []
         for start in range(0, count, chunk):
             given = [Tensor(_padded(x[start:start + chunk], chunk)) for x in found]
             results = [ops.fetch(x) for x in graph(table, *given, *fixed)]
@@ -203,10 +205,14 @@ class Reconstructor:
             self._graphs[name] = ops.compiled(make(self.network).construct)
         return self._graphs[name]
 
-    def _tables(self, planes):
-        """Return what points read, of each scene of planes (B, 3, C, R, R)."""
-        graph = self._graph("table", Table)
-        return [graph(Tensor(np.float32(scene[None]))) for scene in planes]
+    def _table(self, planes):
+        """Return what points read, of the planes (1, 3, C, R, R) of one scene."""
+        triplane = self.spec.triplane
+        expected = (1, 3, triplane.channels, triplane.features_side, triplane.features_side)
+        if np.shape(planes) != expected:
+            raise ValueError(f"planes: found shape {np.shape(planes)}, expected {expected}: one"
+                             " scene at a time")
+        return self._graph("table", Table)(Tensor(np.asarray(planes, np.float32)))
 
     def _reader(self):
         return PlaneReader(self.spec.triplane.features_side, PROJECTIONS[self.spec.family])

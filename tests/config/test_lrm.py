@@ -25,6 +25,7 @@ def test_published_networks():
     ("triposr", "decoder.layers=1", "decoder.layers: found 1, expected a number from 2 to 1000"),
     ("openlrm_base", "volume.samples=97", "volume.samples: found 97, expected an even number"),
     ("openlrm_base", "volume.radius=0", "volume.radius: found 0.0, expected a positive number"),
+    ("openlrm_base", "volume.radius=2", "volume.radius: found 2.0, expected 1: the planes of vfusion3d and openlrm"),
     ("openlrm_base", "width=3", "width: unknown key")])
 def test_values_that_no_network_can_have(name, override, said):
     with pytest.raises(ConfigError) as error:

@@ -52,6 +52,8 @@ def test_from_an_image_to_planes_grid_and_views(name):
     np.testing.assert_allclose(image[1] - black[0], (1 - opacity[1])[..., None].repeat(3, -1), atol=1e-5)
     with pytest.raises(ValueError, match=r"images: found shape \(1, 3, 5, 5\), expected"):
         lrm.encode(np.zeros((1, 3, 5, 5)))
+    with pytest.raises(ValueError, match=r"planes: found shape \(2, 3, 8, 8, 8\), expected \(1, 3, 8, 8, 8\): one scene"):
+        lrm.grid(np.repeat(planes, 2, 0), 5)
 
 
 def test_surface_of_a_ball(monkeypatch):

@@ -110,7 +110,7 @@ class Reconstructor:
             scaled = np.float32(points[scene]) / np.float32(self.spec.volume.radius)
             for start in range(0, count, size):
                 part = _padded(scaled[start:start + size], size)
-                found = [ops.fetch(x) for x in graph(table, Tensor(part[None]))]
+                found = _arrays(graph(table, Tensor(part[None])))
                 end = min(start + size, count)
                 raw[scene, start:end] = found[0][:end - start]
                 color[scene, start:end] = found[1][:end - start]
@@ -183,7 +183,7 @@ class Reconstructor:
         table, parts = self._table(planes), []
         for start in range(0, count, chunk):
             given = [Tensor(_padded(x[start:start + chunk], chunk)) for x in found]
-            results = [ops.fetch(x) for x in graph(table, *given, *fixed)]
+            results = _arrays(graph(table, *given, *fixed))
             parts.append([x[:count - start] for x in results])
             if on_chunk is not None:
                 on_chunk(min(start + chunk, count), count)
@@ -227,6 +227,12 @@ class Reconstructor:
             return EvenSamples(network.points, self._reader(), self._samples(),
                                self.spec.volume.radius)
         return TwoPasses(network.points, self._reader(), self._samples())
+
+
+def _arrays(tensors):
+    """Return the numpy values of several tensors, after one wait for all."""
+    ops.wait()
+    return [x.asnumpy() for x in tensors]
 
 
 def _padded(rows, count):

@@ -45,8 +45,8 @@ def parse(argv):
         help="recipe: a name or a YAML file of configs/train; without a value the model's own")
     add("--output", default=None, metavar="DIR", help="default runs/<recipe>")
     add("--init", default=None, metavar="FILE",
-        help="weights to start from: .safetensors (published or ours), .ckpt or a diffusers folder;"
-             " default: random")
+        help="weights to start from: .safetensors (published or ours), .ckpt of MindSpore or"
+             " PyTorch, or a diffusers folder; default: random")
     add("--resume", nargs="?", const=True, default=False, metavar="DIR",
         help="continue the run in DIR, by default --output")
     add("--set", action="append", default=[], metavar="KEY=VALUE",

@@ -1,7 +1,10 @@
 """Finds and reads the configuration of a model: ours, or one of the original's YAML files."""
+from pathlib import Path
+
+from sgm.config.autodecoding import KIND, OWN_KEY, AutodecoderSpec
 from sgm.config.model import ModelSpec
 from sgm.config.original_yaml import read_reference
-from sgm.config.yaml_reader import build, find_config, read_mapping
+from sgm.config.yaml_reader import build, find_config, known_configs, read_mapping
 
 
 def load_spec(model, overrides=()):
@@ -17,3 +20,21 @@ def load_spec(model, overrides=()):
     if isinstance(reference, dict) and "target" in reference:
         return build(read_reference(mapping, path), {}, path, overrides)
     return build(ModelSpec, mapping, path, overrides)
+
+
+def load_trained_spec(model, overrides=()):
+    """Return the spec of anything that train.py trains: an AutodecoderSpec, or a ModelSpec.
+
+    model, overrides: as `load_spec`; names of configs/autodecoder too. Raises ConfigError.
+    """
+    kind = KIND if Path(model).stem in known_configs(KIND) else "sampling"
+    path = find_config(model, kind)
+    mapping = read_mapping(path)
+    if kind == KIND or OWN_KEY in mapping:
+        return build(AutodecoderSpec, mapping, path, overrides)
+    return load_spec(model, overrides)
+
+
+def spec_type(mapping):
+    """Return the schema of a model that is recorded as a mapping."""
+    return AutodecoderSpec if OWN_KEY in mapping else ModelSpec

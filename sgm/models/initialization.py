@@ -6,7 +6,8 @@ from mindspore import Tensor
 
 # The last layer of every residual branch starts at zero, so that a block starts as the identity, as
 # in the original.
-_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B")
+_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B",
+         "zero_conv")
 
 
 def initial_weight(name, shape, seed):

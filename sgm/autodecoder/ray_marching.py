@@ -50,8 +50,10 @@ def enter_box(origins, directions):
     small = P.cast(P.abs(directions) < FLAT, ms.float32)
     inverse = 1 / (directions * (1 - small) + FLAT * small)
     first, second = (-HALF - origins) * inverse, (HALF - origins) * inverse
-    near = P.maximum(P.minimum(first, second).max(0), 0.0)
-    return near, P.maximum(P.maximum(first, second).min(0), near)
+    enter, leave = P.minimum(first, second), P.maximum(first, second)
+    near = P.maximum(P.maximum(P.maximum(enter[0], enter[1]), enter[2]), 0.0)
+    far = P.minimum(P.minimum(leave[0], leave[1]), leave[2])
+    return near, P.maximum(far, near)
 
 
 class RayMarcher(nn.Cell):

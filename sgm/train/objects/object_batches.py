@@ -32,7 +32,7 @@ class ViewSquares:
         return shuffled(self.recipe.seed, len(self.clips), number, self.recipe.batch)
 
     def __call__(self, number):
-        """Return the arrays that `sgm.autodecoder.reconstruction.ReconstructionLoss` takes."""
+        """Return the arrays that `sgm.autodecoder.view_loss.ViewLoss` takes."""
         rng = np.random.default_rng([self.recipe.seed, number])
         objects = self.clip_indices(number)
         groups = objects[:1] if self.clips.shared else objects

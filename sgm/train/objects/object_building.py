@@ -5,9 +5,9 @@ import numpy as np
 
 from sgm.autodecoder.edm import DenoisingLoss
 from sgm.autodecoder.latent_normalization import clipped_share, robust_normalization
-from sgm.autodecoder.objects import VOXELS, load_objects, parameter_count
+from sgm.autodecoder.object_model import VOXELS, load_objects, parameter_count
 from sgm.autodecoder.perceptual import perceptual_loss
-from sgm.autodecoder.reconstruction import ReconstructionLoss
+from sgm.autodecoder.view_loss import ViewLoss
 from sgm.config.autodecoding import AutodecoderSpec
 from sgm.config.recipe import OBJECT_TASKS, TRAINS
 from sgm.config.yaml_reader import ConfigError
@@ -89,7 +89,7 @@ def objective_of(model, recipe, batches):
     """Return the loss of a recipe's task, a Cell."""
     if recipe.task == "latent_diffusion":
         return DenoisingLoss(model.denoiser)
-    return ReconstructionLoss(model, perceptual_loss(batches.side, recipe.vgg), recipe.batch,
+    return ViewLoss(model, perceptual_loss(batches.side, recipe.vgg), recipe.batch,
                               batches.count, batches.side, recipe.mask_weight,
                               batches.clips.shared)
 

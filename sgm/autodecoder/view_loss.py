@@ -5,7 +5,7 @@ from mindspore import ops as P
 from sgm.autodecoder.ray_marching import RayMarcher
 
 
-class ReconstructionLoss(nn.Cell):
+class ViewLoss(nn.Cell):
     """Perceptual loss of the colors plus `mask_weight` times the L1 loss of the opacity.
 
     Source: Ntavelis et al. 2023 (arXiv 2307.05445), section 3.2. model: an `ObjectModel`;

@@ -217,13 +217,17 @@ def audited(config):
 
     That is a model, or mesh/NAME: the settings configs/mesh/NAME.yaml.
     """
-    from sgm.audit import diffusion_graphs, mesh_graphs
-    from sgm.config.model_files import load_spec
+    from sgm.audit import diffusion_graphs, mesh_graphs, object_graphs
+    from sgm.config.autodecoding import AutodecoderSpec
+    from sgm.config.model_files import load_trained_spec
     from sgm.config.reconstruction import load_mesh_spec
 
     path = Path(config)
     if path.parent.name != "mesh":
-        spec = load_spec(config)
+        spec = load_trained_spec(config)
+        if isinstance(spec, AutodecoderSpec):
+            described = f"volumes of {spec.volume.side}^3, {spec.size}^2 views"
+            return spec.name, described, object_graphs.graphs(spec)
         described = f"{spec.num_frames} frames of {spec.width} x {spec.height}"
         return spec.name, described, diffusion_graphs.graphs(spec)
     spec = load_mesh_spec(config if path.is_file() else path.name)

@@ -25,6 +25,7 @@ class LearnedCameras(nn.Cell):
         self.rotation = empty(poses, 3)         # axis times angle, radians
         self.shift = empty(poses, 3)            # in box units
         self.cross = Tensor(_CROSS.reshape(3, 9))
+        self.identity = Tensor(np.eye(3, dtype=np.float32))
 
     def rotations(self, cameras):
         """Return the rotations (K, 3, 3) of cameras (K,) int32, Rodrigues' formula."""
@@ -34,7 +35,7 @@ class LearnedCameras(nn.Cell):
         cross = P.matmul(vectors, self.cross).reshape(-1, 3, 3)
         first = (P.sin(angle) / angle).reshape(-1, 1, 1)
         second = ((1 - P.cos(angle)) / square).reshape(-1, 1, 1)
-        return P.eye(3) + first * cross + second * P.bmm(cross, cross)
+        return self.identity + first * cross + second * P.bmm(cross, cross)
 
     def construct(self, origins, directions, cameras):
         """Return the corrected origins and directions (3, K * rays).

@@ -111,13 +111,14 @@ class ObjectModel(nn.Cell):
         origins, directions = rays(np.asarray(poses), size, size, focal_length(size, FOV_DEG))
         origins, directions = (np.float32(part.reshape(-1, 3).T) for part in (origins, directions))
         total = origins.shape[1]
-        volumes, middle = Tensor(volumes), Tensor(np.full((spec.samples, CHUNK), 0.5, np.float32))
+        most = min(CHUNK, total)
+        volumes, middle = Tensor(volumes), Tensor(np.full((spec.samples, most), 0.5, np.float32))
         made = np.empty((4, total, count), np.float32)
-        for start in range(0, total, CHUNK):
-            chunk = np.resize(np.arange(start, min(start + CHUNK, total)), CHUNK)
+        for start in range(0, total, most):
+            chunk = np.resize(np.arange(start, min(start + most, total)), most)
             result = ops.fetch(self.graphs[key](volumes, Tensor(origins[:, chunk]),
                                                 Tensor(directions[:, chunk]), middle))
-            made[:, start:start + CHUNK] = result[:, :min(CHUNK, total - start)]
+            made[:, start:start + most] = result[:, :min(most, total - start)]
         made = made.transpose(2, 1, 0).reshape(count, len(poses), size, size, 4)
         made[..., :3] /= np.maximum(made[..., 3:], 1e-3)
         return made.clip(0, 1)
@@ -183,7 +184,8 @@ def load_objects(spec, path, diffusion, seed=0):
     wanted = {name: tuple(parameter.shape) for name, parameter in model.parameters_dict().items()
               if not (drawn and of_diffusion(name))}
     missing, misshapen, extra, _ = misfits_of(store, wanted)
-    extra = [name for name in extra if diffusion or not of_diffusion(name)]
+    # A state holds moments, too, and a file of stage 2 what stage 1 does not need.
+    extra = [name for name in extra if name.partition(".")[0] in parts]
     if missing or misshapen or extra:
         raise CheckpointError(f"{path}: does not fit {spec.name}:"
                               f" {misfit_message(missing, misshapen, extra)}; expected weights that"

@@ -35,6 +35,18 @@ def halved(images):
     return (images[:, :, :, 0] + images[:, :, :, 1]).sum(-1) * 0.25
 
 
+def largest(images):
+    """Return pictures (N, C, H, W) of half the side, the largest of 2 x 2 pixels each.
+
+    Made of operators that sgm/audit/operators.yaml has.
+    """
+    count, channels, height, width = images.shape
+    images = images.reshape(count, channels, height // 2, 2, width)
+    images = images[:, :, :, 0] + P.relu(images[:, :, :, 1] - images[:, :, :, 0])
+    images = images.reshape(count, channels, height // 2, width // 2, 2)
+    return images[..., 0] + P.relu(images[..., 1] - images[..., 0])
+
+
 def levels_of(side, kind):
     """Return how many levels pictures of that side have: at most LEVELS, each half the one before.
 
@@ -79,14 +91,13 @@ class VggPyramid(nn.Cell):
             parameter.requires_grad = False
         self.mean, self.std = (Tensor(np.float32(values).reshape(1, 3, 1, 1))
                                for values in (MEAN, STD))
-        self.halve = nn.MaxPool2d(2, 2)
 
     def compared(self, images):
         """Return the features of pictures (N, 3, H, W) in [0, 1] that are compared."""
         x, found = (images - self.mean) / self.std, ()
         for number in CONVOLUTIONS:
             if number in HALVED:
-                x = self.halve(x)
+                x = largest(x)
             layer = self.features[str(number)]
             x = P.relu(ops.conv2d(x, layer.weight, layer.bias))
             if number in COMPARED:

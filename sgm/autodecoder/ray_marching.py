@@ -21,6 +21,18 @@ DENSITY_BIAS = -5.0     # an untrained volume lets 80 % of the light through
 FLAT = 1e-6             # a direction's component below it runs along a face of the box
 
 
+class Softplus(nn.Cell):
+    """ln(1 + e^x), of operators in sgm/audit/operators.yaml, with the sigmoid as its gradient."""
+
+    def construct(self, x):
+        """Return values above 0."""
+        return P.relu(x) + P.log(1 + P.exp(-P.abs(x)))
+
+    def bprop(self, x, out, dout):
+        """Return the gradient."""
+        return (dout * P.sigmoid(x),)
+
+
 class Trilinear(nn.Cell):
     """Reads a table between its rows: (N, width) = sum over 8 corners of weight times row.
 
@@ -30,13 +42,13 @@ class Trilinear(nn.Cell):
 
     def construct(self, table, indices, weights):
         """Return the interpolated rows."""
-        return (P.gather(table, indices, 0) * P.expand_dims(weights, -1)).sum(0)
+        return (P.gather(table, indices, 0) * weights.reshape(weights.shape + (1,))).sum(0)
 
     def bprop(self, table, indices, weights, out, dout):
         """Give the rows that were read their weighted share, the weights their products."""
-        width = table.shape[1]
-        dout = P.expand_dims(dout, 0)
-        shares = (dout * P.expand_dims(weights, -1)).reshape(-1, width)
+        count, width = dout.shape
+        dout = dout.reshape(1, count, width)
+        shares = (dout * weights.reshape(weights.shape + (1,))).reshape(-1, width)
         dtable = P.scatter_nd(indices.reshape(-1, 1), shares, table.shape)
         dweights = (dout * P.gather(table, indices, 0)).sum(-1)
         return dtable, P.zeros_like(indices), dweights
@@ -50,10 +62,11 @@ def enter_box(origins, directions):
     small = P.cast(P.abs(directions) < FLAT, ms.float32)
     inverse = 1 / (directions * (1 - small) + FLAT * small)
     first, second = (-HALF - origins) * inverse, (HALF - origins) * inverse
-    enter, leave = P.minimum(first, second), P.maximum(first, second)
-    near = P.maximum(P.maximum(P.maximum(enter[0], enter[1]), enter[2]), 0.0)
+    # The largest is the negative of the least of negatives: sgm/audit/operators.yaml has Minimum.
+    enter, leave = -P.minimum(first, second), -P.minimum(-first, -second)
+    near = P.relu(-P.minimum(P.minimum(enter[0], enter[1]), enter[2]))
     far = P.minimum(P.minimum(leave[0], leave[1]), leave[2])
-    return near, P.maximum(far, near)
+    return near, -P.minimum(-far, -near)
 
 
 class RayMarcher(nn.Cell):
@@ -73,7 +86,8 @@ class RayMarcher(nn.Cell):
         self.corners = Tensor(corners.astype(np.float32).reshape(3, 8, 1))
         offsets = (corners * np.array([[side * side], [side], [1]])).sum(0)
         self.offsets = Tensor(offsets.astype(np.int32).reshape(8, 1))
-        self.interpolate = Trilinear()
+        self.first = Tensor(np.arange(groups, dtype=np.int32) * side ** 3)
+        self.interpolate, self.softplus = Trilinear(), Softplus()
 
     def table(self, volumes):
         """Return the table (groups * side^3, 4 * members) of raw volumes (objects * side^3, 4).
@@ -92,24 +106,25 @@ class RayMarcher(nn.Cell):
         """
         bases, fractions = (), ()
         for value in points:
-            place = P.clamp((value + HALF) * self.side - 0.5, 0.0, self.side - 1.0).reshape(1, -1)
-            base = P.stop_gradient(P.clamp(P.floor(place), 0.0, self.side - 2.0))
-            bases = bases + (P.cast(base, ms.int32),)
-            fractions = fractions + (place - base,)
-        base = (bases[2] * self.side + bases[1]) * self.side + bases[0] + self.offsets
+            place = P.clamp((value + HALF) * self.side - 0.5, 0.0, self.side - 1.0)
+            # not below 0, where a cast to integers would round up
+            base = P.cast(P.stop_gradient(P.clamp(place, 0.0, self.side - 2.0)), ms.int32)
+            bases = bases + (base,)
+            fractions = fractions + ((place - P.cast(base, ms.float32)).reshape(1, -1),)
+        base = (bases[2] * self.side + bases[1]) * self.side + bases[0]
         if self.groups > 1:
-            groups = self.group_rows(count)
-            base = base + groups
+            base = base + self.first_rows(count)
+        base = base.reshape(1, -1) + self.offsets
         weights = ()
         for axis in (0, 1, 2):
             corner, fraction = self.corners[axis], fractions[2 - axis]
             weights = weights + (corner * fraction + (1 - corner) * (1 - fraction),)
         return base, weights[0] * weights[1] * weights[2]
 
-    def group_rows(self, count):
-        """Return the first row of each sample's table: (1, samples * groups * count) int32."""
-        first = np.repeat(np.arange(self.groups, dtype=np.int32) * self.side ** 3, count)
-        return Tensor(np.tile(first, self.samples).reshape(1, -1))
+    def first_rows(self, count):
+        """Return the first row of each ray's table: (1, groups * count) int32."""
+        first = self.first.reshape(self.groups, 1).broadcast_to((self.groups, count))
+        return first.reshape(1, -1)
 
     def construct(self, volumes, origins, directions, jitter):
         """Return colors before a black background and opacity: (4, rays, members).
@@ -132,7 +147,7 @@ class RayMarcher(nn.Cell):
         # Each sample of a ray is a row, each ray of a member a column.
         members, shape = self.members, (self.samples, rays * self.members)
         delta = matmul(delta.reshape(rays, 1), ones(1, members)).reshape(1, -1)
-        density = self.side * P.softplus(rows[:, :members] + DENSITY_BIAS)
+        density = self.side * self.softplus(rows[:, :members] + DENSITY_BIAS)
         tau = density.reshape(shape) * delta
         shares = P.exp(-matmul(self.before, tau)) * (1 - P.exp(-tau))
         column, result = ones(1, self.samples), ()

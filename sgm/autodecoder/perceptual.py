@@ -6,7 +6,8 @@ Motion Model (Siarohin et al. 2019, arXiv 2003.00196): the levels 1, 1/2, 1/4, 1
 relu1_1 to relu5_1, each with weight 10. The paper names neither, these are that model's.
 
 Without VGG's weights `MultiScaleGradients` takes its place: colors and their differences between
-neighbors, on the same levels. It is a substitute, not the paper's loss.
+neighbors, on the same levels, with the same weight, so that it has a like share beside the loss of
+the opacity. It is a substitute, not the paper's loss.
 """
 import numpy as np
 from mindspore import Tensor, nn
@@ -18,7 +19,7 @@ from sgm.checkpoints.store import CheckpointError
 from sgm.models.blocks import Conv
 
 LEVELS = 4
-WEIGHT = 10.0                                   # of each layer of VGG on each level
+WEIGHT = 10.0                                   # of each level, of VGG of each of its layers
 LEAST_SIDE = {"gradients": 4, "vgg": 16}        # of a level's pictures; VGG halves them four times
 # VGG-19 up to relu5_1, in torchvision's numbers of `features`: convolutions and their channels, the
 # layers before which the picture is halved, and those whose ReLU is compared.
@@ -59,7 +60,7 @@ def levels_of(side, kind):
 
 
 class MultiScaleGradients(nn.Cell):
-    """The mean over levels of the mean absolute differences of colors and of their gradients."""
+    """WEIGHT times the sum over levels of mean absolute differences, of colors and gradients."""
 
     def __init__(self, side):
         super().__init__(auto_prefix=False)
@@ -74,7 +75,7 @@ class MultiScaleGradients(nn.Cell):
             across = difference[:, :, :, 1:] - difference[:, :, :, :-1]
             down = difference[:, :, 1:] - difference[:, :, :-1]
             loss = loss + P.abs(difference).mean() + P.abs(across).mean() + P.abs(down).mean()
-        return loss * (1.0 / self.levels)
+        return WEIGHT * loss
 
 
 class VggPyramid(nn.Cell):

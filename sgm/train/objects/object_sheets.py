@@ -2,25 +2,24 @@
 import numpy as np
 
 from sgm.render.procedural import on_white
-from sgm.train.run.validation import COLUMNS, SIDE, captioned
+from sgm.train.run.validation import SIDE, captioned
 from sgm.views.cameras import Orbit
 from sgm.views.metrics import compare
 
-STEPS_VIEWS = 8         # views of a generated object
+ORBIT_VIEWS = 8         # of a generated object
 
 
 def draw_held_out(model, squares, recipe):
     """Return (picture (H, W, 3) uint8, {"val_psnr_fg": dB, "val_iou": 0 .. 1}) of held-out views.
 
-    The figures are means over the views of the first `recipe.sheet_clips` objects that the sheet
-    shows. squares: the `ViewSquares` of the held-out views.
+    The figures are means over the held-out views of the first `recipe.sheet_clips` objects. squares:
+    the `ViewSquares` of these views.
     """
     views, rows, found = squares.clips, [], []
-    shown = squares.numbers[:COLUMNS]
     for index in range(min(recipe.sheet_clips, len(views))):
-        made = levels(model.render(model.latents_of([index], batch=1), views.poses(index, shown),
+        made = levels(model.render(model.latents_of([index], batch=1), views.poses(index, squares.numbers),
                                    views.size)[0])
-        true = views.pictures(index, shown).transpose(0, 2, 3, 1)
+        true = views.pictures(index, squares.numbers).transpose(0, 2, 3, 1)
         true[..., :3] /= np.maximum(true[..., 3:], 1e-3)
         true = levels(true)
         measured = [compare(a, b) for a, b in zip(made, true)]
@@ -35,7 +34,7 @@ def draw_held_out(model, squares, recipe):
 def draw_generated(model, recipe):
     """Return (picture (H, W, 3) uint8, {}) of `recipe.sheet_clips` objects that are sampled."""
     latents = model.sample(range(recipe.sheet_clips), recipe.sheet_steps)
-    orbit = Orbit.static(20, STEPS_VIEWS)
+    orbit = Orbit.static(20, ORBIT_VIEWS)
     rows = [captioned(f"seed {seed}", on_white(levels(views))) for seed, views in
             enumerate(model.render(latents, orbit.poses(), min(model.spec.size, SIDE)))]
     return np.concatenate(rows), {}

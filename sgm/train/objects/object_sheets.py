@@ -12,14 +12,14 @@ ORBIT_VIEWS = 8         # of a generated object
 def draw_held_out(model, squares, recipe):
     """Return (picture (H, W, 3) uint8, {"val_psnr_fg": dB, "val_iou": 0 .. 1}) of held-out views.
 
-    The figures are means over the held-out views of the first `recipe.sheet_clips` objects. squares:
-    the `ViewSquares` of these views.
+    The figures are means over the held-out views of the first `recipe.sheet_clips` objects.
+    squares: the `ViewSquares` of these views.
     """
-    views, rows, found = squares.clips, [], []
+    views, numbers, rows, found = squares.clips, squares.numbers, [], []
     for index in range(min(recipe.sheet_clips, len(views))):
-        made = levels(model.render(model.latents_of([index], batch=1), views.poses(index, squares.numbers),
-                                   views.size)[0])
-        true = views.pictures(index, squares.numbers).transpose(0, 2, 3, 1)
+        latents = model.latents_of([index], batch=1)
+        made = levels(model.render(latents, views.poses(index, numbers), views.size)[0])
+        true = views.pictures(index, numbers).transpose(0, 2, 3, 1)
         true[..., :3] /= np.maximum(true[..., 3:], 1e-3)
         true = levels(true)
         measured = [compare(a, b) for a, b in zip(made, true)]

@@ -1,6 +1,4 @@
 """Builds the parts of an autodecoder's training from its recipe, and says what it would train."""
-import logging
-
 import numpy as np
 
 from sgm.autodecoder.edm import DenoisingLoss
@@ -16,7 +14,6 @@ from sgm.train.data import DataError
 from sgm.train.objects.masked_views import MaskedViews
 from sgm.train.objects.object_batches import LatentBatches, ViewSquares
 
-log = logging.getLogger("sgm")
 GB = 1e9
 
 
@@ -75,8 +72,7 @@ def build_objects(spec, recipe, init, progress, together):
         except ValueError as error:
             raise DataError(f"--init {init}: {error}, expected latents of different objects; train"
                             " the autodecoder longer") from None
-    log.info("%.4f %% of the latents' numbers are clipped",
-             100 * clipped_share(latents, model.normalization))
+    origin += f"; {clipped_share(latents, model.normalization):.2g} of the latents are clipped"
     normalized = model.normalization.apply(latents)
     if not recipe.hold_out:
         return model, LatentBatches(recipe, normalized, together), None, origin

@@ -14,7 +14,6 @@ from sgm.config.yaml_reader import build, find_config, read_mapping
 FIRST_SIDE, LATENT_SIDE = 4, 8  # voxels a side of the first volume, and of the latent one
 SIDES = (16, 32, 64, 128)
 KIND = "autodecoder"            # the folder of configs/
-OWN_KEY = "embedding"           # that every autodecoder's mapping has, and no other model's
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """Finds and reads the configuration of a model: ours, or one of the original's YAML files."""
-from pathlib import Path
+from dataclasses import fields
 
-from sgm.config.autodecoding import KIND, OWN_KEY, AutodecoderSpec
+from sgm.config.autodecoding import KIND, AutodecoderSpec
 from sgm.config.model import ModelSpec
 from sgm.config.original_yaml import read_reference
-from sgm.config.yaml_reader import build, find_config, known_configs, read_mapping
+from sgm.config.yaml_reader import build, find_config, read_mapping
 
 
 def load_spec(model, overrides=()):
@@ -27,14 +27,14 @@ def load_trained_spec(model, overrides=()):
 
     model, overrides: as `load_spec`; names of configs/autodecoder too. Raises ConfigError.
     """
-    kind = KIND if Path(model).stem in known_configs(KIND) else "sampling"
-    path = find_config(model, kind)
+    path = find_config(model, "sampling", KIND)
     mapping = read_mapping(path)
-    if kind == KIND or OWN_KEY in mapping:
+    if spec_type(mapping) is AutodecoderSpec:
         return build(AutodecoderSpec, mapping, path, overrides)
-    return load_spec(model, overrides)
+    return load_spec(path, overrides)
 
 
 def spec_type(mapping):
-    """Return the schema of a model that is recorded as a mapping."""
-    return AutodecoderSpec if OWN_KEY in mapping else ModelSpec
+    """Return the schema of a model that is written as a mapping: by the keys that only one has."""
+    own, others = ({field.name for field in fields(kind)} for kind in (AutodecoderSpec, ModelSpec))
+    return AutodecoderSpec if set(mapping) & (own - others) else ModelSpec

@@ -41,6 +41,9 @@ def test_models_are_told_apart(tmp_path):
     """By the name, and of a file elsewhere by what it holds."""
     assert isinstance(load_trained_spec("autodecoder_small"), AutodecoderSpec)
     assert isinstance(load_trained_spec("sv3d_tiny"), ModelSpec)
-    (tmp_path / "mine.yaml").write_text("embedding: {length: 64}\n")
+    (tmp_path / "mine.yaml").write_text("samples: 64\n")
     assert load_trained_spec(tmp_path / "mine.yaml", ["objects=7"]).objects == 7
-    assert spec_type({"embedding": {}}) is AutodecoderSpec and spec_type({"unet": {}}) is ModelSpec
+    assert spec_type({"name": "a", "volume": {}}) is AutodecoderSpec
+    assert spec_type({"name": "a", "unet": {}}) is spec_type({}) is ModelSpec
+    with pytest.raises(ConfigError, match="autodecoder_smal: no such file or name.* nearest name is autodecoder_small"):
+        load_trained_spec("autodecoder_smal")

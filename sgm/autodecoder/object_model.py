@@ -168,7 +168,7 @@ class ObjectModel(nn.Cell):
 
 
 def load_objects(spec, path, diffusion, seed=0):
-    """Return an ObjectModel with the weights of a file, and which of its parts were drawn anew.
+    """Return an ObjectModel with the weights of a file, and whether its denoiser was drawn anew.
 
     path: None draws all of it, by `seed`. A file of stage 1 has no denoiser: with `diffusion` that
     is drawn. Raises CheckpointError if the file is of another model.
@@ -176,29 +176,29 @@ def load_objects(spec, path, diffusion, seed=0):
     model = ObjectModel(spec, diffusion)
     if path is None:
         initialize(model, seed)
-        return model, "random"
-    store = open_checkpoint(path)
-    parts = [name for name, _ in model.name_cells().items()]
-    drawn = [part for part in parts if part == DENOISER[:-1]
-             and not any(key.startswith(DENOISER) for key in store)]
+        return model, diffusion
+    store, parts = open_checkpoint(path), list(model.name_cells())
+    drawn = diffusion and not any(key.startswith(DENOISER) for key in store)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.parameters_dict().items()
               if not (drawn and of_diffusion(name))}
     missing, misshapen, extra, _ = misfits_of(store, wanted)
-    # A state holds moments, too, and a file of stage 2 what stage 1 does not need.
-    extra = [name for name in extra if name.partition(".")[0] in parts]
+    # A state holds moments, too; a file of stage 2 what stage 1 does not need; and cameras matter
+    # in stage 1 alone.
+    known = parts if diffusion else [*parts, "cameras"]
+    extra = [name for name in extra if name.partition(".")[0] in known]
     if missing or misshapen or extra:
         raise CheckpointError(f"{path}: does not fit {spec.name}:"
                               f" {misfit_message(missing, misshapen, extra)}; expected weights that"
                               " train.py made of this very model")
-    if drawn:
-        initialize(model.denoiser, seed)
     for part in parts:
-        if part not in drawn:
+        if drawn and part + "." == DENOISER:
+            initialize(model.denoiser, seed)
+        else:
             load_weights(getattr(model, part), store, prefix=part + ".")
     if diffusion and not drawn:
         for parameter in (model.latent_median, model.latent_deviation):
             parameter.set_data(Tensor(np.array(store.read(parameter.name), np.float32)))
-    return model, f"{path}" + f"; random: {', '.join(drawn)}" * bool(drawn)
+    return model, drawn
 
 
 def parameter_count(spec, diffusion=False):

@@ -1,9 +1,9 @@
 """Which parameters a recipe trains, and which its files hold, decided by their published names."""
+from sgm.autodecoder.object_model import DENOISER
 from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, image_embedders
 from sgm.config.recipe import OBJECT_TASKS
 
-DENOISER = "denoiser."      # of the diffusion of objects' latents (sgm/autodecoder/object_model.py)
 # Layers over frames, what mixes them in, and the embedding of the vector condition, through which
 # poses come in.
 TEMPORAL = ("time_stack.", "time_mixer.", "time_pos_embed.", "label_emb.")

@@ -29,9 +29,10 @@ def write_objects(folder, count=3, side=16, views=VIEWS, shared=True):
 def flags(task, data, output, *changes, more=(), model_changes=()):
     """Those of train.py for one of its two stages."""
     recipe = "autodecoder_small" if task == "autodecoder" else "autodecoder_diffusion"
-    values = ["batch=2", "save_every=1", "log_every=1", "warmup=1", "sheet_every=0", "hold_out=3", *changes]
+    values = ["batch=2", "save_every=9", "log_every=1", "warmup=1", "sheet_every=0", "hold_out=3"]
     if task == "autodecoder":
         values += [f"data=[{data}]", "crop=8", "views=2"]
+    values += changes           # the last one of a key counts
     command = ["--model_cfg", "autodecoder_small", "--train_cfg", recipe, "--output", str(output), *map(str, more)]
     for flag, settings in (("--set", values), ("--model-set", [*CHANGES, *model_changes])):
         for setting in settings:

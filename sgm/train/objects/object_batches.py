@@ -1,6 +1,7 @@
 """The arrays of every step of an autodecoder's training, which follow from the batch's number."""
 import numpy as np
 
+from sgm.autodecoder.perceptual import LEAST_SIDE
 from sgm.config.yaml_reader import ConfigError
 from sgm.train.batches import DiffusionBatches
 from sgm.train.data import shuffled
@@ -20,8 +21,9 @@ class ViewSquares:
         self.numbers, self.still = numbers, still
         self.side = recipe.crop or views.size
         self.count = recipe.views
-        if self.side > views.size or self.side % 8:
-            raise ConfigError(f"crop: found {self.side}, expected a multiple of 8 up to"
+        unit = LEAST_SIDE["vgg" if recipe.vgg else "gradients"]
+        if self.side > views.size or self.side % unit:
+            raise ConfigError(f"crop: found {self.side}, expected a multiple of {unit} up to"
                               f" {views.size}, the views' size; or 0 for whole views")
         if not still and self.count > len(numbers):
             raise ConfigError(f"views: found {self.count}, expected at most {len(numbers)}, the"

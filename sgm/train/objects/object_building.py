@@ -54,25 +54,29 @@ def build_objects(spec, recipe, init, progress, together):
             raise ConfigError(f"learned_cameras: found {spec.learned_cameras}, expected 0 or"
                               f" {poses}, the cameras of the data")
         trained, held = views.split(recipe.hold_out)
-        model, origin = load_objects(spec, init, False, recipe.seed)
-        batches = ViewSquares(recipe, model, views, trained)
-        return (model, batches, ViewSquares(recipe, model, views, held, still=True)
-                if recipe.hold_out else None, origin)
+        model, _ = load_objects(spec, init, False, recipe.seed)
+        batches, held_out = ViewSquares(recipe, model, views, trained), None
+        if recipe.hold_out:
+            held_out = ViewSquares(recipe, model, views, held, still=True)
+        return model, batches, held_out, str(init or "random")
     if init is None:
         raise ConfigError("--init is missing: latents are those of a trained autodecoder; give the"
                           " averaged.safetensors of its run")
-    model, origin = load_objects(spec, init, True, recipe.seed)
+    if recipe.hold_out and spec.objects < 2:
+        raise ConfigError(f"hold_out: found {recipe.hold_out}, expected 0 for a single object")
+    model, drawn = load_objects(spec, init, True, recipe.seed)
     latents = model.latents_of(range(spec.objects), progress=progress)
     model.release()
     settings = spec.diffusion
-    if "random" in origin:              # a denoiser that was trained before keeps its own
+    if drawn:                           # a denoiser that was trained before keeps its own
         try:
             model.keep_normalization(
                 robust_normalization(latents, settings.latent_std, settings.clip))
         except ValueError as error:
             raise DataError(f"--init {init}: {error}, expected latents of different objects; train"
                             " the autodecoder longer") from None
-    origin += f"; {clipped_share(latents, model.normalization):.2g} of the latents are clipped"
+    origin = (f"{init}{'; random: denoiser' * drawn};"
+              f" {clipped_share(latents, model.normalization):.2g} of the latents are clipped")
     normalized = model.normalization.apply(latents)
     if not recipe.hold_out:
         return model, LatentBatches(recipe, normalized, together), None, origin
@@ -85,9 +89,8 @@ def objective_of(model, recipe, batches):
     """Return the loss of a recipe's task, a Cell."""
     if recipe.task == "latent_diffusion":
         return DenoisingLoss(model.denoiser)
-    return ViewLoss(model, perceptual_loss(batches.side, recipe.vgg), recipe.batch,
-                              batches.count, batches.side, recipe.mask_weight,
-                              batches.clips.shared)
+    return ViewLoss(model, perceptual_loss(batches.side, recipe.vgg), recipe.batch, batches.count,
+                    batches.side, recipe.mask_weight, batches.clips.shared)
 
 
 def count_objects(spec, recipe):

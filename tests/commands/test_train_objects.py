@@ -118,6 +118,7 @@ def packed(tmp_path, change):
     ("autodecoder", ["crop=16", "vgg=nowhere.safetensors"], [], "nowhere.safetensors"),
     ("autodecoder", [], ["volume.side=48"], "volume.side: found 48, expected one of 16, 32, 64, 128"),
     ("latent_diffusion", ["data=[x]"], [], "data: found x, expected nothing: the latents are those of the objects in --init"),
+    ("latent_diffusion", ["mask_weight=1"], [], "mask_weight: found 1.0, expected 10.0 for task latent_diffusion, which does"),
     ("latent_diffusion", [], [], "--init is missing: latents are those of a trained autodecoder")])
 def test_bad_input_is_one_line(task, changes, model_changes, said, data, tmp_path, capsys):
     argv = flags(task, data, tmp_path / "run", "steps=1", *changes, model_changes=model_changes)
@@ -134,6 +135,8 @@ def test_sets_that_do_not_fit(data, tmp_path, capsys):
     views.mkdir()
     (views / "transforms.json").write_text(json.dumps({}))
     assert "views is no packed set" in ending(train.run, flags("autodecoder", views, tmp_path / "run"), capsys)[1]
+    code, line = ending(train.run, view_flags("sv3d_tiny", "vae_tiny", data, tmp_path / "run", "hold_out=3"), capsys)
+    assert "hold_out: found 3, expected nothing for task autoencoder, which does not use it" in line
     code, line = ending(train.run, view_flags("autodecoder_small", "vae_tiny", data, tmp_path / "run", model_changes=[]), capsys)
     assert "task: found autoencoder for autodecoder_small, expected one of autodecoder, latent_diffusion" in line
     code, line = ending(train.run, view_flags("sv3d_tiny", "autodecoder_small", data, tmp_path / "run", model_changes=[]), capsys)

@@ -7,7 +7,7 @@ from sgm.autodecoder.object_model import VOXELS, load_objects, parameter_count
 from sgm.autodecoder.perceptual import perceptual_loss
 from sgm.autodecoder.view_loss import ViewLoss
 from sgm.config.autodecoding import AutodecoderSpec
-from sgm.config.recipe import OBJECT_TASKS, TRAINS
+from sgm.config.recipe import OBJECT_TASKS, TRAINS, Recipe
 from sgm.config.yaml_reader import ConfigError
 from sgm.train.batches import val_count
 from sgm.train.data import DataError
@@ -15,6 +15,11 @@ from sgm.train.objects.masked_views import MaskedViews
 from sgm.train.objects.object_batches import LatentBatches, ViewSquares
 
 GB = 1e9
+# Settings that the tasks of a model of objects alone use, and those that they do not.
+OF_OBJECTS = ("views", "hold_out", "mask_weight", "vgg")
+OF_VIEWS = ("background", "recompute", "augment", "frames", "roam", "front_weight")
+UNUSED = {"autodecoder": OF_VIEWS,
+          "latent_diffusion": (*OF_VIEWS, "views", "mask_weight", "vgg", "crop")}
 
 
 def check_object_fit(spec, recipe):
@@ -24,6 +29,12 @@ def check_object_fit(spec, recipe):
         expected = [task for task in TRAINS if (task in OBJECT_TASKS) == fits]
         raise ConfigError(f"task: found {recipe.task} for {spec.name}, expected one of"
                           f" {', '.join(expected)}; --train_cfg is of another model")
+    usual = Recipe()
+    for name in UNUSED.get(recipe.task, OF_OBJECTS):
+        if getattr(recipe, name) != getattr(usual, name):
+            raise ConfigError(f"{name}: found {getattr(recipe, name)}, expected"
+                              f" {getattr(usual, name) or 'nothing'} for task {recipe.task}, which"
+                              " does not use it")
     if not fits:
         return
     if recipe.val:
@@ -35,10 +46,6 @@ def check_object_fit(spec, recipe):
     if recipe.hold_out and spec.learned_cameras and recipe.task == "autodecoder":
         raise ConfigError(f"hold_out: found {recipe.hold_out}, expected 0 with learned_cameras: the"
                           " cameras of held-out views would not be learned")
-    for name, usual in (("background", "white"), ("recompute", False), ("augment", [])):
-        if getattr(recipe, name) != usual:
-            raise ConfigError(f"{name}: found {getattr(recipe, name)}, expected {usual} for task"
-                              f" {recipe.task}, which does not use it")
 
 
 def build_objects(spec, recipe, init, progress, together):

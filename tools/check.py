@@ -218,9 +218,10 @@ def audited(config):
     That is a model, mesh/NAME: the settings configs/mesh/NAME.yaml, or lrm/NAME: those of
     configs/lrm/NAME.yaml.
     """
-    from sgm.audit import diffusion_graphs, feedforward_graphs, mesh_graphs
+    from sgm.audit import diffusion_graphs, feedforward_graphs, mesh_graphs, object_graphs
+    from sgm.config.autodecoding import AutodecoderSpec
     from sgm.config.lrm import load_lrm_spec
-    from sgm.config.model_files import load_spec
+    from sgm.config.model_files import load_trained_spec
     from sgm.config.reconstruction import load_mesh_spec
 
     path = Path(config)
@@ -229,7 +230,10 @@ def audited(config):
         described = f"one image of {spec.image_size}^2 pixels"
         return f"lrm/{path.stem}", described, feedforward_graphs.graphs(spec)
     if path.parent.name != "mesh":
-        spec = load_spec(config)
+        spec = load_trained_spec(config)
+        if isinstance(spec, AutodecoderSpec):
+            described = f"volumes of {spec.volume.side}^3, {spec.size}^2 views"
+            return spec.name, described, object_graphs.graphs(spec)
         described = f"{spec.num_frames} frames of {spec.width} x {spec.height}"
         return spec.name, described, diffusion_graphs.graphs(spec)
     spec = load_mesh_spec(config if path.is_file() else path.name)

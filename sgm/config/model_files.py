@@ -1,4 +1,7 @@
 """Finds and reads the configuration of a model: ours, or one of the original's YAML files."""
+from dataclasses import fields
+
+from sgm.config.autodecoding import KIND, AutodecoderSpec
 from sgm.config.model import ModelSpec
 from sgm.config.original_yaml import read_reference
 from sgm.config.yaml_reader import build, find_config, read_mapping
@@ -17,3 +20,21 @@ def load_spec(model, overrides=()):
     if isinstance(reference, dict) and "target" in reference:
         return build(read_reference(mapping, path), {}, path, overrides)
     return build(ModelSpec, mapping, path, overrides)
+
+
+def load_trained_spec(model, overrides=()):
+    """Return the spec of anything that train.py trains: an AutodecoderSpec, or a ModelSpec.
+
+    model, overrides: as `load_spec`; names of configs/autodecoder too. Raises ConfigError.
+    """
+    path = find_config(model, "sampling", KIND)
+    mapping = read_mapping(path)
+    if spec_type(mapping) is AutodecoderSpec:
+        return build(AutodecoderSpec, mapping, path, overrides)
+    return load_spec(path, overrides)
+
+
+def spec_type(mapping):
+    """Return the schema of a model that is written as a mapping: by the keys that only one has."""
+    own, others = ({field.name for field in fields(kind)} for kind in (AutodecoderSpec, ModelSpec))
+    return AutodecoderSpec if set(mapping) & (own - others) else ModelSpec

@@ -15,11 +15,14 @@ from mindspore import Tensor
 from sgm import ops
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
+from sgm.config.recipe import OBJECT_TASKS
 from sgm.diffusion.guards import of_memory
 from sgm.models.blocks import Block
 from sgm.train.batches import val_count
 from sgm.train.lora_layers import attach
 from sgm.train.losses import AutoencoderLoss, DecoderLoss, DiffusionLoss, frame_weights
+from sgm.train.objects.object_building import objective_of
+from sgm.train.objects.object_sheets import draw_generated, draw_held_out
 from sgm.train.optimizer import TrainStep
 from sgm.train.run.validation import draw_sheet
 from sgm.train.schedule import LossScale, average_decay, learning_rate
@@ -74,6 +77,8 @@ class Trainer:
 
     def _objective(self):
         recipe, engine = self.recipe, self.engine
+        if recipe.task in OBJECT_TASKS:
+            return objective_of(engine, recipe, self.batches)
         if recipe.task == "autoencoder":
             encoder = engine.conditioner.embedder("cond_frames").encoder
             return AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight)
@@ -208,13 +213,21 @@ class Trainer:
         """
         with self.averaged():
             try:
-                return draw_sheet(self.engine, self.held_out.clips, self.recipe)
+                return self._sheet()
             except (MemoryError, RuntimeError) as error:
                 if not of_memory(error):
                     raise
         log.warning("step %d: not enough memory for a sheet of held-out clips; sheet_every=0 leaves"
                     " them out, a lower encode_chunk decodes fewer frames at once", self.done)
         return None, {}
+
+    def _sheet(self):
+        engine, recipe = self.engine, self.recipe
+        if recipe.task not in OBJECT_TASKS:
+            return draw_sheet(engine, self.held_out.clips, recipe)
+        if recipe.task == "latent_diffusion":
+            return draw_generated(engine, recipe)
+        return draw_held_out(engine, self.held_out, recipe)
 
     # --- checkpoints ------------------------------------------------------------------------------
 

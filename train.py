@@ -117,11 +117,11 @@ def plan(spec, recipe, output):
     with loading():
         from sgm.config.recipe import OBJECT_TASKS
         from sgm.train.data import Memo, read_clips
-        from sgm.train.objects.object_building import count_objects
+        from sgm.train.objects.tasks import PARTS
         from sgm.train.run.plan import check_fit, describe
     check_fit(spec, recipe)
     try:
-        clips, trouble = (count_objects(spec, recipe) if recipe.task in OBJECT_TASKS
+        clips, trouble = (PARTS[recipe.task].count(spec, recipe) if recipe.task in OBJECT_TASKS
                           else len(read_clips(recipe, spec, Memo())[0][0])), None
     except InputError as error:
         clips, trouble = None, str(error)

@@ -48,20 +48,21 @@ class EncoderSpec:
 class TriplaneSpec:
     """Settings of the transformer whose tokens become three planes of features.
 
-    side: tokens along one side of a plane, of which each becomes 2 x 2 features; channels: of a
-    feature; camera_width: of the embedded camera, which triposr has none of.
+    side: tokens along one side of a plane, of which each becomes upsampling x upsampling features;
+    channels: of a feature; camera_width: of the embedded camera, which triposr has none of.
     """
     width: int = 1024
     layers: int = 16
     heads: int = 16
     side: int = 32
     channels: int = 80
+    upsampling: int = 2
     camera_width: int = 1024
 
     @property
     def features_side(self):
         """Return the features along one side of a plane."""
-        return 2 * self.side
+        return self.upsampling * self.side
 
     def validate(self, section="triplane."):
         """Raise ConfigError unless the heads divide the width."""
@@ -113,6 +114,10 @@ class LrmSpec:
     image_size: int = 512
     # of the published weights, named when a file is loaded
     license: str = "CC-BY-NC 4.0, non-commercial use only"
+    # The network is told the elevation of its input, and its world is ours at twice the size:
+    # upright, the input at azimuth 0, SV3D's camera. false: it assumes one canonical camera, and
+    # what is seen from above comes out tilted.
+    upright: bool = False
     encoder: EncoderSpec = field(default_factory=EncoderSpec)
     triplane: TriplaneSpec = field(default_factory=TriplaneSpec)
     decoder: DecoderSpec = field(default_factory=DecoderSpec)
@@ -130,6 +135,8 @@ class LrmSpec:
                 self.encoder.registers, "0: only openlrm's encoder has them")
         require(self.family == "triposr" or self.volume.radius == 1, "volume.radius",
                 self.volume.radius, "1: the planes of vfusion3d and openlrm fill [-1, 1]^3")
+        require(self.family == "openlrm" or not self.upright, "upright", self.upright,
+                "false: only openlrm's network may be told the elevation of its input")
         require(self.family != "triposr" or self.triplane.width % 32 == 0, "triplane.width",
                 self.triplane.width, "a multiple of 32, the groups of triposr's norm")
 

@@ -35,6 +35,11 @@ def triplane_of(blocks, norm, start, tokens, camera):
     return norm(x)
 
 
+def planes_of(spec):
+    """Return the layer from tokens to planes of a `TriplaneSpec`."""
+    return PlaneUpsampling(spec.width, spec.channels, spec.upsampling)
+
+
 class VFusion3D(nn.Cell):
     """VFusion3D (Han et al. 2024, arXiv 2403.12034)."""
 
@@ -49,7 +54,7 @@ class VFusion3D(nn.Cell):
             layers=nn.CellList([ModulatedBlock(triplane, spec.encoder.width)
                                 for _ in range(triplane.layers)]),
             norm=LayerNorm(triplane.width, 1e-6),
-            deconv=PlaneUpsampling(triplane.width, triplane.channels))
+            deconv=planes_of(triplane))
         self.synthesizer = Holder(decoder=ReluDecoder(spec.decoder, triplane.channels))
 
     @property
@@ -83,7 +88,7 @@ class OpenLRM(nn.Cell):
             layers=nn.CellList([ModulatedBlock(triplane, spec.encoder.width)
                                 for _ in range(triplane.layers)]),
             norm=LayerNorm(triplane.width, 1e-6))
-        self.upsampler = PlaneUpsampling(triplane.width, triplane.channels)
+        self.upsampler = planes_of(triplane)
         self.synthesizer = Holder(decoder=ReluDecoder(spec.decoder, triplane.channels))
 
     @property
@@ -112,7 +117,7 @@ class TripoSR(nn.Cell):
         self.tokenizer = Holder(
             embeddings=empty(3, triplane.width, triplane.side, triplane.side))
         self.backbone = Backbone(triplane, spec.encoder.width)
-        self.post_processor = Holder(upsample=PlaneUpsampling(triplane.width, triplane.channels))
+        self.post_processor = Holder(upsample=planes_of(triplane))
         self.decoder = SiluDecoder(spec.decoder, triplane.channels)
 
     @property

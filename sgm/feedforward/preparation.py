@@ -5,14 +5,17 @@ grey, 0.85 of the side. The object's last row and column are lost, as in all thr
 """
 import cv2
 import numpy as np
+from PIL import Image
 
 from sgm.models.resampling import aligned_bicubic, antialiased_bilinear
 from sgm.views.images import ImageError
+from sgm.views.preprocessing import recenter
 
 BORDER = 0.2                    # share of the side that vfusion3d and openlrm leave free
 OPENLRM_CANVAS = 512            # pixels of the square that openlrm's script places an object in
 TRIPOSR_SHARE = 0.85            # of the side that the object takes up
 VFUSION3D_ALPHA = 10            # of 255: more than this is the object
+UPRIGHT_SHARE = 0.82            # of the side that the object takes up, of networks of our own
 
 
 def network_image(rgba, spec):
@@ -21,6 +24,8 @@ def network_image(rgba, spec):
     rgba (H, W, 4) uint8, straight alpha, of an object that is cut out. Raises ImageError.
     """
     size = spec.image_size
+    if spec.upright:
+        return upright_image(rgba, size, UPRIGHT_SHARE)[None]
     if spec.family == "triposr":
         picture = on_grey(rgba) / np.float32(255)
         matrix = antialiased_bilinear
@@ -40,6 +45,16 @@ def network_image(rgba, spec):
     picture = picture.transpose(2, 0, 1)
     result = np.matmul(np.matmul(rows, picture), columns.T)[None]
     return np.clip(result, 0, 1)
+
+
+def upright_image(rgba, size, share):
+    """Return the input (3, S, S) float32 in [0, 1] of an upright network (`LrmSpec.upright`).
+
+    rgba (H, W, 4) uint8, straight alpha: an object, which then takes up that share of the side, on
+    white. Raises ImageError.
+    """
+    square = np.asarray(recenter(Image.fromarray(rgba), size, share))
+    return np.ascontiguousarray(on_white(square).transpose(2, 0, 1))
 
 
 def box_of(rgba, alpha=0):

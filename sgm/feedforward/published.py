@@ -89,6 +89,7 @@ def _looks_like(store):
     for name in known_configs("lrm"):
         spec = load_lrm_spec(name)
         key, triplane = _UPSAMPLING[spec.family], spec.triplane
-        if key in store and store.shape(key) == (triplane.width, triplane.channels, 2, 2):
+        factor = triplane.upsampling
+        if key in store and store.shape(key) == (triplane.width, triplane.channels, factor, factor):
             return key, name
     return None, None

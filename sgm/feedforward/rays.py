@@ -7,12 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world, focal_length
+
 # The camera that each network was told, or trained, to see its input from: camera-to-world.
 CANONICAL = {
     "vfusion3d": ((0, 0, 1, 1), (1, 0, 0, 0), (0, 1, 0, 0)),
     "openlrm": ((1, 0, 0, 0), (0, 0, -1, -2), (0, 1, 0, 0))}
 INTRINSICS = (0.75, 0.75, 0.5, 0.5)     # of VFusion3D and OpenLRM: fx, fy, cx, cy; 67.4 degrees
 TRIPOSR_MARGIN = 0.999                  # of the box, whose rays TripoSR keeps inside it
+# An upright network (`LrmSpec.upright`): its box [-1, 1]^3 is our world's [-0.5, 0.5]^3.
+UPRIGHT_SCALE = 2.0
+UPRIGHT_INTRINSICS = (focal_length(1, FOV_DEG),) * 2 + (0.5, 0.5)
 
 
 class Rays(NamedTuple):
@@ -29,6 +34,19 @@ def canonical_camera(family):
     if family not in CANONICAL:
         return None
     return camera_vectors(np.float32(CANONICAL[family])[None], INTRINSICS)
+
+
+def upright_poses(azimuths, elevations):
+    """Return SV3D's cameras in the box of an upright network, (V, 4, 4); angles (V,) in degrees.
+
+    The input is at azimuth 0.
+    """
+    return camera_to_world(azimuths, elevations, UPRIGHT_SCALE * DISTANCE)
+
+
+def upright_cameras(elevations):
+    """Return what an upright network is told of inputs at these elevations (V,): (V, 16)."""
+    return camera_vectors(upright_poses(np.zeros(len(elevations)), elevations), UPRIGHT_INTRINSICS)
 
 
 def camera_vectors(poses, intrinsics):

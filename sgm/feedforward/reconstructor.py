@@ -35,14 +35,20 @@ def load_lrm(name, ckpt=None, overrides=()):
     for tests. overrides: ["key=value", ...]. Raises ConfigError, CheckpointError.
     """
     spec = load_lrm_spec(name, overrides)
+    if ckpt == RANDOM:
+        log.warning("%s has random weights, as %s %s asks for: it makes noise", spec.name,
+                    argument("ckpt"), RANDOM)
+    return load_lrm_of(spec, ckpt)
+
+
+def load_lrm_of(spec, ckpt, seed=0):
+    """Return the `Reconstructor` of an LrmSpec; see `load_lrm`. seed: of weights that are drawn."""
     if ckpt is None:
         raise ConfigError(f"{argument('ckpt')}: found none for {spec.name}, expected its weights,"
                           f" since none are embedded; {RANDOM} draws some that make noise")
     network = build_network(spec)
     if ckpt == RANDOM:
-        log.warning("%s has random weights, as %s %s asks for: it makes noise", spec.name,
-                    argument("ckpt"), RANDOM)
-        initialize(network, seed=0)
+        initialize(network, seed)
     else:
         load_published(network, spec, ckpt)
     return Reconstructor(spec, network)
@@ -61,6 +67,10 @@ class Reconstructor:
     def __repr__(self):
         size = sum(p.size for p in self.network.get_parameters())
         return f"<Reconstructor {self.spec.name}: {size / 1e6:.0f} M parameters>"
+
+    def parameters_dict(self):
+        """Return {published key: Parameter}."""
+        return self.network.parameters_dict()
 
     def prepare(self, picture):
         """Return the network's input (1, 3, S, S) of a cut-out object.
@@ -81,13 +91,17 @@ class Reconstructor:
         """Return planes (B, 3, C, R, R) of tokens (B, N, C).
 
         cameras (B, 16): what the network is told of the camera of its input; None: the canonical
-        one, as the published programs have it. triposr is told none.
+        one, as the published programs have it. triposr is told none; an upright network must be
+        told: see `rays.upright_cameras`.
         """
         given = [Tensor(np.asarray(tokens, np.float32))]
         if self.spec.family == "triposr":
             if cameras is not None:
                 raise ValueError("cameras: found some, expected None: triposr is told no camera")
         else:
+            if cameras is None and self.spec.upright:
+                raise ValueError(f"cameras: found None, expected (B, 16): {self.spec.name} is told"
+                                 " the elevation of its input; give rays.upright_cameras")
             if cameras is None:
                 camera = rays.canonical_camera(self.spec.family)
                 cameras = np.repeat(camera, len(tokens), axis=0)

@@ -28,22 +28,22 @@ def _zeros(*shape):
 
 
 class PlaneUpsampling(nn.Cell):
-    """Transposed convolution of kernel and stride 2, as one product: no two outputs overlap.
+    """Transposed convolution whose kernel is its stride, as one product: no two outputs overlap.
 
-    weight (in, out, 2, 2) and bias (out,) are those of PyTorch's ConvTranspose2d.
+    weight (in, out, k, k) and bias (out,) are those of PyTorch's ConvTranspose2d.
     """
 
-    def __init__(self, width, channels):
+    def __init__(self, width, channels, factor):
         super().__init__()
-        self.weight = empty(width, channels, 2, 2)
+        self.weight = empty(width, channels, factor, factor)
         self.bias = empty(channels)
 
     def construct(self, x, count, side):
-        """Map tokens (count * 3 * side * side, width) to planes (count, 3, C, 2 side, 2 side)."""
-        width, channels = self.weight.shape[:2]
-        x = P.matmul(x, self.weight.reshape(width, channels * 4))
-        x = x.reshape(count * 3, side, side, channels, 2, 2).transpose(0, 3, 1, 4, 2, 5)
-        x = x.reshape(count, 3, channels, 2 * side, 2 * side)
+        """Map tokens (count * 3 * side * side, width) to planes (count, 3, C, k side, k side)."""
+        width, channels, k, _ = self.weight.shape
+        x = P.matmul(x, self.weight.reshape(width, channels * k * k))
+        x = x.reshape(count * 3, side, side, channels, k, k).transpose(0, 3, 1, 4, 2, 5)
+        x = x.reshape(count, 3, channels, k * side, k * side)
         return x + self.bias.reshape(1, 1, channels, 1, 1)
 
 

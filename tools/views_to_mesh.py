@@ -97,6 +97,10 @@ def parse(argv):
     add("--original-world", action="store_true",
         help="write mesh.obj and mesh.ply in the world that the poses were in before nerfstudio's"
         " applied_transform")
+    add("--no-light", action="store_true",
+        help="do not tell the light from the albedo, as --set light.use=false")
+    add("--bake-light", action="store_true",
+        help="mesh.glb is unlit, albedo times the light of the views, as --set light.bake=true")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     return parser.parse_args(argv)
@@ -105,7 +109,8 @@ def parse(argv):
 def main(argv=None):
     """Run the command. Return its exit code."""
     args = parse(argv)
-    overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]
+    overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else []),
+                 *["light.use=false"] * args.no_light, *["light.bake=true"] * args.bake_light]
     spec = load_mesh_spec(args.config, overrides)
     output = args.output or mesh_folder(args.views)
     if args.fov and not args.orbit:

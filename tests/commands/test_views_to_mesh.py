@@ -273,8 +273,11 @@ def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch)
         return Reconstruction(folder, load_mesh_spec("default", [*settings, *more]), output, ("texture",), progress=False)
 
     def interrupted(of):
+        once = iter([signal.SIGINT])
+
         def within(*args, **options):
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in once:
+                os.kill(os.getpid(), number)
             return of(*args, **options)
         return within
 

@@ -4,7 +4,7 @@
   evaluate.py views outputs/run data/held_back --csv run.csv --sheet run.png
   evaluate.py views outputs/duck objects/duck/static --wrong-poses outputs/duck_quarter_turn_off
   evaluate.py mesh outputs/duck/mesh.glb objects/duck/mesh.ply --json duck.json
-  evaluate.py mesh outputs/duck/mesh.glb objects/duck/mesh.ply --views objects/duck/dynamic
+  evaluate.py mesh outputs/duck/mesh.obj objects/duck/mesh.ply --views objects/duck/dynamic
 
 PRED and GT are views folders (000.png ..., the input view last) or folders of views folders,
 matched by name: cup with cup, and cup_23, made of cup.png with seed 23, with cup too. The input
@@ -18,7 +18,7 @@ axis. Chamfer distance (mean distance there plus back, 10000 points each against
 left between equal meshes), F-score at 0.01 and 0.02, normal consistency, IoU of the volumes on
 voxels of 1/64. --views: the prediction, its texture unlit, from the cameras of a views folder in
 the same world against its pictures, with the figures of `views`; do not use these views for the
-reconstruction.
+reconstruction, and give mesh.obj, which has their light (mesh.glb has the albedo).
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse

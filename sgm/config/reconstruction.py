@@ -182,8 +182,8 @@ class TextureSpec:
 @dataclass
 class LightSpec:
     """What of the views' brightness is the light's (sgm/reconstruct/light.py)."""
-    use: bool = True            # it is found, and mesh.glb has the albedo, a matt material to be lit
-    bake: bool = False          # mesh.glb is unlit nevertheless, albedo times light
+    use: bool = True            # it is found, and mesh.glb is a matt material of the albedo, lit
+    bake: bool = False          # mesh.glb is unlit nevertheless: albedo times the light found
 
 
 @dataclass

@@ -123,8 +123,8 @@ def _glb(mesh, path):
             type="SCALAR",
         )
     )
-    # A matt surface. Unlit if the texture holds the light of the views: programs that do not know the
-    # extension shade it nevertheless.
+    # A matt surface. Unlit if the texture holds the light of the views, which programs that do not
+    # know the extension shade nevertheless.
     texture, unlit, used = mesh.albedo, {}, {}
     if texture is None:
         texture, unlit = mesh.texture, dict(extensions=dict(KHR_materials_unlit={}))

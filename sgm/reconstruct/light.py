@@ -26,7 +26,7 @@ SHARPNESS = 12.23
 LEAST_SHARPNESS = 2.0
 BEND = 0.36                 # of the fitted curve, see `irradiance`
 
-PAIRS = 20_000              # of vertices that are compared
+PAIRS = 10_000              # of vertices that are compared
 HUE = 0.04                  # distance of r, g, b by their sum at which two hues are hardly the same
 NOISE = 0.01                # added to r + g + b before it is a divisor
 # Differences of log brightness from which on it is another paint, in turn, and the rounds of each

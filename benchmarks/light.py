@@ -5,7 +5,7 @@
   python benchmarks/light.py duck.glb --up z --out runs/light --lighting varied
 
 Each object, a mesh file or the seed of a procedural one, is rendered as a static orbit of 21 views,
-made into a mesh, and drawn from the 20 cameras of a dynamic orbit that the mesh has not seen.
+made into a mesh, and drawn from 20 cameras that it has not seen, 15 degrees higher.
 Printed are errors of the albedo, in linear RGB against renders without light, over pixels that are
 all object in the mesh and in the truth: mean absolute and root mean square, after the one factor
 that makes the latter least. Of each three: without the light model, with it, and with the true
@@ -54,7 +54,8 @@ from sgm.views import metrics  # noqa: E402
 from sgm.views.cameras import FOV_DEG, Orbit  # noqa: E402
 from sgm.views.transforms import write_transforms  # noqa: E402
 
-ELEVATION, SEEN, HELD_OUT = 10.0, 21, 20
+ELEVATION, SEEN = 10.0, 21
+HIGHER, HELD_OUT = 15.0, 20     # lower ones would see what no view has
 
 
 def drawn(mesh, poses, size, light, at_camera):
@@ -104,8 +105,8 @@ def measure(name, source, args):
         mesh, light = normalized(load_mesh(source, args.up)), STUDIO
     light = lighting_of(name, OrbitSettings(
         lighting="varied" if args.lighting == "varied" else "fixed"), light)
-    orbit, held_out = Orbit.static(ELEVATION, SEEN), Orbit.dynamic(1, ELEVATION, HELD_OUT + 1)
-    distance = max(viewing_distance(mesh, each) for each in (orbit, held_out))
+    orbit, held_out = Orbit.static(ELEVATION, SEEN), Orbit.static(ELEVATION + HIGHER, HELD_OUT)
+    distance = viewing_distance(mesh, orbit)
     at_camera = args.lighting == "camera"
     views, output = args.out / "views" / name, args.out / Path(args.config).stem / name
     if not views.exists():
@@ -113,7 +114,7 @@ def measure(name, source, args):
         with atomic(views) as folder:
             write_pictures(folder, drawn(mesh, orbit.poses(distance), args.size, light, at_camera))
             write_transforms(folder, orbit, args.size, distance=distance)
-    poses = held_out.poses(distance)[:HELD_OUT]     # the last is the input view
+    poses = held_out.poses(viewing_distance(mesh, held_out))
     true = render_views(mesh, poses, args.size, FOV_DEG, lighting=report.UNLIT)
     lit = drawn(mesh, poses, args.size, light, at_camera)
     spec = load_mesh_spec(args.config, args.set)

@@ -16,9 +16,9 @@ class TexturedMesh:
     vertices (N, 3) float32; faces (M, 3) int32, counter-clockwise seen from outside.
     uv (K, 2) float32 in [0, 1], v up; face_uv (M, 3) int32: the corners' rows of `uv`.
     texture (S, S, 3) uint8, sRGB-coded, row 0 at v = 1; it holds the light of the views.
-    albedo (S, S, 3) uint8: the same without that light, for a GLB; None if it is not known.
     coverage: the share of the surface's area whose color was seen in a view; the rest is guessed
     from the colors around it. upright (3, 3): the rotation to a world with z up, which GLB needs.
+    albedo (S, S, 3) uint8: the texture without that light, for a GLB; None if it is not known.
     """
     vertices: np.ndarray
     faces: np.ndarray
@@ -26,8 +26,8 @@ class TexturedMesh:
     face_uv: np.ndarray
     texture: np.ndarray
     coverage: float = 1.0
-    albedo: np.ndarray | None = None
     upright: np.ndarray = field(default_factory=lambda: np.eye(3))
+    albedo: np.ndarray | None = None
 
     def placed(self, scale: float, center) -> TexturedMesh:
         """Return the mesh in the views' own world: vertices / scale + center, float64."""

@@ -22,8 +22,6 @@ from sgm.reconstruct.texture import baking, visibility
 LOBES = 24
 # of every lobe: at it the sum of all lobes is nearly even (SV3D's code starts there)
 SHARPNESS = 12.23
-# The fitted curve is within 2 % of the irradiance from this sharpness on, not below
-LEAST_SHARPNESS = 2.0
 BEND = 0.36                 # of the fitted curve, see `irradiance`
 
 PAIRS = 10_000              # of vertices that are compared
@@ -39,7 +37,7 @@ BRIGHTEST, SHARE = 0.95, 0.99       # that share of the albedo is at most so bri
 class Light(NamedTuple):
     """Spherical Gaussians: light amplitude exp(sharpness (axis . direction - 1)) from a direction.
 
-    axes (L, 3) float64, unit, in the box of the views; sharpness (L,), at least LEAST_SHARPNESS;
+    axes (L, 3) float64, unit, in the box of the views; sharpness (L,), at least 2 for `irradiance`;
     amplitude (L,), not negative.
     """
     axes: np.ndarray
@@ -64,9 +62,10 @@ def irradiance(axes, sharpness, normals):
     """Return the irradiance by pi of each lobe of amplitude 1 on unit normals (N, 3), (N, L).
 
     The lobe's integral times a curve that was fitted to the clamped cosine over it (S. Hill's "SG
-    irradiance fitted"; M. Pettineo, "SG lighting: diffuse", 2016), a parabola around the horizon.
+    irradiance fitted", in M. Pettineo, "SG series part 3", 2016), a parabola around the horizon.
     The cosine to the lobe's axis is clipped beyond the parabola only: clipped before, as in SV3D's
-    code, light leaks to surfaces that are turned away, with errors of 8 to 27 % instead of 2.
+    code, light leaks to surfaces that are turned away, with errors of 8 to 27 % instead of 2, for
+    sharpness 2 to 100.
     """
     cosine = np.asarray(normals, np.float64) @ axes.T
     once, twice = np.exp(-sharpness), np.exp(-2 * sharpness)

@@ -13,8 +13,8 @@ light in its place, the best that a light model can do. Then PSNR on the object 
 without and with the model, in dB.
 
 --lighting fixed: the lights of render_orbits.py; varied: lights of each object's own; camera: the
-main light stands at the camera, which no light that is fixed in the world can explain. Surfaces in
---out are kept and used again, textures are made anew.
+main light stands at the camera, which no light that is fixed in the world can explain. A surface
+in --out is used again, or gone on with, the texture is made anew.
 
 Exit code: 0 done, 1 an object could not be made into a mesh, 2 wrong input, 130 interrupted.
 """
@@ -97,7 +97,6 @@ def measure(name, source, args):
     from sgm.reconstruct import report
     from sgm.reconstruct import stages as steps
     from sgm.reconstruct.pipeline import Reconstruction
-    from sgm.reconstruct.stage_files import STAGES
     from sgm.reconstruct.texture import baking
     if isinstance(source, int):
         mesh, light = make_object(source), SOFT
@@ -118,8 +117,10 @@ def measure(name, source, args):
     true = render_views(mesh, poses, args.size, FOV_DEG, lighting=report.UNLIT)
     lit = drawn(mesh, poses, args.size, light, at_camera)
     spec = load_mesh_spec(args.config, args.set)
-    stages = ("texture",) if (output / "work" / "dmtet.npz").exists() else STAGES
-    made = Reconstruction(views, spec, output, stages, progress=False).run()
+    run = Reconstruction(views, spec, output, resume=True, progress=False)
+    made = run.run()
+    if run.interrupted:             # a mesh of too few steps
+        raise KeyboardInterrupt
     # The same surface with its texture without the light model, and with the true light.
     box, _, _ = steps.read(str(views), spec)
     vertices = ((made.vertices - box.center) * box.scale).astype(np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 from support.coloring import textured_brick
+from support.gltf_files import validated
 
 from sgm.common.errors import InputError
 from sgm.geometry import mesh_writer
@@ -88,6 +89,18 @@ def test_material_of_a_glb(mesh, tmp_path):
         np.testing.assert_array_equal(load_mesh(tmp_path / "a.glb").materials[0].texture[..., :3], texture)
         mesh_writer.save(each, tmp_path / "a.obj")
         np.testing.assert_array_equal(load_mesh(tmp_path / "a.obj").materials[0].texture[..., :3], mesh.texture)
+
+
+@pytest.mark.slow
+def test_glb_passes_the_validator_of_khronos(mesh, tmp_path):
+    mesh_writer.save(mesh, tmp_path / "a.glb")
+    said = validated(tmp_path / "a.glb")
+    assert said["numErrors"] == said["numWarnings"] == 0, said["messages"]
+    # it does look: a vertex that no accessor holds
+    data = bytearray((tmp_path / "a.glb").read_bytes())
+    data[data.rindex(b"\x89PNG") - 4:data.rindex(b"\x89PNG")] = b"\xff\xff\xff\x7f"
+    (tmp_path / "b.glb").write_bytes(data)
+    assert validated(tmp_path / "b.glb")["numErrors"]
 
 
 def test_obj_and_ply_stay_in_the_input_world(mesh, tmp_path):

@@ -90,17 +90,13 @@ def parse(argv):
     add("--original-world", action="store_true",
         help="write mesh.obj and mesh.ply in the world that the poses were in before nerfstudio's"
         " applied_transform")
-    add("--no-light", action="store_true",
-        help="do not tell the light from the albedo, as --set light.use=false")
-    add("--bake-light", action="store_true",
-        help="mesh.glb is unlit, albedo times the light of the views, as --set light.bake=true")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     return parser.parse_args(argv)
 
 
 def add_flags(parser):
-    """Add the flags that image_to_mesh.py has as well; `options` reads them."""
+    """Add the flags that image_to_mesh.py has as well; `settings` and `options` read them."""
     add = parser.add_argument
     add(
         "--resume",
@@ -110,10 +106,20 @@ def add_flags(parser):
     add("--obj-up", choices=("y", "z"),
         help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
         " world, where ours have z up)")
+    light = parser.add_mutually_exclusive_group()
+    light.add_argument("--no-light", action="store_true",
+        help="do not tell the light from the albedo: mesh.glb is unlit, as the views show it")
+    light.add_argument("--bake-light", action="store_true",
+        help="mesh.glb is unlit: albedo times the light that was found")
+
+
+def settings(args):
+    """Return the flags of `add_flags` that are settings, as `load_mesh_spec` takes them."""
+    return [*["light.use=false"] * args.no_light, *["light.bake=true"] * args.bake_light]
 
 
 def options(args):
-    """Return the flags of `add_flags` as keywords of `Reconstruction`."""
+    """Return the other flags of `add_flags` as keywords of `Reconstruction`."""
     return {"resume": args.resume, "progress": not args.quiet, "obj_up": args.obj_up}
 
 
@@ -134,8 +140,8 @@ def result(output, report):
 def main(argv=None):
     """Run the command. Return its exit code."""
     args = parse(argv)
-    overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else []),
-                 *["light.use=false"] * args.no_light, *["light.bake=true"] * args.bake_light]
+    overrides = [*args.set, *settings(args)]
+    overrides += [f"seed={args.seed}"] if args.seed is not None else []
     spec = load_mesh_spec(args.config, overrides)
     output = args.output or mesh_folder(args.views)
     if args.fov and not args.orbit:

@@ -5,12 +5,13 @@
   python benchmarks/light.py duck.glb --up z --out runs/light --lighting varied
 
 Each object, a mesh file or the seed of a procedural one, is rendered as a static orbit of 21 views,
-made into a mesh, and drawn from 20 cameras that it has not seen, 15 degrees higher.
-Printed are errors of the albedo, in linear RGB against renders without light, over pixels that are
-all object in the mesh and in the truth: mean absolute and root mean square, after the one factor
-that makes the latter least. Of each three: without the light model, with it, and with the true
-light in its place, the best that a light model can do. Then PSNR on the object of the lit mesh,
-without and with the model, in dB.
+made into a mesh, and drawn from 20 cameras that it has not seen, between those of the orbit; then
+from 20 that stand 15 degrees higher.
+Printed are, of both, errors of the albedo, in linear RGB against renders without light, over pixels
+that are all object in the mesh and in the truth: mean absolute and root mean square, after the one
+factor that makes the latter least. Of each three: without the light model, with it, and with the
+true light in its place, the best that a light model can do. Then PSNR on the object of the lit
+mesh, without and with the model, in dB.
 
 --lighting fixed: the lights of render_orbits.py; varied: lights of each object's own; camera: the
 main light stands at the camera, which no light that is fixed in the world can explain. A surface
@@ -55,7 +56,7 @@ from sgm.views.cameras import FOV_DEG, Orbit  # noqa: E402
 from sgm.views.transforms import write_transforms  # noqa: E402
 
 ELEVATION, SEEN = 10.0, 21
-HIGHER, HELD_OUT = 15.0, 20     # lower ones would see what no view has
+HIGHER, HELD_OUT = (0.0, 15.0), 20          # lower ones would see what no view has
 
 
 def drawn(mesh, poses, size, light, at_camera):
@@ -92,7 +93,10 @@ def albedo_errors(found, true):
 
 
 def measure(name, source, args):
-    """Return the `albedo_errors` (3, 2) without light, with it, with the true one, and two PSNR."""
+    """Return what is printed of an object, for each of HIGHER.
+
+    `albedo_errors` (3, 2) without light, with it, with the true one, and two PSNR.
+    """
     from sgm.reconstruct import light as model
     from sgm.reconstruct import report
     from sgm.reconstruct import stages as steps
@@ -104,7 +108,7 @@ def measure(name, source, args):
         mesh, light = normalized(load_mesh(source, args.up)), STUDIO
     light = lighting_of(name, OrbitSettings(
         lighting="varied" if args.lighting == "varied" else "fixed"), light)
-    orbit, held_out = Orbit.static(ELEVATION, SEEN), Orbit.static(ELEVATION + HIGHER, HELD_OUT)
+    orbit = Orbit.static(ELEVATION, SEEN)
     distance = viewing_distance(mesh, orbit)
     at_camera = args.lighting == "camera"
     views, output = args.out / "views" / name, args.out / Path(args.config).stem / name
@@ -113,9 +117,6 @@ def measure(name, source, args):
         with atomic(views) as folder:
             write_pictures(folder, drawn(mesh, orbit.poses(distance), args.size, light, at_camera))
             write_transforms(folder, orbit, args.size, distance=distance)
-    poses = held_out.poses(viewing_distance(mesh, held_out))
-    true = render_views(mesh, poses, args.size, FOV_DEG, lighting=report.UNLIT)
-    lit = drawn(mesh, poses, args.size, light, at_camera)
     spec = load_mesh_spec(args.config, args.set)
     run = Reconstruction(views, spec, output, resume=True, progress=False)
     made = run.run()
@@ -126,16 +127,21 @@ def measure(name, source, args):
     vertices = ((made.vertices - box.center) * box.scale).astype(np.float32)
     even = model.removed(box, vertices, made.faces, true_light(light))
     plain, best = (baking.bake(vertices, made.faces, each, spec.texture).placed(
-        box.scale, box.center) for each in (box, even))
-
-    def unlit(mesh):
-        return render_views(mesh.drawable(), poses, args.size, FOV_DEG, lighting=report.UNLIT)
-
-    without, albedo = unlit(plain), unlit(replace(made, texture=made.albedo))
-    errors = [albedo_errors(each, true) for each in (without, albedo, unlit(best))]
-    return np.array(errors), [
-        metrics.mean_metrics([metrics.compare(*pair) for pair in zip(each, lit)])["psnr_fg"]
-        for each in (without, unlit(made))]
+        box.scale, box.center).drawable() for each in (box, even))
+    albedo, made = replace(made, texture=made.albedo).drawable(), made.drawable()
+    found = []
+    for higher in HIGHER:
+        held_out = Orbit.static(ELEVATION + higher, HELD_OUT)
+        poses = held_out.poses(viewing_distance(mesh, held_out))
+        true, without, *others, shown = (
+            render_views(each, poses, args.size, FOV_DEG, lighting=report.UNLIT)
+            for each in (mesh, plain, albedo, best, made))
+        lit = drawn(mesh, poses, args.size, light, at_camera)
+        errors = [albedo_errors(each, true) for each in (without, *others)]
+        found.append((np.array(errors), [
+            metrics.mean_metrics([metrics.compare(*pair) for pair in zip(each, lit)])["psnr_fg"]
+            for each in (without, shown)]))
+    return found
 
 
 def parse(argv):
@@ -158,25 +164,28 @@ def main(argv=None):
     seeds = [int(name) for name in args.objects if name.isdigit()]
     files = [name for name in args.objects if not name.isdigit()]
     items = [*procedural_items(seeds), *(mesh_items(files) if files else [])]
-    print(f"{'object':12s} {'mean absolute':>20s}  less {'root mean square':>20s}  less"
+    print(f"{'object':12s} above {'mean absolute':>20s}  less {'root mean square':>20s}  less"
           f" {'PSNR':>12s}")
-    gains, failed = [], False
+    gains, failed = {higher: [] for higher in HIGHER}, False
     with locked(args.out, "--out"):
         for name, source in items:
             try:
-                errors, psnrs = measure(name, source, args)
+                found = measure(name, source, args)
             except InputError as error:
                 failed = True
                 print(f"{name:12s} {error}")
                 continue
-            gains.append(1 - errors[1] / errors[0])
-            rows = [" ".join(f"{each:6.4f}" for each in kind) + f" {gain:5.0%}"
-                    for kind, gain in zip(errors.T, gains[-1])]
-            print(f"{name:12s} {rows[0]} {rows[1]} {psnrs[0]:6.2f} {psnrs[1]:5.2f}", flush=True)
-    if gains:
-        print("less in the median, and at least:", *(
-            f"{word}: {np.median(kind):.0%}, {min(kind):.0%}"
-            for word, kind in zip(("mean absolute", "root mean square"), np.transpose(gains))))
+            for (errors, psnrs), (higher, each) in zip(found, gains.items()):
+                each.append(1 - errors[1] / errors[0])
+                columns = [" ".join(f"{value:6.4f}" for value in kind) + f" {gain:5.0%}"
+                           for kind, gain in zip(errors.T, each[-1])]
+                columns += [f"{psnrs[0]:6.2f} {psnrs[1]:5.2f}"]
+                print(f"{name:12s} {higher:5.0f}", *columns, flush=True)
+    for higher, each in gains.items():
+        if each:
+            print(f"{higher:.0f} above, less in the median, and at least:", *(
+                f"{word}: {np.median(kind):.0%}, {min(kind):.0%}"
+                for word, kind in zip(("mean absolute", "root mean square"), np.transpose(each))))
     return 1 if failed else 0
 
 

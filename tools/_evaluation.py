@@ -304,7 +304,8 @@ def seen_from(prediction: Path, up: str, folder: Path) -> dict[str, float]:
     """
     true = views_reader.read_views(folder)
     true = true.subset(np.arange(len(true) - 1))
-    if prediction.suffix.lower() == ".glb" and b"KHR_materials_unlit" not in prediction.read_bytes():
+    is_lit = b"KHR_materials_unlit" not in prediction.read_bytes()
+    if is_lit and prediction.suffix.lower() == ".glb":
         log.warning("%s: a material to be lit, compared with the views as it is; of a mesh of"
                     " views_to_mesh.py give mesh.obj, which has the views' light", prediction)
     return report.view_metrics(load_mesh(prediction, up), true)

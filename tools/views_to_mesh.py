@@ -12,8 +12,8 @@ Radiance field, depth fusion with the visual hull, DMTet, texture.
 The views: a folder that simple_video_sample.py or render_orbits.py wrote, or any transforms.json
 (nerfstudio, Instant-NGP, Blender), with alpha or without, of any scale. The output folder gets
 mesh.glb (y up), mesh.obj with .mtl and .png, mesh.ply (both in the views' own world; --obj-up y
-turns the .obj), contact.png, turntable.mp4 and .gif, report.json; its folder `work` gets previews
-and what --resume continues.
+turns the .obj), contact.png, light.png, turntable.mp4 and .gif, report.json; its folder `work` gets
+previews and what --resume continues.
 Exit code: 0 done, 2 wrong input, 3 the files are written, but the mesh does not explain its views,
 130 ended by Ctrl-C (the mesh is then made of what there was, with its report.json).
 """

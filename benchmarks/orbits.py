@@ -74,7 +74,8 @@ def compare(args):
     """Make all views and meshes that are missing, print the table; return the exit code."""
     from sgm.diffusion.pipeline import load_model
     from sgm.reconstruct.pipeline import Reconstruction
-    spec, rows = load_mesh_spec(args.config, args.set), {name: [] for name in ORBITS}
+    spec = load_mesh_spec(args.config, ["light.bake=true", *args.set])    # mesh.glb as the views
+    rows = {name: [] for name in ORBITS}
     engine = load_model() if args.generated else None
     folder = args.out / ("generated" if args.generated else "rendered")
     print(HEAD.format("object", "orbit", "Chamfer", "PSNR", "IoU"))

@@ -18,7 +18,7 @@ FORBIDDEN = {"reconstruct": {"models", "checkpoints", "diffusion"}, "checkpoints
 EXCEPT = {("reconstruct.distill", "diffusion"), ("checkpoints", "models.architecture")}
 # The same within sgm/reconstruct.
 RECONSTRUCT = ["posed_views", "views_reader", "upright", "stage_files", "optimization", "hull", "exposure", "nerf", "dmtet", "texture",
-               "report", "stages", "pipeline"]
+               "light", "report", "stages", "pipeline"]
 # Names that two files have because they do the same job for two rooms.
 PAIRS = {"pipeline", "metrics"}
 MOST_FILES = 12

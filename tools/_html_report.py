@@ -15,7 +15,7 @@ THREE = TOOLS.parent / "vendor" / "three" / "three.min.js"
 # {name in the page: file in the views folder}, {...: in the mesh folder}
 OF_VIEWS = {"input": "input.png", "matte": "input_matte.png", "views": "contact.png",
             "orbit": "orbit.png"}
-OF_MESH = {"mesh": "contact.png"}
+OF_MESH = {"mesh": "contact.png", "light": "light.png"}
 LARGEST = 1680          # pixels of a picture's longer side in the page
 
 

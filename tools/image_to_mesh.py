@@ -82,7 +82,8 @@ def main(argv=None):
     # 1. flags, and the model
     args = parse(argv)
     with of_command(RENAMED):
-        spec = load_mesh_spec(args.mesh_config, args.mesh_set)
+        spec = load_mesh_spec(args.mesh_config,
+                              [*args.mesh_set, *views_to_mesh.settings(args)])
     sampling = simple_video_sample.Sampling(args)
     model = sampling.spec
     if not model.is_orbit:

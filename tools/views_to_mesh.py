@@ -12,8 +12,8 @@ Radiance field, depth fusion with the visual hull, DMTet, texture.
 The views: a folder that simple_video_sample.py or render_orbits.py wrote, or any transforms.json
 (nerfstudio, Instant-NGP, Blender), with alpha or without, of any scale. The output folder gets
 mesh.glb (y up), mesh.obj with .mtl and .png, mesh.ply (both in the views' own world; --obj-up y
-turns the .obj), contact.png, turntable.mp4 and .gif, report.json; its folder `work` gets previews
-and what --resume continues.
+turns the .obj), contact.png, light.png, turntable.mp4 and .gif, report.json; its folder `work` gets
+previews and what --resume continues.
 Exit code: 0 done, 2 wrong input, 3 the files are written, but the mesh does not explain its views,
 130 ended by Ctrl-C (the mesh is then made of what there was, with its report.json).
 """
@@ -96,7 +96,7 @@ def parse(argv):
 
 
 def add_flags(parser):
-    """Add the flags that image_to_mesh.py has as well; `options` reads them."""
+    """Add the flags that image_to_mesh.py has as well; `settings` and `options` read them."""
     add = parser.add_argument
     add(
         "--resume",
@@ -106,10 +106,20 @@ def add_flags(parser):
     add("--obj-up", choices=("y", "z"),
         help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
         " world, where ours have z up)")
+    light = parser.add_mutually_exclusive_group()
+    light.add_argument("--no-light", action="store_true",
+        help="do not tell the light from the albedo: mesh.glb is unlit, as the views show it")
+    light.add_argument("--bake-light", action="store_true",
+        help="mesh.glb is unlit: albedo times the light that was found")
+
+
+def settings(args):
+    """Return the flags of `add_flags` that are settings, as `load_mesh_spec` takes them."""
+    return [*["light.use=false"] * args.no_light, *["light.bake=true"] * args.bake_light]
 
 
 def options(args):
-    """Return the flags of `add_flags` as keywords of `Reconstruction`."""
+    """Return the other flags of `add_flags` as keywords of `Reconstruction`."""
     return {"resume": args.resume, "progress": not args.quiet, "obj_up": args.obj_up}
 
 
@@ -130,7 +140,8 @@ def result(output, report):
 def main(argv=None):
     """Run the command. Return its exit code."""
     args = parse(argv)
-    overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]
+    overrides = [*args.set, *settings(args)]
+    overrides += [f"seed={args.seed}"] if args.seed is not None else []
     spec = load_mesh_spec(args.config, overrides)
     output = args.output or mesh_folder(args.views)
     if args.fov and not args.orbit:

@@ -180,6 +180,13 @@ class TextureSpec:
 
 
 @dataclass
+class LightSpec:
+    """What of the views' brightness is the light's (sgm/reconstruct/light.py)."""
+    use: bool = True            # it is found, and mesh.glb is a matt material of the albedo, lit
+    bake: bool = False          # mesh.glb is unlit nevertheless: albedo times the light found
+
+
+@dataclass
 class MeshSpec:
     """Everything that views_to_mesh.py can be given in a file or with --set."""
     seed: int = 0
@@ -194,6 +201,7 @@ class MeshSpec:
     depth: DepthSpec = field(default_factory=DepthSpec)
     dmtet: DMTetSpec = field(default_factory=DMTetSpec)
     clean: CleanSpec = field(default_factory=CleanSpec)
+    light: LightSpec = field(default_factory=LightSpec)
     texture: TextureSpec = field(default_factory=TextureSpec)
 
     def validate(self):

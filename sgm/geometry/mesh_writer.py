@@ -123,19 +123,23 @@ def _glb(mesh, path):
             type="SCALAR",
         )
     )
-    # Unlit: the texture holds the light of the views; programs that do not know the extension shade
-    # a matt surface.
+    # A matt surface. Unlit if the texture holds the light of the views, which programs that do not
+    # know the extension shade nevertheless.
+    texture, unlit, used = mesh.albedo, {}, {}
+    if texture is None:
+        texture, unlit = mesh.texture, dict(extensions=dict(KHR_materials_unlit={}))
+        used = dict(extensionsUsed=["KHR_materials_unlit"])
     material = dict(
         name="views",
         doubleSided=True,
-        extensions=dict(KHR_materials_unlit={}),
+        **unlit,
         pbrMetallicRoughness=dict(
             baseColorTexture=dict(index=0), metallicFactor=0.0, roughnessFactor=1.0
         ),
     )
     header = dict(
         asset=dict(version="2.0", generator="views_to_mesh"),
-        extensionsUsed=["KHR_materials_unlit"],
+        **used,
         scene=0,
         scenes=[dict(nodes=[0])],
         nodes=[dict(mesh=0, name=name)],
@@ -148,7 +152,7 @@ def _glb(mesh, path):
         materials=[material],
         textures=[dict(sampler=0, source=0)],
         samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)],
-        images=[dict(bufferView=put(png(mesh.texture)), mimeType="image/png", name=name)],
+        images=[dict(bufferView=put(png(texture)), mimeType="image/png", name=name)],
         accessors=accessors,
         bufferViews=views,
         buffers=[dict(byteLength=len(binary))],

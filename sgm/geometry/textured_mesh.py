@@ -18,6 +18,7 @@ class TexturedMesh:
     texture (S, S, 3) uint8, sRGB-coded, row 0 at v = 1; it holds the light of the views.
     coverage: the share of the surface's area whose color was seen in a view; the rest is guessed
     from the colors around it. upright (3, 3): the rotation to a world with z up, which GLB needs.
+    albedo (S, S, 3) uint8: the texture without that light, for a GLB; None if it is not known.
     """
     vertices: np.ndarray
     faces: np.ndarray
@@ -26,6 +27,7 @@ class TexturedMesh:
     texture: np.ndarray
     coverage: float = 1.0
     upright: np.ndarray = field(default_factory=lambda: np.eye(3))
+    albedo: np.ndarray | None = None
 
     def placed(self, scale: float, center) -> TexturedMesh:
         """Return the mesh in the views' own world: vertices / scale + center, float64."""

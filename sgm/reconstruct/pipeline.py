@@ -6,7 +6,7 @@ was made with; a stage that optimizes something also saves checkpoints on its wa
 import hashlib
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ from sgm.views.images import save_png
 from sgm.views.transforms import read_transforms, replace_poses
 
 FORMATS = ("glb", "obj", "ply")
-PICTURES = ("contact.png", "turntable.mp4", "turntable.gif")
+PICTURES = ("contact.png", "light.png", "turntable.mp4", "turntable.gif")
 log = logging.getLogger("sgm")
 
 
@@ -318,8 +318,11 @@ class Reconstruction:
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(vertices, faces)
             return None
-        mesh = steps.texture(vertices, faces, even, self.spec, stopped)
-        placed = mesh.placed(views.scale, views.center).turned_back(views.upright)
+        mesh, found, facts = steps.texture(vertices, faces, even, self.spec, stopped)
+        if found is not None:
+            self.report["light"] = facts
+        saved = replace(mesh, albedo=None) if self.spec.light.bake else mesh
+        placed = saved.placed(views.scale, views.center).turned_back(views.upright)
         if self.original_world:
             placed = placed.undone(views.applied)
         for kind in FORMATS:
@@ -338,6 +341,8 @@ class Reconstruction:
                         report.view_metrics(mesh, fitted))
         if not stopped:
             report.write_contact_sheet(self.output / PICTURES[0], mesh, views)
+        if found is not None and not stopped:
+            save_png(self.output / "light.png", report.of_light(mesh, found, views))
         if not stopped:
             report.write_turntable(self.output, report.turntable(mesh))
         return placed

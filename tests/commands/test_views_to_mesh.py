@@ -219,7 +219,7 @@ def test_from_views_to_files_killed_and_resumed(folder, tmp_path):
     assert report["mesh"]["watertight"] and report["mesh"]["components"] == 1 and report["mesh"]["boundary_edges"] == 0
     assert set(report["stages"]) == {"views", "hull", "nerf", "surface", "dmtet", "texture"}
     names = {path.name for path in whole.iterdir()}
-    assert names >= {"mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", "contact.png", "report.json", "work"}
+    assert names >= {"light.png", "mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", "contact.png", "report.json", "work"}
     assert {path.name for path in (whole / "work").glob("*.png")} == {
         f"{name}.png" for name in ("nerf_00006", "nerf_00012", "dmtet_00004", "dmtet_00006")}
     assert Image.open(whole / "work" / "dmtet_00006.png").size == (3 * SIDE, 3 * SIDE)      # views, colors, shape
@@ -269,14 +269,17 @@ def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch)
         return Reconstruction(folder, load_mesh_spec("default", [*settings, *more]), output, ("texture",), progress=False)
 
     def interrupted(of):
+        once = iter([signal.SIGINT])
+
         def within(*args, **options):
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in once:
+                os.kill(os.getpid(), number)
             return of(*args, **options)
         return within
 
     ended = run()
-    ended.run()
-    assert ended.report["interrupted"] is False and (output / "contact.png").exists()
+    assert ended.run().albedo is not None and ended.report["light"]["shading"][0] < ended.report["light"]["shading"][1]
+    assert ended.report["interrupted"] is False and (output / "contact.png").exists() and (output / "light.png").exists()
     baked = (output / "mesh.png").read_bytes()
     for place, name, of in ((baking, "texels", baking.texels), (least_squares, "_observations", observations),
                             (report_module, "facts", facts)):
@@ -284,12 +287,12 @@ def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch)
         (output / "mesh.glb").unlink()
         with monkeypatch.context() as patch:
             patch.setattr(place, name, interrupted(of))
-            ended = run()
-            ended.run()
+            ended = run("light.bake=true")
+            assert ended.run().albedo is None
         report = json.loads((output / "report.json").read_text())
         assert ended.interrupted and report["interrupted"] and report["mesh"]["faces"] > 100 and "metrics" not in report
         assert (output / "mesh.glb").stat().st_size > 1000 and "texture" in report["stages"]
-        assert not (output / "contact.png").exists() and not (output / "turntable.gif").exists()
+        assert not any((output / name).exists() for name in ("contact.png", "light.png", "turntable.gif"))
         assert ((output / "mesh.png").read_bytes() == baked) == (name == "facts")
 
 
@@ -501,6 +504,20 @@ def test_y_up_world_and_the_one_before_it(folder, tmp_path, capsys, monkeypatch)
         np.testing.assert_allclose(y.vertices, z.vertices, atol=1e-4)
         np.testing.assert_array_equal(y.faces, z.faces)
     assert np.abs(report_of(tmp_path / "y")["views"]["upright"] @ to_y_up[:3, :3] - np.eye(3)).max() == 0
+
+
+@pytest.mark.parametrize("flag, override", [("--no-light", "light.use=false"), ("--bake-light", "light.bake=true")])
+def test_flags_of_light_are_settings(flag, override, monkeypatch):
+    tool, seen = load_tool("views_to_mesh"), []
+
+    def ended(config, overrides):
+        seen.extend(overrides)
+        raise InputError("enough")
+
+    monkeypatch.setattr(tool, "load_mesh_spec", ended)
+    with pytest.raises(InputError, match="enough"):
+        tool.main(["views", flag])
+    assert seen == [override] and load_mesh_spec("default", seen) != MeshSpec()
 
 
 def test_the_world_of_the_files_is_named(caplog):

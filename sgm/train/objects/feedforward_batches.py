@@ -81,9 +81,9 @@ class ViewsOfInputs:
         background = np.full(len(targets), 1.0) if self.still else rng.choice(BACKGROUNDS,
                                                                               len(targets))
         arrays = (np.stack(images), np.concatenate(cameras), np.stack(targets),
-                  background.reshape(-1, 1, 1, 1), float(progress >= recipe.perceptual_from),
-                  *rays, *self.samples(rng, len(rays[0])))
-        return tuple(np.ascontiguousarray(array, np.float32) for array in arrays)
+                  background.reshape(-1, 1, 1, 1), progress >= recipe.perceptual_from, *rays,
+                  *self.samples(rng, len(rays[0])))
+        return tuple(np.array(array, np.float32) for array in arrays)
 
     def input(self, rng, index, view):
         """Return the network's input (3, S, S) of an object."""

@@ -17,7 +17,7 @@ ORDER = ["common", "config", "ops", "views", "geometry", "models", "checkpoints"
 FORBIDDEN = {"reconstruct": {"models", "checkpoints", "diffusion"}, "checkpoints": {"models"}}
 EXCEPT = {("reconstruct.distill", "diffusion"), ("checkpoints", "models.architecture")}
 # The same within sgm/reconstruct.
-RECONSTRUCT = ["posed_views", "views_reader", "upright", "stage_files", "optimization", "hull", "exposure", "nerf", "dmtet", "texture",
+RECONSTRUCT = ["posed_views", "views_reader", "upright", "stage_files", "optimization", "hull", "exposure", "nerf", "dmtet", "distill", "texture",
                "report", "stages", "pipeline"]
 # Names that two files have because they do the same job for two rooms.
 PAIRS = {"pipeline", "metrics"}

@@ -8,6 +8,7 @@ Radiance field, depth fusion with the visual hull, DMTet, texture.
   views_to_mesh.py outputs/cup --resume              continue a run that was ended
   views_to_mesh.py outputs/cup --stages texture --set texture.size=2048
   views_to_mesh.py orbit.mp4 --orbit static          frames without cameras, input view last
+  views_to_mesh.py outputs/cup --distill --ckpt sv3d_p.safetensors      hidden surface by the model
 
 The views: a folder that simple_video_sample.py or render_orbits.py wrote, or any transforms.json
 (nerfstudio, Instant-NGP, Blender), with alpha or without, of any scale. The output folder gets
@@ -25,6 +26,7 @@ import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
 from sgm.common.cli import Arguments, check_folder, exit_code, float_range, int_range, loading
 from sgm.common.errors import InputError
+from sgm.config.model import DTYPE_NAMES
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.reconstruct.stage_files import STAGES, check_output, mesh_folder
 from sgm.views.frames import RIGS
@@ -97,9 +99,34 @@ def parse(argv):
     add("--original-world", action="store_true",
         help="write mesh.obj and mesh.ply in the world that the poses were in before nerfstudio's"
         " applied_transform")
+    add("--distill", action="store_true",
+        help="the model that made the views tells what none of them shows (slow: a line says how"
+        " long; on an NPU, or with the embedded model)")
+    add("--model", help="the orbit model of --distill (default: what run.json in the views' folder"
+        " says)")
+    add("--ckpt", help="its weights (default: those of the embedded model)")
+    add("--lora", help="a LoRA for them")
+    add("--dtype", choices=DTYPE_NAMES, default="fp32", help="precision of its UNet (default fp32)")
+    add("--sequential-cfg", action="store_true",
+        help="the two sides of its guidance one after the other: half the memory")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     return parser.parse_args(argv)
+
+
+def make_distiller(args, spec):
+    """Return the Distiller of the views' model, and print how long it will take."""
+    if args.orbit:
+        raise InputError("--distill: belongs to a views folder, whose last view is the model's"
+                         " input; leave --orbit out")
+    from sgm.reconstruct import distill
+    distiller, seconds = distill.of_views(args.views, spec.distill, args.model, args.ckpt,
+                                          args.lora, args.dtype, args.sequential_cfg)
+    clips = distill.clips(spec.distill, spec.dmtet)
+    much = "an unknown time" if seconds is None else f"about {seconds:.0f} s each"
+    whole = "" if seconds is None else f", {clips * seconds / 60:.0f} minutes in all"
+    print(f"distillation by {distiller.denoise.name}: {clips} clips, {much}{whole}", flush=True)
+    return distiller
 
 
 def main(argv=None):
@@ -111,6 +138,10 @@ def main(argv=None):
     if args.fov and not args.orbit:
         raise InputError(f"--fov {args.fov:g}: belongs to --orbit; the cameras in a transforms.json"
                          " have their own")
+    unused = [flag for flag, value in (("--model", args.model), ("--ckpt", args.ckpt),
+                                       ("--lora", args.lora)) if value and not args.distill]
+    if unused:
+        raise InputError(f"{unused[0]}: is of a model that distills; give --distill, too")
     if not args.views.exists():
         raise InputError(
             f"{args.views}: no such file or folder; give a folder of views with its transforms.json"
@@ -121,10 +152,11 @@ def main(argv=None):
         from sgm import ops
         from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
+    distiller = make_distiller(args, spec) if args.distill else None
     run = Reconstruction(
         args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet,
         args.obj_up, args.up, args.original_world, args.elevation, args.write_cameras, args.orbit,
-        args.fov,
+        args.fov, distiller,
     )
     run.run()
     report = run.report

@@ -59,13 +59,14 @@ class Reconstruction:
     or None, see `elevation.settled`. write_cameras: put the elevation that is used into the
     source's transforms.json. orbit: one of `sgm.views.frames.RIGS` if the source has no cameras; it
     is then a folder of pictures, a video, a GIF or a sheet; fov: the field of view of its cameras
-    in degrees, None: the orbit's own. Raises ShapeError and the like.
+    in degrees, None: the orbit's own. distiller: an `sgm.reconstruct.distill.Distiller`, or None.
+    Raises ShapeError and the like.
     """
 
     def __init__(
         self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True,
         obj_up=None, up="auto", original_world=False, elevation=None, write_cameras=False,
-        orbit=None, fov=None,
+        orbit=None, fov=None, distiller=None,
     ):
         unknown = [name for name in stages if name not in STAGES]
         if unknown:
@@ -85,7 +86,7 @@ class Reconstruction:
         self.obj_up = obj_up
         self.up, self.original_world = up, original_world
         self.elevation, self.write_cameras, self.orbit = elevation, write_cameras, orbit
-        self.fov = fov
+        self.fov, self.distiller = fov, distiller
         self.work, self.timer = Work(self.output / "work"), StageTimer()
         self.report, self.interrupted = {}, False
 
@@ -162,10 +163,10 @@ class Reconstruction:
             field.forget_graphs()
             ops.release()
         with self.timer("dmtet"):
-            surface = self.surface(plain, sdf, field, origin)
+            surface, imagined = self.surface(plain, sdf, field, origin)
         with until_stopped() as stopped:        # what is done is saved before the end
             with self.timer("texture"):
-                mesh = self.mesh(surface, views, even, held_out, hull, stopped)
+                mesh = self.mesh(surface, views, even, imagined, held_out, hull, stopped)
             self.interrupted |= bool(stopped)
             if not self.interrupted:
                 iou = self.report.get("metrics", {}).get("input", {}).get("iou")
@@ -251,19 +252,26 @@ class Reconstruction:
         return sdf
 
     def surface(self, views, sdf, field, origin):
-        """Return the Surface of a signed distance: refined, from an earlier run, or as it is."""
-        spec = self.spec
+        """Return the Surface of a signed distance: refined, from an earlier run, or as it is.
+
+        Second, PosedViews of what was distilled, or None.
+        """
+        spec, distiller = self.spec, self.distiller
         made_with = {
             **origin,
             "surface": hashlib.sha256(sdf.tobytes()).hexdigest()[:16],
             "dmtet": _of_result(spec.dmtet),
         }
+        if distiller:
+            made_with["distill"] = {**asdict(spec.distill), "model": distiller.denoise.name}
         saved = self.saved("dmtet", made_with)
         runs = "dmtet" in self.stages and not self.interrupted
         if not runs and saved is None:
             self.report["dmtet"] = {"steps": 0}
-            return steps.surface(sdf)
-        refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed)
+            return steps.surface(sdf), None
+        if distiller:
+            distiller.begin(views, spec.dmtet, spec.seed)
+        refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed, distiller)
         if saved is not None:
             restore_state(self.work.file("dmtet"), refiner.restore, saved)
         if runs:
@@ -274,9 +282,13 @@ class Reconstruction:
             self.work.note("dmtet", made_with, self.resume)
             self.optimize(refiner, picture)
         self.report["dmtet"] = {"steps": refiner.done, "psnr": _psnr(refiner)}
+        surface, imagined = refiner.surface(), None
+        if distiller and refiner.done > distiller.first:
+            self.report["distill"] = distiller.report
+            imagined = distiller.imagined(surface, field)
         field.forget_graphs()
         ops.release()
-        return refiner.surface()
+        return surface, imagined
 
     def optimize(self, trainer, picture):
         """Run a NerfTrainer or a Refiner, with checkpoints and previews in the work folder.
@@ -306,19 +318,19 @@ class Reconstruction:
 
             self.interrupted |= not optimize(trainer, save=save, preview=preview, progress=show)
 
-    def mesh(self, surface, views, even, held_out, hull, stopped):
+    def mesh(self, surface, views, even, imagined, held_out, hull, stopped):
         """Clean, texture, write files and figures. Return the TexturedMesh in the files' world.
 
         Without the texture stage: report the surface as it is, and return None. even: the views in
-        one exposure, which give the texture; figures compare with `views` and `held_out`, as they
-        came. stopped: the list of `until_stopped`; the files of the mesh are written even if it
-        holds something.
+        one exposure, which give the texture; imagined: views of what they do not show, or None;
+        figures compare with `views` and `held_out`, as they came. stopped: the list of
+        `until_stopped`; the files of the mesh are written even if it holds something.
         """
         vertices, faces = steps.flattened(surface, hull)
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(vertices, faces)
             return None
-        mesh = steps.texture(vertices, faces, even, self.spec, stopped)
+        mesh = steps.texture(vertices, faces, even, self.spec, stopped, imagined)
         placed = mesh.placed(views.scale, views.center).turned_back(views.upright)
         if self.original_world:
             placed = placed.undone(views.applied)

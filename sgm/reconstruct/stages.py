@@ -167,10 +167,10 @@ def flattened(surface, hull):
     ), surface.faces
 
 
-def texture(vertices, faces, views, spec, stopped=()):
+def texture(vertices, faces, views, spec, stopped=(), imagined=None):
     """Return the TexturedMesh of a surface, cleaned, in the box of the views.
 
-    stopped: see `baking.bake`.
+    stopped, imagined: see `baking.bake`.
     """
     vertices, faces = cleaning.clean(vertices, faces, spec.clean)
-    return baking.bake(vertices, faces, views, spec.texture, stopped)
+    return baking.bake(vertices, faces, views, spec.texture, stopped, imagined)

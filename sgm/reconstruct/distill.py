@@ -1,0 +1,336 @@
+"""Masked score distillation: what no view shows is learned from a diffusion model of orbits.
+
+SV3D (Voleti et al. 2024, arXiv 2403.12008), section 4.1, in the form that its authors run: views of
+a random orbit that ends on the input view are rendered, encoded, noised at one level, denoised in
+one guided evaluation and decoded, all without gradient. The surface is then to render as these
+pictures: 1/2 sum |m (picture - render)|^2 / T, where m is small where a view sees the surface well.
+
+The model is a function `denoise(clip, orbit, sigma, rng)`: a clip (T, 3, H, W) in [-1, 1] of an
+`Orbit` is made into what the model thinks it should be. It has the attributes num_frames, size
+(X"""
+import logging
+import time
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from sgm import ops
+from sgm.common.errors import argument
+from sgm.diffusion.denoiser import tensor
+from sgm.diffusion.guards import memory_errors, require_finite
+from sgm.diffusion.pipeline import load_model
+from sgm.geometry.topology import vertex_normals
+from sgm.reconstruct.dmtet import rasterizer
+from sgm.reconstruct.dmtet.refinement import Goal
+from sgm.reconstruct.posed_views import PosedViews, ShapeError
+from sgm.views.cameras import Orbit
+from sgm.views.folder import read_run
+from sgm.views.images import composite, load_image
+from sgm.views.preprocessing import to_network
+from sgm.views.transforms import read_transforms
+
+FINE = 2            # samples per pixel and side of what the model is shown
+IMAGINED = 3        # orbits from which the texture of what no view sees is taken,
+IMAGINED_SIDE = 288         # in pictures of this many pixels per side
+FEWEST = 4          # pictures of a clip that a step takes at least, and how many more
+PER_PIXEL = 3       # pixels are in these than a step colors: about a third show the object
+LARGE = 1 << 28     # parameters from which the networks are not all kept in memory on a CPU
+log = logging.getLogger("sgm")
+
+
+def soft_mask(vertices, normals, eyes, edges, floor):
+    """Return how little the cameras see of vertices, (N,) float32 in [floor, 1].
+
+    It is clip(1 - smoothstep(edges, c), floor, 1), c the largest cosine of the normal with the
+    direction to a camera (SV3D, section 4.1, with the authors' edges and floor). What hides a
+    vertex from a camera is not looked at. vertices, normals (N, 3), eyes (V, 3).
+    """
+    best = np.full(len(vertices), -1.0)
+    for eye in eyes:
+        to_eye = eye - vertices
+        to_eye /= np.maximum(np.linalg.norm(to_eye, axis=1, keepdims=True), 1e-12)
+        best = np.maximum(best, (to_eye * normals).sum(1))
+    low, high = edges
+    x = np.clip((best - low) / max(high - low, 1e-9), 0, 1)
+    return np.clip(1 - x * x * (3 - 2 * x), floor, 1).astype(np.float32)
+
+
+def render(surface, field, mask, c2w, intrinsics, size):
+    """Return pictures of a surface from cameras c2w (T, 4, 4), without gradient.
+
+    rgb (T, h, w, 3) on white, alpha (T, h, w) and the mask (N,) of the vertices as the pictures
+    show it (T, h, w), 1 in the background; float32. size: (h, w).
+    """
+    h, w = size
+    points, found = [], []
+    for pose in c2w:
+        ids, depth = rasterizer.face_ids(surface.vertices, surface.faces, pose, intrinsics * FINE,
+                                         w * FINE, h * FINE)
+        pixels = np.flatnonzero(ids.reshape(-1) >= 0)
+        rays = rasterizer.pixel_rays(pixels, w * FINE, pose, intrinsics * FINE)
+        place = (pose[:3, 3] + depth.reshape(-1, 1)[pixels] * rays).astype(np.float32)
+        faces = surface.faces[ids.reshape(-1)[pixels]]
+        found.append((pixels, _interpolated(mask, surface.vertices, faces, place)))
+        points.append(place)
+    colors = field.evaluate(np.concatenate(points))[1]
+    out = np.empty((len(c2w), h, w, 5), np.float32)
+    for k, (pixels, weights) in enumerate(found):
+        fine = np.tile(np.float32([1, 1, 1, 0, 1]), (h * FINE * w * FINE, 1))
+        fine[pixels, :3], colors = colors[:len(pixels)], colors[len(pixels):]
+        fine[pixels, 3], fine[pixels, 4] = 1, weights
+        out[k] = cv2.resize(fine.reshape(h * FINE, w * FINE, 5), (w, h),
+                            interpolation=cv2.INTER_AREA)
+    return out[..., :3], out[..., 3], out[..., 4]
+
+
+def _interpolated(values, vertices, faces, points):
+    """Return values (N,) of vertices at points (P, 3) of faces (P, 3)."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    normal = np.cross(b - a, c - a)
+    square = np.maximum((normal * normal).sum(1), 1e-30)
+    of_b = (np.cross(points - a, c - a) * normal).sum(1) / square
+    of_c = (np.cross(b - a, points - a) * normal).sum(1) / square
+    return (1 - of_b - of_c) * values[faces[:, 0]] + of_b * values[faces[:, 1]] + (
+        of_c * values[faces[:, 2]])
+
+
+class Cameras:
+    """The cameras of a model's orbits in the box of views whose last one is the model's input.
+
+    views: PosedViews. size: (h, w) of the model's pictures. Raises ShapeError.
+    """
+
+    def __init__(self, views, size):
+        if abs(views.w * size[0] - views.h * size[1]) > size[0]:
+            raise ShapeError(f"{argument('distill')}: the views have {views.w} x {views.h} pixels,"
+                             f" the model's {size[1]} x {size[0]}; give the views of that model")
+        self.size = size
+        self.intrinsics = views.intrinsics * (size[1] / views.w)
+        self.origin = -views.center * views.scale           # of the world
+        away = views.c2w[:, :3, 3] - self.origin
+        self.distance = np.linalg.norm(away[-1])
+        azimuths = np.degrees(np.arctan2(away[:, 1], away[:, 0]))
+        self.azimuth = azimuths[-1]
+        self.elevation = float(np.degrees(np.arcsin(away[-1, 2] / self.distance)))
+        steps = (np.diff(azimuths) + 180) % 360 - 180
+        self.sign = 1 if np.median(steps) >= 0 else -1
+
+    def orbit(self, seed, num_frames, is_posed):
+        """Return a random `Orbit`, or the static one of a model that knows no angles."""
+        if is_posed:
+            orbit = Orbit.dynamic(seed, self.elevation, num_frames)
+        else:
+            orbit = Orbit.static(self.elevation, num_frames)
+        return orbit.with_sign(self.sign)
+
+    def poses(self, orbit):
+        """Return the camera-to-world matrices (T, 4, 4) of an orbit."""
+        turn, angle = np.eye(4), np.radians(self.azimuth)
+        turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        turn[:3, 3] = self.origin
+        return turn @ orbit.poses(self.distance)
+
+
+def clips(settings, dmtet):
+    """Return how many clips the model is asked for, by a `DistillSpec` and a `DMTetSpec`."""
+    return min(settings.clips, round(settings.share * sum(dmtet.steps)))
+
+
+class Distiller:
+    """The goals of a `Refiner`, from a model: see this file's head for `denoise`.
+
+    settings: a `DistillSpec`. `begin` tells the views. `report` is what report.json says of it.
+    """
+
+    def __init__(self, denoise, settings):
+        self.denoise, self.settings = denoise, settings
+        self.report = {"model": denoise.name, "seconds_per_clip": []}
+
+    def begin(self, views, dmtet, seed):
+        """Set out for a refinement.
+
+        views: PosedViews, the last one the model's input. dmtet: its `DMTetSpec`. Raises ShapeError
+        if the views are of another shape than the model's.
+        """
+        settings, total = self.settings, sum(dmtet.steps)
+        self.seed, self.eyes = seed, views.c2w[:, :3, 3]
+        self.cameras = Cameras(views, self.denoise.size)
+        self.steps = round(settings.share * total)
+        self.first, self.clips = total - self.steps, clips(settings, dmtet)
+        h, w = self.denoise.size
+        self.count = int(np.clip(PER_PIXEL * dmtet.pixels // (h * w), FEWEST,
+                                 self.denoise.num_frames))
+        self.clip, self.views, self.importance = None, None, None
+
+    def __call__(self, surface, field, done, forget):
+        """Return the `Goal` of the step after `done` ones, or None before the last `share`."""
+        step = done - self.first
+        if step < 0:
+            return None
+        clip = step * self.clips // self.steps
+        if clip != self.clip:
+            if self.denoise.frees_graphs:
+                forget()
+            self.clip = clip
+            self._ask(surface, field, clip)
+        weight = self.settings.weight * (step + 1) / self.steps
+        return Goal(self.views, self.importance, weight, self.count)
+
+    def sigma(self, clip):
+        """Return the noise level of a clip: log-uniform between bounds that fall clip by clip."""
+        part = clip / max(self.clips - 1, 1)
+        low, high = (np.log(first) * (1 - part) + np.log(last) * part for first, last in zip(
+            self.settings.sigma_first, self.settings.sigma_last))
+        return float(np.exp(np.random.RandomState([self.seed, 1, clip]).uniform(low, high)))
+
+    def orbit(self, clip):
+        """Return the `Orbit` of a clip."""
+        seed = np.random.RandomState([self.seed, 2, clip]).randint(1 << 31)
+        return self.cameras.orbit(seed, self.denoise.num_frames, self.denoise.is_posed)
+
+    def _ask(self, surface, field, clip):
+        """Make the goal of a clip."""
+        start = time.perf_counter()
+        normals = vertex_normals(surface.vertices, surface.faces)
+        mask = soft_mask(surface.vertices, normals, self.eyes, self.settings.edges,
+                         self.settings.floor)
+        orbit, sigma = self.orbit(clip), self.sigma(clip)
+        poses = self.cameras.poses(orbit)
+        rgb, alpha, shown = render(surface, field, mask, poses, self.cameras.intrinsics,
+                                   self.cameras.size)
+        pictures = self.denoise(np.ascontiguousarray(rgb.transpose(0, 3, 1, 2)) * 2 - 1, orbit,
+                                sigma, np.random.RandomState([self.seed, 3, clip]))
+        target = np.clip(pictures.transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
+        self.views = self.posed(target, alpha, poses, self.cameras.intrinsics)
+        self.importance = shown * shown                     # the mask is within the square
+        seconds = time.perf_counter() - start
+        log.info("distill: clip %d of %d, sigma %.3g, %.1f s", clip + 1, self.clips, sigma, seconds)
+        self.report["seconds_per_clip"].append(round(seconds, 2))
+
+    @staticmethod
+    def posed(on_white, alpha, poses, intrinsics):
+        """Return pictures on white as PosedViews, which are premultiplied."""
+        rgb = (on_white - (1 - alpha[..., None])).astype(np.float32)
+        return PosedViews(np.ascontiguousarray(rgb), np.ascontiguousarray(alpha), poses,
+                          *intrinsics)
+
+    def imagined(self, surface, field):
+        """Return PosedViews of a surface in a field's colors, from the last clips' orbits."""
+        poses = np.concatenate([self.cameras.poses(self.orbit(clip))
+                                for clip in range(max(self.clips - IMAGINED, 0), self.clips)])
+        h, w = self.cameras.size
+        factor = IMAGINED_SIDE / max(h, w)
+        size = round(h * factor), round(w * factor)
+        intrinsics = self.cameras.intrinsics * (size[1] / w)
+        nothing = np.zeros(len(surface.vertices), np.float32)
+        rgb, alpha, _ = render(surface, field, nothing, poses, intrinsics, size)
+        return self.posed(rgb, alpha, poses, intrinsics)
+
+
+class ModelDenoiser:
+    """One guided evaluation of an orbit model around its input view: the `denoise` of a Distiller.
+
+    engine: an `sgm.diffusion.engine.Engine`. image (1, 3, H, W) in [-1, 1], on white: the input.
+    guidance: scale of every frame. The weights of one stage are in memory at a time, as in
+    sampling. Raises ShapeError for a model of videos.
+    """
+
+    def __init__(self, engine, image, guidance, chunk=7, sequential=False):
+        spec = engine.spec
+        if not spec.is_orbit:
+            raise ShapeError(f"{argument('model')}: found {spec.name}, a model of videos, expected"
+                             " one of orbits (sv3d_u, sv3d_p)")
+        self.engine, self.image, self.chunk, self.sequential = engine, image, chunk, sequential
+        self.name = f"{spec.name} {engine.weights_hash()} {engine.dtype}"
+        self.num_frames, self.size = spec.num_frames, (spec.height, spec.width)
+        self.is_posed = spec.is_posed
+        self.guidance = np.full(spec.num_frames, guidance, np.float32)
+        self.frees_graphs = is_large(engine) and not ops.on_ascend()
+        self.given = None                       # the image's conditions
+
+    def __call__(self, clip, orbit, sigma, rng):
+        """Return the model's pictures (T, 3, H, W) of a clip with noise of the level sigma."""
+        engine, angles = self.engine, {}
+        if self.is_posed:
+            angles = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad}
+        with self._stage("conditioner"):
+            if self.given is None:
+                noise = rng.standard_normal(self.image.shape).astype(np.float32)
+                self.given = [{key: ops.fetch(value) for key, value in side.items()}
+                              for side in engine.condition(
+                                  self.image, noise, num_frames=self.num_frames, **angles)]
+            z = engine.encode(clip, self.chunk)
+        scalars = {"cond_aug": engine.spec.condition.cond_aug, **angles}
+        vector = engine.conditioner.vector(scalars, self.num_frames)
+        c, uc = ({**side, "vector": vector} for side in self.given)
+        z = z + np.float32(sigma) * rng.standard_normal(z.shape).astype(np.float32)
+        with self._stage("model"):
+            z = ops.fetch(engine.denoiser(c, uc, self.guidance, self.sequential)(tensor(z), sigma))
+            self._check(z, "model")
+        with self._stage("first_stage_model"):
+            pictures = engine.decode(z, self.chunk)
+            self._check(pictures, "first_stage_model")
+        return pictures
+
+    @contextmanager
+    def _stage(self, part):
+        """Context manager: hold the weights of one of `Engine.PARTS`; a large model frees all."""
+        with (memory_errors("distill", f"use {argument('dtype')} fp16, or leave"
+                            f" {argument('distill')} out"), self.engine.weights_loaded(part)):
+            yield
+        if self.frees_graphs:
+            self.engine.release()
+
+    def _check(self, array, part):
+        """Raise an error if the result of a part is not finite."""
+        keys = getattr(self.engine, part).parameters_dict()
+        require_finite(array, "distill", self.engine.weights, keys)
+
+
+def is_large(engine):
+    """Return whether a CPU should not hold all networks of an Engine at once."""
+    return sum(int(np.prod(p.shape)) for p in engine.get_parameters()) > LARGE
+
+
+def of_views(folder, settings, model=None, ckpt=None, lora=None, dtype="fp32", sequential=False):
+    """Return the Distiller of a views folder, and about how many seconds a clip takes or None.
+
+    settings: a `DistillSpec`. model, ckpt, lora, dtype: as of `load_model`; the model that
+    run.json names unless given. The input is the last view. A line warns if the weights are not
+    those that made the views. Raises ShapeError and what `load_model` does.
+    """
+    run = read_run(folder)
+    name = model or run.get("model")
+    if not isinstance(name, str):
+        raise ShapeError(f"{argument('model')}: found none, and no run.json in {folder} that names"
+                         " one; give the orbit model that made the views")
+    engine = load_model(name, ckpt, dtype, lora=lora)
+    made_by = run.get("checkpoint", {}).get("hash")
+    if made_by not in (None, engine.weights_hash()):
+        log.warning("%s: its views were made by other weights (%s) than those that distill (%s)",
+                    folder, made_by, engine.weights_hash())
+    size = engine.spec.height, engine.spec.width
+    image = load_image(read_transforms(folder).files[-1])
+    if image.size != size[::-1]:
+        image = image.resize(size[::-1], Image.LANCZOS)
+    pixels = to_network(composite(np.asarray(image)))
+    denoise = ModelDenoiser(engine, pixels, settings.guidance, 2 if is_large(engine) else 7,
+                            sequential)
+    return Distiller(denoise, settings), seconds_per_clip(run)
+
+
+def seconds_per_clip(run):
+    """Return about how many seconds a clip takes by the run.json of sampling, or None.
+
+    A step of sampling and a decoding are in it; encoding is taken to last as long as decoding.
+    """
+    try:
+        scales = run["guidance"]
+        sides = 2 if scales["min"] == scales["max"] == 1 else 1     # of one, distilling makes two
+        stages = run["stages"]
+        return (sides * stages["sample"]["seconds"] / run["steps"]
+                + 2 * stages["decode"]["seconds"])
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None

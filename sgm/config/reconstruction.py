@@ -9,6 +9,7 @@ ENCODINGS = ("dense", "hash")
 FUSIONS = ("auto", "max", "deep", "hull")
 CURES = ("auto", "always", "never")
 MATTES = ("auto", "alpha", "rembg", "border")
+FORMS = ("pixel", "latent")
 
 
 @dataclass
@@ -158,6 +159,8 @@ class DMTetSpec:
 @dataclass
 class DistillSpec:
     """What a diffusion model adds where no view sees the surface (distill.py); only on demand."""
+    # what is compared: pictures, or latents through the gradient of the encoder
+    form: str = "pixel"
     share: float = 0.2          # share of the surface's steps, the last ones
     clips: int = 40             # most clips that the model is asked for; steps share them
     # weight of a pixel's squared error, that of the views being 1; it grows linearly from 0
@@ -172,7 +175,9 @@ class DistillSpec:
     floor: float = 0.2
 
     def validate(self, section="distill."):
-        """Raise ConfigError for a number out of bounds, or bounds that are none."""
+        """Raise ConfigError for an unknown form, a number out of bounds, or bounds that are none.
+        """
+        require_one_of(self.form, section + "form", FORMS)
         require_within(self, section, {
             "share": (0, 1), "clips": (1, 100_000), "weight": (0, 1e6), "guidance": (0, 100),
             "sigma_first": (1e-3, 1e4), "sigma_last": (1e-3, 1e4), "edges": (-1, 1),

@@ -4,6 +4,8 @@ SV3D (Voleti et al. 2024, arXiv 2403.12008), section 4.1, in the form that its a
 a random orbit that ends on the input view are rendered, encoded, noised at one level, denoised in
 one guided evaluation and decoded, all without gradient. The surface is then to render as these
 pictures: 1/2 sum |m (picture - render)|^2 / T, where m is small where a view sees the surface well.
+In the latent form (Poole et al. 2022, arXiv 2209.14988, with the weight 1 of the clean estimate)
+1/2 sum m |estimate - z|^2 of latents z is compared, which takes the gradient of the encoder.
 
 The model is a function `denoise(clip, orbit, sigma, rng)`: a clip (T, 3, H, W) in [-1, 1] of an
 `Orbit` is made into what the model thinks it should be. It has the attributes num_frames, size
@@ -13,7 +15,9 @@ import time
 from contextlib import contextmanager
 
 import cv2
+import mindspore as ms
 import numpy as np
+from mindspore import nn
 from PIL import Image
 
 from sgm import ops
@@ -141,19 +145,24 @@ def clips(settings, dmtet):
 class Distiller:
     """The goals of a `Refiner`, from a model: see this file's head for `denoise`.
 
-    settings: a `DistillSpec`. `begin` tells the views. `report` is what report.json says of it.
+    settings: a `DistillSpec`. file: the model's input, if the views have files. `begin` tells the
+    views. `report` is what report.json says of it.
     """
 
-    def __init__(self, denoise, settings):
-        self.denoise, self.settings = denoise, settings
-        self.report = {"model": denoise.name, "seconds_per_clip": []}
+    def __init__(self, denoise, settings, file=None):
+        self.denoise, self.settings, self.file = denoise, settings, file
+        self.report = {"model": denoise.name, "weight": settings.weight, "seconds_per_clip": []}
 
     def begin(self, views, dmtet, seed):
         """Set out for a refinement.
 
         views: PosedViews, the last one the model's input. dmtet: its `DMTetSpec`. Raises ShapeError
-        if the views are of another shape than the model's.
+        if the views are of another shape than the model's, or without its input.
         """
+        if self.file and views.files[-1] != self.file:
+            raise ShapeError(f"{self.file}: found it left out of the views, expected it among them:"
+                             " it is the model's input; use another hold_out, or correct its"
+                             " cut-out")
         settings, total = self.settings, sum(dmtet.steps)
         self.seed, self.eyes = seed, views.c2w[:, :3, 3]
         self.cameras = Cameras(views, self.denoise.size)
@@ -200,11 +209,16 @@ class Distiller:
         poses = self.cameras.poses(orbit)
         rgb, alpha, shown = render(surface, field, mask, poses, self.cameras.intrinsics,
                                    self.cameras.size)
-        pictures = self.denoise(np.ascontiguousarray(rgb.transpose(0, 3, 1, 2)) * 2 - 1, orbit,
-                                sigma, np.random.RandomState([self.seed, 3, clip]))
-        target = np.clip(pictures.transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
-        self.views = self.posed(target, alpha, poses, self.cameras.intrinsics)
-        self.importance = shown * shown                     # the mask is within the square
+        made = np.ascontiguousarray(rgb.transpose(0, 3, 1, 2)) * 2 - 1
+        rng = np.random.RandomState([self.seed, 3, clip])
+        if self.settings.form == "latent":
+            pictures, self.importance = (self.denoise.latent(made, shown, orbit, sigma, rng),
+                                         np.ones_like(shown))
+        else:
+            pictures = np.clip(self.denoise(made, orbit, sigma, rng), -1, 1)
+            self.importance = shown * shown                 # the mask is within the square
+        self.views = self.posed(pictures.transpose(0, 2, 3, 1) / 2 + 0.5, alpha, poses,
+                                self.cameras.intrinsics)
         seconds = time.perf_counter() - start
         log.info("distill: clip %d of %d, sigma %.3g, %.1f s", clip + 1, self.clips, sigma, seconds)
         self.report["seconds_per_clip"].append(round(seconds, 2))
@@ -227,6 +241,18 @@ class Distiller:
         nothing = np.zeros(len(surface.vertices), np.float32)
         rgb, alpha, _ = render(surface, field, nothing, poses, intrinsics, size)
         return self.posed(rgb, alpha, poses, intrinsics)
+
+
+class Along(nn.Cell):
+    """The inner product of an encoder's latents with given ones: a number with a gradient."""
+
+    def __init__(self, embedder, scale):
+        super().__init__(auto_prefix=False)
+        self.embedder, self.scale = embedder, scale
+
+    def construct(self, image, latents):
+        """Return sum(scaled latents of images (N, 3, H, W) * latents (N, z, h, w))."""
+        return (self.embedder(image)[0] * latents).sum() * self.scale
 
 
 class ModelDenoiser:
@@ -252,27 +278,50 @@ class ModelDenoiser:
 
     def __call__(self, clip, orbit, sigma, rng):
         """Return the model's pictures (T, 3, H, W) of a clip with noise of the level sigma."""
+        _, z = self._estimate(clip, orbit, sigma, rng)
+        with self._stage("first_stage_model"):
+            pictures = self.engine.decode(z, self.chunk)
+            self._check(pictures, "first_stage_model")
+        return pictures
+
+    def latent(self, clip, mask, orbit, sigma, rng):
+        """Return a clip less the gradient of 1/2 sum mask |z - estimate|^2 by it, z its latents."""
+        z, estimate = self._estimate(clip, orbit, sigma, rng)
+        h, w = z.shape[2:]
+        weights = np.stack([cv2.resize(m, (w, h), interpolation=cv2.INTER_AREA) for m in mask])
+        toward = (weights[:, None] * (z - estimate)).astype(np.float32)
+        with self._stage("conditioner"):
+            engine = self.engine
+            encoder = Along(engine.conditioner.embedder("cond_frames"),
+                            engine.spec.vae.scale_factor)
+            gradient = engine.graph("pulled back", lambda: ms.grad(encoder))
+            pulled = [ops.fetch(gradient(tensor(clip[i:i + self.chunk]),
+                                         tensor(toward[i:i + self.chunk])))
+                      for i in range(0, len(clip), self.chunk)]
+        return clip - np.concatenate(pulled)
+
+    def _estimate(self, clip, orbit, sigma, rng):
+        """Return the latents (T, 4, h, w) of a clip, and what the model makes of them with noise.
+        """
         engine, angles = self.engine, {}
         if self.is_posed:
             angles = {"polars_rad": orbit.polars_rad, "azimuths_rad": orbit.azimuths_rad}
         with self._stage("conditioner"):
             if self.given is None:
-                noise = rng.standard_normal(self.image.shape).astype(np.float32)
+                noise = np.random.RandomState(0).standard_normal(self.image.shape)
                 self.given = [{key: ops.fetch(value) for key, value in side.items()}
                               for side in engine.condition(
-                                  self.image, noise, num_frames=self.num_frames, **angles)]
+                                  self.image, noise.astype(np.float32), num_frames=self.num_frames, **angles)]
             z = engine.encode(clip, self.chunk)
         scalars = {"cond_aug": engine.spec.condition.cond_aug, **angles}
         vector = engine.conditioner.vector(scalars, self.num_frames)
         c, uc = ({**side, "vector": vector} for side in self.given)
-        z = z + np.float32(sigma) * rng.standard_normal(z.shape).astype(np.float32)
+        noisy = z + np.float32(sigma) * rng.standard_normal(z.shape).astype(np.float32)
         with self._stage("model"):
-            z = ops.fetch(engine.denoiser(c, uc, self.guidance, self.sequential)(tensor(z), sigma))
-            self._check(z, "model")
-        with self._stage("first_stage_model"):
-            pictures = engine.decode(z, self.chunk)
-            self._check(pictures, "first_stage_model")
-        return pictures
+            denoise = engine.denoiser(c, uc, self.guidance, self.sequential)
+            estimate = ops.fetch(denoise(tensor(noisy), sigma))
+            self._check(estimate, "model")
+        return z, estimate
 
     @contextmanager
     def _stage(self, part):
@@ -312,13 +361,14 @@ def of_views(folder, settings, model=None, ckpt=None, lora=None, dtype="fp32", s
         log.warning("%s: its views were made by other weights (%s) than those that distill (%s)",
                     folder, made_by, engine.weights_hash())
     size = engine.spec.height, engine.spec.width
-    image = load_image(read_transforms(folder).files[-1])
+    file = read_transforms(folder).files[-1]
+    image = load_image(file)
     if image.size != size[::-1]:
         image = image.resize(size[::-1], Image.LANCZOS)
     pixels = to_network(composite(np.asarray(image)))
     denoise = ModelDenoiser(engine, pixels, settings.guidance, 2 if is_large(engine) else 7,
                             sequential)
-    return Distiller(denoise, settings), seconds_per_clip(run)
+    return Distiller(denoise, settings, file), seconds_per_clip(run)
 
 
 def seconds_per_clip(run):

@@ -9,6 +9,8 @@ from support.surfaces import ball
 
 from sgm.config.reconstruction import DistillSpec, DMTetSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
+from sgm.config.model_files import load_spec
+from sgm.diffusion.engine import Engine
 from sgm.diffusion.pipeline import load_model
 from sgm.geometry.topology import vertex_normals
 from sgm.reconstruct import distill
@@ -108,6 +110,13 @@ def test_orbits_end_on_the_input_view_wherever_the_box_is(sign):
     np.testing.assert_array_equal(cameras.orbit(7, 6, is_posed=False).azimuths_deg, Orbit.static(15, 6).azimuths_deg)
     with pytest.raises(ShapeError, match="48 x 48 pixels, the model's 32 x 24"):
         distill.Cameras(views, (24, 32))
+
+
+def test_without_its_input_no_model_is_asked():
+    views = replace(views_of(Orbit.static(10, 4).poses(2.0)), files=("000.png", "001.png", "002.png", "003.png"))
+    distiller = distill.Distiller(Echo(), DistillSpec(), "004.png")
+    with pytest.raises(ShapeError, match="004.png: found it left out"):
+        distiller.begin(views, SMALL, 0)
 
 
 def test_schedule():
@@ -234,4 +243,52 @@ def test_settings_are_checked(text, said):
 
 def test_a_model_of_videos_is_refused():
     with pytest.raises(ShapeError, match="svd_tiny, a model of videos"):
-        distill.ModelDenoiser(load_model("svd_tiny", "random"), np.zeros((1, 3, 8, 8), np.float32), 3.0)
+        distill.ModelDenoiser(Engine(load_spec("svd_tiny")), np.zeros((1, 3, 8, 8), np.float32), 3.0)
+
+
+@pytest.fixture
+def model(pynative):
+    """A ModelDenoiser of the embedded weights, with three frames of 32 x 32 pixels and without graphs."""
+    engine = load_model(overrides=["num_frames=3", "height=32", "width=32"])
+    image = np.random.RandomState(5).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
+    yield distill.ModelDenoiser(engine, image, 3.0)
+    engine.release()
+
+
+@pytest.mark.slow
+def test_a_model_is_asked_once(model):
+    """Encode, noise, one guided evaluation for the orbit's angles, decode, each as the engine does it."""
+    engine, count = model.engine, model.num_frames
+    orbit, sigma = Orbit.dynamic(1, 10, count), 5.0
+    clip = np.random.RandomState(6).uniform(-1, 1, (count, 3, *model.size)).astype(np.float32)
+    found = model(clip, orbit, sigma, np.random.RandomState(7))
+    z = engine.encode(clip)
+    noise = np.random.RandomState(0).standard_normal(model.image.shape)
+    c, uc = engine.condition(model.image, noise, num_frames=count, polars_rad=orbit.polars_rad,
+                             azimuths_rad=orbit.azimuths_rad)
+    noisy = z + 5 * np.random.RandomState(7).standard_normal(z.shape).astype(np.float32)
+    estimate = engine.denoiser(c, uc, np.full(count, 3.0))(Tensor(noisy), sigma)
+    np.testing.assert_allclose(found, engine.decode(estimate), atol=1e-5)
+    # another orbit around the same image has other angles, and another result
+    other = model(clip, Orbit.dynamic(2, 40, count), sigma, np.random.RandomState(7))
+    assert np.abs(other - found).max() > 1e-3 and found.shape == clip.shape
+
+
+@pytest.mark.slow
+def test_latent_form_by_differences(model):
+    """The clip less the gradient of half the masked squared distance of its latents from the estimate."""
+    count = model.num_frames
+    rng = np.random.RandomState(8)
+    clip = rng.uniform(-0.5, 0.5, (count, 3, *model.size)).astype(np.float32)
+    mask = np.ones((count, *model.size), np.float32)
+    mask[1:] = 0
+    orbit = Orbit.dynamic(1, 10, count)
+    z, estimate = model._estimate(clip, orbit, 5.0, np.random.RandomState(9))
+    pulled = clip - model.latent(clip, mask, orbit, 5.0, np.random.RandomState(9))
+    assert (pulled[1:] == 0).all() and np.abs(pulled[0]).max() > 0
+    way = rng.standard_normal(clip[:1].shape).astype(np.float32)
+
+    def loss(step):
+        return np.square(model.engine.encode(clip[:1] + step * way) - estimate[:1]).astype(np.float64).sum() / 2
+
+    assert (pulled[0] * way[0]).sum() == pytest.approx((loss(1e-2) - loss(-1e-2)) / 2e-2, rel=0.02)

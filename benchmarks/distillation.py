@@ -123,7 +123,7 @@ class Judge:
         from sgm.reconstruct.texture import visibility
         from sgm.views.cameras import rays
         self.poses = np.stack([camera_to_world(*angles, DISTANCE) for angles in JUDGES])
-        self.true = on_white(render_views(mesh, self.poses, MEASURED, FOV_DEG, lighting=SOFT))
+        self.true = render_views(mesh, self.poses, MEASURED, FOV_DEG, lighting=SOFT)
         vertices = np.asarray(mesh.vertices, np.float32)
         faces = np.ascontiguousarray(mesh.faces, np.int32)
         sights = [visibility.render_visibility(vertices, faces, views, k)
@@ -153,9 +153,9 @@ class Judge:
         """Return the PSNR of hidden and of seen pixels, the IoU, and the mesh's pictures."""
         from sgm.reconstruct.report import UNLIT
         rgba = render_views(mesh.drawable(), self.poses, MEASURED, FOV_DEG, lighting=UNLIT)
-        made, true = on_white(rgba) / 255, self.true / 255
-        error = np.square(made - true).mean(-1)
-        iou = np.mean([metrics.silhouette_iou(a, b) for a, b in zip(rgba, self.true)])
+        error = np.square(on_white(rgba) / 255 - on_white(self.true) / 255).mean(-1)
+        iou = np.mean([metrics.silhouette_iou(a[..., 3] > 127, b[..., 3] > 127)
+                       for a, b in zip(rgba, self.true)])
         return (*(-10 * np.log10(error[where].mean()) for where in (self.hidden, self.solid)), iou,
                 on_white(rgba))
 
@@ -231,7 +231,7 @@ def compare(args):
             views, more = generated(seed, model, spec)
             models = {**dict.fromkeys(MASKS, model), "second": None}
         judge, start = Judge(mesh, views), began(views, spec)
-        sheet = [judge.true[::2]]
+        sheet = [on_white(judge.true[::2])]
         for name in [name for name in models if name in (args.arms or models)]:
             chosen, begin = views, start
             if name == "second":

@@ -180,10 +180,8 @@ class Distiller:
             return None
         clip = step * self.clips // self.steps
         if clip != self.clip:
-            if self.denoise.frees_graphs:
-                forget()
             self.clip = clip
-            self._ask(surface, field, clip)
+            self._ask(surface, field, clip, forget)
         weight = self.settings.weight * (step + 1) / self.steps
         return Goal(self.views, self.importance, weight, self.count)
 
@@ -199,7 +197,7 @@ class Distiller:
         seed = np.random.RandomState([self.seed, 2, clip]).randint(1 << 31)
         return self.cameras.orbit(seed, self.denoise.num_frames, self.denoise.is_posed)
 
-    def _ask(self, surface, field, clip):
+    def _ask(self, surface, field, clip, forget):
         """Make the goal of a clip."""
         start = time.perf_counter()
         normals = vertex_normals(surface.vertices, surface.faces)
@@ -209,6 +207,8 @@ class Distiller:
         poses = self.cameras.poses(orbit)
         rgb, alpha, shown = render(surface, field, mask, poses, self.cameras.intrinsics,
                                    self.cameras.size)
+        if self.denoise.frees_graphs:
+            forget()
         made = np.ascontiguousarray(rgb.transpose(0, 3, 1, 2)) * 2 - 1
         rng = np.random.RandomState([self.seed, 3, clip])
         if self.settings.form == "latent":
@@ -309,9 +309,10 @@ class ModelDenoiser:
         with self._stage("conditioner"):
             if self.given is None:
                 noise = np.random.RandomState(0).standard_normal(self.image.shape)
+                sides = engine.condition(self.image, noise.astype(np.float32),
+                                         num_frames=self.num_frames, **angles)
                 self.given = [{key: ops.fetch(value) for key, value in side.items()}
-                              for side in engine.condition(
-                                  self.image, noise.astype(np.float32), num_frames=self.num_frames, **angles)]
+                              for side in sides]
             z = engine.encode(clip, self.chunk)
         scalars = {"cond_aug": engine.spec.condition.cond_aug, **angles}
         vector = engine.conditioner.vector(scalars, self.num_frames)

@@ -7,9 +7,9 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 from support.surfaces import ball
 
+from sgm.config.model_files import load_spec
 from sgm.config.reconstruction import DistillSpec, DMTetSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
-from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.diffusion.pipeline import load_model
 from sgm.geometry.topology import vertex_normals
@@ -144,6 +144,19 @@ def test_schedule():
     # of the input's camera the middle is seen: the floor, squared; background counts in full
     assert goals[49].importance[-1, SIZE // 2, SIZE // 2] == pytest.approx(0.04) and goals[49].importance[-1, 0, 0] == 1
     assert goals[49].count == distill.FEWEST            # 1024 pixels a step are less than one of these pictures has
+
+
+def test_graphs_are_forgotten_before_a_model_frees_them():
+    """After the surface is rendered, and once for each clip."""
+    events, field, model = [], OneColor(0.3, 0.3, 0.3), Echo()
+    model.frees_graphs = True
+    field.evaluate = lambda points, color=field.evaluate: events.append("rendered") or color(points)
+    model.asked = type("Asked", (), {"append": lambda self, row: events.append("asked")})()
+    distiller = distill.Distiller(model, DistillSpec(share=1.0, clips=2))
+    distiller.begin(views_of(Orbit.static(10, 4).poses(2.0)), replace(SMALL, steps=[4]), 0)
+    for done in range(4):
+        assert distiller(surface(), field, done, lambda: events.append("forgotten"))
+    assert events == ["rendered", "forgotten", "asked"] * 2
 
 
 class Rows(nn.Cell):

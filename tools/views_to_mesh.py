@@ -138,8 +138,10 @@ def main(argv=None):
     if args.fov and not args.orbit:
         raise InputError(f"--fov {args.fov:g}: belongs to --orbit; the cameras in a transforms.json"
                          " have their own")
-    unused = [flag for flag, value in (("--model", args.model), ("--ckpt", args.ckpt),
-                                       ("--lora", args.lora)) if value and not args.distill]
+    unused = [flag for flag, given in (
+        ("--model", args.model), ("--ckpt", args.ckpt), ("--lora", args.lora),
+        ("--dtype", args.dtype != "fp32"), ("--sequential-cfg", args.sequential_cfg),
+    ) if given and not args.distill]
     if unused:
         raise InputError(f"{unused[0]}: is of a model that distills; give --distill, too")
     if not args.views.exists():

@@ -181,7 +181,10 @@ def test_wrong_flags_are_one_line_and_write_nothing(folder, capsys):
     before = tree(folder)
     for argv, message in (([folder, "--config", "fastt"], "fast"), ([folder, "--stages", "mesh"], "--stages"),
                           ([folder, "--set", "nerf.steps=x"], "nerf.steps"), ([folder, "--fov", "30"], "--fov 30: belongs"),
-                          ([folder, "--elevation", "90"], "--elevation"), ([folder, "--device", "GPU"], "--device")):
+                          ([folder, "--elevation", "90"], "--elevation"), ([folder, "--device", "GPU"], "--device"),
+                          ([folder, "--ckpt", "x"], "--ckpt: is of a model that distills; give --distill"),
+                          ([folder, "--distill"], "--model: found none, and no run.json"),
+                          ([folder, "--distill", "--orbit", "static"], "--distill: belongs to a views folder")):
         code, said = ending(lambda a: _code(run, a), argv, capsys)
         assert code == 2 and message in said, said
     code, said = ending(lambda a: _code(run, a), [folder.parent / "nothing"], capsys)

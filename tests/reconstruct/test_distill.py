@@ -1,4 +1,5 @@
 """Distillation: the mask on a ball, cameras of orbits, goals and their gradient, what a model is asked for."""
+import json
 from dataclasses import replace
 
 import mindspore as ms
@@ -20,6 +21,8 @@ from sgm.reconstruct.nerf.field import Field
 from sgm.reconstruct.optimization import optimize
 from sgm.reconstruct.posed_views import HALF, PosedViews, ShapeError
 from sgm.views.cameras import Orbit, camera_to_world, focal_length
+from sgm.views.images import write_png
+from sgm.views.transforms import write_transforms
 
 SIZE, RADIUS = 48, 0.4
 FAR = np.array([[1e6, 0, 0]])
@@ -252,6 +255,32 @@ def test_time_of_a_clip():
 def test_settings_are_checked(text, said):
     with pytest.raises(ConfigError, match=said):
         load_mesh_spec("default", [text])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A views folder of the embedded model, by its run.json, with an input of another size."""
+    orbit = Orbit.static(10, 2)
+    for k in range(2):
+        write_png(tmp_path / f"{k:03d}.png", np.full((96, 96, 4), 100 * k, np.uint8))
+    write_transforms(tmp_path, orbit, 96)
+    (tmp_path / "run.json").write_text(json.dumps({"model": "sv3d_tiny", "checkpoint": {"hash": "sha256:0"}}))
+    return tmp_path
+
+
+def test_the_model_of_the_views(folder, caplog):
+    """Its last view is the input, on white; a line warns of other weights."""
+    distiller, seconds = distill.of_views(folder, DistillSpec(guidance=2.0))
+    assert seconds is None and distiller.file == folder / "001.png"
+    model = distiller.denoise
+    assert model.size == (64, 64) and model.num_frames == 21 and model.is_posed and not model.frees_graphs
+    assert (model.guidance == 2).all() and model.name.startswith("sv3d_tiny sha256:")
+    gray = (100 * 100 + 155 * 255) / 255 / 255 * 2 - 1          # level 100 with alpha 100 on white
+    np.testing.assert_allclose(model.image, gray, atol=0.01)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "made by other weights" in caplog.text
+    (folder / "run.json").unlink()
+    with pytest.raises(ShapeError, match="model: found none, and no run.json in"):
+        distill.of_views(folder, DistillSpec())
 
 
 def test_a_model_of_videos_is_refused():

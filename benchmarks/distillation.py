@@ -56,7 +56,7 @@ MASKS = {"none": ["distill.weight=0"], "naive": ["distill.floor=1"],
          "hard": ["distill.edges=[0.3,0.3]", "distill.floor=0"], "soft": []}
 SIGMAS = (0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 # pixels of 64: the embedded model's blur at SIGMAS, by `blur`
-BLUR = (0.5,) * len(SIGMAS)
+BLUR = (0.75, 1.00, 1.00, 1.25, 1.25, 1.25, 1.25, 1.25, 1.25, 1.25)
 SEEN_SIDE, MEASURED = 192, 192      # pixels per side of the oracle's views, and of what is measured
 JUDGES = [(azimuth, elevation) for elevation in (0, 25, 55) for azimuth in range(0, 360, 60)]
 
@@ -167,7 +167,8 @@ def began(views, spec):
     from sgm.reconstruct.optimization import optimize
     hull = stages.carve(views, spec)
     trainer = NerfTrainer(views, hull.closed, spec.nerf, spec.seed)
-    optimize(trainer)
+    if not optimize(trainer):
+        raise KeyboardInterrupt
     sdf, _ = stages.distance(trainer, hull, spec.depth)
     return hull, sdf, {p.name: p.asnumpy().copy() for p in trainer.field.trainable_params()}
 
@@ -191,7 +192,8 @@ def arm(views, spec, start, denoise):
         distiller = Distiller(denoise, spec.distill)
         distiller.begin(views, spec.dmtet, spec.seed)
     refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed, distiller)
-    optimize(refiner)
+    if not optimize(refiner):
+        raise KeyboardInterrupt
     surface = refiner.surface()
     imagined = distiller and distiller.imagined(surface, field)
     vertices, faces = stages.flattened(surface, hull)

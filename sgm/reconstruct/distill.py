@@ -8,8 +8,11 @@ In the latent form (Poole et al. 2022, arXiv 2209.14988, with the weight 1 of th
 1/2 sum m |estimate - z|^2 of latents z is compared, which takes the gradient of the encoder.
 
 The model is a function `denoise(clip, orbit, sigma, rng)`: a clip (T, 3, H, W) in [-1, 1] of an
-`Orbit` is made into what the model thinks it should be. It has the attributes num_frames, size
-(X"""
+`Orbit` is made into what the model thinks it should be. `denoise.latent(clip, mask, ...)` returns
+the clip less the gradient of the latent form; mask (T, H, W). Its attributes are name, num_frames,
+size (H, W), is_posed (whether it knows an orbit's angles) and frees_graphs (whether it frees all
+that was compiled).
+"""
 import logging
 import time
 from contextlib import contextmanager
@@ -33,13 +36,14 @@ from sgm.views.cameras import Orbit
 from sgm.views.folder import read_run
 from sgm.views.images import composite, load_image
 from sgm.views.preprocessing import to_network
-from sgm.views.transforms import read_transforms
+from sgm.views.transforms import json_path, read_transforms
 
 FINE = 2            # samples per pixel and side of what the model is shown
 IMAGINED = 3        # orbits from which the texture of what no view sees is taken,
 IMAGINED_SIDE = 288         # in pictures of this many pixels per side
-FEWEST = 4          # pictures of a clip that a step takes at least, and how many more
-PER_PIXEL = 3       # pixels are in these than a step colors: about a third show the object
+# A step takes so many pictures of a clip that they have about this many times the pixels it colors,
+# since about a third show the object; at least FEWEST
+PIXELS, FEWEST = 3, 4
 LARGE = 1 << 28     # parameters from which the networks are not all kept in memory on a CPU
 log = logging.getLogger("sgm")
 
@@ -169,7 +173,7 @@ class Distiller:
         self.steps = round(settings.share * total)
         self.first, self.clips = total - self.steps, clips(settings, dmtet)
         h, w = self.denoise.size
-        self.count = int(np.clip(PER_PIXEL * dmtet.pixels // (h * w), FEWEST,
+        self.count = int(np.clip(PIXELS * dmtet.pixels // (h * w), FEWEST,
                                  self.denoise.num_frames))
         self.clip, self.views, self.importance = None, None, None
 
@@ -269,7 +273,7 @@ class ModelDenoiser:
             raise ShapeError(f"{argument('model')}: found {spec.name}, a model of videos, expected"
                              " one of orbits (sv3d_u, sv3d_p)")
         self.engine, self.image, self.chunk, self.sequential = engine, image, chunk, sequential
-        self.name = f"{spec.name} {engine.weights_hash()} {engine.dtype}"
+        self.name = " ".join([spec.name, *weights_of(engine).values(), str(engine.dtype)])
         self.num_frames, self.size = spec.num_frames, (spec.height, spec.width)
         self.is_posed = spec.is_posed
         self.guidance = np.full(spec.num_frames, guidance, np.float32)
@@ -339,6 +343,14 @@ class ModelDenoiser:
         require_finite(array, "distill", self.engine.weights, keys)
 
 
+def weights_of(engine):
+    """Return what run.json says of an Engine's weights: their hash, and that of a LoRA."""
+    found = {"hash": engine.weights_hash()}
+    if engine.weights is not None and "lora" in engine.weights.metadata:
+        found["lora"] = str(engine.weights.metadata["lora"])
+    return found
+
+
 def is_large(engine):
     """Return whether a CPU should not hold all networks of an Engine at once."""
     return sum(int(np.prod(p.shape)) for p in engine.get_parameters()) > LARGE
@@ -348,8 +360,8 @@ def of_views(folder, settings, model=None, ckpt=None, lora=None, dtype="fp32", s
     """Return the Distiller of a views folder, and about how many seconds a clip takes or None.
 
     settings: a `DistillSpec`. model, ckpt, lora, dtype: as of `load_model`; the model that
-    run.json names unless given. The input is the last view. A line warns if the weights are not
-    those that made the views. Raises ShapeError and what `load_model` does.
+    run.json names unless given. The input is input.png, or the last view. A line warns of other
+    weights than those that made the views. Raises ShapeError and what `load_model` does.
     """
     run = read_run(folder)
     name = model or run.get("model")
@@ -357,13 +369,15 @@ def of_views(folder, settings, model=None, ckpt=None, lora=None, dtype="fp32", s
         raise ShapeError(f"{argument('model')}: found none, and no run.json in {folder} that names"
                          " one; give the orbit model that made the views")
     engine = load_model(name, ckpt, dtype, lora=lora)
-    made_by = run.get("checkpoint", {}).get("hash")
-    if made_by not in (None, engine.weights_hash()):
+    made_by, ours = run.get("checkpoint"), weights_of(engine)
+    if isinstance(made_by, dict) and {key: made_by[key] for key in ("hash", "lora")
+                                      if key in made_by} != ours:
         log.warning("%s: its views were made by other weights (%s) than those that distill (%s)",
-                    folder, made_by, engine.weights_hash())
+                    folder, made_by, ours)
     size = engine.spec.height, engine.spec.width
     file = read_transforms(folder).files[-1]
-    image = load_image(file)
+    shown = json_path(folder).parent / "input.png"      # the views may be on another background
+    image = load_image(shown if shown.is_file() else file)
     if image.size != size[::-1]:
         image = image.resize(size[::-1], Image.LANCZOS)
     pixels = to_network(composite(np.asarray(image)))

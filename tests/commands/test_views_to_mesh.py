@@ -21,6 +21,7 @@ from sgm.common.errors import InputError
 from sgm.config.reconstruction import MeshSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct import stages
+from sgm.reconstruct.distill import Distiller
 from sgm.reconstruct.hull.elevation import Elevation
 from sgm.reconstruct.pipeline import Reconstruction
 from sgm.reconstruct.posed_views import PosedViews, ShapeError
@@ -323,6 +324,30 @@ def test_from_python(folder, tmp_path):
     mesh.save(tmp_path / "mesh.ply")
     for name in ("mesh.glb", "mesh.obj", "mesh.ply"):
         assert (tmp_path / name).read_bytes() == (folder / "mesh" / name).read_bytes()
+
+
+class Blue:
+    """A model that thinks everything is blue."""
+    name, num_frames, size, is_posed, frees_graphs = "blue", 6, (SIDE, SIDE), True, False
+
+    def __call__(self, clip, orbit, sigma, rng):
+        return np.where((clip == 1).all(1, keepdims=True), 1, np.float32([-1, -1, 1]).reshape(3, 1, 1)).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_distilled(folder, tmp_path, uncompiled):
+    """A model is asked in the last half of the steps; what it said is in the report, and kept for the other stages."""
+    spec = load_mesh_spec("default", [item.removeprefix("--set=") for item in TINY] + ["distill.share=0.5"])
+    run = Reconstruction(folder, spec, tmp_path / "mesh", ("dmtet", "texture"), progress=False,
+                         distiller=Distiller(Blue(), spec.distill))
+    first = run.run()
+    assert len(run.report["distill"].pop("seconds_per_clip")) == 3
+    assert run.report["distill"] == {"model": "blue", "weight": 39.0} and run.report["mesh"]["watertight"]
+    again = Reconstruction(folder, spec, tmp_path / "mesh", ("texture",), progress=False,
+                           distiller=Distiller(Blue(), spec.distill)).run()
+    np.testing.assert_array_equal(first.texture, again.texture)
+    with pytest.raises(ShapeError, match="made with another distill"):
+        Reconstruction(folder, spec, tmp_path / "mesh", ("texture",), progress=False).run()
 
 
 def test_what_python_does_not_replace(folder, tmp_path):

@@ -334,6 +334,18 @@ class Blue:
         return np.where((clip == 1).all(1, keepdims=True), 1, np.float32([-1, -1, 1]).reshape(3, 1, 1)).astype(np.float32)
 
 
+def test_the_time_of_distilling_is_said_before(folder, capsys):
+    """40 steps of 200, one side of the guidance in sampling and two here: 2 * 9 / 3 + 2 * 2 seconds each."""
+    (folder / "run.json").write_text(json.dumps({
+        "model": "sv3d_tiny", "steps": 3, "guidance": {"min": 1, "max": 1},
+        "stages": {"sample": {"seconds": 9.0}, "decode": {"seconds": 2.0}}}))
+    tool = load_tool("views_to_mesh")
+    assert tool.make_distiller(tool.parse([str(folder), "--distill"]), load_mesh_spec("default")).file == folder / "009.png"
+    said = capsys.readouterr().out
+    assert said.startswith("distillation by sv3d_tiny sha256:") and said.endswith(
+        ": 40 clips, about 10 s each, 7 minutes in all\n")
+
+
 @pytest.mark.slow
 def test_distilled(folder, tmp_path, uncompiled):
     """A model is asked in the last half of the steps; what it said is in the report, and kept for the other stages."""

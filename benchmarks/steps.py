@@ -66,21 +66,25 @@ def ours(case, weights):
     parameters = list(engine.model.parameters_dict().values())
     loss = DiffusionLoss(engine.model, model.frames)
     training = TrainStep(loss, parameters, BETAS, EPS, DECAY, CLIP)
-    parts = training.accumulate, training.all_reduce_norm, training.update
-    accumulate, norm_of, update = map(ops.compiled, parts)
+    graphs = {name: ops.compiled(getattr(training, name))
+              for name in ("accumulate", "all_reduce_norm", "update")}
     scalars = dict(zip(model.spec.vector_widths, given["scalars"][0]))
     vector = engine.conditioner.vector(scalars, model.frames).asnumpy()
     arrays = (given["x0"], given["noise"], np.full(model.frames, SIGMA, np.float32),
               np.repeat(given["context"], model.frames, 0), given["concat"], vector)
     batch, one, done = [Tensor(array) for array in arrays], Tensor(np.float32(1)), 0
 
+    def run(name, *inputs):
+        return graphs[name](*inputs)
+
     def step():
         nonlocal done
-        loss = ops.fetch(accumulate(one, *batch))
-        norm, _ = norm_of(one)
+        loss = ops.fetch(run("accumulate", one, *batch))
+        norm, _ = run("all_reduce_norm", one)
         norm = float(ops.fetch(norm))
         done += 1
-        ops.fetch(update(training.rates(done, LR, 1 - FOLLOW), Tensor(training.clip(norm))))
+        rates = training.rates(done, LR, 1 - FOLLOW)
+        ops.fetch(training.update_all(run, rates, Tensor(training.clip(norm))))
         return np.array([loss, norm])
 
     return {"step": step}

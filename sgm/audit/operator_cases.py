@@ -151,6 +151,7 @@ OPERATORS = {
     "heads over time": Operator(heads(True)),
     "permute_rows": Operator(permute_rows),
     "repeat_rows": Operator(repeat_rows),
+    "mix": Operator(ops.mix),
     "timestep_embedding": Operator(timestep_embedding, half=False, trained=False),
     "frame_index": Operator(frame_index, half=False, trained=False),
     "preconditioning": Operator(preconditioning, half=False, trained=False),

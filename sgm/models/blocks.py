@@ -101,11 +101,9 @@ class Mixer(nn.Cell):
         """Mix two (rows, C) arrays; image_only (frames,) is 1 for image-only frames."""
         alpha = ms.ops.sigmoid(self.mix_factor.astype(ms.float32))
         alpha = (image_only + (1.0 - image_only) * alpha).astype(spatial.dtype)
-        rows, width = spatial.shape
         alpha = ops.depend(alpha, spatial)
-        alpha = alpha.reshape(-1, 1).broadcast_to((image_only.shape[0], width))
-        alpha = ops.repeat_rows(alpha, rows)
-        return temporal + alpha * (spatial - temporal)
+        alpha = alpha.reshape(-1, 1).broadcast_to((image_only.shape[0], spatial.shape[1]))
+        return ops.mix(spatial, temporal, alpha)
 
 
 class Embedding(nn.SequentialCell):

@@ -33,12 +33,12 @@ from sgm.ops.device import (
     wait,
 )
 from sgm.ops.norms import group_norm, group_norm_nchw, group_norm_of, layer_norm
-from sgm.ops.tokens import depend, in_slices, linear, permute_rows, repeat_rows
+from sgm.ops.tokens import depend, in_slices, linear, mix, permute_rows, repeat_rows
 
 __all__ = [
     "TARGETS", "attention", "compiled", "conv2d", "conv3x3", "depend", "fetch", "frame_index",
     "from_time", "geglu", "gelu", "group_norm", "group_norm_nchw", "group_norm_of", "in_slices",
-    "layer_norm", "linear", "merge_heads", "on_ascend", "permute_rows", "release",
+    "layer_norm", "linear", "merge_heads", "mix", "on_ascend", "permute_rows", "release",
     "repeat_rows", "set_device", "set_jit", "set_target", "silu", "softmax", "split_heads",
     "target", "temporal_conv", "time_conv_nchw", "timestep_embedding", "to_time",
     "upsample_nchw", "wait",

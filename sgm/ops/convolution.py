@@ -8,8 +8,10 @@ from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
 from sgm.ops.tokens import (
+    bias_add,
     bias_add_nchw,
     bmm,
+    bmm_t,
     depend,
     equal_slices,
     in_turn,
@@ -17,6 +19,8 @@ from sgm.ops.tokens import (
     matmul,
     matmul_t,
     permute_rows,
+    t_bmm,
+    t_matmul,
 )
 
 # A gathered im2col beats the CPU's own convolution while it fits the caches (measured: equal at
@@ -27,50 +31,121 @@ ASCEND_CONV_WIDTH, ASCEND_CONV_HEIGHT = 4096, 100000
 
 
 @cache
-def _patch_rows(frames, height, width, stride, upsample, before):
-    """Return the input rows of the 3x3 patch of each output pixel, which begins `before` it.
+def _patch_rows(frames, height, width, stride, before):
+    """Return the input rows (rows out, 9) of the 3x3 patch of each output pixel.
 
-    Row `frames * height * width` is the appended zero row.
+    It begins `before` the pixel. Row `frames * height * width` is the appended zero row.
     """
-    factor = 2 if upsample else 1
     cut = 1 - before        # a patch reaches at most one row and column beyond the map
-    y = np.arange(0, height * factor - cut, stride)[:, None] + np.arange(3) - before
-    x = np.arange(0, width * factor - cut, stride)[:, None] + np.arange(3) - before
-    outside = (((y < 0) | (y >= height * factor))[:, None, :, None]
-               | ((x < 0) | (x >= width * factor))[None, :, None, :])
-    inside = (y // factor)[:, None, :, None] * width + (x // factor)[None, :, None, :]
+    y = np.arange(0, height - cut, stride)[:, None] + np.arange(3) - before
+    x = np.arange(0, width - cut, stride)[:, None] + np.arange(3) - before
+    outside = (((y < 0) | (y >= height))[:, None, :, None]
+               | ((x < 0) | (x >= width))[None, :, None, :])
+    inside = y[:, None, :, None] * width + x[None, :, None, :]
     index = np.arange(frames).reshape(-1, 1, 1, 1, 1) * height * width + inside
-    return np.where(outside, frames * height * width, index).reshape(-1).astype(np.int32)
+    return np.where(outside, frames * height * width, index).reshape(-1, 9)
+
+
+@cache
+def _moment_rows(videos, frames, pixels):
+    """Return the rows (rows, 3) of the frame before, the frame itself and the one after."""
+    rows = videos * frames * pixels
+    frame = np.arange(rows) // pixels % frames
+    index = np.arange(rows)[:, None] + pixels * np.array([-1, 0, 1])
+    outside = np.stack((frame == 0, np.zeros(rows, bool), frame == frames - 1), 1)
+    return np.where(outside, rows, index)
+
+
+def _way_back(index, rows):
+    """Return, of a table (rows out, taps) of input rows, that of the output rows: (rows, taps).
+
+    Tap k of an input row is the output row whose tap k it is, or else `rows out`, a zero row.
+    """
+    back = np.full((rows + 1, index.shape[1]), len(index))
+    for k, column in enumerate(index.T):
+        back[column, k] = np.arange(len(index))
+    return back[:rows]
 
 
 @constexpr
-def _patch_index(frames, height, width, stride, upsample, before):
-    return Tensor(_patch_rows(frames, height, width, stride, upsample, before))
+def _patch_tables(*grid):
+    frames, height, width = grid[:3]
+    index = _patch_rows(*grid)
+    return _constant(index), _constant(_way_back(index, frames * height * width))
 
 
-def _im2col(x, frames, height, width, stride=1, upsample=False, before=1):
-    """Return the 3x3 patches of tokens (frames * height * width, C): (rows out, 9 * C).
+@constexpr
+def _moment_tables(*grid):
+    index = _moment_rows(*grid)
+    return _constant(index), _constant(_way_back(index, len(index)))
 
-    Taps come before channels. before: 1, or 0 for maps padded below and on the right only.
-    """
+
+@constexpr
+def _doubled_rows(frames, height, width):
+    """Return the row of each pixel of maps that are doubled by nearest neighbor."""
+    index = np.arange(frames * height * width).reshape(frames, height, width)
+    return _constant(index.repeat(2, 1).repeat(2, 2))
+
+
+def _constant(index):
+    return Tensor(index.reshape(-1).astype(np.int32))
+
+
+def _taps(x, index, count):
+    """Return the `count` taps of each output row, from tokens (rows, C): (rows out, count * C)."""
     channels = x.shape[1]
     padded = ops.concat((x, ops.zeros((1, channels), x.dtype)), 0)
-    index = _patch_index(frames, height, width, stride, upsample, before)
-    return ops.gather(padded, index, 0).reshape(-1, 9 * channels)
+    return ops.gather(padded, index, 0).reshape(-1, count * channels)
 
 
-def _taps_matmul(columns, weight, bias):
+@constexpr
+def _identity(batch, taps):
+    return Tensor(np.tile(np.eye(taps, dtype=np.float32), (batch, 1, 1)))
+
+
+def _taps_matmul(columns, weight, bias=None):
     """Return columns (rows, taps, in) times weight (out, in, taps).
 
-    The smaller of the two is brought into the other's order.
+    The smaller of the two is brought into the other's order: on a CPU weights by a product with the
+    identity, as its transposition keeps 8 bytes per element as long as its graph exists.
     """
     rows, taps, width = columns.shape
     out = weight.shape[0]
     if rows < out:
         columns = columns.transpose(0, 2, 1)
-    else:
+    elif on_ascend():
         weight = weight.transpose(0, 2, 1)
+    else:
+        weight = bmm_t(_identity(out, taps).astype(weight.dtype), weight)
     return linear(columns.reshape(rows, taps * width), weight.reshape(out, taps * width), bias)
+
+
+class _Convolve(nn.Cell):
+    """Product of the taps of tokens (rows, in) with a weight (out, in, taps): (rows out, out).
+
+    It keeps the tokens alone for its gradients, which both come from the taps of the output's
+    gradient.
+    """
+
+    def construct(self, x, weight, index, back):
+        _, channels, taps = weight.shape
+        columns = _taps(x, index, taps).reshape(-1, taps, channels)
+        return _taps_matmul(columns, depend(weight, x))
+
+    def bprop(self, x, weight, index, back, out, dout):
+        wide, channels, taps = weight.shape
+        columns = _taps(dout, back, taps)
+        weight = depend(weight, dout).reshape(wide * channels, taps)
+        weight = matmul_t(_identity(1, taps)[0].astype(weight.dtype), weight)
+        dx = matmul(columns, weight.reshape(taps * wide, channels))
+        dweight = t_matmul(x, columns).reshape(channels, taps, wide)
+        dweight = t_bmm(dweight, _identity(channels, taps).astype(weight.dtype))
+        dweight = permute_rows(dweight.reshape(-1, taps), (channels, wide), (1, 0))
+        dweight = dweight.reshape(wide, channels, taps)
+        return dx, dweight, ops.zeros_like(index), ops.zeros_like(back)
+
+
+_convolve = _Convolve()
 
 
 def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
@@ -84,17 +159,16 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
     height_out, width_out = height * factor // stride, width * factor // stride
     rows = frames * height_out * width_out
     if not on_ascend():
-        weight = depend(weight, x).reshape(out, channels, 9)
-        if rows > out:
-            weight = weight.transpose(0, 2, 1).reshape(out, 9 * channels)
-        most = max(1, frames * IM2COL_BYTES // (rows * 9 * channels * 4))
+        weight = weight.reshape(out, channels, 9)
+        most = max(1, frames * IM2COL_BYTES // (rows * 9 * max(channels, out) * 4))
         slices = equal_slices(frames, most) if rows > out else 1
+        count = frames // slices
+        index, back = _patch_tables(count, height * factor, width * factor, stride, 1)
 
         def convolved(piece):
-            columns = _im2col(piece, frames // slices, height, width, stride, upsample)
-            if rows > out:
-                return linear(columns, weight, bias)
-            return _taps_matmul(columns.reshape(-1, 9, channels), weight, bias)
+            if upsample:
+                piece = ops.gather(piece, _doubled_rows(count, height, width), 0)
+            return bias_add(_convolve(piece, weight, index, back), bias)
 
         if slices == 1:
             return convolved(x)
@@ -110,7 +184,11 @@ def temporal_conv(x, weight, bias, videos, frames):
     """Convolve tokens (videos * frames * pixels, in) over frames; weight (out, in, 3, 1, 1)."""
     rows, channels = x.shape
     pixels = rows // (videos * frames)
-    weight = depend(weight, x).reshape(weight.shape[0], channels, 3)
+    weight = weight.reshape(weight.shape[0], channels, 3)
+    if not on_ascend():
+        index, back = _moment_tables(videos, frames, pixels)
+        return bias_add(_convolve(x, weight, index, back), bias)
+    weight = depend(weight, x)
     video = x.reshape(videos, frames * pixels, channels)
     edge = ops.zeros((videos, pixels, channels), x.dtype)
     before, after = edge, edge
@@ -143,7 +221,7 @@ class _Conv3x3(nn.Cell):
         dx = P.Conv2D(channels, 3, pad_mode="pad", pad=1)(dout, mirrored)
         rows = count * height * width
         x = x.transpose(0, 2, 3, 1).reshape(rows, channels)
-        columns = _im2col(x, count, height, width)
+        columns = _taps(x, _patch_tables(count, height, width, 1, 1)[0], 9)
         dout = dout.transpose(1, 0, 2, 3).reshape(wide, rows)
         dweight = matmul(dout, columns).reshape(wide, 9, channels).transpose(0, 2, 1)
         return dx, dweight.reshape(weight.shape)
@@ -172,8 +250,8 @@ def conv2d(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
     elif (not on_ascend() and (kernel, stride, pad) == ((3, 3), 2, (0, 1, 0, 1))
           and count * (height // 2) * (width // 2) * 9 * channels * 4 <= IM2COL_BYTES):
         # A product rounds alike on any number of cores; the CPU's strided convolution does not.
-        columns = _im2col(x.transpose(0, 2, 3, 1).reshape(-1, channels), count, height, width,
-                          stride, before=0)
+        index, _ = _patch_tables(count, height, width, stride, 0)
+        columns = _taps(x.transpose(0, 2, 3, 1).reshape(-1, channels), index, 9)
         weight = weight.reshape(wide, channels, 9).transpose(0, 2, 1).reshape(wide, 9 * channels)
         y = matmul_t(columns, weight).reshape(count, height // 2, width // 2, wide)
         y = y.transpose(0, 3, 1, 2)

@@ -8,7 +8,17 @@ from mindspore.ops import operations as P
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops.device import on_ascend
-from sgm.ops.tokens import averager, bias_add, bias_add_nchw, bmm, matmul, ones, repeat_rows, rsqrt
+from sgm.ops.tokens import (
+    averager,
+    bias_add,
+    bias_add_nchw,
+    bmm,
+    depend,
+    matmul,
+    ones,
+    repeat_rows,
+    rsqrt,
+)
 
 
 @constexpr
@@ -23,6 +33,78 @@ def _group_averager(channels, groups):
     return Tensor(np.kron(np.eye(groups, dtype=np.float32), block))
 
 
+@constexpr
+def _scalar(value):
+    return Tensor(np.float32(value))
+
+
+class _LayerNorm(nn.Cell):
+    """Layer norm of (rows, C), and what its gradient needs: x - mean, and 1 / deviation, a column.
+
+    A product with constants is 3 times faster than the CPU's LayerNorm, and exact.
+    """
+
+    def construct(self, x, weight, bias, eps):
+        width = x.shape[1]
+        mean = averager(width, 1)
+        x = x - matmul(matmul(x, mean), ones(1, width))
+        scale = rsqrt(matmul(x * x, mean) + eps)
+        return bias_add(x * matmul(scale, weight.reshape(1, width)), bias), x, scale
+
+    def bprop(self, x, weight, bias, eps, out, dout):
+        _, x, scale = out
+        dout = dout[0]
+        rows, width = x.shape
+        scale, row = depend(scale, dout), weight.reshape(1, width)
+        column = weight.reshape(width, 1) * (1.0 / width)
+        products = dout * x
+        slope = matmul(products, column) * scale * scale * scale
+        shift = matmul(dout, column) * scale
+        dx = dout * matmul(scale, row) - x * matmul(slope, ones(1, width))
+        dx = dx - matmul(shift, ones(1, width))
+        dweight = matmul(scale.reshape(1, rows), products).reshape(width)
+        dbias = matmul(ones(1, rows), dout).reshape(width)
+        return dx, dweight, dbias, ops.zeros_like(eps)
+
+
+class _GroupNorm(nn.Cell):
+    """Group norm of tokens (batch * n, C), and what its gradient needs.
+
+    That is x - mean (batch * n, C) and 1 / deviation (batch, C).
+    """
+
+    def construct(self, x, weight, bias, mean, average, eps):
+        """mean: `_batch_averager`; average: `_group_averager`."""
+        batch, _, n = mean.shape
+        rows, channels = x.shape
+        x = x - repeat_rows(matmul(_means(x, mean), average), rows)
+        scale = rsqrt(matmul(_means(x * x, mean), average) + eps)
+        return bias_add(x * repeat_rows(scale * weight, rows), bias), x, scale
+
+    def bprop(self, x, weight, bias, mean, average, eps, out, dout):
+        _, x, scale = out
+        dout = dout[0]
+        rows, n = x.shape[0], mean.shape[2]
+        scale = depend(scale, dout)
+        sums, products = _means(dout, mean), _means(dout * x, mean) * scale
+        shift = matmul(sums * weight, average) * scale
+        slope = matmul(products * weight, average) * scale * scale
+        dx = dout * repeat_rows(scale * weight, rows) - x * repeat_rows(slope, rows)
+        dx = dx - repeat_rows(shift, rows)
+        dweight, dbias = products.sum(0) * n, sums.sum(0) * n
+        constants = ops.zeros_like(mean), ops.zeros_like(average), ops.zeros_like(eps)
+        return (dx, dweight, dbias) + constants
+
+
+def _means(x, mean):
+    """Return the means (batch, C) over each of `batch` equal runs of the rows of (rows, C)."""
+    batch, _, n = mean.shape
+    return bmm(mean, x.reshape(batch, n, x.shape[1])).reshape(batch, x.shape[1])
+
+
+_layer_norm, _group_norm = _LayerNorm(), _GroupNorm()
+
+
 def layer_norm(x, weight, bias, eps=1e-5):
     """Normalize each row of (rows, channels)."""
     dtype = x.dtype
@@ -30,11 +112,8 @@ def layer_norm(x, weight, bias, eps=1e-5):
     if on_ascend():
         y = P.LayerNorm(1, 1, eps)(x, weight.astype(ms.float32), bias.astype(ms.float32))[0]
         return y.astype(dtype)
-    width = x.shape[1]
-    mean = averager(width, 1)   # a product is 3 times faster than the CPU's LayerNorm, and exact
-    x = x - matmul(matmul(x, mean), ones(1, width))
-    y = x * matmul(rsqrt(matmul(x * x, mean) + eps), weight.astype(ms.float32).reshape(1, width))
-    return bias_add(y, bias.astype(ms.float32)).astype(dtype)
+    y = _layer_norm(x, weight.astype(ms.float32), bias.astype(ms.float32), _scalar(eps))[0]
+    return y.astype(dtype)
 
 
 def group_norm(x, weight, bias, batch, groups=32, eps=1e-5):
@@ -50,12 +129,8 @@ def group_norm(x, weight, bias, batch, groups=32, eps=1e-5):
         x = x.reshape(batch, rows // batch, channels)
         y = ops.group_norm(x.transpose(0, 2, 1), groups, weight, bias, eps).transpose(0, 2, 1)
         return y.reshape(rows, channels).astype(dtype)
-    mean = _batch_averager(batch, rows // batch)
-    average = _group_averager(channels, groups)
-    shape = (batch, rows // batch, channels)
-    x = x - repeat_rows(matmul(bmm(mean, x.reshape(shape)).reshape(batch, channels), average), rows)
-    variance = matmul(bmm(mean, (x * x).reshape(shape)).reshape(batch, channels), average)
-    return bias_add(x * repeat_rows(rsqrt(variance + eps) * weight, rows), bias).astype(dtype)
+    mean, average = _batch_averager(batch, rows // batch), _group_averager(channels, groups)
+    return _group_norm(x, weight, bias, mean, average, _scalar(eps))[0].astype(dtype)
 
 
 class _GroupNormNchw(nn.Cell):

@@ -8,7 +8,13 @@ from mindspore import ParameterTuple, Tensor, nn
 from mindspore import ops as ms_ops
 from mindspore.ops import operations as P
 
-_adam = P.Adam()
+GROUP = 128     # weights that are updated in one graph; a further graph costs 10 to 20 ms a step
+# Primitives, not the operators of tensors, and scalars unpacked once: MindSpore compiles what is
+# done to each weight by itself, and the Python functions behind operators took 10 MB and 0.15 s a
+# weight.
+_adam, _assign, _assign_add = P.Adam(), P.Assign(), P.AssignAdd()
+_mul, _sub, _sum = P.Mul(), P.Sub(), P.ReduceSum()
+_cast, _zeros_like = P.Cast(), P.ZerosLike()
 _update = ms_ops.MultitypeFuncGraph("adamw_update")
 _square_sum = ms_ops.MultitypeFuncGraph("square_sum")
 _put = ms_ops.MultitypeFuncGraph("put")
@@ -20,45 +26,45 @@ _follow = ms_ops.MultitypeFuncGraph("follow")
 
 @_square_sum.register("Tensor")
 def _square_sum_of(gradient):
-    return (gradient * gradient).sum()
+    return _sum(_mul(gradient, gradient), ())
 
 
 @_put.register("Tensor", "Tensor")
 def _put_one(target, value):
-    ms_ops.assign(target, value.astype(target.dtype))
+    _assign(target, _cast(value, target.dtype))
     return True
 
 
 @_add.register("Tensor", "Tensor")
 def _add_one(target, value):
-    ms_ops.assign_add(target, value.astype(target.dtype))
+    _assign_add(target, _cast(value, target.dtype))
     return True
 
 
 @_zero.register("Tensor")
 def _zero_one(target):
-    ms_ops.assign(target, ms_ops.zeros_like(target))
+    _assign(target, _zeros_like(target))
     return True
 
 
 @_exchange.register("Function", "Tensor")
 def _exchange_one(reduce, total):
-    ms_ops.assign(total, reduce(total))
+    _assign(total, reduce(total))
     return True
 
 
 @_follow.register("Function", "Tensor")
 def _follow_one(first, value):
-    ms_ops.assign(value, first((value,))[0])
+    _assign(value, first((value,))[0])
     return True
 
 
-@_update.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor")
-def _update_one(rates, clip, weight, m, v, average, gradient):
-    lr, beta1_power, beta2_power, eps, beta1, beta2, shrink, follow = rates
-    ms_ops.assign(weight, weight * shrink)
-    _adam(weight, m, v, beta1_power, beta2_power, lr, beta1, beta2, eps, gradient * clip)
-    ms_ops.assign(average, average + follow * (weight - average))
+@_update.register(*["Tensor"] * 14)
+def _update_one(lr, beta1_power, beta2_power, eps, beta1, beta2, shrink, follow, clip,
+                weight, m, v, average, gradient):
+    _assign(weight, _mul(weight, shrink))
+    _adam(weight, m, v, beta1_power, beta2_power, lr, beta1, beta2, eps, _mul(gradient, clip))
+    _assign_add(average, _mul(_sub(weight, average), follow))
     return True
 
 
@@ -105,6 +111,9 @@ class TrainStep(nn.Cell):
         self.first = P.Broadcast(0) if world_size > 1 else None
         self.gradients = ms_ops.value_and_grad(_Scaled(objective), None, self.weights, has_aux=True)
         self.map = ms_ops.HyperMap()
+        # The last weights' gradients are ready first: from the last to the first, each is put away
+        # at once, and not all of them wait for the first one's.
+        self.map_back = ms_ops.HyperMap(reverse=True)
 
     def rates(self, step, lr, average_decay):
         """Return the step's scalars in one tensor; `step` counts from 1."""
@@ -124,7 +133,7 @@ class TrainStep(nn.Cell):
         Returns the loss.
         """
         (_, loss), gradients = self.gradients(scale, batch)
-        done = self.map(_add if self.several else _put, self.sums, gradients)
+        done = self.map_back(_add if self.several else _put, self.sums, gradients)
         return ms_ops.depend(loss, done)
 
     def all_reduce_norm(self, scalars):
@@ -144,14 +153,31 @@ class TrainStep(nn.Cell):
         done = self.map(follow, self.master) + self.map(follow, self.average)
         return ms_ops.depend(self.map(_put, self.weights, self.master), done)
 
-    def update(self, rates, clip):
-        """Apply AdamW to `clip` times `sums`, which are then cleared if they accumulate."""
-        done = self.map(ms_ops.partial(_update, rates, clip), self.master, self.m, self.v,
-                        self.average, self.sums)
+    def update_all(self, run, rates, clip):
+        """Update all weights by run("update", ...), which compiles and runs that method.
+
+        They come in groups, each a graph of its own: memory and time of compilation grow faster
+        than the number of weights. Returns `clip`, once all are updated.
+        """
+        for first in range(0, len(self.weights), GROUP):
+            done = run("update", rates, clip, first, first + GROUP)
+        return done
+
+    def update(self, rates, clip, first=0, last=None):
+        """Apply AdamW to the weights first ... last - 1, all by default; returns `clip`.
+
+        Their gradients are `clip` times `sums`, which are then cleared if they accumulate.
+        """
+        lr, beta1_power, beta2_power, eps, beta1, beta2, shrink, follow = rates
+        update = ms_ops.partial(_update, lr, beta1_power, beta2_power, eps, beta1, beta2, shrink,
+                                follow, clip)
+        sums, master = self.sums[first:last], self.master[first:last]
+        done = self.map(update, master, self.m[first:last], self.v[first:last],
+                        self.average[first:last], sums)
         if self.half:
-            done = done + self.map(_put, self.weights, self.master)
+            done = done + self.map(_put, self.weights[first:last], master)
         if self.several:
-            done = done + self.clear()
+            done = done + self.map(_zero, sums)
         return ms_ops.depend(clip, done)
 
     def clear(self):

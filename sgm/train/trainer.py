@@ -155,7 +155,8 @@ class Trainer:
         good = math.isfinite(loss) and math.isfinite(norm)
         if good:
             rates = self.step.rates(self.updates + 1, lr, average_decay(recipe, self.done))
-            ops.fetch(self._run("update", rates, Tensor(self.step.clip(norm) * share)))
+            clip = Tensor(self.step.clip(norm) * share)
+            ops.fetch(self.step.update_all(self._run, rates, clip))
             self.updates += 1
         elif recipe.accumulate > 1:
             self._run("clear")

@@ -38,6 +38,11 @@ def geglu(x, weight, bias):
     return value * gelu(gate)
 
 
+def mix(first, second, alpha):
+    alpha = alpha.repeat(len(first) // len(alpha), 0)
+    return alpha * first + (1 - alpha) * second
+
+
 def normalize(x, axes, eps):
     x = x - x.mean(axes, keepdims=True)
     return x / np.sqrt((x * x).mean(axes, keepdims=True) + eps)
@@ -162,6 +167,7 @@ FORMS = {
     "heads over time": (heads(True), [(48, 6), (16, 2, 3, 3)]),
     "permute_rows": (permute_rows, [(24, 3), (24, 3)]),
     "repeat_rows": (lambda x: x.repeat(4, 0), [(3, 5)]),
+    "mix": (mix, [(12, 5), (12, 5), (3, 5)]),
     "timestep_embedding": (timestep_embedding, [(6,)]),
     "frame_index": (lambda x: np.array([0, 1, 2] * 2) + x, [(6,)]),
     "preconditioning": (lambda x: preconditioning(np.exp(x)), [(6,)]),

@@ -15,10 +15,11 @@ object.
 model: views that the embedded model makes of the true input view, those within 100 degrees of it.
 `second` is a second, dynamic orbit of as many evaluations of the network, as further views.
 
-Printed are foreground PSNR of pixels that show surface which no view sees, and of the others,
-against the true object from 18 other cameras, and the silhouettes' IoU. All arms of an object begin
-with the same field and surface and make the same number of steps. --set changes settings, with
-ARM:KEY=VALUE those of one arm.
+Printed are PSNR of pixels that show surface which no view sees, and of the others, against the true
+object from 18 other cameras, the silhouettes' IoU, and the median gains over the arm `none`. All
+arms of an object begin with the same field and surface and make the same number of steps. --set
+changes settings of all arms; --arm "soft distill.guidance=1" is one with settings of its own.
+What results.json in --out already has is kept.
 """
 from __future__ import annotations
 
@@ -57,6 +58,7 @@ MASKS = {"none": ["distill.weight=0"], "naive": ["distill.floor=1"],
 SIGMAS = (0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 # pixels of 64: the embedded model's blur at SIGMAS, by `blur`
 BLUR = (0.75, 1.00, 1.00, 1.25, 1.25, 1.25, 1.25, 1.25, 1.25, 1.25)
+ROW = "{:6.2f} {:6.2f} {:6.3f}"
 SEEN_SIDE, MEASURED = 192, 192      # pixels per side of the oracle's views, and of what is measured
 JUDGES = [(azimuth, elevation) for elevation in (0, 25, 55) for azimuth in range(0, 360, 60)]
 
@@ -189,6 +191,8 @@ def arm(views, spec, start, denoise):
         p.set_data(Tensor(values[p.name]))
     distiller = None
     if denoise is not None and spec.distill.weight:
+        if hasattr(denoise, "guidance"):
+            denoise.guidance[:] = spec.distill.guidance
         distiller = Distiller(denoise, spec.distill)
         distiller.begin(views, spec.dmtet, spec.seed)
     refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed, distiller)
@@ -206,48 +210,60 @@ def arm(views, spec, start, denoise):
 
 
 def spec_of(args, name):
-    """Return the settings of an arm."""
-    sets = [*MASKS.get(name, ())]
-    for text in args.set:
-        who, colon, what = text.partition(":")
-        sets += [what] if colon and who == name else [] if colon else [text]
-    return load_mesh_spec(args.config, sets)
+    """Return the settings of an arm: the mask that its first word names, and its further words."""
+    mask, *words = name.split()
+    return load_mesh_spec(args.config, [*MASKS.get(mask, ()), *args.set, *words])
 
 
 def compare(args):
     """Make and measure the arms of all objects; print a table, write results.json and sheets."""
     args.out.mkdir(parents=True, exist_ok=True)
-    results = {}
-    print(f"{'object':>10s} {'arm':10s} {'hidden':>7s} {'seen':>7s} {'IoU':>6s}")
+    file, results = args.out / "results.json", {}
+    if file.exists():
+        results = json.loads(file.read_text())
     for seed in args.objects:
-        mesh, spec = make_object(seed), spec_of(args, "")
+        mesh, spec = make_object(seed), spec_of(args, "soft")
         if args.command == "oracle":
             orbit = [camera_to_world(a, 0, DISTANCE) for a in [*range(-60, 61, 12)]]
             orbit = np.stack([*orbit, camera_to_world(0, 0, DISTANCE)])
             views = posed(render_views(mesh, orbit, SEEN_SIDE, FOV_DEG, lighting=SOFT), orbit)
-            models = {name: Oracle(mesh) for name in MASKS}
-            models["other"] = Oracle(make_object(seed + 1))
+            names, model = [*MASKS, "other"], Oracle(mesh)
         else:
-            model = embedded(seed)
-            model.guidance[:] = spec.distill.guidance
+            names, model = [*MASKS, "second"], embedded(seed)
             views, more = generated(seed, model, spec)
-            models = {**dict.fromkeys(MASKS, model), "second": None}
         judge, start = Judge(mesh, views), began(views, spec)
-        sheet = [on_white(judge.true[::2])]
-        for name in [name for name in models if name in (args.arms or models)]:
-            chosen, begin = views, start
+        save_png(args.out / f"{seed}.true.png", sheet(on_white(judge.true)))
+        for name in args.arm or names:
+            chosen, begin, denoise, settings = views, start, model, spec_of(args, name)
             if name == "second":
-                chosen, begin = more, began(more, spec)
-            hidden, seen, iou, pictures = judge(
-                arm(chosen, spec_of(args, name), begin, models[name]))
-            sheet.append(pictures[::2])
-            results[f"{seed} {name}"] = hidden, seen, iou
-            print(f"{seed:10d} {name:10s} {hidden:7.2f} {seen:7.2f} {iou:6.3f}", flush=True)
-        save_png(args.out / f"{seed}.png", contact_sheet(np.concatenate(sheet), len(sheet[0])))
-        (args.out / "results.json").write_text(json.dumps(results, indent=1))
-    for name in dict.fromkeys(key.split()[1] for key in results):
-        rows = np.array([row for key, row in results.items() if key.split()[1] == name])
-        print("{:>10s} {:10s} {:7.2f} {:7.2f} {:6.3f}".format("mean", name, *rows.mean(0)))
+                chosen, begin, denoise = more, began(more, spec), None
+            elif name == "other":
+                denoise = Oracle(make_object(seed + 1))
+            *figures, pictures = judge(arm(chosen, settings, begin, denoise))
+            results.setdefault(name, {})[str(seed)] = figures
+            print(f"{seed:9d} {name:12s}", ROW.format(*figures), flush=True)
+            save_png(args.out / f"{seed}.{name.replace(' ', '_')}.png", sheet(pictures))
+            file.write_text(json.dumps(results, indent=1))
+    summary(results)
+
+
+def sheet(pictures):
+    """Return every other picture in a row."""
+    return contact_sheet(pictures[::2], len(pictures[::2]))
+
+
+def summary(results):
+    """Print medians of all arms, and of their differences to `none`, object by object."""
+    print("\nmedians: hidden, seen, IoU; of the gains over `none`, and on how many objects hidden"
+          " gains")
+    for name, rows in results.items():
+        line = ROW.format(*np.median(list(rows.values()), 0))
+        paired = [np.subtract(row, results["none"][seed]) for seed, row in rows.items()
+                  if seed in results.get("none", ())]
+        if paired and name != "none":
+            line += "  " + ROW.replace(":", ":+").format(*np.median(paired, 0))
+            line += f"  {sum(gain[0] > 0 for gain in paired)} of {len(paired)}"
+        print(f"{name:22s} {line}")
 
 
 def generated(seed, model, spec):
@@ -278,8 +294,8 @@ def parse(argv):
         if name != "blur":
             add("--out", type=Path, required=True, help="folder of contact sheets and results.json")
             add("--config", default="fast", help="of views_to_mesh.py (default fast)")
-            add("--set", action="append", default=[], metavar="[ARM:]KEY=VALUE", help="a setting")
-            add("--arms", type=lambda text: text.split(","), help="some of the arms (default: all)")
+            add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting")
+            add("--arm", action="append", help="an arm, and its settings (default: all arms)")
     return parser.parse_args(argv)
 
 

@@ -92,7 +92,7 @@ def blurred(picture, sigma):
 def embedded(seed):
     """Return the ModelDenoiser of the embedded model around the true input view of an object."""
     from sgm.diffusion.pipeline import load_model
-    from sgm.reconstruct.distill import ModelDenoiser
+    from sgm.reconstruct.distill.orbit_model import ModelDenoiser
     from sgm.views.preprocessing import to_network
     image = render_clip(seed, Orbit.static(10), 64)[-1]
     return ModelDenoiser(load_model(), to_network(image), 1.0)
@@ -181,7 +181,7 @@ def arm(views, spec, start, denoise):
 
     from sgm import ops
     from sgm.reconstruct import stages
-    from sgm.reconstruct.distill import Distiller
+    from sgm.reconstruct.distill.goals import Distiller
     from sgm.reconstruct.dmtet.refinement import Refiner
     from sgm.reconstruct.nerf.training import make_field
     from sgm.reconstruct.optimization import optimize
@@ -269,13 +269,12 @@ def summary(results):
 def generated(seed, model, spec):
     """Return views of the embedded model within 100 degrees, and these with a second orbit."""
     from sgm.diffusion.pipeline import generate
-    from sgm.reconstruct.distill import clips
     image = render_views(make_object(seed), Orbit.static(10).poses()[-1:], 64, FOV_DEG,
                          lighting=SOFT)[0]
     engine = model.engine
     first = generate(engine, image, Orbit.static(10), seed=23)
     near = np.abs((first.orbit.azimuths_deg + 180) % 360 - 180) <= 100
-    evaluations = clips(spec.distill, spec.dmtet) * (1 if spec.distill.guidance == 1 else 2)
+    evaluations = spec.distill.count(spec.dmtet.steps) * (1 if spec.distill.guidance == 1 else 2)
     second = generate(engine, image, Orbit.dynamic(seed), seed=24, steps=evaluations)
     views = posed(first.rgba()[near], first.orbit.poses()[near])
     rest = posed(second.rgba()[:-1], second.orbit.poses()[:-1])

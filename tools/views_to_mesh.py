@@ -26,9 +26,11 @@ import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
 from sgm.common.cli import Arguments, check_folder, exit_code, float_range, int_range, loading
 from sgm.common.errors import InputError
+from sgm.common.progress import say
 from sgm.config.model import DTYPE_NAMES
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.reconstruct.stage_files import STAGES, check_output, mesh_folder
+from sgm.views.folder import read_run
 from sgm.views.frames import RIGS
 
 
@@ -73,7 +75,7 @@ def parse(argv):
         help="which to run, of nerf,dmtet,texture; what is left out is taken"
         " from the output folder if it is there, and skipped if not (default: all)",
     )
-    add_flags(parser)
+    add_flags(parser, "a line says how long that takes (default: no)")
     add("--seed", type=int_range(0, 2 ** 32 - 1), help="seed of everything random")
     add("--azimuth-sign", type=int, choices=(1, -1), default=1,
         help="-1: the cameras' azimuths run the other way (default 1)")
@@ -92,9 +94,6 @@ def parse(argv):
     add("--original-world", action="store_true",
         help="write mesh.obj and mesh.ply in the world that the poses were in before nerfstudio's"
         " applied_transform")
-    add("--distill", action="store_true",
-        help="the model that made the views tells what none of them shows (slow: a line says how"
-        " long; on an NPU, or with the embedded model)")
     add("--model", help="the orbit model of --distill (default: what run.json in the views' folder"
         " says)")
     add("--ckpt", help="its weights (default: those of the embedded model)")
@@ -107,8 +106,11 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def add_flags(parser):
-    """Add the flags that image_to_mesh.py has as well; `options` reads them."""
+def add_flags(parser, distills):
+    """Add the flags that image_to_mesh.py has as well; `options` reads them, but for --distill.
+
+    distills: what its help says of the default.
+    """
     add = parser.add_argument
     add(
         "--resume",
@@ -118,6 +120,8 @@ def add_flags(parser):
     add("--obj-up", choices=("y", "z"),
         help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
         " world, where ours have z up)")
+    add("--distill", action=argparse.BooleanOptionalAction, default=None,
+        help=f"the model of the views tells what none of them shows; {distills}")
 
 
 def options(args):
@@ -139,18 +143,18 @@ def result(output, report):
     return "\n".join(lines)
 
 
-def make_distiller(args, spec):
-    """Return the Distiller of the views' model, and print how long it will take."""
-    if args.orbit:
-        raise InputError("--distill: belongs to a views folder, whose last view is the model's"
-                         " input; leave --orbit out")
-    from sgm.reconstruct import distill
-    distiller, seconds = distill.of_views(args.views, spec.distill, args.model, args.ckpt,
-                                          args.lora, args.dtype, args.sequential_cfg)
-    clips = distill.clips(spec.distill, spec.dmtet)
-    much = "an unknown time" if seconds is None else f"about {seconds:.0f} s each"
-    whole = "" if seconds is None else f", {clips * seconds / 60:.0f} minutes in all"
-    print(f"distillation by {distiller.denoise.name}: {clips} clips, {much}{whole}", flush=True)
+def distiller_of(folder, engine, spec, sequential):
+    """Return the Distiller of a views folder by an Engine, and say how long it will take.
+
+    spec: a `MeshSpec`. sequential: the two sides of the guidance one after the other.
+    """
+    from sgm.reconstruct.distill import orbit_model
+    distiller = orbit_model.of_views(folder, engine, spec.distill, sequential)
+    clips = spec.distill.count(spec.dmtet.steps)
+    seconds = orbit_model.seconds_per_clip(read_run(folder))
+    much = "an unknown time" if seconds is None else (
+        f"about {seconds:.0f} s each, {clips * seconds / 60:.0f} minutes in all")
+    say(f"{folder}: distillation by {distiller.denoise.name}: {clips} clips, {much}")
     return distiller
 
 
@@ -163,6 +167,9 @@ def main(argv=None):
     if args.fov and not args.orbit:
         raise InputError(f"--fov {args.fov:g}: belongs to --orbit; the cameras in a transforms.json"
                          " have their own")
+    if args.orbit and args.distill:
+        raise InputError("--distill: belongs to a views folder, whose last view is the model's"
+                         " input; leave --orbit out")
     unused = [flag for flag, given in (
         ("--model", args.model), ("--ckpt", args.ckpt), ("--lora", args.lora),
         ("--dtype", args.dtype != "fp32"), ("--sequential-cfg", args.sequential_cfg),
@@ -179,7 +186,11 @@ def main(argv=None):
         from sgm import ops
         from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
-    distiller = make_distiller(args, spec) if args.distill else None
+    distiller = None
+    if args.distill:
+        from sgm.reconstruct.distill import orbit_model
+        engine = orbit_model.load(args.views, args.model, args.ckpt, args.dtype, args.lora)
+        distiller = distiller_of(args.views, engine, spec, args.sequential_cfg)
     run = Reconstruction(
         args.views, spec, output, args.stages, azimuth_sign=args.azimuth_sign, up=args.up,
         original_world=args.original_world, elevation=args.elevation,

@@ -158,7 +158,7 @@ class DMTetSpec:
 
 @dataclass
 class DistillSpec:
-    """What a diffusion model adds where no view sees the surface (distill.py); only on demand."""
+    """What a diffusion model adds where no view sees the surface (reconstruct/distill)."""
     # what is compared: pictures, or latents through the gradient of the encoder
     form: str = "pixel"
     share: float = 0.2          # share of the surface's steps, the last ones
@@ -173,6 +173,10 @@ class DistillSpec:
     # the factor on errors where it is seen
     edges: List[float] = field(default_factory=lambda: [0.1, 0.5])
     floor: float = 0.2
+
+    def count(self, steps):
+        """Return how many clips the model is asked for; steps: those of a `DMTetSpec`."""
+        return min(self.clips, round(self.share * sum(steps)))
 
     def validate(self, section="distill."):
         """Raise ConfigError for an unknown form, a number out of bounds, or bounds that are none.

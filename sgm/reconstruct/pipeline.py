@@ -59,7 +59,8 @@ class Reconstruction:
     or None, see `elevation.settled`. write_cameras: put the elevation that is used into the
     source's transforms.json. orbit: one of `sgm.views.frames.RIGS` if the source has no cameras; it
     is then a folder of pictures, a video, a GIF or a sheet; fov: the field of view of its cameras
-    in degrees, None: the orbit's own. distiller: an `sgm.reconstruct.distill.Distiller`, or None.
+    in degrees, None: the orbit's own. distiller: an `sgm.reconstruct.distill.goals.Distiller`, or
+    None.
     Raises ShapeError and the like.
     """
 
@@ -162,8 +163,7 @@ class Reconstruction:
             del trainer  # its graphs and Adam's moments are not needed any more
             field.forget_graphs()
             ops.release()
-        with self.timer("dmtet"):
-            surface, imagined = self.surface(plain, sdf, field, origin)
+        surface, imagined = self.surface(plain, sdf, field, origin)
         with until_stopped() as stopped:        # what is done is saved before the end
             with self.timer("texture"):
                 mesh = self.mesh(surface, views, even, imagined, held_out, hull, stopped)
@@ -254,7 +254,8 @@ class Reconstruction:
     def surface(self, views, sdf, field, origin):
         """Return the Surface of a signed distance: refined, from an earlier run, or as it is.
 
-        Second, PosedViews of what was distilled, or None.
+        Second, PosedViews of what was distilled, or None. The steps that distill are a stage of
+        their own, "distill".
         """
         spec, distiller = self.spec, self.distiller
         made_with = {
@@ -264,36 +265,43 @@ class Reconstruction:
         }
         if distiller:
             made_with["distill"] = {**asdict(spec.distill), "model": distiller.denoise.name}
-        saved = self.saved("dmtet", made_with)
-        runs = "dmtet" in self.stages and not self.interrupted
-        if not runs and saved is None:
-            self.report["dmtet"] = {"steps": 0}
-            return steps.surface(sdf), None
-        if distiller:
-            distiller.begin(views, spec.dmtet, spec.seed)
-        refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed, distiller)
-        if saved is not None:
-            restore_state(self.work.file("dmtet"), refiner.restore, saved)
-        if runs:
+        with self.timer("dmtet"):
+            saved = self.saved("dmtet", made_with)
+            runs = "dmtet" in self.stages and not self.interrupted
+            if not runs and saved is None:
+                self.report["dmtet"] = {"steps": 0}
+                return steps.surface(sdf), None
+            if distiller:
+                distiller.begin(views, spec.dmtet, spec.seed)
+            refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed, distiller)
+            if saved is not None:
+                restore_state(self.work.file("dmtet"), refiner.restore, saved)
+
             def picture():
                 surface = refiner.surface()     # without faces the next step says what to do
                 return report.of_surface(surface, field, views) if len(surface.faces) else None
 
-            self.work.note("dmtet", made_with, self.resume)
-            self.optimize(refiner, picture)
+            if runs:
+                self.work.note("dmtet", made_with, self.resume)
+                self.optimize(refiner, picture, distiller and distiller.first)
+        imagined = None
+        if distiller and not (runs and self.interrupted):
+            with self.timer("distill"):
+                if runs:
+                    self.optimize(refiner, picture, label="distill")
+                if refiner.done > distiller.first:
+                    imagined = distiller.imagined(refiner.surface(), field)
+                    self.report["distill"] = distiller.report
         self.report["dmtet"] = {"steps": refiner.done, "psnr": _psnr(refiner)}
-        surface, imagined = refiner.surface(), None
-        if distiller and refiner.done > distiller.first:
-            self.report["distill"] = distiller.report
-            imagined = distiller.imagined(surface, field)
         field.forget_graphs()
         ops.release()
-        return surface, imagined
+        return refiner.surface(), imagined
 
-    def optimize(self, trainer, picture):
+    def optimize(self, trainer, picture, end=None, label=None):
         """Run a NerfTrainer or a Refiner, with checkpoints and previews in the work folder.
 
-        picture() makes a preview, or returns None.
+        picture() makes a preview, or returns None. end: the step to stop before, None: its last.
+        label: what the bar says, None: the trainer's name.
         """
         def preview():
             found = picture()
@@ -303,11 +311,12 @@ class Reconstruction:
         def save(arrays):
             save_state(self.work.file(trainer.name), arrays)
 
+        end = trainer.total if end is None else end
         with Bar(
-            trainer.total,
-            trainer.name,
+            end,
+            label or trainer.name,
             initial=trainer.done,
-            waiting="compiling the first step" * (trainer.done < trainer.total),
+            waiting="compiling the first step" * (trainer.done < end),
             leave=True,
             quiet=not self.progress,
         ) as bar:
@@ -316,7 +325,8 @@ class Reconstruction:
                 bar.say(f"psnr {psnr:.2f} dB")
                 bar.update()
 
-            self.interrupted |= not optimize(trainer, save=save, preview=preview, progress=show)
+            self.interrupted |= not optimize(trainer, end=end, save=save, preview=preview,
+                                             progress=show)
 
     def mesh(self, surface, views, even, imagined, held_out, hull, stopped):
         """Clean, texture, write files and figures. Return the TexturedMesh in the files' world.

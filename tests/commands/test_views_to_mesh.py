@@ -21,7 +21,8 @@ from sgm.common.errors import InputError
 from sgm.config.reconstruction import MeshSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct import stages
-from sgm.reconstruct.distill import Distiller
+from sgm.reconstruct.distill import orbit_model
+from sgm.reconstruct.distill.goals import Distiller
 from sgm.reconstruct.hull.elevation import Elevation
 from sgm.reconstruct.pipeline import Reconstruction
 from sgm.reconstruct.posed_views import PosedViews, ShapeError
@@ -335,10 +336,10 @@ def test_the_time_of_distilling_is_said_before(folder, capsys):
     (folder / "run.json").write_text(json.dumps({
         "model": "sv3d_tiny", "steps": 3, "guidance": {"min": 1, "max": 1},
         "stages": {"sample": {"seconds": 9.0}, "decode": {"seconds": 2.0}}}))
-    tool = load_tool("views_to_mesh")
-    assert tool.make_distiller(tool.parse([str(folder), "--distill"]), load_mesh_spec("default")).file == folder / "009.png"
+    distiller = load_tool("views_to_mesh").distiller_of(folder, orbit_model.load(folder), load_mesh_spec("default"), False)
+    assert distiller.file == folder / "009.png"
     said = capsys.readouterr().out
-    assert said.startswith("distillation by sv3d_tiny sha256:") and said.endswith(
+    assert said.startswith(f"{folder}: distillation by sv3d_tiny sha256:") and said.endswith(
         ": 40 clips, about 10 s each, 7 minutes in all\n")
 
 
@@ -369,13 +370,10 @@ def test_what_python_does_not_replace(folder, tmp_path):
 
 
 def test_the_flag_for_the_axis_of_the_obj(folder, tmp_path, monkeypatch):
-    import inspect
+    found = []
 
-    from sgm.reconstruct.pipeline import Reconstruction
-    found, names = [], list(inspect.signature(Reconstruction).parameters)
-
-    def made(*values):
-        found.append(dict(zip(names, values))["obj_up"])
+    def made(*values, **options):
+        found.append(options["obj_up"])
         raise ShapeError("enough")
 
     monkeypatch.setattr("sgm.reconstruct.pipeline.Reconstruction", made)

@@ -14,7 +14,7 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.diffusion.engine import Engine
 from sgm.diffusion.pipeline import load_model
 from sgm.geometry.topology import vertex_normals
-from sgm.reconstruct import distill
+from sgm.reconstruct.distill import goals, orbit_model
 from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.nerf import encoding
 from sgm.reconstruct.nerf.field import Field
@@ -67,23 +67,23 @@ class Echo:
 def test_mask_by_hand(cosine, floor, wanted):
     """x = (cosine - .1) / .4, and the mask is 1 - x^2 (3 - 2x), at least the floor."""
     normal = np.array([[cosine, np.sqrt(1 - cosine ** 2), 0]])
-    assert distill.soft_mask(np.zeros((1, 3)), normal, FAR, [0.1, 0.5], floor) == pytest.approx(wanted, abs=1e-5)
+    assert goals.soft_mask(np.zeros((1, 3)), normal, FAR, [0.1, 0.5], floor) == pytest.approx(wanted, abs=1e-5)
     # the best camera counts: one that looks from behind changes nothing
-    assert distill.soft_mask(np.zeros((1, 3)), normal, np.concatenate([FAR, -normal]), [0.1, 0.5], floor) == pytest.approx(
+    assert goals.soft_mask(np.zeros((1, 3)), normal, np.concatenate([FAR, -normal]), [0.1, 0.5], floor) == pytest.approx(
         wanted, abs=1e-5)
 
 
 def test_hard_mask_is_a_step():
     normals = np.array([[c, np.sqrt(1 - c * c), 0] for c in (0.29, 0.31)])
-    np.testing.assert_allclose(distill.soft_mask(np.zeros((2, 3)), normals, FAR, [0.3, 0.3], 0), [1, 0], atol=1e-6)
+    np.testing.assert_allclose(goals.soft_mask(np.zeros((2, 3)), normals, FAR, [0.3, 0.3], 0), [1, 0], atol=1e-6)
 
 
 def test_mask_of_a_ball_in_a_picture():
     """A camera at a right angle to the one that has seen a ball: from x = 1 down to the middle, as by hand."""
     shape = surface()
-    mask = distill.soft_mask(shape.vertices, vertex_normals(shape.vertices, shape.faces), FAR, [0.1, 0.5], 0.2)
+    mask = goals.soft_mask(shape.vertices, vertex_normals(shape.vertices, shape.faces), FAR, [0.1, 0.5], 0.2)
     views = views_of(camera_to_world(np.array([90.0]), 0, 4.0), 96)
-    rgb, alpha, shown = distill.render(shape, OneColor(0.2, 0.4, 0.6), mask, views.c2w, views.intrinsics * [2, 2, 1, 1],
+    rgb, alpha, shown = goals.render(shape, OneColor(0.2, 0.4, 0.6), mask, views.c2w, views.intrinsics * [2, 2, 1, 1],
                                        (96, 96))
     assert rgb.shape == (1, 96, 96, 3) and (shown[0, 0] == 1).all() and (rgb[0, 0] == 1).all() and (alpha[0, 0] == 0).all()
     np.testing.assert_allclose(rgb[0, 48, 48], [0.2, 0.4, 0.6], atol=1e-6)
@@ -102,7 +102,7 @@ def test_orbits_end_on_the_input_view_wherever_the_box_is(sign):
     """The cameras of an orbit are those of its own world, moved as the views were."""
     given = Orbit.static(15, 8).with_sign(sign)
     views = views_of(given.poses(2.0)).moved(1.3, np.array([0.1, -0.05, 0.02]))
-    cameras = distill.Cameras(views, (24, 24))
+    cameras = goals.Cameras(views, (24, 24))
     orbit = cameras.orbit(7, 6, is_posed=True)
     assert orbit.sign == sign and orbit.elevations_deg[-1] == pytest.approx(15)
     np.testing.assert_allclose(cameras.poses(orbit)[-1], views.c2w[-1], atol=1e-9)
@@ -112,12 +112,12 @@ def test_orbits_end_on_the_input_view_wherever_the_box_is(sign):
     # a model that knows no angles only makes static orbits
     np.testing.assert_array_equal(cameras.orbit(7, 6, is_posed=False).azimuths_deg, Orbit.static(15, 6).azimuths_deg)
     with pytest.raises(ShapeError, match="48 x 48 pixels, the model's 32 x 24"):
-        distill.Cameras(views, (24, 32))
+        goals.Cameras(views, (24, 32))
 
 
 def test_without_its_input_no_model_is_asked():
     views = replace(views_of(Orbit.static(10, 4).poses(2.0)), files=("000.png", "001.png", "002.png", "003.png"))
-    distiller = distill.Distiller(Echo(), DistillSpec(), "004.png")
+    distiller = goals.Distiller(Echo(), DistillSpec(), "004.png")
     with pytest.raises(ShapeError, match="004.png: found it left out"):
         distiller.begin(views, SMALL, 0)
 
@@ -125,28 +125,28 @@ def test_without_its_input_no_model_is_asked():
 def test_schedule():
     """Nothing before the last fifth; then the weight grows linearly, one clip serves several steps, noise falls."""
     spec, model = DistillSpec(share=0.2, clips=5, weight=8.0, sigma_first=[10, 40], sigma_last=[1, 2]), Echo((0.9, 0.2, 0.1))
-    distiller = distill.Distiller(model, spec)
+    distiller = goals.Distiller(model, spec)
     distiller.begin(views_of(Orbit.static(10, 4).poses(2.0)), replace(SMALL, steps=[30, 20]), 3)
     field, shape = OneColor(0.3, 0.3, 0.3), surface()
 
     def never():
         raise AssertionError("no graph was freed")
 
-    goals = [distiller(shape, field, done, never) for done in range(50)]
-    assert goals[:40] == [None] * 40 and [goal.weight for goal in goals[40:]] == pytest.approx(np.arange(1, 11) * 0.8)
-    assert len(model.asked) == 5 and goals[40].views is goals[41].views is not goals[42].views
+    made = [distiller(shape, field, done, never) for done in range(50)]
+    assert made[:40] == [None] * 40 and [goal.weight for goal in made[40:]] == pytest.approx(np.arange(1, 11) * 0.8)
+    assert len(model.asked) == 5 and made[40].views is made[41].views is not made[42].views
     sigmas = [sigma for _, _, sigma, _ in model.asked]
     assert 10 <= sigmas[0] <= 40 and 1 <= sigmas[-1] <= 2 and len({luck for *_, luck in model.asked}) == 5
     assert len({tuple(orbit.elevations_deg) for _, orbit, _, _ in model.asked}) == 5
     # what was shown to it, and what became of its pictures
     clip, orbit, _, _ = model.asked[-1]
     assert clip.shape == (6, 3, SIZE, SIZE) and clip.min() == pytest.approx(-0.4) and clip.max() == 1
-    views = goals[49].views
+    views = made[49].views
     on_white = views.rgb + 1 - views.mask[..., None]
     np.testing.assert_allclose(on_white, np.where((clip == 1).all(1)[..., None], 1, [0.9, 0.2, 0.1]), atol=1e-6)
     # of the input's camera the middle is seen: the floor, squared; background counts in full
-    assert goals[49].importance[-1, SIZE // 2, SIZE // 2] == pytest.approx(0.04) and goals[49].importance[-1, 0, 0] == 1
-    assert goals[49].count == distill.FEWEST            # 1024 pixels a step are less than one of these pictures has
+    assert made[49].importance[-1, SIZE // 2, SIZE // 2] == pytest.approx(0.04) and made[49].importance[-1, 0, 0] == 1
+    assert made[49].count == goals.FEWEST            # 1024 pixels a step are less than one of these pictures has
 
 
 def test_graphs_are_forgotten_before_a_model_frees_them():
@@ -155,7 +155,7 @@ def test_graphs_are_forgotten_before_a_model_frees_them():
     model.frees_graphs = True
     field.evaluate = lambda points, color=field.evaluate: events.append("rendered") or color(points)
     model.asked = type("Asked", (), {"append": lambda self, row: events.append("asked")})()
-    distiller = distill.Distiller(model, DistillSpec(share=1.0, clips=2))
+    distiller = goals.Distiller(model, DistillSpec(share=1.0, clips=2))
     distiller.begin(views_of(Orbit.static(10, 4).poses(2.0)), replace(SMALL, steps=[4]), 0)
     for done in range(4):
         assert distiller(surface(), field, done, lambda: events.append("forgotten"))
@@ -184,7 +184,7 @@ def test_gradient_by_the_colors():
     settings = replace(SMALL, geometry=0.0, pixels=4096)
     colors = np.random.RandomState(0).random_sample((4096, 3)).astype(np.float32)
     field, shape = Rows(colors), surface()
-    distiller = distill.Distiller(Echo((0.9, 0.2, 0.1)), DistillSpec(weight=7.0, share=1.0))
+    distiller = goals.Distiller(Echo((0.9, 0.2, 0.1)), DistillSpec(weight=7.0, share=1.0))
     distiller.begin(views_of(Orbit.static(10, 4).poses(2.0)), settings, 0)
     goal = distiller(shape, field, 9, None)
     assert goal.weight == 7 and isinstance(goal.views.rgb, np.ndarray)
@@ -222,12 +222,12 @@ def test_only_the_field_is_trained():
 def test_an_unseen_back_takes_the_models_color():
     """A gray ball that is seen from the front only; the model says it is orange all around."""
     front = camera_to_world(np.array([-30.0, 30, 0]), 10, 2.0)
-    _, alpha, _ = distill.render(surface(), OneColor(0, 0, 0), np.zeros(len(surface().vertices)), front,
+    _, alpha, _ = goals.render(surface(), OneColor(0, 0, 0), np.zeros(len(surface().vertices)), front,
                                  views_of(front).intrinsics, (SIZE, SIZE))
     views = replace(views_of(front), rgb=np.repeat(0.3 * alpha[..., None], 3, -1).astype(np.float32), mask=alpha)
     found = {}
     for weight in (0.0, 20.0):
-        distiller = distill.Distiller(Echo((0.9, 0.5, 0.1)), DistillSpec(weight=weight, share=0.8))
+        distiller = goals.Distiller(Echo((0.9, 0.5, 0.1)), DistillSpec(weight=weight, share=0.8))
         settings = replace(SMALL, steps=[40])
         distiller.begin(views, settings, 0)
         field = Field(encoding.dense_levels([4, 12], 2), HALF, width=16)
@@ -244,10 +244,10 @@ def test_an_unseen_back_takes_the_models_color():
 def test_time_of_a_clip():
     run = {"guidance": {"min": 1.0, "max": 2.5}, "steps": 50, "stages": {"sample": {"seconds": 200.0},
                                                                      "decode": {"seconds": 10.0}}}
-    assert distill.seconds_per_clip(run) == 4 + 20
-    assert distill.seconds_per_clip({**run, "guidance": {"min": 1.0, "max": 1.0}}) == 8 + 20     # one side was enough
-    assert distill.seconds_per_clip({}) is distill.seconds_per_clip({**run, "steps": 0}) is None
-    assert distill.clips(DistillSpec(share=0.2, clips=12), DMTetSpec(steps=[30, 20])) == 10
+    assert orbit_model.seconds_per_clip(run) == 4 + 20
+    assert orbit_model.seconds_per_clip({**run, "guidance": {"min": 1.0, "max": 1.0}}) == 8 + 20     # one side was enough
+    assert orbit_model.seconds_per_clip({}) is orbit_model.seconds_per_clip({**run, "steps": 0}) is None
+    assert DistillSpec(share=0.2, clips=12).count([30, 20]) == 10
 
 
 @pytest.mark.parametrize("text, said", [("distill.share=1.5", "a number from 0 to 1"), ("distill.sigma_last=[5,1]", "smaller one first"),
@@ -270,8 +270,8 @@ def folder(tmp_path):
 
 def test_the_model_of_the_views(folder, caplog):
     """Its last view is the input, on white; a line warns of other weights."""
-    distiller, seconds = distill.of_views(folder, DistillSpec(guidance=2.0))
-    assert seconds is None and distiller.file == folder / "001.png"
+    distiller = orbit_model.of_views(folder, orbit_model.load(folder), DistillSpec(guidance=2.0))
+    assert distiller.file == folder / "001.png"
     model = distiller.denoise
     assert model.size == (64, 64) and model.num_frames == 21 and model.is_posed and not model.frees_graphs
     assert (model.guidance == 2).all() and model.name.startswith("sv3d_tiny sha256:")
@@ -280,12 +280,12 @@ def test_the_model_of_the_views(folder, caplog):
     assert [record.levelname for record in caplog.records] == ["WARNING"] and "made by other weights" in caplog.text
     (folder / "run.json").unlink()
     with pytest.raises(ShapeError, match="model: found none, and no run.json in"):
-        distill.of_views(folder, DistillSpec())
+        orbit_model.load(folder)
 
 
 def test_a_model_of_videos_is_refused():
     with pytest.raises(ShapeError, match="svd_tiny, a model of videos"):
-        distill.ModelDenoiser(Engine(load_spec("svd_tiny")), np.zeros((1, 3, 8, 8), np.float32), 3.0)
+        orbit_model.ModelDenoiser(Engine(load_spec("svd_tiny")), np.zeros((1, 3, 8, 8), np.float32), 3.0)
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def model(pynative):
     """A ModelDenoiser of the embedded weights, with three frames of 32 x 32 pixels and without graphs."""
     engine = load_model(overrides=["num_frames=3", "height=32", "width=32"])
     image = np.random.RandomState(5).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
-    yield distill.ModelDenoiser(engine, image, 3.0)
+    yield orbit_model.ModelDenoiser(engine, image, 3.0)
     engine.release()
 
 

@@ -27,6 +27,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +76,7 @@ class Oracle:
     """The true orbit of an object, blurred as the embedded model's estimate would be."""
     name, num_frames, size, is_posed, frees_graphs = "oracle", 21, (64, 64), True, False
 
-    def __init__(self, mesh):
+    def __init__(self, mesh, guidance):
         self.mesh = mesh
 
     def __call__(self, clip, orbit, sigma, rng):
@@ -90,19 +91,24 @@ def blurred(picture, sigma):
 
 
 def embedded(seed):
-    """Return the ModelDenoiser of the embedded model around the true input view of an object."""
+    """Return the Engine of the embedded model, and ModelDenoisers of an object by their guidance.
+
+    Their input is the true input view.
+    """
     from sgm.diffusion.pipeline import load_model
     from sgm.reconstruct.distill.orbit_model import ModelDenoiser
     from sgm.views.preprocessing import to_network
     image = render_clip(seed, Orbit.static(10), 64)[-1]
-    return ModelDenoiser(load_model(), to_network(image), 1.0)
+    engine = load_model()
+    return engine, partial(ModelDenoiser, engine, to_network(image))
 
 
 def blur(args):
     """Print the blur of the model's estimate by sigma."""
     widths, rows = np.arange(0.25, 8, 0.25), {sigma: [] for sigma in SIGMAS}
     for seed in args.objects:
-        model = embedded(seed)
+        engine, denoiser = embedded(seed)
+        model = denoiser(1.0)
         for k, sigma in enumerate(SIGMAS):
             orbit, rng = Orbit.dynamic(seed), np.random.RandomState(k)
             true = render_clip(seed, orbit, 64, supersample=4).astype(np.float32) / 255
@@ -112,7 +118,7 @@ def blur(args):
                       for w in widths]
             plain = -10 * np.log10(np.square(true - made).mean())
             rows[sigma].append((widths[np.argmin(errors)], plain, -10 * np.log10(min(errors))))
-        model.engine.release()
+        engine.release()
     print("   sigma   blur   PSNR to truth   to the blurred truth")
     for sigma, found in rows.items():
         print("{:8.3g} {:6.2f} {:15.2f} {:22.2f}".format(sigma, *np.mean(found, 0)))
@@ -176,10 +182,9 @@ def began(views, spec):
 
 
 def arm(views, spec, start, denoise):
-    """Return the TexturedMesh of an arm; denoise: of its Distiller, or None."""
+    """Return the TexturedMesh of an arm; denoise(guidance): of its Distiller, or None."""
     from mindspore import Tensor
 
-    from sgm import ops
     from sgm.reconstruct import stages
     from sgm.reconstruct.distill.goals import Distiller
     from sgm.reconstruct.dmtet.refinement import Refiner
@@ -191,9 +196,7 @@ def arm(views, spec, start, denoise):
         p.set_data(Tensor(values[p.name]))
     distiller = None
     if denoise is not None and spec.distill.weight:
-        if hasattr(denoise, "guidance"):
-            denoise.guidance[:] = spec.distill.guidance
-        distiller = Distiller(denoise, spec.distill)
+        distiller = Distiller(denoise(spec.distill.guidance), spec.distill)
         distiller.begin(views, spec.dmtet, spec.seed)
     refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed, distiller)
     if not optimize(refiner):
@@ -202,10 +205,6 @@ def arm(views, spec, start, denoise):
     imagined = distiller and distiller.imagined(surface, field)
     vertices, faces = stages.flattened(surface, hull)
     mesh = stages.texture(vertices, faces, views, spec, imagined=imagined)
-    field.forget_graphs()
-    if denoise is not None and hasattr(denoise, "engine"):
-        denoise.engine.release()
-    ops.release()
     return mesh
 
 
@@ -217,6 +216,7 @@ def spec_of(args, name):
 
 def compare(args):
     """Make and measure the arms of all objects; print a table, write results.json and sheets."""
+    from sgm import ops
     args.out.mkdir(parents=True, exist_ok=True)
     file, results = args.out / "results.json", {}
     if file.exists():
@@ -227,10 +227,11 @@ def compare(args):
             orbit = [camera_to_world(a, 0, DISTANCE) for a in [*range(-60, 61, 12)]]
             orbit = np.stack([*orbit, camera_to_world(0, 0, DISTANCE)])
             views = posed(render_views(mesh, orbit, SEEN_SIDE, FOV_DEG, lighting=SOFT), orbit)
-            names, model = [*MASKS, "other"], Oracle(mesh)
+            names, model = [*MASKS, "other"], partial(Oracle, mesh)
         else:
-            names, model = [*MASKS, "second"], embedded(seed)
-            views, more = generated(seed, model, spec)
+            names, (engine, model) = [*MASKS, "second"], embedded(seed)
+            sides = 1 if model(spec.distill.guidance).guidance[0] == 1 else 2
+            views, more = generated(seed, engine, sides * spec.distill.count(spec.dmtet.steps))
         judge, start = Judge(mesh, views), began(views, spec)
         save_png(args.out / f"{seed}.true.png", sheet(on_white(judge.true)))
         for name in args.arm or names:
@@ -238,12 +239,15 @@ def compare(args):
             if name == "second":
                 chosen, begin, denoise = more, began(more, spec), None
             elif name == "other":
-                denoise = Oracle(make_object(seed + 1))
+                denoise = partial(Oracle, make_object(seed + 1))
             *figures, pictures = judge(arm(chosen, settings, begin, denoise))
             results.setdefault(name, {})[str(seed)] = figures
             print(f"{seed:9d} {name:12s}", ROW.format(*figures), flush=True)
             save_png(args.out / f"{seed}.{name.replace(' ', '_')}.png", sheet(pictures))
             file.write_text(json.dumps(results, indent=1))
+        if args.command == "model":
+            engine.release()
+        ops.release()
     summary(results)
 
 
@@ -266,15 +270,16 @@ def summary(results):
         print(f"{name:22s} {line}")
 
 
-def generated(seed, model, spec):
-    """Return views of the embedded model within 100 degrees, and these with a second orbit."""
+def generated(seed, engine, evaluations):
+    """Return views of the embedded model within 100 degrees, and these with a second orbit.
+
+    evaluations: steps of the second orbit.
+    """
     from sgm.diffusion.pipeline import generate
     image = render_views(make_object(seed), Orbit.static(10).poses()[-1:], 64, FOV_DEG,
                          lighting=SOFT)[0]
-    engine = model.engine
     first = generate(engine, image, Orbit.static(10), seed=23)
     near = np.abs((first.orbit.azimuths_deg + 180) % 360 - 180) <= 100
-    evaluations = spec.distill.count(spec.dmtet.steps) * (1 if spec.distill.guidance == 1 else 2)
     second = generate(engine, image, Orbit.dynamic(seed), seed=24, steps=evaluations)
     views = posed(first.rgba()[near], first.orbit.poses()[near])
     rest = posed(second.rgba()[:-1], second.orbit.poses()[:-1])

@@ -165,7 +165,8 @@ class DistillSpec:
     clips: int = 40             # most clips that the model is asked for; steps share them
     # weight of a pixel's squared error, that of the views being 1; it grows linearly from 0
     weight: float = 39.0
-    guidance: float = 3.0       # scale of the classifier-free guidance, of every frame
+    # scale of the guidance, of every frame; 0: 3, or 1 for a model that samples without guidance
+    guidance: float = 0.0
     # noise levels, drawn from within these bounds: at the first clip and at the last one
     sigma_first: List[float] = field(default_factory=lambda: [100.0, 400.0])
     sigma_last: List[float] = field(default_factory=lambda: [1.6, 200.0])

@@ -332,10 +332,10 @@ class Blue:
 
 
 def test_the_time_of_distilling_is_said_before(folder, capsys):
-    """40 steps of 200, one side of the guidance in sampling and two here: 2 * 9 / 3 + 2 * 2 seconds each."""
+    """40 steps of 200, each clip one step of sampling and two decodings: 18 / 3 + 2 * 2 seconds."""
     (folder / "run.json").write_text(json.dumps({
-        "model": "sv3d_tiny", "steps": 3, "guidance": {"min": 1, "max": 1},
-        "stages": {"sample": {"seconds": 9.0}, "decode": {"seconds": 2.0}}}))
+        "model": "sv3d_tiny", "steps": 3,
+        "stages": {"sample": {"seconds": 18.0}, "decode": {"seconds": 2.0}}}))
     distiller = load_tool("views_to_mesh").distiller_of(folder, orbit_model.load(folder), load_mesh_spec("default"), False)
     assert distiller.file == folder / "009.png"
     said = capsys.readouterr().out

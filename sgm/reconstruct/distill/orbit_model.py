@@ -20,6 +20,7 @@ from sgm.views.images import composite, load_image
 from sgm.views.preprocessing import to_network
 from sgm.views.transforms import json_path, read_transforms
 
+GUIDANCE = 3.0      # of the authors
 LARGE = 1 << 28     # parameters from which the networks are not all kept in memory on a CPU
 log = logging.getLogger("sgm")
 
@@ -40,8 +41,9 @@ class ModelDenoiser:
     """One guided evaluation of an orbit model around its input view: the `denoise` of a Distiller.
 
     engine: an `sgm.diffusion.engine.Engine`. image (1, 3, H, W) in [-1, 1], on white: the input.
-    guidance: scale of every frame. The weights of one stage are in memory at a time, as in
-    sampling. Raises ShapeError for a model of videos.
+    guidance: scale of every frame; 0: 3, or 1 for a model that samples without guidance. The
+    weights of one stage are in memory at a time, as in sampling. Raises ShapeError for a model of
+    videos.
     """
 
     def __init__(self, engine, image, guidance, chunk=7, sequential=False):
@@ -53,7 +55,8 @@ class ModelDenoiser:
         self.name = " ".join([spec.name, *weights_of(engine).values(), str(engine.dtype)])
         self.num_frames, self.size = spec.num_frames, (spec.height, spec.width)
         self.is_posed = spec.is_posed
-        self.guidance = np.full(spec.num_frames, guidance, np.float32)
+        own = 1.0 if spec.sampling.max_scale == 1 else GUIDANCE
+        self.guidance = np.full(spec.num_frames, guidance or own, np.float32)
         self.frees_graphs = is_large(engine) and not ops.on_ascend()
         self.given = None                       # the image's conditions
 
@@ -174,10 +177,7 @@ def seconds_per_clip(run):
     A step of sampling and a decoding are in it; encoding is taken to last as long as decoding.
     """
     try:
-        scales = run["guidance"]
-        sides = 2 if scales["min"] == scales["max"] == 1 else 1     # of one, distilling makes two
         stages = run["stages"]
-        return (sides * stages["sample"]["seconds"] / run["steps"]
-                + 2 * stages["decode"]["seconds"])
+        return stages["sample"]["seconds"] / run["steps"] + 2 * stages["decode"]["seconds"]
     except (KeyError, TypeError, ZeroDivisionError):
         return None

@@ -152,8 +152,8 @@ def distiller_of(folder, engine, spec, sequential):
     distiller = orbit_model.of_views(folder, engine, spec.distill, sequential)
     clips = spec.distill.count(spec.dmtet.steps)
     seconds = orbit_model.seconds_per_clip(read_run(folder))
-    much = "an unknown time" if seconds is None else (
-        f"about {seconds:.0f} s each, {clips * seconds / 60:.0f} minutes in all")
+    much = "for an unknown time" if seconds is None else (
+        f"{clips * seconds / 60:.1f} minutes or less, by the times of its views")
     say(f"{folder}: distillation by {distiller.denoise.name}: {clips} clips, {much}")
     return distiller
 

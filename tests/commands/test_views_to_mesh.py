@@ -340,7 +340,7 @@ def test_the_time_of_distilling_is_said_before(folder, capsys):
     assert distiller.file == folder / "009.png"
     said = capsys.readouterr().out
     assert said.startswith(f"{folder}: distillation by sv3d_tiny sha256:") and said.endswith(
-        ": 40 clips, about 10 s each, 7 minutes in all\n")
+        ": 40 clips, 6.7 minutes or less, by the times of its views\n")
 
 
 @pytest.mark.slow

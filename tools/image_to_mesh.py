@@ -37,8 +37,6 @@ RENAMED = {"--set": "--mesh-set"}       # flags of views_to_mesh.py that have an
 KNOWS = ("the embedded model knows simple procedural objects only, at 64 pixels: with a photo it"
          " shows that the program works, not quality. For photos give published weights, as in"
          " --config sv3d_p --ckpt sv3d_p.safetensors; README.md says where they are")
-DISTILLS = ("a line says how long that takes (default: yes on an NPU and with the embedded model; a"
-            " full-size model on a CPU takes half an hour for each clip)")
 REPORTS = (_html_report.NAME, "report.json")
 log = logging.getLogger("sgm")
 
@@ -53,22 +51,11 @@ def parse(argv):
                        help="default, fast, fine, or a YAML file (default: default)")
     group.add_argument("--mesh-set", action="append", default=[], metavar="KEY=VALUE",
                        help="one setting of the mesh, as in nerf.steps=300; repeatable")
-    views_to_mesh.add_flags(group, DISTILLS)
+    views_to_mesh.add_flags(group)
     args = parser.parse_args(argv)
     if args.resume and args.overwrite:
         parser.error("argument --resume: keeps what --overwrite makes again; give one of them")
     return args
-
-
-def distils(args, engine):
-    """Return whether the meshes are distilled: as the flag says, else where that is no long wait.
-
-    That is on an NPU, and with the embedded model.
-    """
-    from sgm.reconstruct.distill.orbit_model import is_large
-    if args.distill is not None:
-        return args.distill
-    return args.device == "Ascend" or not is_large(engine)
 
 
 def planned(model, options, mesh, distilled):
@@ -115,9 +102,8 @@ def main(argv=None):
 
     # 2. all views, then, without the model, all meshes
     options = simple_video_sample.sample_options(args, args.seeds[0], False).of_model(model)
-    distilled = distils(args, sampling.engine)
-    meshes = Meshes(args, spec, sampling.engine if distilled else None)
-    with Chain(planned(model, options, spec, distilled), args.quiet):
+    meshes = Meshes(args, spec, sampling.engine if args.distill else None)
+    with Chain(planned(model, options, spec, args.distill), args.quiet):
         of_views = sampling.run()
         sampling.engine.release()
         sampling.engine = None

@@ -75,7 +75,7 @@ def parse(argv):
         help="which to run, of nerf,dmtet,texture; what is left out is taken"
         " from the output folder if it is there, and skipped if not (default: all)",
     )
-    add_flags(parser, "a line says how long that takes (default: no)")
+    add_flags(parser)
     add("--seed", type=int_range(0, 2 ** 32 - 1), help="seed of everything random")
     add("--azimuth-sign", type=int, choices=(1, -1), default=1,
         help="-1: the cameras' azimuths run the other way (default 1)")
@@ -106,11 +106,8 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def add_flags(parser, distills):
-    """Add the flags that image_to_mesh.py has as well; `options` reads them, but for --distill.
-
-    distills: what its help says of the default.
-    """
+def add_flags(parser):
+    """Add the flags that image_to_mesh.py has as well; `options` reads them, but for --distill."""
     add = parser.add_argument
     add(
         "--resume",
@@ -120,8 +117,9 @@ def add_flags(parser, distills):
     add("--obj-up", choices=("y", "z"),
         help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
         " world, where ours have z up)")
-    add("--distill", action=argparse.BooleanOptionalAction, default=None,
-        help=f"the model of the views tells what none of them shows; {distills}")
+    add("--distill", action=argparse.BooleanOptionalAction, default=False,
+        help="the model of the views tells what none of them shows; a line says how long that takes"
+        " (default: no)")
 
 
 def options(args):

@@ -35,9 +35,8 @@ brick = cache(textured_brick)
 @pytest.fixture
 def made(monkeypatch):
     """The command without networks and optimizations. What was loaded and made, in order; `report` changes the meshes'."""
-    made = SimpleNamespace(list=[], report={}, parameters=1)
-    engine = SimpleNamespace(dtype="Float32", is_random=False, weights=None, release=lambda: None,
-                             get_parameters=lambda: [np.zeros(made.parameters)])
+    made = SimpleNamespace(list=[], report={})
+    engine = SimpleNamespace(dtype="Float32", is_random=False, weights=None, release=lambda: None)
 
     def load_model(model, ckpt, dtype, overrides, lora, ema):
         made.list.append("model")
@@ -96,7 +95,7 @@ def test_one_folder_holds_everything(made, photo, tmp_path, capsys, caplog):
     report = json.loads((folder / "report.json").read_text())
     assert report["seconds"] == 3 * 1.5 + 7 and report["peak_gb"] == 1.5 and report["image"]["file"] == "cup.png"
     assert list(report["stages"]) == ["condition", "sample", "decode", "nerf"]
-    assert made.list == ["model", "views", ("cup_23", {"resume": False, "progress": True, "obj_up": "y", "distiller": "sv3d_tiny"})]
+    assert made.list == ["model", "views", ("cup_23", {"resume": False, "progress": True, "obj_up": "y", "distiller": None})]
     assert "knows simple procedural objects only" in caplog.text
     said = capsys.readouterr().out
     assert "192 faces, watertight" in said and f"{folder}/report.html" in said and "s in all, at most 1.5 GB" in said
@@ -194,12 +193,10 @@ def test_first_guess_of_the_time():
 
 
 def test_who_distils(made, photo, tmp_path):
-    """Where it is no long wait, unless a flag says otherwise; another choice makes the mesh again."""
-    made.parameters = 1 << 29
+    """Who asks for it, by the model of the views; another choice makes the mesh again."""
     assert command.run(flags(photo, tmp_path)) == 0
     assert command.run(flags(photo, tmp_path, "--resume", "--distill")) == 0
     assert command.run(flags(photo, tmp_path, "--resume", "--distill")) == 0
-    made.parameters = 1
     assert command.run(flags(photo, tmp_path, "--resume", "--no-distill")) == 0
     meshes = [options["distiller"] for _, options in (one for one in made.list if isinstance(one, tuple))]
     assert meshes == [None, "sv3d_tiny", None]
@@ -224,8 +221,7 @@ def test_killed_and_resumed(tmp_path):
     assert "finished already" in out and (folder / "run.json").stat().st_mtime_ns == kept
     assert {"mesh.glb", "mesh.obj", "mesh.ply", "turntable.mp4"} <= {path.name for path in (folder / "mesh").iterdir()}
     report = json.loads((folder / "report.json").read_text())
-    assert list(report["stages"]) == ["condition", "sample", "decode", "views", "hull", "nerf", "surface", "dmtet", "distill",
-                                      "texture"]
+    assert list(report["stages"]) == ["condition", "sample", "decode", "views", "hull", "nerf", "surface", "dmtet", "texture"]
     assert "turntable" in (folder / "report.html").read_text()
 
 

@@ -199,7 +199,8 @@ class Distiller:
         self.views = self.posed(pictures.transpose(0, 2, 3, 1) / 2 + 0.5, alpha, poses,
                                 self.cameras.intrinsics)
         seconds = time.perf_counter() - start
-        log.debug("distill: clip %d of %d, sigma %.3g, %.1f s", clip + 1, self.clips, sigma, seconds)
+        log.debug("distill: clip %d of %d, sigma %.3g, %.1f s", clip + 1, self.clips, sigma,
+                  seconds)
         self.report["seconds_per_clip"].append(round(seconds, 2))
 
     @staticmethod

@@ -85,8 +85,8 @@ def add_flags(parser, image, **options):
         help="model: sv3d_u, sv3d_p, svd, svd_xt, a YAML file of ours or of the original (default:"
         " the embedded sv3d_tiny)")
     add("--ckpt", default=None, metavar="FILE",
-        help="weights: published .safetensors as it is, ours, .ckpt, or a diffusers folder; random:"
-        " draw some, for tests")
+        help="weights: published .safetensors as it is, ours, .ckpt of MindSpore or PyTorch, or a"
+        " diffusers folder; random: draw some, for tests")
     add("--lora", default=None, metavar="FILE",
         help="a LoRA of train.py for those weights (lora.safetensors)")
     add("--ema", action="store_true",

@@ -30,7 +30,7 @@ from sgm.common.cli import Arguments, check_folder, exit_code, loading
 from sgm.common.errors import InputError
 from sgm.common.locks import locked
 from sgm.common.progress import Bar, each
-from sgm.config.model_files import load_spec
+from sgm.config.model_files import load_trained_spec
 from sgm.config.yaml_reader import ConfigError, find_config, load_yaml
 from sgm.config.yaml_reader import build as build_config
 
@@ -45,8 +45,8 @@ def parse(argv):
         help="recipe: a name or a YAML file of configs/train; without a value the model's own")
     add("--output", default=None, metavar="DIR", help="default runs/<recipe>")
     add("--init", default=None, metavar="FILE",
-        help="weights to start from: .safetensors (published or ours), .ckpt or a diffusers folder;"
-             " default: random")
+        help="weights to start from: .safetensors (published or ours), .ckpt of MindSpore or"
+             " PyTorch, or a diffusers folder; default: random")
     add("--resume", nargs="?", const=True, default=False, metavar="DIR",
         help="continue the run in DIR, by default --output")
     add("--set", action="append", default=[], metavar="KEY=VALUE",
@@ -78,17 +78,17 @@ def configure(args):
     """
     output = args.output
     if not output:
-        name = args.train_cfg or load_spec(args.model_cfg, args.model_set).name
+        name = args.train_cfg or load_trained_spec(args.model_cfg, args.model_set).name
         output = f"runs/{find_config(name, 'train').stem}"
     output = Path(output)
     begun = beginning_of(args, output)
     if begun is None:
-        spec = load_spec(args.model_cfg, args.model_set)
+        spec = load_trained_spec(args.model_cfg, args.model_set)
         recipe = load_recipe(find_config(args.train_cfg or spec.name, "train"), args.set)
         return spec, recipe, output
     spec, recipe, config = begun.model, begun.recipe, output / "config.yaml"
     if args.model_cfg:
-        spec = load_spec(args.model_cfg, begun.model_overrides)
+        spec = load_trained_spec(args.model_cfg, begun.model_overrides)
     if args.train_cfg:
         recipe = load_recipe(find_config(args.train_cfg, "train"), begun.overrides)
         recipe = replace(recipe, **begun.changes)
@@ -115,11 +115,14 @@ def load_recipe(path, overrides):
 def plan(spec, recipe, output):
     """Print what a run would train and take; return the exit code."""
     with loading():
+        from sgm.config.recipe import OBJECT_TASKS
         from sgm.train.data import Memo, read_clips
+        from sgm.train.objects.tasks import PARTS
         from sgm.train.run.plan import check_fit, describe
     check_fit(spec, recipe)
     try:
-        clips, trouble = len(read_clips(recipe, spec, Memo())[0][0]), None
+        clips, trouble = (PARTS[recipe.task].count(spec, recipe) if recipe.task in OBJECT_TASKS
+                          else len(read_clips(recipe, spec, Memo())[0][0])), None
     except InputError as error:
         clips, trouble = None, str(error)
     for name, text in describe(spec, recipe, clips):
@@ -146,6 +149,7 @@ def fit(trainer, folder, metrics, stopped, quiet=False):
     Returns whether it was stopped. With several processes the first one writes; the others, without
     `metrics`, make the same steps and validations.
     """
+    from sgm.config.recipe import WITH_SHEETS
     from sgm.ops.profiling import peak_gb
     recipe, leads = trainer.recipe, metrics is not None
 
@@ -154,7 +158,7 @@ def fit(trainer, folder, metrics, stopped, quiet=False):
         if trainer.stopped or not trainer.held_out:
             return {}
         found = {"val_loss": trainer.validate()} if saves else {}
-        every = recipe.sheet_every if recipe.task == "diffusion" else 0
+        every = recipe.sheet_every if recipe.task in WITH_SHEETS else 0
         if every and (ends or trainer.done % every == 0):
             sheet, shown = trainer.draw()
             found.update(shown)

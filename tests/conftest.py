@@ -26,9 +26,9 @@ from support.goldens import PACKAGED, golden_file, golden_weight  # noqa: E402
 
 _measured = {}
 # The files that take longest begin first: none of them runs when the other worker has nothing left to do.
-LONGEST = ("test_samplers", "test_scene_box", "test_unet", "test_train", "test_graphs", "test_golden", "test_views_to_mesh",
-           "test_interrupted", "test_simple_video_sample", "test_batches", "test_bad_input", "test_refinement",
-           "test_training", "test_trainer", "test_engine")
+LONGEST = ("test_samplers", "test_scene_box", "test_unet", "test_train", "test_train_objects", "test_graphs", "test_golden",
+           "test_views_to_mesh", "test_interrupted", "test_simple_video_sample", "test_batches", "test_bad_input",
+           "test_refinement", "test_training", "test_trainer", "test_engine")
 # As a shell has them in the background, and nohup: tests send them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,10 +11,10 @@ COMMANDS = [ROOT / "train.py", ROOT / "simple_video_sample.py", *sorted((ROOT / 
 
 # From the ground up: a room imports only rooms that stand before it.
 ORDER = ["common", "config", "ops", "views", "geometry", "models", "checkpoints", "render", "diffusion", "reconstruct",
-         "train", "audit"]
+         "feedforward", "autodecoder", "train", "audit"]
 # Rooms that stand before a room, and that it still does not need: meshes are made without any diffusion network, but
 # for distillation.
-FORBIDDEN = {"reconstruct": {"models", "checkpoints", "diffusion"}, "checkpoints": {"models"}}
+FORBIDDEN = {"reconstruct": {"models", "checkpoints", "diffusion"}, "checkpoints": {"models"}, "feedforward": {"diffusion"}}
 EXCEPT = {("reconstruct.distill.orbit_model", "diffusion"), ("checkpoints", "models.architecture")}
 # The same within sgm/reconstruct.
 RECONSTRUCT = ["posed_views", "views_reader", "upright", "stage_files", "optimization", "hull", "exposure", "nerf", "dmtet", "distill", "texture",

@@ -41,15 +41,17 @@ def known_configs(kind):
     return sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
 
 
-def find_config(name, kind):
-    """Return the path of a configuration in ``configs/<kind>/`` or elsewhere.
+def find_config(name, *kinds):
+    """Return the path of a configuration in ``configs/<kind>/`` of one of the kinds, or elsewhere.
 
     `name` is a known name, a path, or a path that does not exist whose stem is a known name. Raises
     ConfigError.
     """
-    path, known = Path(name), known_configs(kind)
+    path = Path(name)
+    known = {stem: CONFIGS / kind / f"{stem}.yaml"
+             for kind in kinds for stem in known_configs(kind)}
     if str(name) in known:
-        return CONFIGS / kind / f"{name}.yaml"
+        return known[str(name)]
     check_file(path, ConfigError)
     if path.is_file():
         return path
@@ -57,7 +59,7 @@ def find_config(name, kind):
         raise ConfigError(f"{name}: found a directory, expected a YAML file or one of"
                           f" {', '.join(known)}")
     if path.suffix in (".yaml", ".yml") and path.stem in known:
-        return CONFIGS / kind / f"{path.stem}.yaml"
+        return known[path.stem]
     near = difflib.get_close_matches(path.stem, known, 1)
     hint = f"; the nearest name is {near[0]}" if near else ""
     raise ConfigError(f"{name}: no such file or name, expected a YAML file or one of"

@@ -4,6 +4,8 @@
 float). Each sampler yields `(i, x, denoised)` after step i, so the caller owns progress, previews
 and interruption.
 """
+from typing import NamedTuple
+
 import numpy as np
 
 
@@ -25,9 +27,35 @@ def euler(denoise, x, sigmas):
         yield i, x, denoised
 
 
-def heun(denoise, x, sigmas):
-    """Yield the steps of Karras et al. 2022, algorithm 1: two evaluations each, one at the last."""
+class Churn(NamedTuple):
+    """Noise that a stochastic sampler adds (Karras et al. 2022, algorithm 2).
+
+    noise(i) returns what step i adds, standard normal, as `x`.
+    """
+    noise: object
+    amount: float = 40.0                # S_churn, of all steps together
+    least: float = 0.05                 # S_tmin and S_tmax: the noise levels at which it is added
+    most: float = 50.0
+    scale: float = 1.003                # S_noise, its standard deviation
+
+    def added(self, x, i, sigma, steps):
+        """Return x and the noise level after step i of `steps` has added its noise."""
+        gamma = 0.0
+        if self.least <= sigma <= self.most:
+            gamma = min(self.amount / steps, 2 ** 0.5 - 1)
+        raised = sigma + gamma * sigma
+        more = float((raised ** 2 - sigma ** 2) ** 0.5 * self.scale)
+        return (x + self.noise(i) * more if more else x), raised
+
+
+def heun(denoise, x, sigmas, churn=None):
+    """Yield the steps of Karras et al. 2022, algorithm 1: two evaluations each, one at the last.
+
+    With `churn`, a Churn, they are those of algorithm 2.
+    """
     for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        if churn is not None:
+            x, sigma = churn.added(x, i, sigma, len(sigmas) - 1)
         denoised = denoise(x, sigma)
         slope = (x - denoised) * float(1 / sigma)
         step = float(following - sigma)

@@ -5,13 +5,15 @@ import numpy as np
 def learning_rate(recipe, step):
     """Return the learning rate of step `step` (from 0).
 
-    It is a linear rise over `warmup` steps, then lr, or a cosine from lr to lr_final * lr.
+    It is a linear rise over `warmup` steps, then lr, or a cosine or line from lr to lr_final * lr.
     """
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
     if recipe.schedule == "constant":
         return recipe.lr
     progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    if recipe.schedule == "linear":
+        return recipe.lr * (1 - (1 - recipe.lr_final) * progress)
     return recipe.lr * (recipe.lr_final + (1 - recipe.lr_final) * 0.5 *
                         (1 + np.cos(np.pi * progress)))
 

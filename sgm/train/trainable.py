@@ -1,6 +1,8 @@
 """Which parameters a recipe trains, and which its files hold, decided by their published names."""
+from sgm.autodecoder.object_model import DENOISER
 from sgm.checkpoints.lora_fusion import DOWN, UP
 from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, image_embedders
+from sgm.config.recipe import OBJECT_TASKS
 
 # Layers over frames, what mixes them in, and the embedding of the vector condition, through which
 # poses come in.
@@ -9,6 +11,10 @@ TEMPORAL = ("time_stack.", "time_mixer.", "time_pos_embed.", "label_emb.")
 
 def is_trained(recipe, spec, name):
     """Return whether this recipe trains the parameter of that name, for a model of this spec."""
+    if recipe.task == "feedforward":
+        return True
+    if recipe.task in OBJECT_TASKS:
+        return name.startswith(DENOISER) == (recipe.task == "latent_diffusion")
     if recipe.task == "autoencoder":
         encoder = image_embedders(spec)[1]
         return name.startswith(FIRST_STAGE) or recipe.trains == "all" and name.startswith(encoder)

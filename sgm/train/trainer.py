@@ -15,11 +15,13 @@ from mindspore import Tensor
 from sgm import ops
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError
+from sgm.config.recipe import OBJECT_TASKS
 from sgm.diffusion.guards import of_memory
 from sgm.models.blocks import Block
 from sgm.train.batches import val_count
 from sgm.train.lora_layers import attach
 from sgm.train.losses import AutoencoderLoss, DecoderLoss, DiffusionLoss, frame_weights
+from sgm.train.objects.tasks import PARTS
 from sgm.train.optimizer import TrainStep
 from sgm.train.run.validation import draw_sheet
 from sgm.train.schedule import LossScale, average_decay, learning_rate
@@ -74,6 +76,8 @@ class Trainer:
 
     def _objective(self):
         recipe, engine = self.recipe, self.engine
+        if recipe.task in OBJECT_TASKS:
+            return PARTS[recipe.task].objective(engine, recipe, self.batches)
         if recipe.task == "autoencoder":
             encoder = engine.conditioner.embedder("cond_frames").encoder
             return AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight)
@@ -208,13 +212,19 @@ class Trainer:
         """
         with self.averaged():
             try:
-                return draw_sheet(self.engine, self.held_out.clips, self.recipe)
+                return self._sheet()
             except (MemoryError, RuntimeError) as error:
                 if not of_memory(error):
                     raise
         log.warning("step %d: not enough memory for a sheet of held-out clips; sheet_every=0 leaves"
                     " them out, a lower encode_chunk decodes fewer frames at once", self.done)
         return None, {}
+
+    def _sheet(self):
+        engine, recipe = self.engine, self.recipe
+        if recipe.task in OBJECT_TASKS:
+            return PARTS[recipe.task].draw(engine, self.held_out, recipe)
+        return draw_sheet(engine, self.held_out.clips, recipe)
 
     # --- checkpoints ------------------------------------------------------------------------------
 

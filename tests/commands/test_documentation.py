@@ -214,7 +214,7 @@ def check_script(module, args):
     name = Path(module.__file__).stem
     if name == "train":
         spec, _, _ = module.configure(args)
-        assert known_config(args.model_cfg)
+        assert known_config(args.model_cfg) or known_config(args.model_cfg, "autodecoder")
         assert known_config(args.train_cfg or spec.name, "train")
     elif name in ("views_to_mesh", "degraded", "distillation", "light"):
         if "config" in args:            # not all commands of a benchmark have one

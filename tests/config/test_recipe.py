@@ -1,4 +1,6 @@
 """Recipes: what cannot be is named; what a resumed run may change; the course of rates and of the loss's scale."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.training import write_toys
@@ -30,8 +32,8 @@ VAE = CONFIGS / "train" / "vae_tiny.yaml"
     ("accumulate=0", "accumulate: found 0, expected a number from 1 to"), ("batch=0", "batch: found 0"),
     ("keep=0", "keep: found 0"),
     ("precision=fp8", "precision: found 'fp8', expected one of auto, fp32, bf16, fp16"),
-    ("precision=fp16", "precision: found 'fp16', expected fp32 for the autoencoder"),
-    ("schedule=linear", "schedule: found 'linear', expected one of cosine, constant"),
+    ("precision=fp16", "precision: found 'fp16', expected fp32 for task autoencoder"),
+    ("schedule=step", "schedule: found 'step', expected one of cosine, linear, constant"),
     ("trains=lora", "trains: found 'lora', expected one of all, decoder for task autoencoder"),
     ("task=gan", "task: found 'gan', expected one of diffusion, autoencoder, decoder"),
     ("drop_condition=1", "drop_condition: found 1.0, expected 0 <= drop_condition < 1"),
@@ -55,7 +57,8 @@ def test_all_recipes_load():
     known = known_configs("train")
     assert {"svd", "svd_xt", "sv3d_u", "sv3d_p", "sv3d_overfit", "sv3d_lora", "sv3d_tiny", "vae_tiny"} <= set(known)
     for name in known:
-        assert load_yaml(Recipe, CONFIGS / "train" / f"{name}.yaml").data
+        recipe = load_yaml(Recipe, CONFIGS / "train" / f"{name}.yaml")
+        assert bool(recipe.data) == (recipe.task != "latent_diffusion")     # whose data are in --init
 
 
 def test_what_is_counted():
@@ -101,6 +104,8 @@ def test_learning_rate():
     recipe = Recipe(steps=110, warmup=10, lr=0.4, lr_final=0.1)
     assert [learning_rate(recipe, step) for step in (0, 4, 9, 10)] == pytest.approx([0.04, 0.2, 0.4, 0.4])
     assert [learning_rate(recipe, step) for step in (60, 110)] == pytest.approx([0.4 * (0.1 + 0.9 / 2), 0.04])
+    line = replace(recipe, schedule="linear")
+    assert [learning_rate(line, step) for step in (10, 60, 110)] == pytest.approx([0.4, 0.4 * 0.55, 0.04])
     assert learning_rate(Recipe(steps=10, warmup=0, lr=0.4), 0) == pytest.approx(0.4)
 
 

@@ -8,7 +8,10 @@ from typing import NamedTuple, Optional
 import yaml
 
 from sgm.common.files import atomic
+from sgm.config.autodecoding import AutodecoderSpec
+from sgm.config.lrm import LrmSpec
 from sgm.config.model import ModelSpec
+from sgm.config.model_files import spec_type
 from sgm.config.recipe import Recipe
 from sgm.config.yaml_reader import ConfigError, build, read_mapping, shown
 
@@ -18,7 +21,7 @@ CONFIG, MOST_NOTES = "config.yaml", 50
 class Beginning(NamedTuple):
     """What began a run, and what its resumptions changed."""
     recipe: Recipe                  # as it is trained now
-    model: ModelSpec
+    model: ModelSpec | AutodecoderSpec | LrmSpec
     overrides: list                 # of the recipe, as they began it: ["lr=0.1"]
     model_overrides: list           # of the model
     changes: dict                   # {key of the recipe: value}, of all resumptions together
@@ -82,7 +85,7 @@ def _beginning(path, config):
         raise ConfigError(f"{path}: init: found {shown(init)}, expected path and hash")
     before = _flags(_of_kind(path, config, "command", list, []))
     return Beginning(build(Recipe, {**recipe, **changes}, f"{path}: recipe"),
-                     build(ModelSpec, model, f"{path}: model"),
+                     build(spec_type(model), model, f"{path}: model"),
                      _texts(path, config, "set", before["--set"]),
                      _texts(path, config, "model_set", before["--model-set"]), changes, init)
 

@@ -79,19 +79,24 @@ def _has_silhouette(clip):
 
 
 def _pair(name, truth, made, measured):
-    """Return a clip's part of the sheet: a line of text, true views and generated views.
+    """Return a clip's part of the sheet: a line of text, true views and generated views."""
+    text = f"{name[-60:]}: true, generated; {measured['val_psnr_fg']:.1f} dB"
+    text += f", silhouettes {measured['val_iou']:.2f}" if "val_iou" in measured else ""
+    return captioned(text, truth, made)
 
-    The views shown are evenly spaced.
+
+def captioned(text, *series):
+    """Return a picture of a line of text above series of views (T, H, W, 3) uint8, a row each.
+
+    At most COLUMNS views of each are shown, evenly spaced.
     """
-    shown = np.unique(np.linspace(0, len(truth) - 1, COLUMNS).round().astype(int))
-    rows = [np.concatenate([_sized(views[k]) for k in shown], 1) for views in (truth, made)]
+    shown = np.unique(np.linspace(0, len(series[0]) - 1, COLUMNS).round().astype(int))
+    rows = [np.concatenate([_sized(views[k]) for k in shown], 1) for views in series]
     width = max(rows[0].shape[1], COLUMNS * SIDE)           # wide enough for the text
     pad = [
         np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255)
         for row in rows
     ]
-    text = f"{name[-60:]}: true, generated; {measured['val_psnr_fg']:.1f} dB"
-    text += f", silhouettes {measured['val_iou']:.2f}" if "val_iou" in measured else ""
     caption = np.full((CAPTION, width, 3), 255, np.uint8)
     cv2.putText(caption, text, (4, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1,
                 cv2.LINE_AA)

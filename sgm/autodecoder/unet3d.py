@@ -1,0 +1,119 @@
+"""ADM's UNet in three dimensions: the denoiser of latent volumes.
+
+Source: Dhariwal & Nichol 2021 (arXiv 2105.05233), with scale-shift norms and residual blocks that
+halve and double; Ntavelis et al. 2023 (arXiv 2307.05445), section 3.3 and table 5. Volumes are
+token rows, see `sgm.ops.convolution3d`.
+"""
+from mindspore import nn
+from mindspore import ops as P
+
+from sgm import ops
+from sgm.autodecoder.volumes import VolumeAttention, VolumeConv, groups_of
+from sgm.models.blocks import Embedding, Linear, TokenGroupNorm
+from sgm.ops import convolution3d
+
+KEEP, HALVE, DOUBLE = "keep", "halve", "double"
+
+
+class DenoisingBlock(nn.Cell):
+    """A residual block that the noise level scales and shifts, then attention if wanted.
+
+    resize: whether the volume is halved or doubled on the way. It starts as the identity but for
+    that and a change of width.
+    """
+
+    def __init__(self, width_in, width_out, embedding, spec, attends=False, resize=KEEP):
+        super().__init__()
+        groups = spec.norm_groups
+        self.resize = resize
+        self.norm1 = TokenGroupNorm(width_in, groups_of(width_in, groups))
+        self.conv1 = VolumeConv(width_in, width_out)
+        self.emb = Linear(embedding, 2 * width_out)
+        self.norm2 = TokenGroupNorm(width_out, groups_of(width_out, groups))
+        self.zero_conv = VolumeConv(width_out, width_out)
+        self.skip = Linear(width_in, width_out) if width_in != width_out else None
+        self.attention = None
+        if attends:
+            self.attention = VolumeAttention(width_out, spec.head_width,
+                                             groups_of(width_out, groups))
+
+    def resized(self, x, count):
+        """Return the volumes halved, doubled or as they are."""
+        if self.resize == HALVE:
+            return convolution3d.halve_volumes(x, count)
+        if self.resize == DOUBLE:
+            return convolution3d.double_volumes(x, count)
+        return x
+
+    def construct(self, x, emb, count):
+        """Map `count` volumes (rows, in); emb (count, E) is already through SiLU."""
+        h = self.resized(ops.silu(self.norm1(x, count)), count)
+        h = self.conv1(h, count)
+        rows, width = h.shape
+        change = self.emb(emb)
+        scale = ops.repeat_rows(change[:, :width] + 1, rows)
+        shift = ops.repeat_rows(change[:, width:], rows)
+        h = self.zero_conv(ops.silu(self.norm2(h, count) * scale + shift), count)
+        x = self.resized(x, count)
+        x = h + (x if self.skip is None else self.skip(x))
+        return x if self.attention is None else self.attention(x, count)
+
+
+class UNet3D(nn.Cell):
+    """Predicts from noisy latents (count * 8^3, C), which EDM's preconditioning has scaled."""
+
+    def __init__(self, spec, latent_width):
+        super().__init__()
+        width = spec.channels
+        embedding = 4 * width
+        self.width = width
+        self.time_embed = Embedding(width, embedding, embedding)
+        self.stem = VolumeConv(latent_width, width * spec.multipliers[0])
+        widths = [width * factor for factor in spec.multipliers]
+        below, above, skips = [], [], [widths[0]]
+        here = widths[0]
+
+        def block(before, after, side, resize=KEEP):
+            attends = side in spec.attention and resize == KEEP
+            return DenoisingBlock(before, after, embedding, spec, attends, resize)
+
+        for level, (side, after) in enumerate(zip(spec.sides, widths)):
+            if level:
+                below.append(block(here, here, side, HALVE))
+                skips.append(here)
+            for _ in range(spec.depth):
+                below.append(block(here, after, side))
+                here = after
+                skips.append(here)
+        self.below = nn.CellList(below)
+        self.middle = nn.CellList([
+            DenoisingBlock(here, here, embedding, spec, attends=True),
+            DenoisingBlock(here, here, embedding, spec)])
+        for level in reversed(range(len(widths))):
+            for _ in range(spec.depth + 1):
+                above.append(block(here + skips.pop(), widths[level], spec.sides[level]))
+                here = widths[level]
+            if level:
+                above.append(block(here, here, spec.sides[level - 1], DOUBLE))
+        self.above = nn.CellList(above)
+        self.norm = TokenGroupNorm(here, groups_of(here, spec.norm_groups))
+        self.zero_conv = VolumeConv(here, latent_width)
+
+    def construct(self, x, noise):
+        """Return the prediction (count * 8^3, C); noise (count,): the level as EDM encodes it."""
+        count = noise.shape[0]
+        emb = ops.silu(self.time_embed(ops.timestep_embedding(noise, self.width)))
+        x = self.stem(x, count)
+        kept = (x,)
+        for block in self.below:
+            x = block(x, emb, count)
+            kept = kept + (x,)
+        for block in self.middle:
+            x = block(x, emb, count)
+        place = len(kept) - 1
+        for block in self.above:
+            if block.resize == KEEP:
+                x = P.concat((x, kept[place]), 1)
+                place = place - 1
+            x = block(x, emb, count)
+        return self.zero_conv(ops.silu(self.norm(x, count)), count)

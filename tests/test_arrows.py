@@ -15,9 +15,9 @@ ORDER = ["common", "config", "ops", "views", "geometry", "models", "checkpoints"
 # Rooms that stand before a room, and that it still does not need: meshes are made without any diffusion network, but
 # for distillation.
 FORBIDDEN = {"reconstruct": {"models", "checkpoints", "diffusion"}, "checkpoints": {"models"}, "feedforward": {"diffusion"}}
-EXCEPT = {("reconstruct.distill", "diffusion"), ("checkpoints", "models.architecture")}
+EXCEPT = {("reconstruct.distill.orbit_model", "diffusion"), ("checkpoints", "models.architecture")}
 # The same within sgm/reconstruct.
-RECONSTRUCT = ["posed_views", "views_reader", "upright", "stage_files", "optimization", "hull", "exposure", "nerf", "dmtet", "texture",
+RECONSTRUCT = ["posed_views", "views_reader", "upright", "stage_files", "optimization", "hull", "exposure", "nerf", "dmtet", "distill", "texture",
                "light", "report", "stages", "pipeline"]
 # Names that two files have because they do the same job for two rooms.
 PAIRS = {"pipeline", "metrics"}

@@ -58,22 +58,26 @@ def parse(argv):
     return args
 
 
-def planned(model, options, mesh):
+def planned(model, options, mesh, distilled):
     """Return a first guess of the seconds of all stages, as `sgm.common.progress.Chain` takes it.
 
     Measured on one core with the embedded model and the mesh settings `fast`, and at full size
     (docs/results.md); only their relations matter. model: a `ModelSpec`, options: its
-    `SampleOptions.of_model`, mesh: a `MeshSpec`.
+    `SampleOptions.of_model`, mesh: a `MeshSpec`, distilled: whether there is that stage.
     """
     if model.height * model.width <= 64 * 64:
-        views = {"condition": 4, "sample": 8, "decode": 3}
+        views, clip = {"condition": 4, "sample": 8, "decode": 3}, 3
     else:
         share = model.num_frames * model.height * model.width / (21 * 576 * 576)
         views = {"condition": 20, "sample": 350 * options.steps * share, "decode": 400 * share}
+        clip = (350 + 2 * 400) * share
     dmtet = sum(steps * count * (side / 288) ** 2 for steps, count, side
                 in zip(mesh.dmtet.steps, mesh.dmtet.views, mesh.dmtet.sides))
-    return views, {"views": 3, "hull": 6, "nerf": 1e-4 * mesh.nerf.steps * mesh.nerf.rays,
-                   "surface": 14, "dmtet": 0.12 * dmtet, "texture": 15}
+    of_mesh = {"views": 3, "hull": 6, "nerf": 1e-4 * mesh.nerf.steps * mesh.nerf.rays,
+               "surface": 14, "dmtet": 0.12 * dmtet}
+    if distilled:
+        of_mesh["distill"] = clip * mesh.distill.count(mesh.dmtet.steps)
+    return views, {**of_mesh, "texture": 15}
 
 
 def main(argv=None):
@@ -99,8 +103,8 @@ def main(argv=None):
 
     # 2. all views, then, without the model, all meshes
     options = simple_video_sample.sample_options(args, args.seeds[0], False).of_model(model)
-    meshes = Meshes(args, spec)
-    with Chain(planned(model, options, spec), args.quiet):
+    meshes = Meshes(args, spec, sampling.engine if args.distill else None)
+    with Chain(planned(model, options, spec, args.distill), args.quiet):
         of_views = sampling.run()
         sampling.engine.release()
         sampling.engine = None
@@ -123,15 +127,17 @@ def main(argv=None):
 class Meshes:
     """The meshes of views folders, and their reports.
 
-    args: the flags. spec: a `MeshSpec`. peaks: the most memory, in GB, of each folder in turn.
+    args: the flags. spec: a `MeshSpec`. engine: the Engine that distills, or None. peaks: the most
+    memory, in GB, of each folder in turn.
     """
 
-    def __init__(self, args, spec):
-        self.args, self.spec, self.peaks = args, spec, []
+    def __init__(self, args, spec, engine=None):
+        self.args, self.spec, self.engine, self.peaks = args, spec, engine, []
         self.options = views_to_mesh.options(args)
         flags = {name: value for name, value in self.options.items()
                  if name not in ("resume", "progress")}
-        self.made_with = json.loads(json.dumps({"settings": asdict(spec), **flags}))
+        self.made_with = json.loads(json.dumps({"settings": asdict(spec), **flags,
+                                                "distill": engine is not None}))
 
     def run(self, folders, is_only_one):
         """Make the meshes of all folders; return the exit code of the command.
@@ -163,7 +169,12 @@ class Meshes:
             return report
         for name in REPORTS:                    # of an earlier mesh
             (folder / name).unlink(missing_ok=True)
-        run = Reconstruction(folder, self.spec, mesh_folder(folder), **self.options)
+        distiller = None
+        if self.engine is not None:
+            distiller = views_to_mesh.distiller_of(folder, self.engine, self.spec,
+                                                   self.args.sequential_cfg)
+        run = Reconstruction(folder, self.spec, mesh_folder(folder), distiller=distiller,
+                             **self.options)
         run.run()
         say(views_to_mesh.result(run.output, run.report))
         report = record(folder, run.report, self.made_with)

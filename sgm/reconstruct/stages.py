@@ -167,16 +167,18 @@ def flattened(surface, hull):
     ), surface.faces
 
 
-def texture(vertices, faces, views, spec, stopped=()):
+def texture(vertices, faces, views, spec, stopped=(), imagined=None):
     """Return the TexturedMesh of a surface, cleaned, in the box of the views.
 
     Then the `light.Light` of the views and a dict of what report.json says of it; None and None if
-    that is not asked for. stopped: see `baking.bake`.
+    that is not asked for. stopped, imagined: see `baking.bake`.
     """
     vertices, faces = cleaning.clean(vertices, faces, spec.clean)
     if not spec.light.use:
-        return baking.bake(vertices, faces, views, spec.texture, stopped), None, None
+        mesh = baking.bake(vertices, faces, views, spec.texture, stopped, imagined)
+        return mesh, None, None
     found, facts = light.estimate(vertices, faces, views)
-    without = light.removed(views, vertices, faces, found)
-    mesh = light.lit(baking.bake(vertices, faces, without, spec.texture, stopped), found)
-    return mesh, found, facts
+    views, imagined = (light.removed(some, vertices, faces, found) if some is not None else None
+                       for some in (views, imagined))
+    mesh = baking.bake(vertices, faces, views, spec.texture, stopped, imagined)
+    return light.lit(mesh, found), found, facts

@@ -180,12 +180,16 @@ def is_elevation_unknown(path):
     path: the folder or its transforms.json. sv3d_u chooses an elevation and tells nobody; so does
     whatever made pictures that came without cameras.
     """
-    try:
-        run = json.loads((json_path(path).parent / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):       # of another program
-        return False
-    return isinstance(run, dict) and (run.get("model") == "sv3d_u"
-                                      or run.get("elevation") == "unknown")
+    run = read_run(path)
+    return run.get("model") == "sv3d_u" or run.get("elevation") == "unknown"
+
+
+def read_run(path):
+    """Return what the run.json beside views says; {} where there is none, or a damaged one.
+
+    path: the folder or its transforms.json.
+    """
+    return _record(json_path(path).parent) or {}
 
 
 def check_replaceable(folder):

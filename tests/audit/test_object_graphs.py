@@ -7,11 +7,11 @@ from sgm.audit.diffusion_graphs import audit
 from sgm.config.autodecoding import load_autodecoder_spec
 
 SPEC = load_autodecoder_spec("autodecoder_small", [*CHANGES, "embedding.books=2", "embedding.bits=3", "volume.attention=[8]",
-                                                   "volume.head_width=8"])
+                                                   "volume.head_width=8", "diffusion.multipliers=[1,1]"])
 CASES = {case.name: case for case in object_graphs.graphs(SPEC)}
 
 
-LONG = ("vgg", "latent diffusion step")         # traced in 10 seconds each
+LONG = ("vgg", "gradients", "step")     # traced in 2 to 10 seconds each
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name.endswith(LONG) else name

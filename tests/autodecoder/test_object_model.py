@@ -17,8 +17,8 @@ from sgm.views.cameras import Orbit
 @pytest.fixture(scope="module")
 def model():
     """All weights random, also those that start at zero."""
-    made = ObjectModel(load_autodecoder_spec("autodecoder_small", [*CHANGES, "volume.attention=[8]", "volume.head_width=8",
-                                                                   "diffusion.attention=[8,4]"]), True)
+    attending = ["volume.attention=[8]", "volume.head_width=8", "diffusion.multipliers=[1,1]", "diffusion.attention=[8,4]"]
+    made = ObjectModel(load_autodecoder_spec("autodecoder_small", [*CHANGES, *attending, "diffusion.churn_max=100"]), True)
     randomize(made)
     made.keep_normalization(Normalization(0.5, 2.0, 0.5, 8.0))
     return made
@@ -75,13 +75,12 @@ def test_objects_do_not_depend_on_companions(model, agree, pynative):
 
 
 def test_samples_follow_from_their_seed(model, agree, pynative):
-    """Whatever is sampled beside them, with noise that is added and without; seeds differ."""
-    for churn in (0.0, 40.0):
-        both = model.sample([3, 4], steps=2, churn=churn)
-        assert both.shape == (2, VOXELS, 8) and np.isfinite(both).all()
-        agree("sample alone", model.sample([4], steps=2, churn=churn)[0], both[1], 1e-4)
-        assert np.abs(both[0] - both[1]).max() > 0.1
-    assert np.abs(model.sample([4], steps=2, churn=0.0)[0] - both[1]).max() > 1e-3
+    """Whatever is sampled beside them, with noise that is added (at the first of the two levels); seeds differ."""
+    both = model.sample([3, 4], steps=2, churn=40.0)
+    assert both.shape == (2, VOXELS, 8) and np.isfinite(both).all()
+    agree("sample alone", model.sample([4], steps=2, churn=40.0)[0], both[1], 1e-4)
+    assert np.abs(both[0] - both[1]).max() > 0.1
+    assert np.abs(model.sample([4], steps=2, churn=0.0)[0] - both[1]).max() > 0.1
 
 
 def group_norm(x, cell):

@@ -1,8 +1,8 @@
 """Rays through volumes against scipy's interpolation in float64, closed forms, and numerical gradients."""
-import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
+from mindspore.ops import GradOperation
 from scipy.ndimage import map_coordinates
 
 from sgm.autodecoder.ray_marching import DENSITY_BIAS, RayMarcher, enter_box
@@ -49,7 +49,7 @@ def test_objects_with_shared_and_own_cameras(shared, agree):
         march = RayMarcher(SIDE, SAMPLES, 2, 1)
         given = [np.concatenate(parts, 1) for parts in zip(*cameras)]
         spread = np.concatenate([jitter, jitter], 1)
-    found = ms.jit(march)(Tensor(both.reshape(-1, 4)), *map(Tensor, given), Tensor(spread)).asnumpy()
+    found = march(Tensor(both.reshape(-1, 4)), *map(Tensor, given), Tensor(spread)).asnumpy()
     assert found.shape == ((4, 25, 2) if shared else (4, 50, 1))
     found = found.transpose(2, 0, 1) if shared else found[..., 0].reshape(4, 2, 25).transpose(1, 0, 2)
     for k in range(2):
@@ -95,7 +95,7 @@ def test_gradients_are_the_slopes():
         def construct(self, volume, origins, directions, jitter):
             return (self.march(volume, origins, directions, jitter)[:, :, 0] * self.weight).sum()
 
-    gradients = ms.jit(ms.ops.GradOperation(get_all=True)(Total()))(*map(Tensor, (volume, origins, directions, jitter)))
+    gradients = GradOperation(get_all=True)(Total())(*map(Tensor, (volume, origins, directions, jitter)))
     move = rng.standard_normal(volume.shape)
     slope = sum(sign * (reference(volume + sign * 1e-5 * move, origins, directions, jitter) * weight).sum()
                 for sign in (1, -1)) / 2e-5

@@ -72,6 +72,7 @@ def made(monkeypatch):
                 "stages": {"nerf": {"seconds": 7.0, "peak_gb": 1.5}}, **made.report}
 
     monkeypatch.setattr("sgm.diffusion.pipeline.load_model", load_model)
+    monkeypatch.setattr(command.views_to_mesh, "distiller_of", lambda folder, engine, spec, sequential: engine.spec.name)
     monkeypatch.setattr("sgm.diffusion.pipeline.generate_views", generate_views)
     monkeypatch.setattr("sgm.reconstruct.pipeline.Reconstruction", Reconstruction)
     return made
@@ -98,7 +99,7 @@ def test_one_folder_holds_everything(made, photo, tmp_path, capsys, caplog):
     report = json.loads((folder / "report.json").read_text())
     assert report["seconds"] == 3 * 1.5 + 7 and report["peak_gb"] == 1.5 and report["image"]["file"] == "cup.png"
     assert list(report["stages"]) == ["condition", "sample", "decode", "nerf"]
-    assert made.list == ["model", "views", ("cup_23", {"resume": False, "progress": True, "obj_up": "y"})]
+    assert made.list == ["model", "views", ("cup_23", {"resume": False, "progress": True, "obj_up": "y", "distiller": None})]
     assert "knows simple procedural objects only" in caplog.text
     said = capsys.readouterr().out
     assert "192 faces, watertight" in said and f"{folder}/report.html" in said and "s in all, at most 1.5 GB" in said
@@ -120,8 +121,8 @@ def test_page_loads_nothing_from_elsewhere(made, photo, tmp_path):
     assert all(picture.startswith("data:image/webp;base64,") for picture in data["pictures"].values())
     template = (ROOT / "tools" / "report_template.html").read_text()
     assert template.count('lang="en"') == template.count('lang="zh"') + 1        # that of the page itself
-    stages = {name for part in command.planned(load_spec("sv3d_tiny"), SampleOptions(steps=3), load_mesh_spec()) for name in part}
-    assert stages == set(re.findall(r"(?m)^  (\w+): \[", template))
+    parts = command.planned(load_spec("sv3d_tiny"), SampleOptions(steps=3), load_mesh_spec(), True)
+    assert [name for part in parts for name in part] == list(re.findall(r"(?m)^  (\w+): \[", template))
 
 
 @pytest.mark.parametrize("flag, use, bake", [("--no-light", False, False), ("--bake-light", True, True)])
@@ -198,16 +199,28 @@ def test_foreign_mesh_folder_is_found_before_any_work(made, photo, tmp_path, cap
 def test_flags_of_sampling_are_the_same(photo):
     ours, theirs = vars(command.parse(["cup.png"])), vars(simple_video_sample.parse(["--image", "cup.png"]))
     assert theirs.items() <= ours.items()
-    assert set(ours) - set(theirs) == {"mesh_config", "mesh_set", "resume", "obj_up", "no_light", "bake_light"}
+    assert set(ours) - set(theirs) == {"mesh_config", "mesh_set", "resume", "obj_up", "no_light", "bake_light", "distill"}
 
 
 def test_first_guess_of_the_time():
     spec = load_mesh_spec("fast")
-    views, mesh = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec)
+    views, mesh = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec, False)
     assert views["sample"] == 50 * 350 and views["decode"] == 400
     assert mesh["nerf"] == pytest.approx(1e-4 * 200 * 2048) and mesh["dmtet"] == pytest.approx(0.12 * 100 * 2)
-    low = command.planned(load_spec("sv3d_p", ["height=320"]), SampleOptions(steps=50), spec)[0]
-    assert low["sample"] == pytest.approx(views["sample"] * 320 / 576)
+    low = command.planned(load_spec("sv3d_p", ["height=320"]), SampleOptions(steps=50), spec, False)[0]
+    assert low["sample"] == pytest.approx(views["sample"] * 320 / 576) and "distill" not in mesh
+    distilled = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec, True)[1]
+    assert distilled["distill"] == pytest.approx(20 * (350 + 2 * 400))             # a fifth of 100 steps
+
+
+def test_who_distils(made, photo, tmp_path):
+    """Who asks for it, by the model of the views; another choice makes the mesh again."""
+    assert command.run(flags(photo, tmp_path)) == 0
+    assert command.run(flags(photo, tmp_path, "--resume", "--distill")) == 0
+    assert command.run(flags(photo, tmp_path, "--resume", "--distill")) == 0
+    assert command.run(flags(photo, tmp_path, "--resume", "--no-distill")) == 0
+    meshes = [options["distiller"] for _, options in (one for one in made.list if isinstance(one, tuple))]
+    assert meshes == [None, "sv3d_tiny", None]
 
 
 # In full

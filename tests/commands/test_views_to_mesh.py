@@ -21,6 +21,8 @@ from sgm.common.errors import InputError
 from sgm.config.reconstruction import MeshSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct import stages
+from sgm.reconstruct.distill import orbit_model
+from sgm.reconstruct.distill.goals import Distiller
 from sgm.reconstruct.hull.elevation import Elevation
 from sgm.reconstruct.pipeline import Reconstruction
 from sgm.reconstruct.posed_views import PosedViews, ShapeError
@@ -177,7 +179,10 @@ def test_wrong_flags_are_one_line_and_write_nothing(folder, capsys):
     before = tree(folder)
     for argv, message in (([folder, "--config", "fastt"], "fast"), ([folder, "--stages", "mesh"], "--stages"),
                           ([folder, "--set", "nerf.steps=x"], "nerf.steps"), ([folder, "--fov", "30"], "--fov 30: belongs"),
-                          ([folder, "--elevation", "90"], "--elevation"), ([folder, "--device", "GPU"], "--device")):
+                          ([folder, "--elevation", "90"], "--elevation"), ([folder, "--device", "GPU"], "--device"),
+                          ([folder, "--ckpt", "x"], "--ckpt: is of a model that distills; give --distill"),
+                          ([folder, "--distill"], "--model: found none, and no run.json"),
+                          ([folder, "--distill", "--orbit", "static"], "--distill: belongs to a views folder")):
         code, said = ending(lambda a: _code(run, a), argv, capsys)
         assert code == 2 and message in said, said
     code, said = ending(lambda a: _code(run, a), [folder.parent / "nothing"], capsys)
@@ -319,6 +324,42 @@ def test_from_python(folder, tmp_path):
     mesh.save(tmp_path / "mesh.ply")
     for name in ("mesh.glb", "mesh.obj", "mesh.ply"):
         assert (tmp_path / name).read_bytes() == (folder / "mesh" / name).read_bytes()
+
+
+class Blue:
+    """A model that thinks everything is blue."""
+    name, num_frames, size, is_posed, frees_graphs = "blue", 6, (SIDE, SIDE), True, False
+
+    def __call__(self, clip, orbit, sigma, rng):
+        return np.where((clip == 1).all(1, keepdims=True), 1, np.float32([-1, -1, 1]).reshape(3, 1, 1)).astype(np.float32)
+
+
+def test_the_time_of_distilling_is_said_before(folder, capsys):
+    """40 steps of 200, each clip one step of sampling and two decodings: 18 / 3 + 2 * 2 seconds."""
+    (folder / "run.json").write_text(json.dumps({
+        "model": "sv3d_tiny", "steps": 3,
+        "stages": {"sample": {"seconds": 18.0}, "decode": {"seconds": 2.0}}}))
+    distiller = load_tool("views_to_mesh").distiller_of(folder, orbit_model.load(folder), load_mesh_spec("default"), False)
+    assert distiller.file == folder / "009.png"
+    said = capsys.readouterr().out
+    assert said.startswith(f"{folder}: distillation by sv3d_tiny sha256:") and said.endswith(
+        ": 40 clips, 6.7 minutes or less, by the times of its views\n")
+
+
+@pytest.mark.slow
+def test_distilled(folder, tmp_path, uncompiled):
+    """A model is asked in the last half of the steps; what it said is in the report, and kept for the other stages."""
+    spec = load_mesh_spec("default", [item.removeprefix("--set=") for item in TINY] + ["distill.share=0.5"])
+    run = Reconstruction(folder, spec, tmp_path / "mesh", ("dmtet", "texture"), progress=False,
+                         distiller=Distiller(Blue(), spec.distill))
+    first = run.run()
+    assert len(run.report["distill"].pop("seconds_per_clip")) == 3
+    assert run.report["distill"] == {"model": "blue", "weight": 39.0} and run.report["mesh"]["watertight"]
+    again = Reconstruction(folder, spec, tmp_path / "mesh", ("texture",), progress=False,
+                           distiller=Distiller(Blue(), spec.distill)).run()
+    np.testing.assert_array_equal(first.texture, again.texture)
+    with pytest.raises(ShapeError, match="made with another distill"):
+        Reconstruction(folder, spec, tmp_path / "mesh", ("texture",), progress=False).run()
 
 
 def test_what_python_does_not_replace(folder, tmp_path):

@@ -3,7 +3,7 @@ import numpy as np
 
 # Volumes of 16^3, latents of 8^3 x 8.
 CHANGES = ["objects=3", "size=16", "samples=8", "embedding.length=8", "volume.side=16", "volume.channels=16",
-           "diffusion.channels=8", "diffusion.multipliers=[1,1]", "diffusion.depth=1", "diffusion.attention=[]",
+           "diffusion.channels=8", "diffusion.multipliers=[1]", "diffusion.depth=1", "diffusion.attention=[]",
            "diffusion.head_width=8", "diffusion.norm_groups=2"]
 VIEWS = 6
 
@@ -29,7 +29,7 @@ def write_objects(folder, count=3, side=16, views=VIEWS, shared=True):
 def flags(task, data, output, *changes, more=(), model_changes=()):
     """Those of train.py for one of its two stages."""
     recipe = "autodecoder_small" if task == "autodecoder" else "autodecoder_diffusion"
-    values = ["batch=2", "save_every=9", "log_every=1", "warmup=1", "sheet_every=0", "hold_out=3"]
+    values = ["batch=2", "save_every=9", "log_every=1", "warmup=1", "sheet_every=0", "hold_out=3", "val_batches=1"]
     if task == "autodecoder":
         values += [f"data=[{data}]", "crop=8", "views=2"]
     values += changes           # the last one of a key counts

@@ -3,6 +3,7 @@
 A network's own frame is that of the camera it assumes (`rays.CANONICAL`), which is level. Its
 result is turned back by the elevation of its input, so that up is up whatever the network.
 """
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -67,28 +68,37 @@ def placed(vertices, turn, sphere=False):
 class Scene:
     """What a network made of one picture: planes, and from which elevation it was seen.
 
-    model: a `Reconstructor`; planes (1, 3, C, R, R); elevation: degrees; source (H, W, 4) uint8:
-    the cut-out object, straight alpha.
+    model: a `Reconstructor`; image (1, 3, S, S): its input; planes (1, 3, C, R, R); elevation:
+    degrees.
     """
 
-    def __init__(self, model, planes, elevation, source):
-        self.model, self.planes = model, planes
-        self.elevation, self.source = float(elevation), source
+    def __init__(self, model, image, planes, elevation):
+        self.model, self.planes, self.elevation = model, planes, float(elevation)
+        opaque = np.ones_like(image[0, :1])
+        self.source = as_levels(np.concatenate([image[0], opaque]).transpose(1, 2, 0))
         self.turn = turn_upright(model.spec, self.elevation)
 
-    def mesh(self, resolution=None, faces=FACES, texture=0, on_slab=None):
+    def mesh(self, resolution=None, faces=FACES, texture=0, stage=nullcontext, on_slab=None):
         """Return a mesh, upright in our world, its longest side 1.
 
         It is a ColoredMesh, or with `texture`, texels of a side, a TexturedMesh. resolution,
-        on_slab: see `Reconstructor.grid`; faces: the most it has, if that can be reached. Raises
-        InputError if there is no surface, or its charts do not fit into the texture.
+        on_slab: see `Reconstructor.grid`; faces: the most it has, if that can be reached;
+        stage(name) is a context manager around each step. Raises InputError if there is no surface,
+        or its charts do not fit into the texture.
         """
-        vertices, triangles = self.model.surface(self.planes, resolution, on_slab)
-        vertices, triangles = clean(vertices, triangles, CleanSpec(faces=faces))
+        with stage("grid"):
+            vertices, triangles = self.model.surface(self.planes, resolution, on_slab)
+        with stage("clean"):
+            vertices, triangles = clean(vertices, triangles, CleanSpec(faces=faces))
         place = placed(vertices, self.turn)
-        if not texture:
+        with stage("color"):
+            if texture:
+                return self._textured(vertices, triangles, place, texture)
             colors = self.colors(vertices)
             return ColoredMesh(np.float32(place.world(vertices)), triangles, colors)
+
+    def _textured(self, vertices, triangles, place, texture):
+        """Return the TexturedMesh of a cleaned surface in the field."""
         uv, face_uv = unwrap(vertices, triangles, texture, PADDING)
         face, weights = texels(uv, face_uv, texture)
         row, column = np.nonzero(face >= 0)
@@ -100,8 +110,7 @@ class Scene:
 
     def colors(self, points):
         """Return the colors (N, 3) uint8 of points (N, 3) of the field."""
-        color = self.model.field(self.planes, np.float32(points)[None])[1][0]
-        return np.round(np.clip(color, 0, 1) * 255).astype(np.uint8)
+        return as_levels(self.model.field(self.planes, np.float32(points)[None])[1][0])
 
     def views(self, orbit=None, size=256, on_chunk=None):
         """Return `sgm.views.folder.Views` of the object, in SV3D's cameras on an orbit.
@@ -120,7 +129,13 @@ class Scene:
                                                rays.SV3D_INTRINSICS, (size, size),
                                                on_chunk=on_chunk)
         cut = with_opacity(images, opacity)
-        return Views(np.stack([composite(view) for view in cut]), self.source, orbit, cut=cut)
+        run = {"model": self.model.spec.name, "elevation": self.elevation}
+        return Views(np.stack([composite(view) for view in cut]), self.source, orbit, run, cut=cut)
+
+
+def as_levels(values):
+    """Return values in [0, 1], give or take, as uint8."""
+    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def with_opacity(images, opacity):
@@ -130,4 +145,4 @@ def with_opacity(images, opacity):
     """
     opacity = opacity[..., None]
     color = (images - (1 - opacity)) / np.maximum(opacity, 1e-3)
-    return np.round(np.concatenate([color, opacity], -1).clip(0, 1) * 255).astype(np.uint8)
+    return as_levels(np.concatenate([color, opacity], -1))

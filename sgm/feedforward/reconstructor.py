@@ -4,6 +4,7 @@ Points are in the field's own box, [-radius, radius]^3 of the `LrmSpec`; cameras
 `sgm.feedforward.rays`. Arrays are numpy float32.
 """
 import logging
+from contextlib import nullcontext
 
 import mindspore as ms
 import numpy as np
@@ -22,7 +23,7 @@ from sgm.feedforward.published import load_published
 from sgm.feedforward.triplanes import PROJECTIONS, GridRows, GridSlab, PlaneReader
 from sgm.models.initialization import initialize
 from sgm.reconstruct.dmtet import marching_tets, tet_grid
-from sgm.views.matting import REMEDY, matte
+from sgm.views.preprocessing import cut_object
 
 log = logging.getLogger("sgm")
 RANDOM = "random"               # in place of a file: weights are drawn
@@ -211,18 +212,20 @@ class Reconstructor:
         shape = len(poses), height, width
         return image.reshape(*shape, 3), opacity.reshape(shape), depth.reshape(shape)
 
-    def scene(self, picture, elevation):
+    def scene(self, picture, elevation=ELEVATION, stage=nullcontext):
         """Return the `sgm.feedforward.meshes.Scene` of a picture: its `mesh()` and `views()`.
 
         picture: PIL, cut out or to be (`sgm.views.matting`); elevation: of its camera, in degrees.
-        Raises ImageError.
+        stage(name) is a context manager around each step. Raises ImageError.
         """
-        cut, _, doubt = matte(picture.convert("RGBA"))
-        if doubt:
-            log.warning("the object may be cut out badly, %s; if so, %s", doubt, REMEDY)
-        tokens = self.encode(self.prepare(cut))
+        cut = cut_object(picture).image
+        with stage("encode"):
+            image = self.prepare(cut)
+            tokens = self.encode(image)
         cameras = rays.upright_cameras([elevation]) if self.spec.upright else None
-        return Scene(self, self.planes(tokens, cameras), elevation, np.asarray(cut))
+        with stage("planes"):
+            planes = self.planes(tokens, cameras)
+        return Scene(self, image, planes, elevation)
 
     def mesh(self, picture, elevation=ELEVATION, **options):
         """Return the mesh of a picture, upright in our world; see `scene` and `Scene.mesh`."""

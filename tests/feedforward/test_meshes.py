@@ -26,7 +26,7 @@ def scene(name, vertices, elevation, color=lambda points: np.full((*points.shape
     """The Scene of a network whose field has that surface."""
     model = SimpleNamespace(spec=SPECS.get(name) or load_lrm_spec(name), field=lambda planes, points: (None, color(points)),
                             surface=lambda planes, resolution, on_slab=None: (np.float32(vertices), FACES))
-    return Scene(model, None, elevation, np.zeros((8, 8, 4), np.uint8))
+    return Scene(model, np.zeros((1, 3, 8, 8), np.float32), None, elevation)
 
 
 @pytest.mark.parametrize("name", ["vfusion3d", "openlrm_kvdiff", "triposr"])

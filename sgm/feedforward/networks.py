@@ -7,6 +7,7 @@ from mindspore import nn
 
 from sgm import ops
 from sgm.feedforward.backbone import Backbone
+from sgm.feedforward.elevation import ElevationHead
 from sgm.feedforward.encoders import Holder, OriginalDinov2, TransformersVit
 from sgm.feedforward.modulated import CameraEmbedder, ModulatedBlock
 from sgm.feedforward.triplanes import PlaneUpsampling, ReluDecoder, SiluDecoder
@@ -90,6 +91,9 @@ class OpenLRM(nn.Cell):
             norm=LayerNorm(triplane.width, 1e-6))
         self.upsampler = planes_of(triplane)
         self.synthesizer = Holder(decoder=ReluDecoder(spec.decoder, triplane.channels))
+        self.elevation_head = None
+        if spec.elevation_width:
+            self.elevation_head = ElevationHead(spec.encoder.width, spec.elevation_width)
 
     @property
     def points(self):

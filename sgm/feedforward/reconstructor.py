@@ -15,12 +15,12 @@ from sgm.common.errors import InputError, argument
 from sgm.config.lrm import load_lrm_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.feedforward import rays
+from sgm.feedforward.layers.triplanes import PROJECTIONS, GridRows, GridSlab, PlaneReader
 from sgm.feedforward.marching import EvenSamples, Points, TwoPasses
 from sgm.feedforward.meshes import Scene
 from sgm.feedforward.networks import Encode, Planes, Table, build_network
 from sgm.feedforward.preparation import network_image
 from sgm.feedforward.published import load_published
-from sgm.feedforward.triplanes import PROJECTIONS, GridRows, GridSlab, PlaneReader
 from sgm.models.initialization import initialize
 from sgm.reconstruct.dmtet import marching_tets, tet_grid
 from sgm.views.preprocessing import cut_object

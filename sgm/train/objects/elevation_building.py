@@ -2,7 +2,7 @@
 import numpy as np
 
 from sgm.config.yaml_reader import ConfigError
-from sgm.feedforward.elevation import ElevationLoss
+from sgm.feedforward.layers.elevation_head import ElevationLoss
 from sgm.feedforward.reconstructor import load_lrm_of
 from sgm.train.data import shuffled
 from sgm.train.objects.feedforward_batches import check_size, input_image
@@ -24,7 +24,7 @@ class ElevationBatches:
         return shuffled(self.recipe.seed, len(self.clips), number, self.recipe.batch)
 
     def __call__(self, number):
-        """Return the arrays that `sgm.feedforward.elevation.ElevationLoss` takes."""
+        """Return the arrays that `sgm.feedforward.layers.elevation_head.ElevationLoss` takes."""
         rng = np.random.default_rng([self.recipe.seed, number])
         objects = self.clip_indices(number)
         views = rng.integers(self.clips.num_frames, size=len(objects))

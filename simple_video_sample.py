@@ -67,7 +67,10 @@ def size(text):
 
 def elevation(text):
     """Return degrees, or "auto": the argparse type of --elevation."""
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected degrees") from None
 
 
 def parse(argv):

@@ -53,7 +53,7 @@ TRUTH = "truth"     # folder within degraded views
 _VIEW_FILES = re.compile(r"[0-9]+\.png|transforms\.json")
 _TRUTH_FILES = re.compile(r"[0-9]+\.png|transforms\.json|mesh\.ply")
 _SET_FILES = re.compile(
-    r"(clips|azimuths|elevations|names|seeds|done)\.npy|render\.json|failed\.txt")
+    r"(clips|azimuths|elevations|names|seeds|starts|done)\.npy|render\.json|failed\.txt")
 _TEMPORARY = re.compile(r"\..+\.tmp")          # what a killed process left, see `atomic`
 
 # progress(done, total, failure): objects that are finished, of how many, and (name, reason) of one

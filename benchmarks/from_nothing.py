@@ -23,7 +23,6 @@ sys.path.insert(0, str(ROOT))
 import sgm.common.startup  # noqa: E402, F401 - first: says which packages are missing
 
 # isort: split
-import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from sgm.common.cli import Arguments, exit_code, int_range  # noqa: E402

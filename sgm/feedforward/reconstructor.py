@@ -4,6 +4,7 @@ Points are in the field's own box, [-radius, radius]^3 of the `LrmSpec`; cameras
 `sgm.feedforward.rays`. Arrays are numpy float32.
 """
 import logging
+from contextlib import nullcontext
 
 import mindspore as ms
 import numpy as np
@@ -15,15 +16,18 @@ from sgm.config.lrm import load_lrm_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.feedforward import rays
 from sgm.feedforward.marching import EvenSamples, Points, TwoPasses
+from sgm.feedforward.meshes import Scene
 from sgm.feedforward.networks import Encode, Planes, Table, build_network
 from sgm.feedforward.preparation import network_image
 from sgm.feedforward.published import load_published
 from sgm.feedforward.triplanes import PROJECTIONS, GridRows, GridSlab, PlaneReader
 from sgm.models.initialization import initialize
 from sgm.reconstruct.dmtet import marching_tets, tet_grid
+from sgm.views.preprocessing import cut_object
 
 log = logging.getLogger("sgm")
 RANDOM = "random"               # in place of a file: weights are drawn
+ELEVATION = 10.0                # of a picture of which nobody says, as of the orbit models
 POINTS = 65536                  # points of the field in one call, all in one static shape
 
 
@@ -207,6 +211,29 @@ class Reconstructor:
         image = color + (1 - opacity) * np.float32(background)
         shape = len(poses), height, width
         return image.reshape(*shape, 3), opacity.reshape(shape), depth.reshape(shape)
+
+    def scene(self, picture, elevation=ELEVATION, stage=nullcontext):
+        """Return the `sgm.feedforward.meshes.Scene` of a picture: its `mesh()` and `views()`.
+
+        picture: PIL, cut out or to be (`sgm.views.matting`); elevation: of its camera, in degrees.
+        stage(name) is a context manager around each step. Raises ImageError.
+        """
+        cut = cut_object(picture).image
+        with stage("encode"):
+            image = self.prepare(cut)
+            tokens = self.encode(image)
+        cameras = rays.upright_cameras([elevation]) if self.spec.upright else None
+        with stage("planes"):
+            planes = self.planes(tokens, cameras)
+        return Scene(self, image, planes, elevation)
+
+    def mesh(self, picture, elevation=ELEVATION, **options):
+        """Return the mesh of a picture, upright in our world; see `scene` and `Scene.mesh`."""
+        return self.scene(picture, elevation).mesh(**options)
+
+    def views(self, picture, orbit=None, elevation=ELEVATION, **options):
+        """Return the `Views` of a picture's object; see `scene` and `Scene.views`."""
+        return self.scene(picture, elevation).views(orbit, **options)
 
     def release(self):
         """Give back the memory of compiled graphs."""

@@ -41,6 +41,7 @@ class Views:
     frames (T, H, W, 3) uint8 on white; the last one is the input if `orbit` is given. source (H, W,
     4) uint8: the input as the network saw it, straight alpha. run: what run.json says. fps: frames
     per second of the video. matte (h, w, 3) uint8: the given picture with what was cut away in red.
+    cut (T, H, W, 4) uint8: the frames with straight alpha where that is known.
     """
     frames: np.ndarray
     source: np.ndarray
@@ -48,6 +49,7 @@ class Views:
     run: dict = field(default_factory=dict)
     fps: float = FPS
     matte: Optional[np.ndarray] = None
+    cut: Optional[np.ndarray] = None
 
     def __repr__(self):
         count, height, width, _ = self.frames.shape
@@ -55,7 +57,12 @@ class Views:
         return f"<Views: {count} views of {height}x{width}, {kind}>"
 
     def rgba(self):
-        """Return the frames with alpha from their white background: (T, H, W, 4) uint8."""
+        """Return the frames with alpha, from their white background if it is not known.
+
+        They are (T, H, W, 4) uint8.
+        """
+        if self.cut is not None:
+            return self.cut
         cut = [alpha_from_white(frame) for frame in self.frames]
         if self.orbit is not None:
             cut[-1] = self.source

@@ -5,7 +5,7 @@ from sgm.autodecoder.perceptual import LEAST_SIDE
 from sgm.config.yaml_reader import ConfigError
 from sgm.feedforward.preparation import upright_image
 from sgm.feedforward.rays import (
-    UPRIGHT_INTRINSICS,
+    SV3D_INTRINSICS,
     camera_vectors,
     pixel_rays,
     through_box,
@@ -74,16 +74,16 @@ class ViewsOfInputs:
             for picture, pose in zip(pictures, self.poses(index, source, views)):
                 y, x = self.place(rng, picture[3])
                 part = slice(y, y + self.side), slice(x, x + self.side)
-                rays = pixel_rays(pose[None], UPRIGHT_INTRINSICS, size, size)
+                rays = pixel_rays(pose[None], SV3D_INTRINSICS, size, size)
                 found.append([r.reshape(size, size, 3)[part].reshape(-1, 3) for r in rays])
                 targets.append(picture[:, part[0], part[1]])
         rays = through_box(*map(np.concatenate, zip(*found)), self.spec.family, 1.0)[:4]
         background = np.full(len(targets), 1.0) if self.still else rng.choice(BACKGROUNDS,
                                                                               len(targets))
         arrays = (np.stack(images), np.concatenate(cameras), np.stack(targets),
-                  background.reshape(-1, 1, 1, 1), float(progress >= recipe.perceptual_from),
-                  *rays, *self.samples(rng, len(rays[0])))
-        return tuple(np.ascontiguousarray(array, np.float32) for array in arrays)
+                  background.reshape(-1, 1, 1, 1), progress >= recipe.perceptual_from, *rays,
+                  *self.samples(rng, len(rays[0])))
+        return tuple(np.array(array, np.float32) for array in arrays)
 
     def input(self, rng, index, view):
         """Return the network's input (3, S, S) of an object."""
@@ -98,7 +98,7 @@ class ViewsOfInputs:
         """Return what the network is told of its input's camera, (1, 16)."""
         pose = upright_poses([0], [self.clips.angles[index][view][1]])
         noise = rng.uniform(-1, 1, (1, 16)) * self.recipe.camera_noise
-        return camera_vectors(pose, UPRIGHT_INTRINSICS) + noise * (not self.still)
+        return camera_vectors(pose, SV3D_INTRINSICS) + noise * (not self.still)
 
     def poses(self, index, source, views):
         """Return the cameras (n, 4, 4) of views, the input `source` at azimuth 0."""

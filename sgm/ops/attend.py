@@ -33,7 +33,7 @@ def _attend(q, k, v):
 def _attend_rows(q, k, v):
     """Apply `_attend` to as many rows of q at a time as keep the scores below the bound."""
     count, n, _ = q.shape
-    rows = max(1, _score_bytes() // (count * n * 4))
+    rows = max(1, _score_bytes() // (count * k.shape[1] * 4))
     if rows >= n:
         return _attend(q, k, v)
     pieces = ()
@@ -45,7 +45,7 @@ def _attend_rows(q, k, v):
 
 
 def attention(q, k, v):
-    """Return softmax(q k^T / sqrt(d)) v for (batch, heads, n, d) tensors.
+    """Return softmax(q k^T / sqrt(d)) v for (batch, heads, n, d) tensors; k and v may have other n.
 
     It is computed in slices that bound the memory of the score matrix.
     """
@@ -53,10 +53,11 @@ def attention(q, k, v):
     if on_ascend() and q.dtype != ms.float32 and d % 16 == 0 and batch <= 2048 and n >= 256:
         flash = FlashAttentionScore(heads, scale_value=d ** -0.5, input_layout="BNSD")
         return flash(q, k, v)[3]
+    keys = k.shape[2]
     q = q.reshape(batch * heads, n, d) * d ** -0.5
-    k = k.reshape(batch * heads, n, d)
-    v = v.reshape(batch * heads, n, d)
-    slices = equal_slices(batch * heads, max(1, _score_bytes() // (n * n * 4)))
+    k = k.reshape(batch * heads, keys, d)
+    v = v.reshape(batch * heads, keys, d)
+    slices = equal_slices(batch * heads, max(1, _score_bytes() // (n * keys * 4)))
     if slices == 1:
         out = _attend_rows(q, k, v)
     else:

@@ -85,8 +85,8 @@ def add_flags(parser, image, **options):
         help="model: sv3d_u, sv3d_p, svd, svd_xt, a YAML file of ours or of the original (default:"
         " the embedded sv3d_tiny)")
     add("--ckpt", default=None, metavar="FILE",
-        help="weights: published .safetensors as it is, ours, .ckpt, or a diffusers folder; random:"
-        " draw some, for tests")
+        help="weights: published .safetensors as it is, ours, .ckpt of MindSpore or PyTorch, or a"
+        " diffusers folder; random: draw some, for tests")
     add("--lora", default=None, metavar="FILE",
         help="a LoRA of train.py for those weights (lora.safetensors)")
     add("--ema", action="store_true",
@@ -116,9 +116,9 @@ def add_flags(parser, image, **options):
     add("--elevation", type=float, default=10.0, metavar="DEG",
         help="elevation of the input view above the horizon; default 10. sv3d_u is not conditioned"
         " on it: it only labels the cameras")
-    add("--orbit", default="static", metavar="static|dynamic|sine-A|FILE.json",
-        help="default static; dynamic: random as in the paper, by seed; sine-30: elevation +"
-        " 30 sin(azimuth)")
+    add("--orbit", default=None, metavar="static|dynamic|sine-A|FILE.json",
+        help="dynamic: random as in the paper, by seed; sine-30: elevation + 30 sin(azimuth);"
+        " default static (image_to_mesh.py: sine-30 for sv3d_p)")
     add("--elevations", type=float_list, default=None, metavar="LIST",
         help="degrees, one per view, input view last, as in -5,0,10")
     add("--azimuths", type=float_list, default=None, metavar="LIST",
@@ -239,10 +239,11 @@ class Sampling:
     """The images, seeds and cameras that the flags of `add_flags` name, and the model, loaded once.
 
     jobs: (image, seed, views folder) of each result; finished: the folders that are there after
-    `run`. Raises ConfigError, ImageError, CameraError and the like for flags that cannot be used.
+    `run`. is_for_mesh: whether the orbit, where no flag says it, is the model's best for a mesh.
+    Raises ConfigError, ImageError, CameraError and the like for flags that cannot be used.
     """
 
-    def __init__(self, args):
+    def __init__(self, args, is_for_mesh=False):
         # 1. flags
         self.args = args
         with loading():
@@ -270,6 +271,8 @@ class Sampling:
         self.engine = load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype, overrides(args),
                                  args.lora, ema=args.ema)
         self.spec = self.engine.spec
+        if args.orbit is None:
+            args.orbit = self.spec.mesh_orbit if is_for_mesh else "static"
         if self.spec.is_orbit:      # wrong cameras are found before any work
             cameras(args, self.spec.num_frames, args.seeds[0])
 

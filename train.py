@@ -45,8 +45,8 @@ def parse(argv):
         help="recipe: a name or a YAML file of configs/train; without a value the model's own")
     add("--output", default=None, metavar="DIR", help="default runs/<recipe>")
     add("--init", default=None, metavar="FILE",
-        help="weights to start from: .safetensors (published or ours), .ckpt or a diffusers folder;"
-             " default: random")
+        help="weights to start from: .safetensors (published or ours), .ckpt of MindSpore or"
+             " PyTorch, or a diffusers folder; default: random")
     add("--resume", nargs="?", const=True, default=False, metavar="DIR",
         help="continue the run in DIR, by default --output")
     add("--set", action="append", default=[], metavar="KEY=VALUE",
@@ -117,11 +117,11 @@ def plan(spec, recipe, output):
     with loading():
         from sgm.config.recipe import OBJECT_TASKS
         from sgm.train.data import Memo, read_clips
-        from sgm.train.objects.object_building import count_objects
+        from sgm.train.objects.tasks import PARTS
         from sgm.train.run.plan import check_fit, describe
     check_fit(spec, recipe)
     try:
-        clips, trouble = (count_objects(spec, recipe) if recipe.task in OBJECT_TASKS
+        clips, trouble = (PARTS[recipe.task].count(spec, recipe) if recipe.task in OBJECT_TASKS
                           else len(read_clips(recipe, spec, Memo())[0][0])), None
     except InputError as error:
         clips, trouble = None, str(error)

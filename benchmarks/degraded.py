@@ -161,7 +161,7 @@ def measure(mesh_file, truth_file, held_out):
 def meshes(args):
     """Render, make meshes and measure them; return the exit code."""
     from sgm.reconstruct.pipeline import Reconstruction
-    spec = load_mesh_spec(args.config, args.set)
+    spec = load_mesh_spec(args.config, ["light.bake=true", *args.set])    # mesh.glb as the views
     setting = "_".join([Path(args.config).stem, *args.set]).replace("/", "-")
     items, files = [], []
     for name in args.objects:

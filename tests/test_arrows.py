@@ -11,14 +11,14 @@ COMMANDS = [ROOT / "train.py", ROOT / "simple_video_sample.py", *sorted((ROOT / 
 
 # From the ground up: a room imports only rooms that stand before it.
 ORDER = ["common", "config", "ops", "views", "geometry", "models", "checkpoints", "render", "diffusion", "reconstruct",
-         "autodecoder", "train", "audit"]
+         "feedforward", "autodecoder", "train", "audit"]
 # Rooms that stand before a room, and that it still does not need: meshes are made without any diffusion network, but
 # for distillation.
-FORBIDDEN = {"reconstruct": {"models", "checkpoints", "diffusion"}, "checkpoints": {"models"}}
-EXCEPT = {("reconstruct.distill", "diffusion"), ("checkpoints", "models.architecture")}
+FORBIDDEN = {"reconstruct": {"models", "checkpoints", "diffusion"}, "checkpoints": {"models"}, "feedforward": {"diffusion"}}
+EXCEPT = {("reconstruct.distill.orbit_model", "diffusion"), ("checkpoints", "models.architecture")}
 # The same within sgm/reconstruct.
-RECONSTRUCT = ["posed_views", "views_reader", "upright", "stage_files", "optimization", "hull", "exposure", "nerf", "dmtet", "texture",
-               "report", "stages", "pipeline"]
+RECONSTRUCT = ["posed_views", "views_reader", "upright", "stage_files", "optimization", "hull", "exposure", "nerf", "dmtet", "distill", "texture",
+               "light", "report", "stages", "pipeline"]
 # Names that two files have because they do the same job for two rooms.
 PAIRS = {"pipeline", "metrics"}
 MOST_FILES = 12

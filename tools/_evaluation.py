@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,8 @@ from sgm.views import metrics
 from sgm.views.cameras import angle_list
 from sgm.views.images import read_image, to_rgba
 from sgm.views.transforms import entries, read_json
+
+log = logging.getLogger("sgm")
 
 THUMB = 96              # pixels per view in the contact sheet
 PREDICTION, REPEATED, MEAN = "prediction", "input repeated", "mean of true orbit"
@@ -301,6 +304,10 @@ def seen_from(prediction: Path, up: str, folder: Path) -> dict[str, float]:
     """
     true = views_reader.read_views(folder)
     true = true.subset(np.arange(len(true) - 1))
+    is_lit = b"KHR_materials_unlit" not in prediction.read_bytes()
+    if is_lit and prediction.suffix.lower() == ".glb":
+        log.warning("%s: a material to be lit, compared with the views as it is; of a mesh of"
+                    " views_to_mesh.py give mesh.obj, which has the views' light", prediction)
     return report.view_metrics(load_mesh(prediction, up), true)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from sgm.common.files import atomic
-from sgm.views.images import composite
+from sgm.views.images import composite, load_image
 
 NAME = "report.html"
 TOOLS = Path(__file__).resolve().parent
@@ -15,7 +15,7 @@ THREE = TOOLS.parent / "vendor" / "three" / "three.min.js"
 # {name in the page: file in the views folder}, {...: in the mesh folder}
 OF_VIEWS = {"input": "input.png", "matte": "input_matte.png", "views": "contact.png",
             "orbit": "orbit.png"}
-OF_MESH = {"mesh": "contact.png"}
+OF_MESH = {"mesh": "contact.png", "light": "light.png"}
 LARGEST = 1680          # pixels of a picture's longer side in the page
 
 
@@ -48,8 +48,7 @@ def write(views: Path, mesh: Path, report: dict) -> Path:
 
 def _picture(file):
     """Return a picture on white, made smaller if it is large, as a data URI."""
-    with Image.open(file) as image:
-        picture = Image.fromarray(composite(image.convert("RGBA")))
+    picture = Image.fromarray(composite(load_image(file)))
     picture.thumbnail((LARGEST, LARGEST), Image.LANCZOS)
     out = io.BytesIO()
     picture.save(out, "WEBP", quality=90)

@@ -9,11 +9,11 @@ Operators are compared with numpy's results in float64, networks with those of t
 (sgm/audit/golden), both by the relative L2 norm of the error.
 
 --audit traces every graph at the full size of a published model, sampling and training in each
-precision, and those of the radiance field and of DMTet, in the form that Ascend gets. It lists
-primitives without documented support, dtypes and shapes outside documented limits, and dynamic
-shapes. It also lists the costs of a call: operations (and their ratio to the original's), bytes
-moved, and bytes from and to the host. What a device makes of a graph after that is not seen. The
-audit takes half an hour on one core and 11 GB of memory.
+precision, those of the radiance field and of DMTet, and those of feed-forward networks, in the form
+that Ascend gets. It lists primitives without documented support, dtypes and shapes outside
+documented limits, and dynamic shapes. It also lists the costs of a call: operations (and their
+ratio to the original's), bytes moved, and bytes from and to the host. What a device makes of a
+graph after that is not seen. The audit takes half an hour on one core and 11 GB of memory.
 
 Exit code: 0 ready, 1 something fails, 2 wrong input, 130 interrupted.
 """
@@ -35,7 +35,7 @@ from sgm.common.errors import InputError, one_line, os_reason
 NETWORK_LIMITS = {"CPU": {"float32": 2e-5},
                   "Ascend": {"float32": 5e-4, "float16": 2e-2, "bfloat16": 1e-1}}
 VIEWS, STEPS = 3, 2
-AUDITED = ("sv3d_p", "svd", "mesh/default")
+AUDITED = ("sv3d_p", "svd", "mesh/default", "lrm/vfusion3d", "lrm/triposr")
 
 
 class Report:
@@ -215,14 +215,20 @@ def sample(report):
 def audited(config):
     """Return name, description and `GraphBuilder`s of what --audit names.
 
-    That is a model, or mesh/NAME: the settings configs/mesh/NAME.yaml.
+    That is a model, mesh/NAME: the settings configs/mesh/NAME.yaml, or lrm/NAME: those of
+    configs/lrm/NAME.yaml.
     """
-    from sgm.audit import diffusion_graphs, mesh_graphs, object_graphs
+    from sgm.audit import diffusion_graphs, feedforward_graphs, mesh_graphs, object_graphs
     from sgm.config.autodecoding import AutodecoderSpec
+    from sgm.config.lrm import load_lrm_spec
     from sgm.config.model_files import load_trained_spec
     from sgm.config.reconstruction import load_mesh_spec
 
     path = Path(config)
+    if path.parent.name == "lrm":
+        spec = load_lrm_spec(config if path.is_file() else path.name)
+        described = f"one image of {spec.image_size}^2 pixels"
+        return f"lrm/{path.stem}", described, feedforward_graphs.graphs(spec)
     if path.parent.name != "mesh":
         spec = load_trained_spec(config)
         if isinstance(spec, AutodecoderSpec):
@@ -295,7 +301,8 @@ def main(argv=None):
     add("--device-id", type=int, default=0, metavar="N", help="which NPU (default 0)")
     add("--report", type=Path, metavar="FILE", help="write everything that was found, as JSON")
     add("--audit", nargs="*", metavar="CONFIG", help="instead, examine the graphs of these models"
-        " (names or YAML files) and of these mesh settings (mesh/fast); default"
+        " (names or YAML files), mesh settings (mesh/fast) and feed-forward networks"
+        " (lrm/triposr); default"
         f" {' '.join(AUDITED)}; sv3d_tiny takes a minute")
     args = parser.parse_args(argv)
     os.environ.setdefault("GLOG_v", "3")        # MindSpore's own warnings

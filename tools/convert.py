@@ -46,7 +46,7 @@ def parse(argv):
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", metavar="SRC", type=Path,
-        help=".safetensors, MindSpore .ckpt, or a diffusers folder")
+        help=".safetensors, MindSpore .ckpt, PyTorch .ckpt, .pt or .bin, or a diffusers folder")
     add("target", metavar="DST", type=Path,
         help="file to write (a folder for --to diffusers, which must not exist)")
     add("--from", dest="source_kind", default="auto", choices=("auto", *SOURCES),

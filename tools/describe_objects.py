@@ -56,7 +56,7 @@ def main(argv=None):
     args = parse(argv)
     check_folder(args.out.parent, "--out")
     with loading():
-        from sgm.autodecoder.conditions import Tower
+        from sgm.autodecoder.latents.conditions import Tower
         from sgm.train.objects.object_conditions import write_labels, write_tokens
         from sgm.train.objects.object_describing import (
             kinds_of,

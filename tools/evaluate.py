@@ -4,7 +4,7 @@
   evaluate.py views outputs/run data/held_back --csv run.csv --sheet run.png
   evaluate.py views outputs/duck objects/duck/static --wrong-poses outputs/duck_quarter_turn_off
   evaluate.py mesh outputs/duck/mesh.glb objects/duck/mesh.ply --json duck.json
-  evaluate.py mesh outputs/duck/mesh.glb objects/duck/mesh.ply --views objects/duck/dynamic
+  evaluate.py mesh outputs/duck/mesh.obj objects/duck/mesh.ply --views objects/duck/dynamic
 
 PRED and GT are views folders (000.png ..., the input view last) or folders of views folders,
 matched by name: cup with cup, and cup_23, made of cup.png with seed 23, with cup too. The input
@@ -20,8 +20,9 @@ voxels of 1/64. --visible: for true meshes that are open or hide faces inside: t
 those that at least one of 100 cameras around the mesh sees, and what no camera looks through is the
 volume, of both. --views: the prediction, its texture unlit, from the cameras of a views folder in
 the same world against its pictures, with the figures of `views`; do not use these views for the
-reconstruction. Two last figures follow the protocol of SV3D's authors, who scale each mesh to a box
-of its own and measure between vertices: they are for comparison with their tables only.
+reconstruction, and give mesh.obj, which has their light (mesh.glb has the albedo). Two last figures
+follow the protocol of SV3D's authors, who scale each mesh to a box of its own and measure between
+vertices: they are for comparison with their tables only.
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse

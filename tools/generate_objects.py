@@ -155,7 +155,7 @@ class Sampling:
     """Objects of seeds, or between two. finished: their folders after `run`."""
 
     def __init__(self, args, objects, orbit):
-        from sgm.autodecoder.conditions import condition_of
+        from sgm.autodecoder.latents.conditions import condition_of
         from sgm.views.images import file_hash as hash_of
         self.args, self.objects, self.orbit, self.finished = args, objects, orbit, []
         objects.check_generates()

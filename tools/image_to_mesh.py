@@ -5,11 +5,15 @@
   image_to_mesh.py photos/ --config sv3d_p --ckpt sv3d_p.safetensors --device Ascend --dtype fp16
   image_to_mesh.py photo.jpg --mesh-config fast --mesh-set texture.size=2048
   image_to_mesh.py photo.jpg --resume                     # go on after an end, even kill -9
+  image_to_mesh.py photos/ --config triposr --ckpt model.ckpt --texture         # in one pass
 
 Each image and seed becomes a folder OUTPUT/<image>_<seed>: the views as simple_video_sample.py
 writes them, in its folder `mesh` what views_to_mesh.py writes, report.json, and report.html, a page
 with all of it that needs no network. All views are made first, with one model, then all meshes.
 Finished views of the same image and flags are kept; so are finished meshes with --resume.
+With a feed-forward network (--config lrm_small, vfusion3d, openlrm_base, triposr ...) there is no
+orbit and no optimization: the folder is OUTPUT/<image>, its mesh stands upright, z up, with a
+longest side of 1; --elevation tells from how far above the picture was taken.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 3 all is written, but a mesh does not
 explain its views, 130 interrupted.
 """
@@ -21,6 +25,7 @@ import time
 from dataclasses import asdict
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
+import _feedforward
 import _html_report
 import views_to_mesh
 
@@ -48,32 +53,39 @@ def parse(argv):
     simple_video_sample.add_flags(parser, "image")
     group = parser.add_argument_group("mesh")
     group.add_argument("--mesh-config", default="default", metavar="NAME|YAML",
-                       help="default, fast, fine, or a YAML file (default: default)")
+                       help="default, fast, fine, sv3d, or a YAML file (default: default)")
     group.add_argument("--mesh-set", action="append", default=[], metavar="KEY=VALUE",
                        help="one setting of the mesh, as in nerf.steps=300; repeatable")
     views_to_mesh.add_flags(group)
+    _feedforward.add_flags(parser.add_argument_group("feed-forward networks"))
     args = parser.parse_args(argv)
+    args.feedforward = _feedforward.is_feedforward(args.config)
+    _feedforward.check_flags(parser, args)
     if args.resume and args.overwrite:
         parser.error("argument --resume: keeps what --overwrite makes again; give one of them")
     return args
 
 
-def planned(model, options, mesh):
+def planned(model, options, mesh, distilled):
     """Return a first guess of the seconds of all stages, as `sgm.common.progress.Chain` takes it.
 
     Measured on one core with the embedded model and the mesh settings `fast`, and at full size
     (docs/results.md); only their relations matter. model: a `ModelSpec`, options: its
-    `SampleOptions.of_model`, mesh: a `MeshSpec`.
+    `SampleOptions.of_model`, mesh: a `MeshSpec`, distilled: whether there is that stage.
     """
     if model.height * model.width <= 64 * 64:
-        views = {"condition": 4, "sample": 8, "decode": 3}
+        views, clip = {"condition": 4, "sample": 8, "decode": 3}, 3
     else:
         share = model.num_frames * model.height * model.width / (21 * 576 * 576)
         views = {"condition": 20, "sample": 350 * options.steps * share, "decode": 400 * share}
+        clip = (350 + 2 * 400) * share
     dmtet = sum(steps * count * (side / 288) ** 2 for steps, count, side
                 in zip(mesh.dmtet.steps, mesh.dmtet.views, mesh.dmtet.sides))
-    return views, {"views": 3, "hull": 6, "nerf": 1e-4 * mesh.nerf.steps * mesh.nerf.rays,
-                   "surface": 14, "dmtet": 0.12 * dmtet, "texture": 15}
+    of_mesh = {"views": 3, "hull": 6, "nerf": 1e-4 * mesh.nerf.steps * mesh.nerf.rays,
+               "surface": 14, "dmtet": 0.12 * dmtet}
+    if distilled:
+        of_mesh["distill"] = clip * mesh.distill.count(mesh.dmtet.steps)
+    return views, {**of_mesh, "texture": 15}
 
 
 def main(argv=None):
@@ -81,9 +93,12 @@ def main(argv=None):
     started = time.monotonic()
     # 1. flags, and the model
     args = parse(argv)
+    if args.feedforward:
+        return _feedforward.FeedForward(args).run()
     with of_command(RENAMED):
-        spec = load_mesh_spec(args.mesh_config, args.mesh_set)
-    sampling = simple_video_sample.Sampling(args)
+        spec = load_mesh_spec(args.mesh_config,
+                              [*args.mesh_set, *views_to_mesh.settings(args)])
+    sampling = simple_video_sample.Sampling(args, is_for_mesh=True)
     model = sampling.spec
     if not model.is_orbit:
         raise ConfigError(f"--config {args.config}: found {model.name}, which makes a video without"
@@ -98,8 +113,8 @@ def main(argv=None):
 
     # 2. all views, then, without the model, all meshes
     options = simple_video_sample.sample_options(args, args.seeds[0], False).of_model(model)
-    meshes = Meshes(args, spec)
-    with Chain(planned(model, options, spec), args.quiet):
+    meshes = Meshes(args, spec, sampling.engine if args.distill else None)
+    with Chain(planned(model, options, spec, args.distill), args.quiet):
         of_views = sampling.run()
         sampling.engine.release()
         sampling.engine = None
@@ -122,15 +137,17 @@ def main(argv=None):
 class Meshes:
     """The meshes of views folders, and their reports.
 
-    args: the flags. spec: a `MeshSpec`. peaks: the most memory, in GB, of each folder in turn.
+    args: the flags. spec: a `MeshSpec`. engine: the Engine that distills, or None. peaks: the most
+    memory, in GB, of each folder in turn.
     """
 
-    def __init__(self, args, spec):
-        self.args, self.spec, self.peaks = args, spec, []
+    def __init__(self, args, spec, engine=None):
+        self.args, self.spec, self.engine, self.peaks = args, spec, engine, []
         self.options = views_to_mesh.options(args)
         flags = {name: value for name, value in self.options.items()
                  if name not in ("resume", "progress")}
-        self.made_with = json.loads(json.dumps({"settings": asdict(spec), **flags}))
+        self.made_with = json.loads(json.dumps({"settings": asdict(spec), **flags,
+                                                "distill": engine is not None}))
 
     def run(self, folders, is_only_one):
         """Make the meshes of all folders; return the exit code of the command.
@@ -162,7 +179,12 @@ class Meshes:
             return report
         for name in REPORTS:                    # of an earlier mesh
             (folder / name).unlink(missing_ok=True)
-        run = Reconstruction(folder, self.spec, mesh_folder(folder), **self.options)
+        distiller = None
+        if self.engine is not None:
+            distiller = views_to_mesh.distiller_of(folder, self.engine, self.spec,
+                                                   self.args.sequential_cfg)
+        run = Reconstruction(folder, self.spec, mesh_folder(folder), distiller=distiller,
+                             **self.options)
         run.run()
         say(views_to_mesh.result(run.output, run.report))
         report = record(folder, run.report, self.made_with)

@@ -8,12 +8,13 @@ Radiance field, depth fusion with the visual hull, DMTet, texture.
   views_to_mesh.py outputs/cup --resume              continue a run that was ended
   views_to_mesh.py outputs/cup --stages texture --set texture.size=2048
   views_to_mesh.py orbit.mp4 --orbit static          frames without cameras, input view last
+  views_to_mesh.py outputs/cup --distill --ckpt sv3d_p.safetensors      hidden surface by the model
 
 The views: a folder that simple_video_sample.py or render_orbits.py wrote, or any transforms.json
 (nerfstudio, Instant-NGP, Blender), with alpha or without, of any scale. The output folder gets
 mesh.glb (y up), mesh.obj with .mtl and .png, mesh.ply (both in the views' own world; --obj-up y
-turns the .obj), contact.png, turntable.mp4 and .gif, report.json; its folder `work` gets previews
-and what --resume continues.
+turns the .obj), contact.png, light.png, turntable.mp4 and .gif, report.json; its folder `work` gets
+previews and what --resume continues.
 Exit code: 0 done, 2 wrong input, 3 the files are written, but the mesh does not explain its views,
 130 ended by Ctrl-C (the mesh is then made of what there was, with its report.json).
 """
@@ -25,8 +26,11 @@ import _checkout  # noqa: F401 - first: finds this checkout's sgm
 
 from sgm.common.cli import Arguments, check_folder, exit_code, float_range, int_range, loading
 from sgm.common.errors import InputError
+from sgm.common.progress import say
+from sgm.config.model import DTYPE_NAMES
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.reconstruct.stage_files import STAGES, check_output, mesh_folder
+from sgm.views.folder import read_run
 from sgm.views.frames import RIGS
 
 
@@ -55,7 +59,9 @@ def parse(argv):
         " folder of pictures, a video, a GIF, or one picture of all views")
     add("--output", type=Path, help="folder to write; default: `mesh` within the views folder")
     add(
-        "--config", default="default", help="default, fast, fine, or a YAML file (default: default)"
+        "--config",
+        default="default",
+        help="default, fast, fine, sv3d, or a YAML file (default: default)",
     )
     add(
         "--set",
@@ -90,13 +96,23 @@ def parse(argv):
     add("--original-world", action="store_true",
         help="write mesh.obj and mesh.ply in the world that the poses were in before nerfstudio's"
         " applied_transform")
+    add("--model", help="the orbit model of --distill (default: what run.json in the views' folder"
+        " says)")
+    add("--ckpt", help="its weights (default: those of the embedded model)")
+    add("--lora", help="a LoRA for them")
+    add("--dtype", choices=DTYPE_NAMES, default="fp32", help="precision of its UNet (default fp32)")
+    add("--sequential-cfg", action="store_true",
+        help="the two sides of its guidance one after the other: half the memory")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     return parser.parse_args(argv)
 
 
 def add_flags(parser):
-    """Add the flags that image_to_mesh.py has as well; `options` reads them."""
+    """Add the flags that image_to_mesh.py has as well.
+
+    `settings` and `options` read them, but for --distill.
+    """
     add = parser.add_argument
     add(
         "--resume",
@@ -106,10 +122,23 @@ def add_flags(parser):
     add("--obj-up", choices=("y", "z"),
         help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
         " world, where ours have z up)")
+    light = parser.add_mutually_exclusive_group()
+    light.add_argument("--no-light", action="store_true",
+        help="do not tell the light from the albedo: mesh.glb is unlit, as the views show it")
+    light.add_argument("--bake-light", action="store_true",
+        help="mesh.glb is unlit: albedo times the light that was found")
+    add("--distill", action=argparse.BooleanOptionalAction, default=False,
+        help="the model of the views tells what none of them shows; a line says how long that takes"
+        " (default: no)")
+
+
+def settings(args):
+    """Return the flags of `add_flags` that are settings, as `load_mesh_spec` takes them."""
+    return [*["light.use=false"] * args.no_light, *["light.bake=true"] * args.bake_light]
 
 
 def options(args):
-    """Return the flags of `add_flags` as keywords of `Reconstruction`."""
+    """Return the other flags of `add_flags` as keywords of `Reconstruction`."""
     return {"resume": args.resume, "progress": not args.quiet, "obj_up": args.obj_up}
 
 
@@ -127,15 +156,40 @@ def result(output, report):
     return "\n".join(lines)
 
 
+def distiller_of(folder, engine, spec, sequential):
+    """Return the Distiller of a views folder by an Engine, and say how long it will take.
+
+    spec: a `MeshSpec`. sequential: the two sides of the guidance one after the other.
+    """
+    from sgm.reconstruct.distill import orbit_model
+    distiller = orbit_model.of_views(folder, engine, spec.distill, sequential)
+    clips = spec.distill.count(spec.dmtet.steps)
+    seconds = orbit_model.seconds_per_clip(read_run(folder))
+    much = "for an unknown time" if seconds is None else (
+        f"{clips * seconds / 60:.1f} minutes or less, by the times of its views")
+    say(f"{folder}: distillation by {distiller.denoise.name}: {clips} clips, {much}")
+    return distiller
+
+
 def main(argv=None):
     """Run the command. Return its exit code."""
     args = parse(argv)
-    overrides = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]
+    overrides = [*args.set, *settings(args)]
+    overrides += [f"seed={args.seed}"] if args.seed is not None else []
     spec = load_mesh_spec(args.config, overrides)
     output = args.output or mesh_folder(args.views)
     if args.fov and not args.orbit:
         raise InputError(f"--fov {args.fov:g}: belongs to --orbit; the cameras in a transforms.json"
                          " have their own")
+    if args.orbit and args.distill:
+        raise InputError("--distill: belongs to a views folder, whose last view is the model's"
+                         " input; leave --orbit out")
+    unused = [flag for flag, given in (
+        ("--model", args.model), ("--ckpt", args.ckpt), ("--lora", args.lora),
+        ("--dtype", args.dtype != "fp32"), ("--sequential-cfg", args.sequential_cfg),
+    ) if given and not args.distill]
+    if unused:
+        raise InputError(f"{unused[0]}: is of a model that distills; give --distill, too")
     if not args.views.exists():
         raise InputError(
             f"{args.views}: no such file or folder; give a folder of views with its transforms.json"
@@ -146,10 +200,16 @@ def main(argv=None):
         from sgm import ops
         from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
+    distiller = None
+    if args.distill:
+        from sgm.reconstruct.distill import orbit_model
+        engine = orbit_model.load(args.views, args.model, args.ckpt, args.dtype, args.lora)
+        distiller = distiller_of(args.views, engine, spec, args.sequential_cfg)
     run = Reconstruction(
         args.views, spec, output, args.stages, azimuth_sign=args.azimuth_sign, up=args.up,
         original_world=args.original_world, elevation=args.elevation,
-        write_cameras=args.write_cameras, orbit=args.orbit, fov=args.fov, **options(args),
+        write_cameras=args.write_cameras, orbit=args.orbit, fov=args.fov, distiller=distiller,
+        **options(args),
     )
     run.run()
     report = run.report

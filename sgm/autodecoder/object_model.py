@@ -3,12 +3,12 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from sgm import ops
-from sgm.autodecoder.edm import Preconditioned
 from sgm.autodecoder.embeddings import make_embeddings
-from sgm.autodecoder.latent_normalization import Normalization
+from sgm.autodecoder.latents.edm import Preconditioned
+from sgm.autodecoder.latents.latent_normalization import Normalization
+from sgm.autodecoder.latents.unet3d import UNet3D
 from sgm.autodecoder.learned_cameras import LearnedCameras
 from sgm.autodecoder.ray_marching import RayMarcher
-from sgm.autodecoder.unet3d import UNet3D
 from sgm.autodecoder.volumes import LatentDecoder, RadianceDecoder
 from sgm.checkpoints.identify import misfit_message, misfits_of
 from sgm.checkpoints.loading import load_weights

@@ -9,8 +9,9 @@ import logging
 
 import numpy as np
 
-from sgm.autodecoder import fitting, sampling
-from sgm.autodecoder.conditions import condition_of
+from sgm.autodecoder import fitting
+from sgm.autodecoder.latents import sampling
+from sgm.autodecoder.latents.conditions import condition_of
 from sgm.autodecoder.object_model import load_objects
 from sgm.autodecoder.surface import surface_of
 from sgm.checkpoints.mapped_file import open_checkpoint
@@ -75,7 +76,7 @@ def noted_spec(store, overrides=()):
 
 def sampling_normalization(model):
     """Return the Normalization of a model's own latents, of its first objects."""
-    from sgm.autodecoder.latent_normalization import robust_normalization
+    from sgm.autodecoder.latents.latent_normalization import robust_normalization
     settings = model.spec.diffusion
     latents = model.latents_of(range(min(8, model.spec.objects)))
     return robust_normalization(latents, settings.latent_std, settings.clip)
@@ -105,7 +106,7 @@ class Autodecoder:
         """Return a mesh for each seed, by default 0 .. count - 1: a list of TexturedMesh.
 
         label, image, text: what is wanted, of a model that was trained with it; see
-        `sgm.autodecoder.conditions.condition_of`. The others: see `sampling.sample`. Raises
+        `sgm.autodecoder.latents.conditions.condition_of`. The others: see `sampling.sample`. Raises
         InputError, also where a sample is empty.
         """
         seeds = list(range(count) if seeds is None else seeds)

@@ -1,5 +1,5 @@
 """Element types of stored tensors, and conversion between them."""
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -13,10 +13,14 @@ MAX_DIMS = 32                                   # numpy's limit
 
 
 class Entry(NamedTuple):
-    """A tensor's element type, shape, and its pieces as (start, end) bytes of the file."""
+    """A tensor's element type, shape, and its pieces as (start, end) bytes of the file.
+
+    strides: elements from one to the next along each axis; None if they follow one another.
+    """
     dtype: str
     shape: tuple
     pieces: tuple
+    strides: Optional[tuple] = None
 
 
 def nbytes(dtype, shape):

@@ -20,8 +20,8 @@ from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError, TensorStore
 from sgm.common.files import check_file
 
-__all__ = ["CheckpointError", "Report", "check_weights", "file_hash", "load_weights",
-           "open_checkpoint", "save_safetensors"]
+__all__ = ["CheckpointError", "Report", "assign_weights", "check_weights", "file_hash",
+           "load_weights", "open_checkpoint", "save_safetensors"]
 
 log = logging.getLogger("sgm")
 
@@ -70,8 +70,15 @@ def load_weights(cell, checkpoint, dtype=None, prefix=""):
     range of `dtype`.
     """
     checkpoint = _opened(checkpoint)
-    unused = check_weights(cell, checkpoint, prefix)
-    report = Report(str(checkpoint.path), checkpoint.format, unused=unused)
+    return assign_weights(cell, checkpoint, check_weights(cell, checkpoint, prefix), dtype)
+
+
+def assign_weights(cell, checkpoint, unused=(), dtype=None):
+    """Do what `load_weights` does with an open TensorStore that was found to fit.
+
+    unused: its keys that nothing uses.
+    """
+    report = Report(str(checkpoint.path), checkpoint.format, unused=list(unused))
     for key, parameter in cell.parameters_dict().items():
         wanted = dtype or parameter.dtype
         parameter.assign_value(_tensor(checkpoint, key, wanted, report))

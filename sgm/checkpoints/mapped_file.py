@@ -1,9 +1,10 @@
-"""Opens safetensors files and MindSpore's .ckpt as one kind of TensorStore. Needs numpy only.
+"""Opens safetensors files, MindSpore's .ckpt and PyTorch's zip form as one kind of TensorStore.
 
-Both are read through a private memory map: a tensor is a view of the file until something writes to
-it, so weights take no memory that the kernel cannot take back, and opening a 9 GB file costs
-nothing. Neither format can run code. Files come from anywhere, hence every size and offset is
-checked before it is used. `safetensors_format` and `mindspore_format` parse and write them.
+Needs numpy only. All are read through a private memory map: a tensor is a view of the file until
+something writes to it, so weights take no memory that the kernel cannot take back, and opening a
+9 GB file costs nothing. None can run code: of PyTorch's, `foreign.pytorch_zip` follows what dicts
+and tensors need only. Files come from anywhere, hence every size and offset is checked before it is
+used. `safetensors_format` and `mindspore_format` parse and write the others.
 """
 import mmap
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sgm.checkpoints.dtypes import DTYPES
+from sgm.checkpoints.foreign.pytorch_zip import pytorch_entries
 from sgm.checkpoints.mindspore_format import ckpt_entries
 from sgm.checkpoints.safetensors_format import MAX_HEADER, safetensors_entries
 from sgm.checkpoints.store import CheckpointError, TensorStore
@@ -53,6 +55,9 @@ class Checkpoint(TensorStore):
         kind = np.dtype(DTYPES[entry.dtype])
         if raw.ctypes.data % kind.alignment:    # some writers do not pad the header
             raw = raw.copy()
+        if entry.strides is not None:
+            steps = [step * kind.itemsize for step in entry.strides]
+            return np.lib.stride_tricks.as_strided(raw.view(kind), entry.shape, steps).copy()
         return raw.view(kind).reshape(entry.shape)
 
     def holds(self, array):
@@ -82,9 +87,9 @@ class Checkpoint(TensorStore):
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a safetensors file or a MindSpore .ckpt, distinguished by content, as a Checkpoint.
+    """Open a safetensors file, a MindSpore .ckpt or a PyTorch .ckpt, .pt or .bin as a Checkpoint.
 
-    Raises CheckpointError.
+    They are distinguished by content. Raises CheckpointError.
     """
     path = Path(path)
     check_file(path, CheckpointError)
@@ -107,20 +112,26 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected a .safetensors"
                               " or .ckpt file") from None
-    reader = safetensors_entries if format == "safetensors" else ckpt_entries
+    reader = {"safetensors": safetensors_entries, "ckpt": ckpt_entries,
+              "pytorch": pytorch_entries}[format]
     entries, metadata = reader(path, mapped, size)
     return Checkpoint(path, format, entries, metadata, mapped)
 
 
 def _format(path, head, size):
-    """Return "safetensors" or "ckpt" from the first 16 bytes of a file. Raises CheckpointError."""
-    zipped = head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
-    if zipped or head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+    """Return "safetensors", "ckpt" or "pytorch" from the first 16 bytes of a file.
+
+    Raises CheckpointError.
+    """
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "pytorch"
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise CheckpointError(
-            f"{path}: found a pickle (a PyTorch .ckpt, .pt or .bin), which can run code when"
-            " opened, expected safetensors or a MindSpore .ckpt; use the model's .safetensors file,"
-            " or make one where PyTorch is: safetensors.torch.save_file(torch.load(FILE,"
-            " weights_only=True)['state_dict'], 'model.safetensors')")
+            f"{path}: found a pickle (of PyTorch before 1.6, or another program), which can run"
+            " code when opened, expected safetensors, a MindSpore .ckpt or the zip form of"
+            " torch.save; use the model's .safetensors file, or make one where PyTorch is:"
+            " safetensors.torch.save_file(torch.load(FILE, weights_only=True)['state_dict'],"
+            " 'model.safetensors')")
     for magic, what, remedy in _OTHERS:
         if head[:len(magic)].lower() == magic.lower():
             raise CheckpointError(f"{path}: found {what}, expected safetensors or a MindSpore"
@@ -140,4 +151,4 @@ def _format(path, head, size):
         return "ckpt"
     raise CheckpointError(
         f"{path}: found neither safetensors nor a MindSpore .ckpt (it starts with {head[:8]!r}),"
-        " expected one of them; use the model's .safetensors file")
+        " expected one of them, or a file of torch.save; use the model's .safetensors file")

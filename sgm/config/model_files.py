@@ -2,9 +2,13 @@
 from dataclasses import fields
 
 from sgm.config.autodecoding import KIND, AutodecoderSpec
+from sgm.config.lrm import LrmSpec
 from sgm.config.model import ModelSpec
 from sgm.config.original_yaml import read_reference
 from sgm.config.yaml_reader import build, find_config, read_mapping
+
+# What a folder of configs/ besides sampling/ describes.
+SCHEMAS = {KIND: AutodecoderSpec, "lrm": LrmSpec}
 
 
 def load_spec(model, overrides=()):
@@ -23,18 +27,24 @@ def load_spec(model, overrides=()):
 
 
 def load_trained_spec(model, overrides=()):
-    """Return the spec of anything that train.py trains: an AutodecoderSpec, or a ModelSpec.
+    """Return the spec of anything that train.py trains: an object of one of `SCHEMAS`.
 
-    model, overrides: as `load_spec`; names of configs/autodecoder too. Raises ConfigError.
+    model, overrides: as `load_spec`; names of the other folders of configs/ too. Raises
+    ConfigError.
     """
-    path = find_config(model, "sampling", KIND)
+    path = find_config(model, "sampling", *SCHEMAS)
     mapping = read_mapping(path)
-    if spec_type(mapping) is AutodecoderSpec:
-        return build(AutodecoderSpec, mapping, path, overrides)
-    return load_spec(path, overrides)
+    schema = spec_type(mapping)
+    return load_spec(path, overrides) if schema is ModelSpec else build(schema, mapping, path,
+                                                                        overrides)
 
 
 def spec_type(mapping):
     """Return the schema of a model that is written as a mapping: by the keys that only one has."""
-    own, others = ({field.name for field in fields(kind)} for kind in (AutodecoderSpec, ModelSpec))
-    return AutodecoderSpec if set(mapping) & (own - others) else ModelSpec
+    keys = {kind: {field.name for field in fields(kind)}
+            for kind in (*SCHEMAS.values(), ModelSpec)}
+    for kind in SCHEMAS.values():
+        others = set().union(*(names for other, names in keys.items() if other is not kind))
+        if set(mapping) & (keys[kind] - others):
+            return kind
+    return ModelSpec

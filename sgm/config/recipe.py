@@ -43,9 +43,11 @@ class DataSettings:
 
 # What may be trained, by task; `sgm.train.trainable` decides which parameters that is.
 TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder"),
-          "decoder": ("all",), "autodecoder": ("all",), "latent_diffusion": ("all",)}
-# The tasks of a model of objects (`sgm.config.autodecoding`); the others are of a model of views.
-OBJECT_TASKS = ("autodecoder", "latent_diffusion")
+          "decoder": ("all",), "autodecoder": ("all",), "latent_diffusion": ("all",),
+          "feedforward": ("all",)}
+# The tasks of a model of objects (`sgm.config.autodecoding`, `sgm.config.lrm`); the others are of a
+# model of views.
+OBJECT_TASKS = ("autodecoder", "latent_diffusion", "feedforward")
 WITH_SHEETS = ("diffusion", *OBJECT_TASKS)      # of held-out clips or objects
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the device has it, else fp32
 SCHEDULES = ("cosine", "linear", "constant")
@@ -64,13 +66,14 @@ class Recipe(DataSettings):
     """
     # "diffusion" trains the UNet, "autoencoder" the VAE, "decoder" the VAE's decoder on latents
     # as the UNet predicts them; "autodecoder" trains objects' embeddings and volumes,
-    # "latent_diffusion" the diffusion of their latents
+    # "latent_diffusion" the diffusion of their latents; "feedforward" trains a network from one
+    # view of an object to its planes
     task: str = "diffusion"
     # part that is trained: all, temporal or lora of the UNet; all or decoder of the autoencoder
     trains: str = "all"
     seed: int = 0                   # seed of weights, data order and noise
     steps: int = 10000              # optimizer steps
-    # clips (diffusion), objects (autodecoder, latent_diffusion) or single views at once
+    # clips (diffusion), objects (autodecoder, latent_diffusion, feedforward) or views at once
     batch: int = 1
     accumulate: int = 1             # batches whose mean gradient makes one step
     # precision of the UNet's computation; its weights and their moments stay float32
@@ -101,11 +104,12 @@ class Recipe(DataSettings):
     front_weight: float = 1.0
     kl_weight: float = 1e-4         # autoencoder only: weight of the KL divergence
     crop: int = 0                   # not diffusion: pixels of random square crops; 0 = whole views
-    views: int = 4                  # autodecoder only: views of each object at once
-    # autodecoder only: every so many-th view (latent_diffusion: object), from the first on, is not
-    # trained on but measured; 0 = none
+    views: int = 4      # autodecoder, feedforward: views of each object that are rendered at once
+    # autodecoder, feedforward: every so many-th view (latent_diffusion: object), from the first on,
+    # is not trained on but measured; 0 = none (feedforward: all are both)
     hold_out: int = 0
-    mask_weight: float = 10.0       # autodecoder only: weight of the L1 loss of the opacity
+    # autodecoder, feedforward: weight of the loss of the opacity, L1 or the mean square
+    mask_weight: float = 10.0
     # autodecoder only: file with the weights of torchvision's vgg19 for the perceptual loss; "" =
     # differences of colors and gradients in its place
     vgg: str = ""
@@ -113,6 +117,21 @@ class Recipe(DataSettings):
     color_weight: float = 1.0
     # latent_diffusion only: file with what each object is (tools/describe_objects.py); "" = nothing
     conditions: str = ""
+    # feedforward only: pixels of a side of the views that are rendered, one after the other in
+    # equal shares of the steps; [] = the size of the data
+    stages: List[int] = field(default_factory=list)
+    samples: int = 32               # feedforward only: samples of a ray, half of them in each pass
+    # feedforward only: weight of the loss of colors and gradients on several scales, in place of
+    # LPIPS, and the share of the steps that are made without it
+    perceptual_weight: float = 1.0
+    perceptual_from: float = 0.0
+    variation_weight: float = 5e-4  # feedforward only: weight of the planes' total variation
+    # feedforward only: largest error of each of the 16 numbers that the network is told of its
+    # input's camera
+    camera_noise: float = 0.02
+    # feedforward only: share of the inputs that are placed and scaled as a photograph's object is;
+    # the others stay as they were rendered
+    recentered: float = 0.5
     # decoder only: share of latents that are predicted; the others are encoded
     predicted: float = 0.75
     # decoder only: largest number of clips that are predicted before the first step
@@ -120,8 +139,8 @@ class Recipe(DataSettings):
     # the run stops after this many steps in a row with a loss or gradient that is not finite
     bad_steps: int = 10
     val_batches: int = 8            # largest number of held-out batches, the same ones every time
-    # diffusion, autodecoder, latent_diffusion: steps between contact sheets of held-out clips or
-    # views, or of generated objects; 0 = none
+    # diffusion, autodecoder, latent_diffusion, feedforward: steps between contact sheets of
+    # held-out clips or views, or of generated objects; 0 = none
     sheet_every: int = 1000
     sheet_clips: int = 4            # largest number of clips on a sheet
     sheet_steps: int = 10           # sampling steps of a sheet
@@ -145,9 +164,12 @@ class Recipe(DataSettings):
             **dict.fromkeys(("warmup", "crop", "frames", "sheet_every", "hold_out"),
                             (0, MAX_COUNT)),
             "seed": (0, MAX_SEED),
-            **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "p_std",
-                             "mask_weight", "color_weight"), (0, 1e6)),
-            **dict.fromkeys(("roam", "lr_final", "front_weight", "predicted"), (0, 1)),
+            **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "p_std", "mask_weight",
+                             "color_weight", "perceptual_weight", "variation_weight",
+                             "camera_noise"), (0, 1e6)),
+            **dict.fromkeys(("roam", "lr_final", "front_weight", "predicted", "perceptual_from",
+                             "recentered"), (0, 1)),
+            "samples": (8, 4096),
             "p_mean": (-100, 100)})
         require_positive(self, "", ["lr", "lora_alpha"], 1e6)
         for name in ("drop_condition", "average_decay"):
@@ -157,6 +179,10 @@ class Recipe(DataSettings):
         require(self.task == "diffusion" or self.precision in ("auto", "fp32"), "precision",
                 self.precision,
                 f"fp32 for task {self.task}")
+        require(all(8 <= side <= MAX_COUNT for side in self.stages), "stages", self.stages,
+                "sides of at least 8 pixels")
+        require(self.samples % 2 == 0, "samples", self.samples,
+                "an even number: half of them in each pass")
         require(self.hold_out != 1, "hold_out", self.hold_out,
                 "0 (none), or 2 and more (every n-th)")
         require(self.front_weight == 1 or not self.roam, "roam", self.roam,

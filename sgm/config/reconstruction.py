@@ -9,6 +9,7 @@ ENCODINGS = ("dense", "hash")
 FUSIONS = ("auto", "max", "deep", "hull")
 CURES = ("auto", "always", "never")
 MATTES = ("auto", "alpha", "rembg", "border")
+FORMS = ("pixel", "latent")
 
 
 @dataclass
@@ -156,6 +157,43 @@ class DMTetSpec:
 
 
 @dataclass
+class DistillSpec:
+    """What a diffusion model adds where no view sees the surface (reconstruct/distill)."""
+    # what is compared: pictures, or latents through the gradient of the encoder
+    form: str = "pixel"
+    share: float = 0.2          # share of the surface's steps, the last ones
+    clips: int = 40             # most clips that the model is asked for; steps share them
+    # weight of a pixel's squared error, that of the views being 1; it grows linearly from 0
+    weight: float = 39.0
+    # scale of the guidance, of every frame; 0: 3, or 1 for a model that samples without guidance
+    guidance: float = 0.0
+    # noise levels, drawn from within these bounds: at the first clip and at the last one
+    sigma_first: List[float] = field(default_factory=lambda: [100.0, 400.0])
+    sigma_last: List[float] = field(default_factory=lambda: [1.6, 200.0])
+    # cosine of the best view's angle below which surface is unseen, and above which it is seen; and
+    # the factor on errors where it is seen
+    edges: List[float] = field(default_factory=lambda: [0.1, 0.5])
+    floor: float = 0.2
+
+    def count(self, steps):
+        """Return how many clips the model is asked for; steps: those of a `DMTetSpec`."""
+        return min(self.clips, round(self.share * sum(steps)))
+
+    def validate(self, section="distill."):
+        """Raise ConfigError for an unknown form, a number out of bounds, or bounds that are none.
+        """
+        require_one_of(self.form, section + "form", FORMS)
+        require_within(self, section, {
+            "share": (0, 1), "clips": (1, 100_000), "weight": (0, 1e6), "guidance": (0, 100),
+            "sigma_first": (1e-3, 1e4), "sigma_last": (1e-3, 1e4), "edges": (-1, 1),
+            "floor": (0, 1)})
+        for name in ("sigma_first", "sigma_last", "edges"):
+            value = getattr(self, name)
+            require(len(value) == 2 and value[0] <= value[1], section + name, value,
+                    "two numbers, the smaller one first")
+
+
+@dataclass
 class CleanSpec:
     """What is done to the surface before it gets a texture (sgm/geometry/cleaning.py)."""
     faces: int = 20_000         # budget of faces, kept if possible
@@ -180,6 +218,13 @@ class TextureSpec:
 
 
 @dataclass
+class LightSpec:
+    """What of the views' brightness is the light's (sgm/reconstruct/light.py)."""
+    use: bool = True            # it is found, and mesh.glb is a matt material of the albedo, lit
+    bake: bool = False          # mesh.glb is unlit nevertheless: albedo times the light found
+
+
+@dataclass
 class MeshSpec:
     """Everything that views_to_mesh.py can be given in a file or with --set."""
     seed: int = 0
@@ -193,7 +238,9 @@ class MeshSpec:
     nerf: NerfSpec = field(default_factory=NerfSpec)
     depth: DepthSpec = field(default_factory=DepthSpec)
     dmtet: DMTetSpec = field(default_factory=DMTetSpec)
+    distill: DistillSpec = field(default_factory=DistillSpec)
     clean: CleanSpec = field(default_factory=CleanSpec)
+    light: LightSpec = field(default_factory=LightSpec)
     texture: TextureSpec = field(default_factory=TextureSpec)
 
     def validate(self):

@@ -85,9 +85,13 @@ class TokenGroupNorm(Norm):
 class LayerNorm(Norm):
     """Layer norm over channels."""
 
+    def __init__(self, width, eps=1e-5):
+        super().__init__(width)
+        self.eps = eps
+
     def construct(self, x):
         """Normalize each row of (rows, width)."""
-        return ops.layer_norm(x, self.weight, self.bias)
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class Mixer(nn.Cell):

@@ -7,28 +7,10 @@ from mindspore import ops as ms_ops
 
 from sgm import ops
 from sgm.models.blocks import LayerNorm, Linear, empty
+from sgm.models.resampling import aligned_bicubic
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-
-
-def _cubic_matrix(size_in, size_out):
-    """Return bicubic interpolation (Keys, a = -0.75) as a matrix (size_out, size_in).
-
-    Corners are aligned, edges repeated.
-    """
-    def keys(x, a=-0.75):
-        x = np.abs(x)
-        near = ((a + 2) * x - (a + 3)) * x * x + 1
-        far = a * (((x - 5) * x + 8) * x - 4)
-        return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
-
-    position = np.arange(size_out) * ((size_in - 1) / (size_out - 1))
-    matrix = np.zeros((size_out, size_in))
-    for tap in range(-1, 3):
-        index = np.floor(position).astype(int) + tap
-        np.add.at(matrix, (np.arange(size_out), index.clip(0, size_in - 1)), keys(position - index))
-    return matrix
 
 
 def _blur_matrix(size, sigma):
@@ -51,7 +33,7 @@ def _blur_matrix(size, sigma):
 @lru_cache(maxsize=8)
 def _resize_matrices(height, width, size, antialias):
     factors = height / size, width / size
-    matrices = [_cubic_matrix(height, size), _cubic_matrix(width, size)]
+    matrices = [aligned_bicubic(height, size), aligned_bicubic(width, size)]
     if antialias and max(factors) > 1:
         for i, (length, factor) in enumerate(zip((height, width), factors)):
             matrices[i] = matrices[i] @ _blur_matrix(length, max((factor - 1) / 2, 0.001))

@@ -7,6 +7,9 @@ from mindspore import Tensor
 # The last layer of every residual branch starts at zero, so that a block starts as the identity, as
 # in the original; so do corrections of cameras.
 _ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B", "zero_conv", "cameras")
+# Parameters that are tokens or positions, and CLIP's projection.
+_TOKENS = ("class_embedding", "positional_embedding", "proj", "cls_token", "position_embeddings",
+           "pos_embed", "register_tokens", "embeddings")
 
 
 def initial_weight(name, shape, seed):
@@ -19,7 +22,9 @@ def initial_weight(name, shape, seed):
     owner, _, leaf = name.rpartition(".")
     if leaf == "mix_factor":
         return np.full(shape, 0.5, np.float32)
-    if leaf in ("class_embedding", "positional_embedding", "proj"):
+    if leaf in ("lambda1", "gamma"):            # of layers that scale their results, as in DINOv2
+        return np.ones(shape, np.float32)
+    if leaf in _TOKENS:
         return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
     if any(owner.endswith(zero) for zero in _ZERO):
         return np.zeros(shape, np.float32)

@@ -12,14 +12,17 @@ class AdamStep(nn.Cell):
 
     loss: a cell that returns a scalar to minimize and further scalars. name: prefix of the moments'
     names. inputs: positions of the arguments of `loss` whose gradients are returned, too; none
-    unless given.
+    unless given. moments: another AdamStep of the same parameters, whose moments are continued.
     """
 
-    def __init__(self, loss, parameters, name="adam", inputs=None):
+    def __init__(self, loss, parameters, name="adam", inputs=None, moments=None):
         super().__init__(auto_prefix=False)
         self.parameters_ = ParameterTuple(parameters)
-        self.m = self.parameters_.clone(f"{name}_m", "zeros")
-        self.v = self.parameters_.clone(f"{name}_v", "zeros")
+        if moments is None:
+            self.m = self.parameters_.clone(f"{name}_m", "zeros")
+            self.v = self.parameters_.clone(f"{name}_v", "zeros")
+        else:
+            self.m, self.v = moments.m, moments.v
         self.gradients = ms.value_and_grad(loss, inputs, self.parameters_, has_aux=True)
         self.adam = P.Adam()
         self.count, self.with_inputs = len(parameters), inputs is not None

@@ -45,7 +45,7 @@ def _attend_rows(q, k, v):
 
 
 def attention(q, k, v):
-    """Return softmax(q k^T / sqrt(d)) v for (batch, heads, n, d) tensors; k and v may have other n.
+    """Return softmax(q k^T / sqrt(d)) v for q (batch, heads, n, d), k and v (batch, heads, m, d).
 
     It is computed in slices that bound the memory of the score matrix.
     """
@@ -53,11 +53,11 @@ def attention(q, k, v):
     if on_ascend() and q.dtype != ms.float32 and d % 16 == 0 and batch <= 2048 and n >= 256:
         flash = FlashAttentionScore(heads, scale_value=d ** -0.5, input_layout="BNSD")
         return flash(q, k, v)[3]
-    keys = k.shape[2]
     q = q.reshape(batch * heads, n, d) * d ** -0.5
-    k = k.reshape(batch * heads, keys, d)
-    v = v.reshape(batch * heads, keys, d)
-    slices = equal_slices(batch * heads, max(1, _score_bytes() // (n * keys * 4)))
+    m = k.shape[2]
+    k = k.reshape(batch * heads, m, d)
+    v = v.reshape(batch * heads, m, d)
+    slices = equal_slices(batch * heads, max(1, _score_bytes() // (n * m * 4)))
     if slices == 1:
         out = _attend_rows(q, k, v)
     else:

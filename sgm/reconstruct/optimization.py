@@ -8,8 +8,8 @@ EVERY = 10                                      # steps between two rows of a tr
 log = logging.getLogger("sgm")
 
 
-def optimize(trainer, *, save=None, preview=None, progress=None):
-    """Run the steps that a trainer has left. Return whether it got to its end.
+def optimize(trainer, *, end=None, save=None, preview=None, progress=None):
+    """Run the steps that a trainer has left, or those before `end`. Return whether it got there.
 
     trainer: a `NerfTrainer` or `Refiner`, or anything with a `name`; `done` and `total`, numbers of
     steps; `step()`, which returns the loss and the PSNR in dB; `state()`, {name: array}; `history`,
@@ -23,13 +23,14 @@ def optimize(trainer, *, save=None, preview=None, progress=None):
     ends the program at once.
     """
     settings, psnr = trainer.settings, None
+    end = trainer.total if end is None else end
     with until_stopped() as stopped:            # an exception inside MindSpore would break it
-        while trainer.done < trainer.total and not stopped:
+        while trainer.done < end and not stopped:
             loss, found = trainer.step()
             psnr = found if psnr is None else 0.9 * psnr + 0.1 * found
             if progress is not None:
                 progress(psnr)
-            done, last = trainer.done, trainer.done == trainer.total or bool(stopped)
+            done, last = trainer.done, trainer.done == end or bool(stopped)
             if last or done % EVERY == 0:
                 trainer.history.append((done, loss, psnr))
             if save is not None and (
@@ -49,4 +50,4 @@ def optimize(trainer, *, save=None, preview=None, progress=None):
             trainer.done,
             trainer.total,
         )
-    return trainer.done == trainer.total
+    return trainer.done >= end

@@ -6,7 +6,7 @@ was made with; a stage that optimizes something also saves checkpoints on its wa
 import hashlib
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ from sgm.views.images import save_png
 from sgm.views.transforms import read_transforms, replace_poses
 
 FORMATS = ("glb", "obj", "ply")
-PICTURES = ("contact.png", "turntable.mp4", "turntable.gif")
+PICTURES = ("contact.png", "light.png", "turntable.mp4", "turntable.gif")
 log = logging.getLogger("sgm")
 
 
@@ -59,13 +59,15 @@ class Reconstruction:
     or None, see `elevation.settled`. write_cameras: put the elevation that is used into the
     source's transforms.json. orbit: one of `sgm.views.frames.RIGS` if the source has no cameras; it
     is then a folder of pictures, a video, a GIF or a sheet; fov: the field of view of its cameras
-    in degrees, None: the orbit's own. Raises ShapeError and the like.
+    in degrees, None: the orbit's own. distiller: an `sgm.reconstruct.distill.goals.Distiller`, or
+    None.
+    Raises ShapeError and the like.
     """
 
     def __init__(
         self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True,
         obj_up=None, up="auto", original_world=False, elevation=None, write_cameras=False,
-        orbit=None, fov=None,
+        orbit=None, fov=None, distiller=None,
     ):
         unknown = [name for name in stages if name not in STAGES]
         if unknown:
@@ -85,7 +87,7 @@ class Reconstruction:
         self.obj_up = obj_up
         self.up, self.original_world = up, original_world
         self.elevation, self.write_cameras, self.orbit = elevation, write_cameras, orbit
-        self.fov = fov
+        self.fov, self.distiller = fov, distiller
         self.work, self.timer = Work(self.output / "work"), StageTimer()
         self.report, self.interrupted = {}, False
 
@@ -161,11 +163,10 @@ class Reconstruction:
             del trainer  # its graphs and Adam's moments are not needed any more
             field.forget_graphs()
             ops.release()
-        with self.timer("dmtet"):
-            surface = self.surface(plain, sdf, field, origin)
+        surface, imagined = self.surface(plain, sdf, field, origin)
         with until_stopped() as stopped:        # what is done is saved before the end
             with self.timer("texture"):
-                mesh = self.mesh(surface, views, even, held_out, hull, stopped)
+                mesh = self.mesh(surface, views, even, imagined, held_out, hull, stopped)
             self.interrupted |= bool(stopped)
             if not self.interrupted:
                 iou = self.report.get("metrics", {}).get("input", {}).get("iou")
@@ -251,37 +252,56 @@ class Reconstruction:
         return sdf
 
     def surface(self, views, sdf, field, origin):
-        """Return the Surface of a signed distance: refined, from an earlier run, or as it is."""
-        spec = self.spec
+        """Return the Surface of a signed distance: refined, from an earlier run, or as it is.
+
+        Second, PosedViews of what was distilled, or None. The steps that distill are a stage of
+        their own, "distill".
+        """
+        spec, distiller = self.spec, self.distiller
         made_with = {
             **origin,
             "surface": hashlib.sha256(sdf.tobytes()).hexdigest()[:16],
             "dmtet": _of_result(spec.dmtet),
         }
-        saved = self.saved("dmtet", made_with)
-        runs = "dmtet" in self.stages and not self.interrupted
-        if not runs and saved is None:
-            self.report["dmtet"] = {"steps": 0}
-            return steps.surface(sdf)
-        refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed)
-        if saved is not None:
-            restore_state(self.work.file("dmtet"), refiner.restore, saved)
-        if runs:
+        if distiller:
+            made_with["distill"] = {**asdict(spec.distill), "model": distiller.denoise.name}
+        with self.timer("dmtet"):
+            saved = self.saved("dmtet", made_with)
+            runs = "dmtet" in self.stages and not self.interrupted
+            if not runs and saved is None:
+                self.report["dmtet"] = {"steps": 0}
+                return steps.surface(sdf), None
+            if distiller:
+                distiller.begin(views, spec.dmtet, spec.seed)
+            refiner = Refiner(views, sdf, field, spec.dmtet, spec.seed, distiller)
+            if saved is not None:
+                restore_state(self.work.file("dmtet"), refiner.restore, saved)
+
             def picture():
                 surface = refiner.surface()     # without faces the next step says what to do
                 return report.of_surface(surface, field, views) if len(surface.faces) else None
 
-            self.work.note("dmtet", made_with, self.resume)
-            self.optimize(refiner, picture)
+            if runs:
+                self.work.note("dmtet", made_with, self.resume)
+                self.optimize(refiner, picture, distiller and distiller.first)
+        imagined = None
+        if distiller and not (runs and self.interrupted):
+            with self.timer("distill"):
+                if runs:
+                    self.optimize(refiner, picture, label="distill")
+                if refiner.done > distiller.first:
+                    imagined = distiller.imagined(refiner.surface(), field)
+                    self.report["distill"] = distiller.report
         self.report["dmtet"] = {"steps": refiner.done, "psnr": _psnr(refiner)}
         field.forget_graphs()
         ops.release()
-        return refiner.surface()
+        return refiner.surface(), imagined
 
-    def optimize(self, trainer, picture):
+    def optimize(self, trainer, picture, end=None, label=None):
         """Run a NerfTrainer or a Refiner, with checkpoints and previews in the work folder.
 
-        picture() makes a preview, or returns None.
+        picture() makes a preview, or returns None. end: the step to stop before, None: its last.
+        label: what the bar says, None: the trainer's name.
         """
         def preview():
             found = picture()
@@ -291,11 +311,12 @@ class Reconstruction:
         def save(arrays):
             save_state(self.work.file(trainer.name), arrays)
 
+        end = trainer.total if end is None else end
         with Bar(
-            trainer.total,
-            trainer.name,
+            end,
+            label or trainer.name,
             initial=trainer.done,
-            waiting="compiling the first step" * (trainer.done < trainer.total),
+            waiting="compiling the first step" * (trainer.done < end),
             leave=True,
             quiet=not self.progress,
         ) as bar:
@@ -304,22 +325,26 @@ class Reconstruction:
                 bar.say(f"psnr {psnr:.2f} dB")
                 bar.update()
 
-            self.interrupted |= not optimize(trainer, save=save, preview=preview, progress=show)
+            self.interrupted |= not optimize(trainer, end=end, save=save, preview=preview,
+                                             progress=show)
 
-    def mesh(self, surface, views, even, held_out, hull, stopped):
+    def mesh(self, surface, views, even, imagined, held_out, hull, stopped):
         """Clean, texture, write files and figures. Return the TexturedMesh in the files' world.
 
         Without the texture stage: report the surface as it is, and return None. even: the views in
-        one exposure, which give the texture; figures compare with `views` and `held_out`, as they
-        came. stopped: the list of `until_stopped`; the files of the mesh are written even if it
-        holds something.
+        one exposure, which give the texture; imagined: views of what they do not show, or None;
+        figures compare with `views` and `held_out`, as they came. stopped: the list of
+        `until_stopped`; the files of the mesh are written even if it holds something.
         """
         vertices, faces = steps.flattened(surface, hull)
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(vertices, faces)
             return None
-        mesh = steps.texture(vertices, faces, even, self.spec, stopped)
-        placed = mesh.placed(views.scale, views.center).turned_back(views.upright)
+        mesh, found, facts = steps.texture(vertices, faces, even, self.spec, stopped, imagined)
+        if found is not None:
+            self.report["light"] = facts
+        saved = replace(mesh, albedo=None) if self.spec.light.bake else mesh
+        placed = saved.placed(views.scale, views.center).turned_back(views.upright)
         if self.original_world:
             placed = placed.undone(views.applied)
         for kind in FORMATS:
@@ -338,6 +363,8 @@ class Reconstruction:
                         report.view_metrics(mesh, fitted))
         if not stopped:
             report.write_contact_sheet(self.output / PICTURES[0], mesh, views)
+        if found is not None and not stopped:
+            save_png(self.output / "light.png", report.of_light(mesh, found, views))
         if not stopped:
             report.write_turntable(self.output, report.turntable(mesh))
         return placed

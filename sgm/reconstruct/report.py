@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.spatial import ConvexHull
 
 from sgm.common.files import atomic
-from sgm.geometry.mesh import Mesh
+from sgm.geometry.mesh import Mesh, srgb_from_linear
 from sgm.geometry.textured_mesh import TexturedMesh
 from sgm.geometry.topology import describe, vertex_normals
+from sgm.reconstruct import light
 from sgm.reconstruct.dmtet import pixel_batches
 from sgm.reconstruct.texture import visibility
 from sgm.render.framing import normalized, viewing_distance
@@ -165,6 +168,32 @@ def premultiplied_on_white(rgb, mask):
 def stacked(*rows):
     """Return rows of equally large pictures as one, uint8 (rows * h, SHOWN * w, 3), from above."""
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def of_light(mesh, found, views):
+    """Return views, and below each the mesh's albedo, its shading, and a ball in the same light.
+
+    uint8 (4 h, SHOWN w, 3). mesh: a `TexturedMesh` with its albedo, in the box of `views`; found:
+    its `light.Light`. The shading is divided by the light's brightest.
+    """
+    small = views.subset(shown(len(views))).resized(SIDE)
+    sphere = light.fibonacci_sphere(1000)
+    brightest = light.shading(found, sphere).max()
+
+    def shaded(vertices, normals, faces):
+        level = srgb_from_linear(light.shading(found, normals) / brightest)
+        return Mesh(vertices, faces, normals, np.repeat(level[:, None], 3, 1))
+
+    vertices, normals, _, faces = mesh.split()
+    rows = [
+        replace(mesh, texture=mesh.albedo).drawable(),
+        shaded(vertices, normals, faces),
+        shaded(0.45 * sphere, sphere, ConvexHull(sphere).simplices),
+    ]
+    return stacked(
+        premultiplied_on_white(small.rgb, small.mask),
+        *[map(composite, render_like(row, small)) for row in rows],
+    )
 
 
 def of_field(trainer, samples=24):

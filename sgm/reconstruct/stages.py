@@ -12,7 +12,7 @@ import numpy as np
 
 from sgm.common.errors import argument
 from sgm.geometry import cleaning
-from sgm.reconstruct import exposure
+from sgm.reconstruct import exposure, light
 from sgm.reconstruct.dmtet import pixel_batches, tet_grid
 from sgm.reconstruct.hull import capture, flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.hull import elevation as outlines
@@ -167,10 +167,18 @@ def flattened(surface, hull):
     ), surface.faces
 
 
-def texture(vertices, faces, views, spec, stopped=()):
+def texture(vertices, faces, views, spec, stopped=(), imagined=None):
     """Return the TexturedMesh of a surface, cleaned, in the box of the views.
 
-    stopped: see `baking.bake`.
+    Then the `light.Light` of the views and a dict of what report.json says of it; None and None if
+    that is not asked for. stopped, imagined: see `baking.bake`.
     """
     vertices, faces = cleaning.clean(vertices, faces, spec.clean)
-    return baking.bake(vertices, faces, views, spec.texture, stopped)
+    if not spec.light.use:
+        mesh = baking.bake(vertices, faces, views, spec.texture, stopped, imagined)
+        return mesh, None, None
+    found, facts = light.estimate(vertices, faces, views)
+    views, imagined = (light.removed(some, vertices, faces, found) if some is not None else None
+                       for some in (views, imagined))
+    mesh = baking.bake(vertices, faces, views, spec.texture, stopped, imagined)
+    return light.lit(mesh, found), found, facts

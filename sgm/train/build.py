@@ -9,7 +9,7 @@ from sgm.train.clip_whitening import whiten_image_tokens
 from sgm.train.data import cache_memo, find_data, open_data, read_clips
 from sgm.train.decoder_targets import DecoderBatches, Predictions
 from sgm.train.initial_weights import start
-from sgm.train.objects.object_building import build_objects
+from sgm.train.objects.tasks import PARTS
 from sgm.train.run.plan import check_fit
 from sgm.train.trainer import Trainer
 
@@ -24,8 +24,8 @@ def build(spec, recipe, init, progress, rank=0, world_size=1):
     check_fit(spec, recipe)
     _check_init(recipe, init)
     if recipe.task in OBJECT_TASKS:
-        engine, batches, held_out, origin = build_objects(spec, recipe, init, progress,
-                                                          recipe.accumulate * world_size)
+        engine, batches, held_out, origin = PARTS[recipe.task].build(
+            spec, recipe, init, progress, recipe.accumulate * world_size)
     elif recipe.task == "autoencoder":
         (clips, _), (val, _) = read_clips(recipe, spec, cache_memo(recipe))
         batches = ViewBatches(recipe, clips, spec)  # before the weights: a wrong crop fails at once

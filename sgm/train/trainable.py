@@ -11,6 +11,8 @@ TEMPORAL = ("time_stack.", "time_mixer.", "time_pos_embed.", "label_emb.")
 
 def is_trained(recipe, spec, name):
     """Return whether this recipe trains the parameter of that name, for a model of this spec."""
+    if recipe.task == "feedforward":
+        return True
     if recipe.task in OBJECT_TASKS:
         return name.startswith(DENOISER) == (recipe.task == "latent_diffusion")
     if recipe.task == "autoencoder":

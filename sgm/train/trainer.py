@@ -21,8 +21,7 @@ from sgm.models.blocks import Block
 from sgm.train.batches import val_count
 from sgm.train.lora_layers import attach
 from sgm.train.losses import AutoencoderLoss, DecoderLoss, DiffusionLoss, frame_weights
-from sgm.train.objects.object_building import objective_of
-from sgm.train.objects.object_sheets import draw_generated, draw_held_out
+from sgm.train.objects.tasks import PARTS
 from sgm.train.optimizer import TrainStep
 from sgm.train.run.validation import draw_sheet
 from sgm.train.schedule import LossScale, average_decay, learning_rate
@@ -78,7 +77,7 @@ class Trainer:
     def _objective(self):
         recipe, engine = self.recipe, self.engine
         if recipe.task in OBJECT_TASKS:
-            return objective_of(engine, recipe, self.batches)
+            return PARTS[recipe.task].objective(engine, recipe, self.batches)
         if recipe.task == "autoencoder":
             encoder = engine.conditioner.embedder("cond_frames").encoder
             return AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight)
@@ -223,11 +222,9 @@ class Trainer:
 
     def _sheet(self):
         engine, recipe = self.engine, self.recipe
-        if recipe.task not in OBJECT_TASKS:
-            return draw_sheet(engine, self.held_out.clips, recipe)
-        if recipe.task == "latent_diffusion":
-            return draw_generated(engine, recipe)
-        return draw_held_out(engine, self.held_out, recipe)
+        if recipe.task in OBJECT_TASKS:
+            return PARTS[recipe.task].draw(engine, self.held_out, recipe)
+        return draw_sheet(engine, self.held_out.clips, recipe)
 
     # --- checkpoints ------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class Views:
     frames (T, H, W, 3) uint8 on white; the last one is the input if `orbit` is given. source (H, W,
     4) uint8: the input as the network saw it, straight alpha. run: what run.json says. fps: frames
     per second of the video. matte (h, w, 3) uint8: the given picture with what was cut away in red.
+    cut (T, H, W, 4) uint8: the frames with straight alpha where that is known.
     """
     frames: np.ndarray
     source: np.ndarray
@@ -50,6 +51,7 @@ class Views:
     run: dict = field(default_factory=dict)
     fps: float = FPS
     matte: Optional[np.ndarray] = None
+    cut: Optional[np.ndarray] = None
 
     def __repr__(self):
         count, height, width, _ = self.frames.shape
@@ -57,7 +59,12 @@ class Views:
         return f"<Views: {count} views of {height}x{width}, {kind}>"
 
     def rgba(self):
-        """Return the frames with alpha from their white background: (T, H, W, 4) uint8."""
+        """Return the frames with alpha, from their white background if it is not known.
+
+        They are (T, H, W, 4) uint8.
+        """
+        if self.cut is not None:
+            return self.cut
         cut = [alpha_from_white(frame) for frame in self.frames]
         if self.orbit is not None:
             cut[-1] = self.source
@@ -175,12 +182,16 @@ def is_elevation_unknown(path):
     path: the folder or its transforms.json. sv3d_u chooses an elevation and tells nobody; so does
     whatever made pictures that came without cameras.
     """
-    try:
-        run = json.loads((json_path(path).parent / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):       # of another program
-        return False
-    return isinstance(run, dict) and (run.get("model") == "sv3d_u"
-                                      or run.get("elevation") == "unknown")
+    run = read_run(path)
+    return run.get("model") == "sv3d_u" or run.get("elevation") == "unknown"
+
+
+def read_run(path):
+    """Return what the run.json beside views says; {} where there is none, or a damaged one.
+
+    path: the folder or its transforms.json.
+    """
+    return _record(json_path(path).parent) or {}
 
 
 def check_replaceable(folder):

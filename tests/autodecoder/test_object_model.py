@@ -5,10 +5,10 @@ from mindspore import Tensor
 from scipy.ndimage import correlate
 from support.small_autodecoder import CHANGES
 
-from sgm.autodecoder.latent_normalization import Normalization
+from sgm.autodecoder.latents.latent_normalization import Normalization
+from sgm.autodecoder.latents.sampling import sample
+from sgm.autodecoder.latents.unet3d import DOUBLE, HALVE, KEEP, ConditionAttention, DenoisingBlock
 from sgm.autodecoder.object_model import VOXELS, ObjectModel, parameter_count
-from sgm.autodecoder.sampling import sample
-from sgm.autodecoder.unet3d import DOUBLE, HALVE, KEEP, ConditionAttention, DenoisingBlock
 from sgm.autodecoder.volumes import UpBlock
 from sgm.config.autodecoding import ConditionSpec, DiffusionSpec, VolumeSpec, load_autodecoder_spec
 from sgm.models.initialization import initialize

@@ -89,7 +89,7 @@ def test_another_model(files, tmp_path, capsys):
     ("original", ["svd.safetensors", "a.safetensors", "--report", "none/r.csv"], "found no folder"),
     ("original", ["svd.safetensors", "a.safetensors", "--base", "none"], "none: cannot be read"),
     ("original", ["folder.safetensors", "a.safetensors"], "found none of unet, vae, image_encoder in it"),
-    ("original", ["pickle.ckpt", "a.safetensors"], "found a pickle (a PyTorch .ckpt, .pt or .bin), which can run code"),
+    ("original", ["pickle.ckpt", "a.safetensors"], "found a pickle (of PyTorch before 1.6, or another program), which can run code"),
     ("original", ["cut.safetensors", "a.safetensors"], "the file is cut off")])
 def test_paths_and_kinds(kind, args, expected, files, tmp_path, capsys, monkeypatch):
     for name in ("svd", "svd.safetensors", "sv3d_p.safetensors"):

@@ -39,7 +39,7 @@ def test_large_ckpt_tensors_come_in_pieces(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content, expected", [
-    (b"PK\x03\x04rest of a zip", "found a pickle"), (b"\x80\x02}q\x00.", "found a pickle"),
+    (b"PK\x03\x04rest of a zip", "found a zip file that cannot be read"), (b"\x80\x02}q\x00.", "found a pickle"),
     (b"GIF89a and so on", "found neither safetensors nor a MindSpore .ckpt"),
     (b"\n\x05hello", "found no MindSpore checkpoint"),
     (b"\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "found no MindSpore checkpoint"),

@@ -3,8 +3,10 @@ import json
 
 import numpy as np
 import pytest
+from support.badfiles import torch_zip
 from support.converting import SV3D_P, SVD, convert, write_file
 from support.goldens import build_checkpoint
+from support.torch_pickles import dict_of, tensor_of
 
 from sgm.checkpoints.identify import check_fit
 from sgm.checkpoints.mapped_file import open_checkpoint
@@ -14,12 +16,15 @@ from sgm.checkpoints.store import CheckpointError
 from sgm.config.model_files import load_spec
 
 
-def test_one_model_in_three_forms(files, tmp_path):
+def test_one_model_in_four_forms(files, tmp_path):
     """The same spec, with the weights' own decoder, and the same tensors."""
     assert convert(files / "svd.safetensors", tmp_path / "svd.ckpt", "--to", "mindspore") == 0
+    weights = build_checkpoint("svd")
+    index = dict_of({"state_dict": dict_of({key: tensor_of(i, array) for i, (key, array) in enumerate(weights.items())})})
+    (tmp_path / "svd.pt").write_bytes(torch_zip(b"\x80\x02" + index + b".", [array.tobytes() for array in weights.values()]))
     first, spec = open_weights(files / "svd.safetensors", load_spec(SVD))
     assert spec.vae.decoder == "temporal"
-    for path in (tmp_path / "svd.ckpt", files / "svd"):
+    for path in (tmp_path / "svd.ckpt", tmp_path / "svd.pt", files / "svd"):
         store, other = open_weights(str(path), load_spec(SVD))
         assert other == spec
         for key in used_shapes(spec):

@@ -29,6 +29,7 @@ def test_the_chain_comes_last_and_its_page_is_named(failing, tmp_path, monkeypat
             ran.append(module.parse(argv))              # the flags are the command's own
             return 3 if module is failing else 0
         monkeypatch.setattr(module, "main", main)
+        monkeypatch.setitem(sys.modules, module.__name__, module)   # other tests load commands anew
 
     for module in (simple_video_sample, views_to_mesh, image_to_mesh):
         stub(module)

@@ -51,7 +51,7 @@ def test_kind_is_that_of_the_object():
 
 def test_tokens_of_views(data, tmp_path, capsys):
     """Those of the embedded tower for the same views on white."""
-    from sgm.autodecoder.conditions import Tower
+    from sgm.autodecoder.latents.conditions import Tower
     out = tmp_path / "out.safetensors"
     assert describe_objects.run(["image", str(data), "--views", "2", "--out", str(out)]) == 0
     found = read_conditions(out, spec_of(capsys.readouterr().out))

@@ -216,8 +216,8 @@ def check_script(module, args):
         spec, _, _ = module.configure(args)
         assert known_config(args.model_cfg) or known_config(args.model_cfg, "autodecoder")
         assert known_config(args.train_cfg or spec.name, "train")
-    elif name in ("views_to_mesh", "degraded"):
-        if "config" in args:            # not all commands of `degraded` have one
+    elif name in ("views_to_mesh", "degraded", "distillation", "light"):
+        if "config" in args:            # not all commands of a benchmark have one
             module.load_mesh_spec(args.config, args.set)
     elif name == "image_to_mesh":
         module.load_mesh_spec(args.mesh_config, args.mesh_set)

@@ -52,7 +52,7 @@ def made(monkeypatch):
 
     class Reconstruction:
         def __init__(self, source, spec, output, **options):
-            self.source, self.output, self.options = source, output, options
+            self.source, self.spec, self.output, self.options = source, spec, output, options
             self.interrupted = made.report.get("interrupted", False)
 
         def run(self):
@@ -62,12 +62,17 @@ def made(monkeypatch):
             (self.output / "work").mkdir(parents=True, exist_ok=True)
             mesh_writer.save(brick(), self.output / "mesh.glb")
             Image.new("RGB", (64, 48), "green").save(self.output / "contact.png")
+            if self.spec.light.use:
+                Image.new("RGB", (48, 64), "gray").save(self.output / "light.png")
+            else:
+                (self.output / "light.png").unlink(missing_ok=True)
             self.report = {
                 "views": {"world": "the world of the poses"}, "mesh": {"faces": 192, "watertight": True},
                 "metrics": {"input": {"psnr_fg": 20.0, "iou": 0.9}}, "doubts": [], "interrupted": False,
                 "stages": {"nerf": {"seconds": 7.0, "peak_gb": 1.5}}, **made.report}
 
     monkeypatch.setattr("sgm.diffusion.pipeline.load_model", load_model)
+    monkeypatch.setattr(command.views_to_mesh, "distiller_of", lambda folder, engine, spec, sequential: engine.spec.name)
     monkeypatch.setattr("sgm.diffusion.pipeline.generate_views", generate_views)
     monkeypatch.setattr("sgm.reconstruct.pipeline.Reconstruction", Reconstruction)
     return made
@@ -94,10 +99,14 @@ def test_one_folder_holds_everything(made, photo, tmp_path, capsys, caplog):
     report = json.loads((folder / "report.json").read_text())
     assert report["seconds"] == 3 * 1.5 + 7 and report["peak_gb"] == 1.5 and report["image"]["file"] == "cup.png"
     assert list(report["stages"]) == ["condition", "sample", "decode", "nerf"]
-    assert made.list == ["model", "views", ("cup_23", {"resume": False, "progress": True, "obj_up": "y"})]
+    assert made.list == ["model", "views", ("cup_23", {"resume": False, "progress": True, "obj_up": "y", "distiller": None})]
     assert "knows simple procedural objects only" in caplog.text
     said = capsys.readouterr().out
     assert "192 faces, watertight" in said and f"{folder}/report.html" in said and "s in all, at most 1.5 GB" in said
+
+
+def data_of(page):
+    return json.loads(re.search(r'(?s)id="data">(.*?)</script>', page)[1])
 
 
 def test_page_loads_nothing_from_elsewhere(made, photo, tmp_path):
@@ -107,13 +116,25 @@ def test_page_loads_nothing_from_elsewhere(made, photo, tmp_path):
     assert set(addresses) == {"http://www.w3.org/1999/xhtml"}       # three.js's name of HTML elements, no address to load
     sources = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]{1,40})""", page.split('<script type="application/json"')[0])
     assert not sources and "{{" not in page.split("three.js")[0]
-    data = json.loads(re.search(r'(?s)id="data">(.*?)</script>', page)[1])
-    assert set(data["pictures"]) == {"input", "matte", "views", "orbit", "mesh"}
+    data = data_of(page)
+    assert set(data["pictures"]) == {"input", "matte", "views", "orbit", "mesh", "light"}
     assert all(picture.startswith("data:image/webp;base64,") for picture in data["pictures"].values())
     template = (ROOT / "tools" / "report_template.html").read_text()
     assert template.count('lang="en"') == template.count('lang="zh"') + 1        # that of the page itself
-    stages = {name for part in command.planned(load_spec("sv3d_tiny"), SampleOptions(steps=3), load_mesh_spec()) for name in part}
-    assert stages == set(re.findall(r"(?m)^  (\w+): \[", template))
+    parts = command.planned(load_spec("sv3d_tiny"), SampleOptions(steps=3), load_mesh_spec(), True)
+    assert [name for part in parts for name in part] == list(re.findall(r"(?m)^  (\w+): \[", template))
+
+
+@pytest.mark.parametrize("flag, use, bake", [("--no-light", False, False), ("--bake-light", True, True)])
+def test_flags_of_light(made, flag, use, bake, photo, tmp_path):
+    """They are settings, so a finished mesh of other ones is made again; the page shows light that was found."""
+    assert command.run(flags(photo, tmp_path)) == 0
+    assert command.run(flags(photo, tmp_path, "--resume", flag)) == 0
+    assert sum(isinstance(one, tuple) for one in made.list) == 2
+    folder = tmp_path / "out" / "cup_23"
+    settings = json.loads((folder / "report.json").read_text())["made_with"]["settings"]
+    assert settings["light"] == {"use": use, "bake": bake}
+    assert ("light" in data_of((folder / "report.html").read_text())["pictures"]) == use
 
 
 def test_resuming_skips_what_is_finished(made, photo, tmp_path, capsys):
@@ -158,6 +179,7 @@ def test_doubts_and_an_interrupted_mesh(made, photo, tmp_path, capsys):
     (["--config", "svd", "--ckpt", "w"], "--config svd: found svd, which makes a video without cameras, expected a model of"),
     (["--mesh-set", "nerf.stps=3"], "--mesh-set nerf.stps"),
     (["--mesh-config", "quick"], "quick: "),
+    (["--no-light", "--bake-light"], "argument --bake-light: not allowed with argument --no-light"),
     (["--resume", "--overwrite"], "argument --resume: keeps what --overwrite makes again"),
     (["--elevation", "95"], "--elevation: found 95"),
     (["--output", "{photo}"], "is a file, expected a folder")])
@@ -177,16 +199,36 @@ def test_foreign_mesh_folder_is_found_before_any_work(made, photo, tmp_path, cap
 def test_flags_of_sampling_are_the_same(photo):
     ours, theirs = vars(command.parse(["cup.png"])), vars(simple_video_sample.parse(["--image", "cup.png"]))
     assert theirs.items() <= ours.items()
-    assert set(ours) - set(theirs) == {"mesh_config", "mesh_set", "resume", "obj_up"}
+    assert set(ours) - set(theirs) == {"mesh_config", "mesh_set", "resume", "obj_up", "no_light", "bake_light", "distill"}
+
+
+@pytest.mark.parametrize("words, elevations", [([], (10, 10)), (["--config=sv3d_p", "--ckpt=random"], (-16, 36)),
+                                               (["--config=sv3d_p", "--ckpt=random", "--orbit=static"], (10, 10))])
+def test_orbit_where_none_is_asked_for(made, words, elevations, photo, tmp_path):
+    assert command.run(flags(photo, tmp_path, *words)) == 0
+    orbit = json.loads((tmp_path / "out" / "cup_23" / "run.json").read_text())["orbit"]["elevations_deg"]
+    assert (min(orbit), max(orbit)) == pytest.approx(elevations, abs=0.2)
 
 
 def test_first_guess_of_the_time():
     spec = load_mesh_spec("fast")
-    views, mesh = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec)
+    views, mesh = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec, False)
     assert views["sample"] == 50 * 350 and views["decode"] == 400
     assert mesh["nerf"] == pytest.approx(1e-4 * 200 * 2048) and mesh["dmtet"] == pytest.approx(0.12 * 100 * 2)
-    low = command.planned(load_spec("sv3d_p", ["height=320"]), SampleOptions(steps=50), spec)[0]
-    assert low["sample"] == pytest.approx(views["sample"] * 320 / 576)
+    low = command.planned(load_spec("sv3d_p", ["height=320"]), SampleOptions(steps=50), spec, False)[0]
+    assert low["sample"] == pytest.approx(views["sample"] * 320 / 576) and "distill" not in mesh
+    distilled = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec, True)[1]
+    assert distilled["distill"] == pytest.approx(20 * (350 + 2 * 400))             # a fifth of 100 steps
+
+
+def test_who_distils(made, photo, tmp_path):
+    """Who asks for it, by the model of the views; another choice makes the mesh again."""
+    assert command.run(flags(photo, tmp_path)) == 0
+    assert command.run(flags(photo, tmp_path, "--resume", "--distill")) == 0
+    assert command.run(flags(photo, tmp_path, "--resume", "--distill")) == 0
+    assert command.run(flags(photo, tmp_path, "--resume", "--no-distill")) == 0
+    meshes = [options["distiller"] for _, options in (one for one in made.list if isinstance(one, tuple))]
+    assert meshes == [None, "sv3d_tiny", None]
 
 
 # In full

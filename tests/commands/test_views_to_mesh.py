@@ -21,6 +21,8 @@ from sgm.common.errors import InputError
 from sgm.config.reconstruction import MeshSpec, load_mesh_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct import stages
+from sgm.reconstruct.distill import orbit_model
+from sgm.reconstruct.distill.goals import Distiller
 from sgm.reconstruct.hull.elevation import Elevation
 from sgm.reconstruct.pipeline import Reconstruction
 from sgm.reconstruct.posed_views import PosedViews, ShapeError
@@ -177,7 +179,10 @@ def test_wrong_flags_are_one_line_and_write_nothing(folder, capsys):
     before = tree(folder)
     for argv, message in (([folder, "--config", "fastt"], "fast"), ([folder, "--stages", "mesh"], "--stages"),
                           ([folder, "--set", "nerf.steps=x"], "nerf.steps"), ([folder, "--fov", "30"], "--fov 30: belongs"),
-                          ([folder, "--elevation", "90"], "--elevation"), ([folder, "--device", "GPU"], "--device")):
+                          ([folder, "--elevation", "90"], "--elevation"), ([folder, "--device", "GPU"], "--device"),
+                          ([folder, "--ckpt", "x"], "--ckpt: is of a model that distills; give --distill"),
+                          ([folder, "--distill"], "--model: found none, and no run.json"),
+                          ([folder, "--distill", "--orbit", "static"], "--distill: belongs to a views folder")):
         code, said = ending(lambda a: _code(run, a), argv, capsys)
         assert code == 2 and message in said, said
     code, said = ending(lambda a: _code(run, a), [folder.parent / "nothing"], capsys)
@@ -219,7 +224,7 @@ def test_from_views_to_files_killed_and_resumed(folder, tmp_path):
     assert report["mesh"]["watertight"] and report["mesh"]["components"] == 1 and report["mesh"]["boundary_edges"] == 0
     assert set(report["stages"]) == {"views", "hull", "nerf", "surface", "dmtet", "texture"}
     names = {path.name for path in whole.iterdir()}
-    assert names >= {"mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", "contact.png", "report.json", "work"}
+    assert names >= {"light.png", "mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", "contact.png", "report.json", "work"}
     assert {path.name for path in (whole / "work").glob("*.png")} == {
         f"{name}.png" for name in ("nerf_00006", "nerf_00012", "dmtet_00004", "dmtet_00006")}
     assert Image.open(whole / "work" / "dmtet_00006.png").size == (3 * SIDE, 3 * SIDE)      # views, colors, shape
@@ -269,14 +274,17 @@ def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch)
         return Reconstruction(folder, load_mesh_spec("default", [*settings, *more]), output, ("texture",), progress=False)
 
     def interrupted(of):
+        once = iter([signal.SIGINT])
+
         def within(*args, **options):
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in once:
+                os.kill(os.getpid(), number)
             return of(*args, **options)
         return within
 
     ended = run()
-    ended.run()
-    assert ended.report["interrupted"] is False and (output / "contact.png").exists()
+    assert ended.run().albedo is not None and ended.report["light"]["shading"][0] < ended.report["light"]["shading"][1]
+    assert ended.report["interrupted"] is False and (output / "contact.png").exists() and (output / "light.png").exists()
     baked = (output / "mesh.png").read_bytes()
     for place, name, of in ((baking, "texels", baking.texels), (least_squares, "_observations", observations),
                             (report_module, "facts", facts)):
@@ -284,12 +292,12 @@ def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch)
         (output / "mesh.glb").unlink()
         with monkeypatch.context() as patch:
             patch.setattr(place, name, interrupted(of))
-            ended = run()
-            ended.run()
+            ended = run("light.bake=true")
+            assert ended.run().albedo is None
         report = json.loads((output / "report.json").read_text())
         assert ended.interrupted and report["interrupted"] and report["mesh"]["faces"] > 100 and "metrics" not in report
         assert (output / "mesh.glb").stat().st_size > 1000 and "texture" in report["stages"]
-        assert not (output / "contact.png").exists() and not (output / "turntable.gif").exists()
+        assert not any((output / name).exists() for name in ("contact.png", "light.png", "turntable.gif"))
         assert ((output / "mesh.png").read_bytes() == baked) == (name == "facts")
 
 
@@ -318,6 +326,42 @@ def test_from_python(folder, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / "mesh" / name).read_bytes()
 
 
+class Blue:
+    """A model that thinks everything is blue."""
+    name, num_frames, size, is_posed, frees_graphs = "blue", 6, (SIDE, SIDE), True, False
+
+    def __call__(self, clip, orbit, sigma, rng):
+        return np.where((clip == 1).all(1, keepdims=True), 1, np.float32([-1, -1, 1]).reshape(3, 1, 1)).astype(np.float32)
+
+
+def test_the_time_of_distilling_is_said_before(folder, capsys):
+    """40 steps of 200, each clip one step of sampling and two decodings: 18 / 3 + 2 * 2 seconds."""
+    (folder / "run.json").write_text(json.dumps({
+        "model": "sv3d_tiny", "steps": 3,
+        "stages": {"sample": {"seconds": 18.0}, "decode": {"seconds": 2.0}}}))
+    distiller = load_tool("views_to_mesh").distiller_of(folder, orbit_model.load(folder), load_mesh_spec("default"), False)
+    assert distiller.file == folder / "009.png"
+    said = capsys.readouterr().out
+    assert said.startswith(f"{folder}: distillation by sv3d_tiny sha256:") and said.endswith(
+        ": 40 clips, 6.7 minutes or less, by the times of its views\n")
+
+
+@pytest.mark.slow
+def test_distilled(folder, tmp_path, uncompiled):
+    """A model is asked in the last half of the steps; what it said is in the report, and kept for the other stages."""
+    spec = load_mesh_spec("default", [item.removeprefix("--set=") for item in TINY] + ["distill.share=0.5"])
+    run = Reconstruction(folder, spec, tmp_path / "mesh", ("dmtet", "texture"), progress=False,
+                         distiller=Distiller(Blue(), spec.distill))
+    first = run.run()
+    assert len(run.report["distill"].pop("seconds_per_clip")) == 3
+    assert run.report["distill"] == {"model": "blue", "weight": 39.0} and run.report["mesh"]["watertight"]
+    again = Reconstruction(folder, spec, tmp_path / "mesh", ("texture",), progress=False,
+                           distiller=Distiller(Blue(), spec.distill)).run()
+    np.testing.assert_array_equal(first.texture, again.texture)
+    with pytest.raises(ShapeError, match="made with another distill"):
+        Reconstruction(folder, spec, tmp_path / "mesh", ("texture",), progress=False).run()
+
+
 def test_what_python_does_not_replace(folder, tmp_path):
     """A mesh that no earlier run has made; other files may stand in the folder."""
     (tmp_path / "mesh.obj").write_text("mine")
@@ -329,13 +373,10 @@ def test_what_python_does_not_replace(folder, tmp_path):
 
 
 def test_the_flag_for_the_axis_of_the_obj(folder, tmp_path, monkeypatch):
-    import inspect
+    found = []
 
-    from sgm.reconstruct.pipeline import Reconstruction
-    found, names = [], list(inspect.signature(Reconstruction).parameters)
-
-    def made(*values):
-        found.append(dict(zip(names, values))["obj_up"])
+    def made(*values, **options):
+        found.append(options["obj_up"])
         raise ShapeError("enough")
 
     monkeypatch.setattr("sgm.reconstruct.pipeline.Reconstruction", made)
@@ -504,6 +545,20 @@ def test_y_up_world_and_the_one_before_it(folder, tmp_path, capsys, monkeypatch)
         np.testing.assert_allclose(y.vertices, z.vertices, atol=1e-4)
         np.testing.assert_array_equal(y.faces, z.faces)
     assert np.abs(report_of(tmp_path / "y")["views"]["upright"] @ to_y_up[:3, :3] - np.eye(3)).max() == 0
+
+
+@pytest.mark.parametrize("flag, override", [("--no-light", "light.use=false"), ("--bake-light", "light.bake=true")])
+def test_flags_of_light_are_settings(flag, override, monkeypatch):
+    tool, seen = load_tool("views_to_mesh"), []
+
+    def ended(config, overrides):
+        seen.extend(overrides)
+        raise InputError("enough")
+
+    monkeypatch.setattr(tool, "load_mesh_spec", ended)
+    with pytest.raises(InputError, match="enough"):
+        tool.main(["views", flag])
+    assert seen == [override] and load_mesh_spec("default", seen) != MeshSpec()
 
 
 def test_the_world_of_the_files_is_named(caplog):

@@ -43,7 +43,7 @@ def test_models_are_told_apart(tmp_path):
     assert isinstance(load_trained_spec("sv3d_tiny"), ModelSpec)
     (tmp_path / "mine.yaml").write_text("samples: 64\n")
     assert load_trained_spec(tmp_path / "mine.yaml", ["objects=7"]).objects == 7
-    assert spec_type({"name": "a", "volume": {}}) is AutodecoderSpec
+    assert spec_type({"name": "a", "embedding": {}}) is AutodecoderSpec
     assert spec_type({"name": "a", "unet": {}}) is spec_type({}) is ModelSpec
     with pytest.raises(ConfigError, match="autodecoder_smal: no such file or name.* nearest name is autodecoder_small"):
         load_trained_spec("autodecoder_smal")

@@ -2,6 +2,7 @@
 import json
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +76,27 @@ def test_glb_keeps_the_rules_of_gltf(mesh, tmp_path):
     assert blob[image:image + 4] == b"\x89PNG"
 
 
+def test_material_of_a_glb(mesh, tmp_path):
+    """The light of the views is shown as it is, unlit; an albedo is a matt material, and only the GLB has it."""
+    albedo = replace(mesh, albedo=255 - mesh.texture)
+    for each, texture, extensions in ((mesh, mesh.texture, {"KHR_materials_unlit": {}}), (albedo, albedo.albedo, None)):
+        mesh_writer.save(each, tmp_path / "a.glb")
+        data = (tmp_path / "a.glb").read_bytes()
+        header = json.loads(data[20:20 + struct.unpack_from("<I", data, 12)[0]])
+        material = header["materials"][0]
+        assert material.get("extensions") == extensions and header.get("extensionsUsed") == (extensions and [*extensions])
+        assert material["pbrMetallicRoughness"]["metallicFactor"] == 0 and material["pbrMetallicRoughness"]["roughnessFactor"] == 1
+        np.testing.assert_array_equal(load_mesh(tmp_path / "a.glb").materials[0].texture[..., :3], texture)
+        mesh_writer.save(each, tmp_path / "a.obj")
+        np.testing.assert_array_equal(load_mesh(tmp_path / "a.obj").materials[0].texture[..., :3], mesh.texture)
+
+
 @pytest.mark.slow
 def test_glb_passes_the_validator_of_khronos(mesh, tmp_path):
-    mesh_writer.save(mesh, tmp_path / "a.glb")
-    said = validated(tmp_path / "a.glb")
-    assert said["numErrors"] == said["numWarnings"] == 0, said["messages"]
+    for each in (replace(mesh, albedo=255 - mesh.texture), mesh):
+        mesh_writer.save(each, tmp_path / "a.glb")
+        said = validated(tmp_path / "a.glb")
+        assert said["numErrors"] == said["numWarnings"] == 0, said["messages"]
     # it does look: a vertex that no accessor holds
     data = bytearray((tmp_path / "a.glb").read_bytes())
     data[data.rindex(b"\x89PNG") - 4:data.rindex(b"\x89PNG")] = b"\xff\xff\xff\x7f"

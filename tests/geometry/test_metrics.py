@@ -1,15 +1,17 @@
 """Measures of meshes against solids whose distances are known, and tools/evaluate.py."""
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from support.coloring import textured_brick
 from support.commands import ending, load_tool
 from support.paths import GOLDEN
 
-from sgm.geometry import metrics, topology
+from sgm.geometry import mesh_writer, metrics, topology
 from sgm.geometry.mesh_reader import load_mesh
 from sgm.reconstruct import report
 from sgm.render.zbuffer import render_views
@@ -108,7 +110,7 @@ def test_command_with_the_up_axis(meshes, tmp_path, capsys, monkeypatch):
     assert "is --up right" in capsys.readouterr().out
 
 
-def test_command_with_views_that_were_held_back(tmp_path, capsys, monkeypatch):
+def test_command_with_views_that_were_held_back(tmp_path, capsys, caplog, monkeypatch):
     """The views are of the mesh itself, except the last, which is not counted; a smaller mesh has smaller outlines."""
     monkeypatch.setattr(metrics, "compare", partial(metrics.compare, samples=500, dense=5000))
     colors = np.random.RandomState(0).randint(0, 255, (8, 3))
@@ -130,6 +132,12 @@ def test_command_with_views_that_were_held_back(tmp_path, capsys, monkeypatch):
         found[name] = json.loads((tmp_path / "found.json").read_text())["views"]
     assert found["box.ply"]["psnr_fg"] > 40 and found["box.ply"]["iou"] == 1 and 0.5 < found["small.ply"]["iou"] < 0.8
     assert "silhouette IoU 1.000" in capsys.readouterr().out
+    brick = textured_brick()
+    for mesh, is_lit in ((brick, False), (replace(brick, albedo=brick.texture), True)):
+        caplog.clear()
+        mesh_writer.save(mesh, tmp_path / "brick.glb")
+        assert evaluate.run([str(a) for a in ("mesh", tmp_path / "brick.glb", tmp_path / "box.ply", "--views", folder)]) == 0
+        assert ("give mesh.obj" in caplog.text) == is_lit
     code, line = ending(evaluate.run, ["mesh", tmp_path / "box.ply", tmp_path / "box.ply", "--views", tmp_path], capsys)
     assert code == 2 and "transforms.json" in line
 

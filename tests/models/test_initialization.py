@@ -23,6 +23,7 @@ def test_initial_weights():
     assert 0.9 / 6 < np.abs(convolution).max() <= 1 / 6
     assert (initial_weight("a.norm.weight", (5,), 0) == 1).all() and (initial_weight("a.norm.bias", (5,), 0) == 0).all()
     assert (initial_weight("a.mix_factor", (1,), 0) == 0.5).all()
+    assert (initial_weight("a.layer_scale1.lambda1", (5,), 0) == 1).all() and (initial_weight("a.ls1.gamma", (5,), 0) == 1).all()
     assert initial_weight("a.visual.proj", (400, 100), 0).std() == pytest.approx(0.1, rel=0.05)
 
 

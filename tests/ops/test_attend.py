@@ -33,6 +33,13 @@ def test_attention_in_slices(limit, same, monkeypatch):
     same(ops.attention, exact_attention, arrays)
 
 
+@pytest.mark.parametrize("limit", [512 << 20, 3 * 7 * 5 * 4, 2 * 5 * 4])
+def test_attention_to_other_tokens(limit, same, monkeypatch):
+    """7 queries, 5 keys: whole, in two slices of three matrices, and two rows at a time."""
+    monkeypatch.setattr(attend, "SCORE_BYTES", limit)
+    same(ops.attention, exact_attention, [draw(0, 2, 3, 7, 4), draw(1, 2, 3, 5, 4), draw(2, 2, 3, 5, 4)])
+
+
 def test_timestep_embedding_by_its_formula(relative_error):
     """Cosines, then sines, of frequencies from 1 down to nearly 1 / 10000; numbers may be negative."""
     values = np.array([-1.5, 0, 0.25, 127], np.float32)

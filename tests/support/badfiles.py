@@ -3,6 +3,7 @@ import io
 import json
 import pickle
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -79,6 +80,16 @@ def varint(value):
     return out + bytes([value])
 
 
+def torch_zip(index, storages=(), root="archive/", **records):
+    """A file as torch.save writes it. index: the pickle; storages: their bytes; records: others, by their names."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(root + "data.pkl", index)
+        for name, content in {**{f"data/{i}": data for i, data in enumerate(storages)}, "version": b"3\n", **records}.items():
+            archive.writestr(root + name, content)
+    return file.getvalue()
+
+
 class Payload:
     """What a pickle runs when it is loaded: it makes the file `touched`."""
 
@@ -119,7 +130,8 @@ def bad_weights(good, touched):
     for protocol in (2, 4):
         yield f"pickle{protocol}.ckpt", pickle.dumps(Payload(touched), protocol), "found a pickle"
     yield "pickle0.ckpt", pickle.dumps(Payload(touched), 0), "found neither safetensors nor"
-    yield "zip.safetensors", b"PK\x03\x04" + pickle.dumps(Payload(touched)), "found a pickle"
+    yield "zip.safetensors", b"PK\x03\x04" + pickle.dumps(Payload(touched)), "found a zip file that cannot be read"
+    yield "torch.ckpt", torch_zip(pickle.dumps({"state_dict": Payload(touched)}, 2)), "its pickle holds a __builtin__.getattr"
 
 
 def with_nan(good, key):

@@ -47,7 +47,7 @@ def write_weights(path, *changes):
     """Random weights of both stages, whose objects are lumps of many parts; -> path."""
     from mindspore import Tensor
 
-    from sgm.autodecoder.latent_normalization import robust_normalization
+    from sgm.autodecoder.latents.latent_normalization import robust_normalization
     from sgm.autodecoder.object_model import ObjectModel
     from sgm.checkpoints.safetensors_format import save_safetensors
     from sgm.config.autodecoding import load_autodecoder_spec

@@ -203,11 +203,13 @@ class PixelBatcher:
     """Makes batches for `refinement.Loss` of views of one size.
 
     resolution: cells per side of the grid over [-half, half]^3. settings: a `DMTetSpec`. lengths: a
-    `Lengths`, which all sizes of views share.
+    `Lengths`, which all sizes of views share. importance (V, H, W): factors on the pixels' errors;
+    with it pictures are compared on white instead of random colors. None: all 1.
     """
 
-    def __init__(self, views, half, resolution, settings, lengths):
+    def __init__(self, views, half, resolution, settings, lengths, importance=None):
         self.views, self.settings, self.lengths = views, settings, lengths
+        self.importance = importance
         self.ahead = AHEAD * 2 * half / resolution
         gray = [
             cv2.cvtColor(rgb + (1 - mask)[..., None], cv2.COLOR_RGB2GRAY)
@@ -227,6 +229,8 @@ class PixelBatcher:
         views, settings, count = self.views, self.settings, len(chosen)
         h, w = views.h, views.w
         background = rng.random_sample((count, 3)).astype(np.float32)
+        if self.importance is not None:
+            background[:] = 1
 
         # What each pixel shows, and where silhouettes pass. Pixels are numbered through all views.
         ids, depth = np.empty((count, h * w), np.int32), np.empty((count, h * w))
@@ -345,6 +349,8 @@ class PixelBatcher:
         shares[:len(pixels)] = weight
         if views.known is not None:     # it may blend with what is known, but is not compared
             shares[rows] *= views.known[chosen].reshape(-1)[shown]
+        if self.importance is not None:
+            shares[rows] *= self.importance[chosen].reshape(-1)[shown]
         backdrop[:len(behind)] = background[behind // area]
         return Pixels(target, wanted, shares / max(mask.sum(), 1), backdrop)
 

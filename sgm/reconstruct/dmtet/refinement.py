@@ -9,6 +9,10 @@ The field is evaluated at the host's points, so its colors carry no gradient to 
 themselves. The gradient along the ray, which is all that a pixel's color depends on, is the
 difference to the color a little further along.
 """
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -31,11 +35,24 @@ from sgm.reconstruct.dmtet.raster_gradients import (
     vertex_normals,
 )
 from sgm.reconstruct.dmtet.sdf_optimizer import Adam, SdfOptimizer
-from sgm.reconstruct.posed_views import HALF
+from sgm.reconstruct.posed_views import HALF, PosedViews
 
 
 class RefineError(InputError):
     """Views or distances from which no surface can be refined; one line says what to do."""
+
+
+class Goal(NamedTuple):
+    """Pictures that the surface is to render as besides the views, as far as they are trusted.
+
+    views: PosedViews, compared on white; their mask only says where the object is. importance
+    (V, H, W): factors on the pixels' squared errors. weight: of the sum of these per pixel of the
+    object, that of the views being 1. count: how many of its pictures a step takes, drawn anew.
+    """
+    views: PosedViews
+    importance: np.ndarray
+    weight: float
+    count: int
 
 
 def grouped(arrays):
@@ -115,13 +132,37 @@ class Loss(nn.Cell):
         return (depth - P.stop_gradient(depth)) * moves, smooth
 
 
-def adam_step(field, settings):
+class GuidedLoss(nn.Cell):
+    """The loss of two batches of one surface: that of the views, and that of a `Goal`."""
+
+    def __init__(self, field, settings):
+        super().__init__(auto_prefix=False)
+        self.views, self.goal = Loss(field, settings), Loss(field, of_goal(settings))
+
+    def construct(self, *arrays):
+        """Return what `Loss` does for the views, the goal's loss added to the first.
+
+        arrays: `Batch.arrays` of the views, then of the goal without the edges.
+        """
+        loss, error, weight = self.views(*arrays[0:36])
+        more, _, _ = self.goal(*(arrays[0:8] + arrays[36:64]))
+        return loss + more, error, weight
+
+
+def of_goal(settings):
+    """Return the settings for a Goal, of which colors alone are compared."""
+    return replace(settings, mask=0.0, smooth=0.0)
+
+
+def adam_step(field, settings, moments=None):
     """Return an AdamStep of the field that also gives gradients by the edges' values.
 
-    If the grid deforms, it gives those by their places too.
+    If the grid deforms, it gives those by their places too. moments: an AdamStep to continue, with
+    a goal besides the views.
     """
     inputs = tuple(range(len(Edges._fields) if settings.deformation > 0 else 2))
-    return adam.AdamStep(Loss(field, settings), field.trainable_params(), "dmtet", inputs)
+    loss = Loss(field, settings) if moments is None else GuidedLoss(field, settings)
+    return adam.AdamStep(loss, field.trainable_params(), "dmtet", inputs, moments)
 
 
 class Refiner:
@@ -130,17 +171,20 @@ class Refiner:
     `sgm.reconstruct.optimization.optimize` moves the surface, and trains the field along, until it
     renders as the views. `state` and `restore` make a run resume bit for bit.
     views: `PosedViews`, normalized. sdf (R + 1,) * 3: negative inside. field: a `Field`. settings:
-    a `DMTetSpec`. Raises RefineError if the grid has no inside.
+    a `DMTetSpec`. goals: None, or a function (surface, field, done, forget) that returns the
+    `Goal` of the step after `done` ones, or None; it calls forget() before it frees what was
+    compiled. Raises RefineError if the grid has no inside.
     """
     name = "dmtet"
 
-    def __init__(self, views, sdf, field, settings, seed=0):
+    def __init__(self, views, sdf, field, settings, seed=0, goals=None):
         if not np.isfinite(sdf).all() or not (sdf < 0).any():
             raise RefineError(
                 "dmtet: the distances it starts from have no inside, or are not finite; look at the"
                 " masks and poses of the views, and at the stages before"
             )
         self.views, self.field, self.settings, self.seed = views, field, settings, seed
+        self.goals = goals
         self.resolution = sdf.shape[0] - 1
         self.sdf = tet_grid.sealed(sdf, HALF)
         self.optimizer = SdfOptimizer(self.sdf, HALF, settings)
@@ -149,8 +193,10 @@ class Refiner:
         )
         self.deformation_adam = Adam((self.sdf.size, 3))
         self.adam = adam_step(field, settings)
-        self.graph = ops.compiled(self.adam.construct)
-        self.lengths, self.batchers, self.buffers = pixel_batches.Lengths(), {}, [None, None]
+        self.graph, self.is_guided = None, False
+        self.lengths, self.batchers = pixel_batches.Lengths(), {}
+        self.goal_lengths, self.goal_batcher = pixel_batches.Lengths(), None
+        self.buffers = {"views": [None, None], "goal": [None, None]}
         self.done, self.history = 0, []
 
     @property
@@ -202,11 +248,16 @@ class Refiner:
             raise RefineError(
                 f"dmtet: the surface is gone at step {self.done}; use a smaller dmtet.lr"
             )
-        batch = self.batchers[stage].batch(surface, self._chosen(stage, step), self._encoded,
+        batch = self.batchers[stage].batch(surface, self._chosen(stage, step),
+                                           partial(self._encoded, "views"),
                                            np.random.RandomState([self.seed, 1 << 20, self.done]))
+        arrays = batch.arrays()
+        goal = self.goals and self.goals(surface, self.field, self.done, self._forget)
+        if goal:
+            arrays += self._goal_batch(goal, surface).arrays()[len(Edges._fields):]
         rates = adam.rates(self.done, settings.field_lr)
-        loss, error, weight, gradients = self.graph(
-            rates, *[Tensor.from_numpy(np.ascontiguousarray(x)) for x in batch.arrays()]
+        loss, error, weight, gradients = self._compiled(bool(goal))(
+            rates, *[Tensor.from_numpy(np.ascontiguousarray(x)) for x in arrays]
         )
         loss = float(ops.fetch(loss))
         if not np.isfinite(loss):
@@ -222,12 +273,41 @@ class Refiner:
             max(float(error.asnumpy()) / max(float(weight.asnumpy()), 1e-12), 1e-10)
         )
 
-    def _encoded(self, *points):
-        """Return the field's indices and weights at points, in the memory of the last step's."""
-        self.buffers = [
-            self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers)
+    def _compiled(self, is_guided):
+        """Return the graph of a step, with a goal or without."""
+        if self.graph is None or self.is_guided != is_guided:
+            step = self.adam
+            if is_guided:
+                step = adam_step(self.field, self.settings, self.adam)
+            self.graph, self.is_guided = ops.compiled(step.construct), is_guided
+        return self.graph
+
+    def _forget(self):
+        """Forget what was compiled; it is compiled again when next used."""
+        self.graph = None
+        self.field.forget_graphs()
+
+    def _goal_batch(self, goal, surface):
+        """Return the Batch of some pictures of a Goal."""
+        if self.goal_batcher is None or self.goal_batcher.views is not goal.views:
+            self.goal_batcher = pixel_batches.PixelBatcher(
+                goal.views, HALF, self.resolution, of_goal(self.settings), self.goal_lengths,
+                goal.importance)
+        rng = np.random.RandomState([self.seed, 1 << 21, self.done])
+        chosen = np.sort(rng.permutation(len(goal.views))[:goal.count])
+        batch = self.goal_batcher.batch(surface, chosen, partial(self._encoded, "goal"), rng)
+        shares = batch.pixels.shares * np.float32(goal.weight)
+        return batch._replace(pixels=batch.pixels._replace(shares=shares))
+
+    def _encoded(self, kind, *points):
+        """Return the field's indices and weights at points, in the memory of the last step's.
+
+        kind: "views" or "goal", which have memory of their own.
+        """
+        self.buffers[kind] = [
+            self.field.encode(places, buffer) for places, buffer in zip(points, self.buffers[kind])
         ]
-        return [array for buffer in self.buffers for array in buffer]
+        return [array for buffer in self.buffers[kind] for array in buffer]
 
     def _follow(self, surface, gradients, lr):
         """Move the grid's values, and its vertices, by the gradients at the edges' ends."""

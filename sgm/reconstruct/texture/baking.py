@@ -28,13 +28,14 @@ GUESS = 0.1             # a guess weighs as much as a view that sees the texel a
 
 
 def bake(
-    vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, stopped=()
+    vertices: np.ndarray, faces: np.ndarray, views, settings: TextureSpec, stopped=(), imagined=None
 ) -> TexturedMesh:
     """Return the TexturedMesh of a mesh and `views` (PosedViews) in whose box it lies.
 
     vertices (N, 3), faces (M, 3), one vertex per place. Deterministic; a few seconds for 21 views
     of 576 x 576 pixels, most of them for the least squares, which end with what they have once
-    `stopped`, a list, holds something. Raises InputError if the charts do not fit into the texture.
+    `stopped`, a list, holds something. imagined: PosedViews that count where no view sees the
+    surface, and hardly elsewhere. Raises InputError if the charts do not fit into the texture.
     """
     # The atlas: what is seen closely gets more texels.
     vertices, faces = np.asarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
@@ -53,24 +54,7 @@ def bake(
     normals = (vertex_normals(vertices, faces)[corners] * w).sum(1)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     # The mean of the views that see it; a guess where none does.
-    total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
-    for k, sight in enumerate(sights):
-        color, sure = (
-            visibility.unpremultiply(views.rgb[k], views.mask[k]),
-            visibility.pixel_confidence(views.mask[k]),
-        )
-        visibility.gather(
-            points,
-            normals,
-            visibility.camera(views, k),
-            color,
-            sure,
-            sight.nearest,
-            sight.farthest,
-            visibility.POWER,
-            total,
-            weight,
-        )
+    total, weight = _gathered(points, normals, views, sights)
     known = weight > 0
     # A face's texels stand for its area, however many there are.
     share = areas(vertices, faces) / np.maximum(
@@ -78,9 +62,14 @@ def bake(
     )
     share = share[face[row, column]]
     coverage = float(share[known].sum() / max(share.sum(), 1e-30))
+    doubt = GUESS ** visibility.POWER
+    if imagined is not None:
+        sights = [visibility.render_visibility(vertices, faces, imagined, k)
+                  for k in range(len(imagined))]
+        more = _gathered(points, normals, imagined, sights)
+        total, weight = total + doubt * more[0], weight + doubt * more[1]
     guess = _guess(vertices, faces, corners, w[..., 0], total, weight)
     image = np.zeros((settings.size, settings.size, 3), np.float32)
-    doubt = GUESS ** visibility.POWER
     image[row, column] = (total + doubt * guess) / (weight + doubt)[:, None]
     inside = face >= 0
     image = spread(image, inside)
@@ -99,6 +88,29 @@ def bake(
         np.round(np.clip(image, 0, 1) * 255).astype(np.uint8),
         coverage,
     )
+
+
+def _gathered(points, normals, views, sights):
+    """Return what views show at points, summed (L, 3), and the sum of their weights (L,)."""
+    total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
+    for k, sight in enumerate(sights):
+        color, sure = (
+            visibility.unpremultiply(views.rgb[k], views.mask[k]),
+            visibility.pixel_confidence(views.mask[k]),
+        )
+        visibility.gather(
+            points,
+            normals,
+            visibility.camera(views, k),
+            color,
+            sure,
+            sight.nearest,
+            sight.farthest,
+            visibility.POWER,
+            total,
+            weight,
+        )
+    return total, weight
 
 
 def texels(uv: np.ndarray, face_uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

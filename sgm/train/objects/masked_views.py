@@ -12,44 +12,42 @@ PACK = "tools/render_orbits.py --pack"
 class MaskedViews:
     """The objects of a recipe's data, in the order of its sets and their rows.
 
-    settings: has the fields of `DataSettings`; spec: an AutodecoderSpec. `shared`: whether all
-    objects are seen by the same cameras. Raises DataError: no packed set is found, one has no
-    opacity, or they hold another number of objects than the model has embeddings.
+    places: paths and globs, the recipe's `key`; size: pixels of a side, None for the stored ones.
+    `shared`: whether all objects are seen by the same cameras. Raises DataError: no packed set is
+    found, or one has no opacity.
     """
 
-    def __init__(self, settings, spec):
-        found = [item for place in expand(settings.data, "data")
+    def __init__(self, places, size=None, key="data"):
+        found = [item for place in expand(places, key)
                  for item in find(place, is_orbit=True)["train"]]
         other = [str(path) for kind, path in found if kind != "packed"]
         if other:
-            raise DataError(f"data: {other[0]} is no packed set, expected those of {PACK}, whose"
+            raise DataError(f"{key}: {other[0]} is no packed set, expected those of {PACK}, whose"
                             " cameras are known")
-        self.packed = PackedOrbits([path for _, path in found], spec.size)
-        self.size, self.num_frames = spec.size, self.packed.num_frames
+        self.packed = PackedOrbits([path for _, path in found], size)
+        self.size, self.num_frames = self.packed[0].size, self.packed.num_frames
         self.angles = np.stack([np.stack(clip.angles, 1) for clip in self.packed.items])
         self.shared = bool((self.angles == self.angles[0]).all())
         opaque = [clip.folder for clip in self.packed.items if clip.arrays["clips"].shape[-1] == 3]
         if opaque:
-            raise DataError(f"data: {opaque[0]} has no opacity, expected views with alpha, which"
+            raise DataError(f"{key}: {opaque[0]} has no opacity, expected views with alpha, which"
                             f" tell an object from what is behind it; render it again with {PACK}")
-        if len(self) != spec.objects:
-            raise DataError(f"objects: found {spec.objects} of {spec.name}, and {len(self)} in the"
-                            f" data, expected the same; give --model-set objects={len(self)}")
 
     def __len__(self):
         return len(self.packed)
 
-    def pictures(self, index, views):
+    def pictures(self, index, views, size=None):
         """Return views of an object, (n, 4, S, S) float32 in [0, 1].
 
-        Colors are premultiplied, opacity is last.
+        Colors are premultiplied, opacity is last. size: pixels of a side, by default the usual
+        ones; a divisor of the stored ones.
         """
-        clip = self.packed[index]
+        clip, size = self.packed[index], size or self.size
         rgba = np.float32(clip.arrays["clips"][clip.row][views]) / 255
         rgba[..., :3] *= rgba[..., 3:]
-        block = rgba.shape[1] // self.size
+        block = rgba.shape[1] // size
         if block > 1:                       # the mean of blocks of pixels
-            rgba = rgba.reshape(-1, self.size, block, self.size, block, 4).mean((2, 4))
+            rgba = rgba.reshape(-1, size, block, size, block, 4).mean((2, 4))
         return rgba.transpose(0, 3, 1, 2)
 
     def poses(self, index, views=slice(None)):

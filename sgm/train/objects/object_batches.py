@@ -81,7 +81,7 @@ class LatentBatches(DiffusionBatches):
         self.tokens, self.drop = tokens, drop
 
     def __call__(self, number):
-        """Return the arrays that `sgm.autodecoder.edm.DenoisingLoss` takes."""
+        """Return the arrays that `sgm.autodecoder.latents.edm.DenoisingLoss` takes."""
         rng = np.random.default_rng([self.recipe.seed, number])
         indices = self.clip_indices(number)
         x = self.clips[indices]

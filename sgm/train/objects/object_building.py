@@ -1,13 +1,11 @@
 """Builds the parts of an autodecoder's training from its recipe, and says what it would train."""
 import numpy as np
 
-from sgm.autodecoder.edm import DenoisingLoss
-from sgm.autodecoder.latent_normalization import clipped_share, robust_normalization
+from sgm.autodecoder.latents.edm import DenoisingLoss
+from sgm.autodecoder.latents.latent_normalization import clipped_share, robust_normalization
 from sgm.autodecoder.object_model import VOXELS, load_objects, parameter_count
 from sgm.autodecoder.perceptual import perceptual_loss
 from sgm.autodecoder.view_loss import ViewLoss
-from sgm.config.autodecoding import AutodecoderSpec
-from sgm.config.recipe import OBJECT_TASKS, TRAINS, Recipe
 from sgm.config.yaml_reader import ConfigError
 from sgm.train.batches import val_count
 from sgm.train.data import DataError
@@ -16,28 +14,10 @@ from sgm.train.objects.object_batches import LatentBatches, ViewSquares
 from sgm.train.objects.object_conditions import read_conditions
 
 GB = 1e9
-# Settings that the tasks of a model of objects alone use, and those that they do not.
-OF_OBJECTS = ("views", "hold_out", "mask_weight", "vgg", "color_weight", "conditions")
-OF_VIEWS = ("background", "recompute", "augment", "frames", "roam", "front_weight")
-UNUSED = {"autodecoder": (*OF_VIEWS, "conditions"),
-          "latent_diffusion": (*OF_VIEWS, "views", "mask_weight", "vgg", "crop", "color_weight")}
 
 
 def check_object_fit(spec, recipe):
     """Raise ConfigError naming what a recipe wants and a model of its spec cannot do."""
-    fits = isinstance(spec, AutodecoderSpec)
-    if fits != (recipe.task in OBJECT_TASKS):
-        expected = [task for task in TRAINS if (task in OBJECT_TASKS) == fits]
-        raise ConfigError(f"task: found {recipe.task} for {spec.name}, expected one of"
-                          f" {', '.join(expected)}; --train_cfg is of another model")
-    usual = Recipe()
-    for name in UNUSED.get(recipe.task, OF_OBJECTS):
-        if getattr(recipe, name) != getattr(usual, name):
-            raise ConfigError(f"{name}: found {getattr(recipe, name)}, expected"
-                              f" {getattr(usual, name) or 'nothing'} for task {recipe.task}, which"
-                              " does not use it")
-    if not fits:
-        return
     if recipe.val:
         raise ConfigError(f"val: found {recipe.val[0]}, expected nothing: what is not trained on"
                           " has no embedding; hold_out=3 measures on every third view")
@@ -64,7 +44,7 @@ def build_objects(spec, recipe, init, progress, together):
     loops; together: batches that make one step. Raises InputError.
     """
     if recipe.task == "autodecoder":
-        views = MaskedViews(recipe, spec)
+        views = training_views(spec, recipe)
         poses = views.num_frames * (1 if views.shared else len(views))
         if spec.learned_cameras not in (0, poses):
             raise ConfigError(f"learned_cameras: found {spec.learned_cameras}, expected 0 or"
@@ -108,6 +88,18 @@ def build_objects(spec, recipe, init, progress, together):
     return model, batches(~held, together, recipe.drop_condition), held_out, origin
 
 
+def training_views(spec, recipe):
+    """Return the MaskedViews of a recipe's data.
+
+    Raises DataError, also if they are of another number of objects than there are embeddings.
+    """
+    views = MaskedViews(recipe.data, spec.size)
+    if len(views) != spec.objects:
+        raise DataError(f"objects: found {spec.objects} of {spec.name}, and {len(views)} in the"
+                        f" data, expected the same; give --model-set objects={len(views)}")
+    return views
+
+
 def objective_of(model, recipe, batches):
     """Return the loss of a recipe's task, a Cell."""
     if recipe.task == "latent_diffusion":
@@ -118,7 +110,7 @@ def objective_of(model, recipe, batches):
 
 def count_objects(spec, recipe):
     """Return how many objects a recipe trains on. Raises InputError."""
-    return spec.objects if recipe.task == "latent_diffusion" else len(MaskedViews(recipe, spec))
+    return spec.objects if recipe.task == "latent_diffusion" else len(training_views(spec, recipe))
 
 
 def describe_objects(spec, recipe, objects, world):

@@ -77,7 +77,8 @@ def listed_classes(names, path):
 def tokens_of(packed, tower, views, progress):
     """Return tokens (N, views, 1, D) of evenly spread views of each object, on white.
 
-    tower: a `sgm.autodecoder.conditions.Tower`; progress(items) wraps the loop over objects.
+    tower: a `conditions.Tower` of `sgm.autodecoder.latents`; progress(items) wraps the loop over
+    objects.
     """
     found = []
     for index in progress(range(len(packed))):

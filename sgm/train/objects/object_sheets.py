@@ -1,7 +1,7 @@
 """Contact sheets of an autodecoder's training: held-out views, and objects that were generated."""
 import numpy as np
 
-from sgm.autodecoder.sampling import sample
+from sgm.autodecoder.latents.sampling import sample
 from sgm.render.procedural import on_white
 from sgm.train.run.validation import SIDE, captioned
 from sgm.views.cameras import Orbit
@@ -32,8 +32,11 @@ def draw_held_out(model, squares, recipe):
     return np.concatenate(rows), {"val_psnr_fg": float(psnr), "val_iou": float(iou)}
 
 
-def draw_generated(model, recipe):
-    """Return (picture (H, W, 3) uint8, {}) of `recipe.sheet_clips` objects that are sampled."""
+def draw_generated(model, held_out, recipe):
+    """Return (picture (H, W, 3) uint8, {}) of `recipe.sheet_clips` objects that are sampled.
+
+    held_out: not used, as none of them is known.
+    """
     latents = sample(model, range(recipe.sheet_clips), recipe.sheet_steps)
     orbit = Orbit.static(20, ORBIT_VIEWS)
     rows = [captioned(f"seed {seed}", on_white(levels(views))) for seed, views in

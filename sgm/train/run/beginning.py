@@ -9,6 +9,7 @@ import yaml
 
 from sgm.common.files import atomic
 from sgm.config.autodecoding import AutodecoderSpec
+from sgm.config.lrm import LrmSpec
 from sgm.config.model import ModelSpec
 from sgm.config.model_files import spec_type
 from sgm.config.recipe import Recipe
@@ -20,7 +21,7 @@ CONFIG, MOST_NOTES = "config.yaml", 50
 class Beginning(NamedTuple):
     """What began a run, and what its resumptions changed."""
     recipe: Recipe                  # as it is trained now
-    model: ModelSpec | AutodecoderSpec
+    model: ModelSpec | AutodecoderSpec | LrmSpec
     overrides: list                 # of the recipe, as they began it: ["lr=0.1"]
     model_overrides: list           # of the model
     changes: dict                   # {key of the recipe: value}, of all resumptions together

@@ -8,7 +8,7 @@ from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
 from sgm.config.recipe import OBJECT_TASKS
 from sgm.config.yaml_reader import ConfigError
 from sgm.models.architecture import RESIDUAL, TRANSFORMER, unet_layers
-from sgm.train.objects.object_building import check_object_fit, describe_objects
+from sgm.train.objects.tasks import PARTS, check_task
 from sgm.train.trainable import is_kept, is_trained
 
 GB = 1e9
@@ -29,7 +29,7 @@ _ADAPTED = re.compile(r"\.(transformer_blocks|time_stack)\.0\."
 
 def check_fit(spec, recipe):
     """Raise ConfigError naming what this recipe wants and the model of this spec cannot do."""
-    check_object_fit(spec, recipe)
+    check_task(spec, recipe)
     if recipe.task in OBJECT_TASKS:
         return
     if recipe.task != "diffusion":
@@ -121,7 +121,7 @@ def block_memory(unet, height, width, frames, precision):
 def describe(spec, recipe, clips=None, world=1):
     """Yield lines (name, text) on the run. clips: how many it is trained on, if that is known."""
     if recipe.task in OBJECT_TASKS:
-        yield from describe_objects(spec, recipe, clips, world)
+        yield from PARTS[recipe.task].describe(spec, recipe, clips, world)
         return
     count = counts(spec, recipe)
     share = 100 * count["trained"] / count["all"]

@@ -108,3 +108,15 @@ def test_unknown_pixels_lend_no_color_and_are_not_compared(ball):
     assert scores[0] > 28 and scores[1] < scores[0] - 6, scores
     found = view_metrics(meshes[0], hidden)
     assert found["psnr_fg"] > 28 and found["iou"] > 0.97, found
+
+
+def test_what_no_view_sees_is_as_imagined(ball):
+    """A gray ball seen from the front, imagined red all around: the back is red, the front stays gray."""
+    front, around = camera_to_world(np.array([-30.0, 0, 30]), np.zeros(3), 2.2), Orbit.static(0.0, 6).poses(2.2)
+    gray, red = (Mesh(ball.vertices, ball.faces, colors=np.tile(np.float32(color), (len(ball.vertices), 1)))
+                 for color in ((0.5, 0.5, 0.5), (0.9, 0.1, 0.1)))
+    mesh = bake(ball.vertices, ball.faces, views_of(gray, front), SMALL, imagined=views_of(red, around))
+    seen = render_views(mesh.drawable(), camera_to_world(np.array([0.0, 180]), np.zeros(2), 2.2), SIZE, FOV_DEG, lighting=UNLIT)
+    middle = np.s_[40:56, 40:56, :3]
+    np.testing.assert_allclose(seen[0][middle], 128, atol=6)
+    np.testing.assert_allclose(seen[1][middle], np.broadcast_to([230, 26, 26], (16, 16, 3)), atol=16)

@@ -8,15 +8,15 @@ from support.small_autodecoder import CHANGES, VIEWS, write_objects
 from sgm.autodecoder.embeddings import Table
 from sgm.config.autodecoding import load_autodecoder_spec
 from sgm.config.recipe import Recipe
-from sgm.train.objects.masked_views import MaskedViews
 from sgm.train.objects.object_batches import LatentBatches, ViewSquares
+from sgm.train.objects.object_building import training_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world, focal_length, project
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "own"])
 def views(request, tmp_path):
     folder = write_objects(tmp_path / "balls", side=32, shared=request.param)
-    found = MaskedViews(Recipe(data=[str(folder)]), load_autodecoder_spec("autodecoder_small", CHANGES))
+    found = training_views(load_autodecoder_spec("autodecoder_small", CHANGES), Recipe(data=[str(folder)]))
     assert found.shared == request.param
     return found
 

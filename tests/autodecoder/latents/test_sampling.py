@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-from sgm.autodecoder.latent_normalization import Normalization
+from sgm.autodecoder.latents.latent_normalization import Normalization
+from sgm.autodecoder.latents.sampling import Noise, between, sample
 from sgm.autodecoder.object_model import VOXELS
-from sgm.autodecoder.sampling import Noise, between, sample
 from sgm.config.autodecoding import load_autodecoder_spec
 
 DEVIATION = 0.5

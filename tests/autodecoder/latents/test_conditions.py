@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from sgm.autodecoder.conditions import condition_of
+from sgm.autodecoder.latents.conditions import condition_of
 from sgm.common.errors import InputError
 from sgm.config.autodecoding import ConditionSpec
 

@@ -124,9 +124,9 @@ def add_flags(parser, image, **options):
     add("--elevation", type=elevation, default=10.0, metavar="DEG",
         help="elevation of the input view above the horizon; default 10. sv3d_u is not conditioned"
         " on it: it only labels the cameras")
-    add("--orbit", default="static", metavar="static|dynamic|sine-A|FILE.json",
-        help="default static; dynamic: random as in the paper, by seed; sine-30: elevation +"
-        " 30 sin(azimuth)")
+    add("--orbit", default=None, metavar="static|dynamic|sine-A|FILE.json",
+        help="dynamic: random as in the paper, by seed; sine-30: elevation + 30 sin(azimuth);"
+        " default static (image_to_mesh.py: sine-30 for sv3d_p)")
     add("--elevations", type=float_list, default=None, metavar="LIST",
         help="degrees, one per view, input view last, as in -5,0,10")
     add("--azimuths", type=float_list, default=None, metavar="LIST",
@@ -188,6 +188,7 @@ def cameras(args, num_frames, seed):
     if args.elevation == "auto":
         raise CameraError("--elevation auto: is of feed-forward networks that have an estimator of"
                           " it (image_to_mesh.py --config lrm_small); give degrees")
+    kind = args.orbit or "static"
     if not abs(args.elevation) < 90:
         raise CameraError(f"--elevation: found {args.elevation:g}, expected degrees above -90 and"
                           " below 90")
@@ -198,25 +199,25 @@ def cameras(args, num_frames, seed):
         even = Orbit.static(args.elevation, num_frames)
         orbit = Orbit.from_lists(args.azimuths or even.azimuths_deg,
                                  args.elevations or even.elevations_deg)
-    elif args.orbit == "static":
+    elif kind == "static":
         orbit = Orbit.static(args.elevation, num_frames)
-    elif args.orbit == "dynamic":
+    elif kind == "dynamic":
         orbit = Orbit.dynamic(seed, args.elevation, num_frames)
-    elif args.orbit.startswith("sine-"):
+    elif kind.startswith("sine-"):
         try:
-            orbit = Orbit.sine(float(args.orbit[5:]), args.elevation, num_frames)
+            orbit = Orbit.sine(float(kind[5:]), args.elevation, num_frames)
         except CameraError as error:
-            raise CameraError(f"--orbit {args.orbit} at --elevation {args.elevation:g}:"
+            raise CameraError(f"--orbit {kind} at --elevation {args.elevation:g}:"
                               f" {error}") from None
         except ValueError:
-            raise CameraError(f"--orbit {args.orbit}: expected a number of degrees after sine-, as"
+            raise CameraError(f"--orbit {kind}: expected a number of degrees after sine-, as"
                               " in sine-30") from None
-    elif not Path(args.orbit).exists():
-        raise CameraError(f"--orbit {args.orbit}: found no such file, expected static, dynamic,"
+    elif not Path(kind).exists():
+        raise CameraError(f"--orbit {kind}: found no such file, expected static, dynamic,"
                           " sine-30 (degrees), a JSON file or a views folder")
     else:
-        orbit = read_orbit(args.orbit)
-        check_count(f"--orbit {args.orbit}", len(orbit), num_frames)
+        orbit = read_orbit(kind)
+        check_count(f"--orbit {kind}", len(orbit), num_frames)
     return orbit.with_sign(args.azimuth_sign)
 
 
@@ -250,10 +251,11 @@ class Sampling:
     """The images, seeds and cameras that the flags of `add_flags` name, and the model, loaded once.
 
     jobs: (image, seed, views folder) of each result; finished: the folders that are there after
-    `run`. Raises ConfigError, ImageError, CameraError and the like for flags that cannot be used.
+    `run`. is_for_mesh: whether the orbit, where no flag says it, is the model's best for a mesh.
+    Raises ConfigError, ImageError, CameraError and the like for flags that cannot be used.
     """
 
-    def __init__(self, args):
+    def __init__(self, args, is_for_mesh=False):
         # 1. flags
         self.args = args
         with loading():
@@ -281,6 +283,8 @@ class Sampling:
         self.engine = load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype, overrides(args),
                                  args.lora, ema=args.ema)
         self.spec = self.engine.spec
+        if is_for_mesh and args.orbit is None:
+            args.orbit = self.spec.mesh_orbit
         if self.spec.is_orbit:      # wrong cameras are found before any work
             cameras(args, self.spec.num_frames, args.seeds[0])
 

@@ -54,7 +54,7 @@ def parse(argv):
     simple_video_sample.add_flags(parser, "image")
     group = parser.add_argument_group("mesh")
     group.add_argument("--mesh-config", default="default", metavar="NAME|YAML",
-                       help="default, fast, fine, or a YAML file (default: default)")
+                       help="default, fast, fine, sv3d, or a YAML file (default: default)")
     group.add_argument("--mesh-set", action="append", default=[], metavar="KEY=VALUE",
                        help="one setting of the mesh, as in nerf.steps=300; repeatable")
     views_to_mesh.add_flags(group)
@@ -99,7 +99,7 @@ def main(argv=None):
     with of_command(RENAMED):
         spec = load_mesh_spec(args.mesh_config,
                               [*args.mesh_set, *views_to_mesh.settings(args)])
-    sampling = simple_video_sample.Sampling(args)
+    sampling = simple_video_sample.Sampling(args, is_for_mesh=True)
     model = sampling.spec
     if not model.is_orbit:
         raise ConfigError(f"--config {args.config}: found {model.name}, which makes a video without"

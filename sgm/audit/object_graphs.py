@@ -3,7 +3,7 @@ from dataclasses import replace
 
 from sgm.audit.diffusion_graphs import GraphBuilder, floats
 from sgm.audit.graph import Type
-from sgm.autodecoder.edm import DenoisingLoss
+from sgm.autodecoder.latents.edm import DenoisingLoss
 from sgm.autodecoder.object_model import CHUNK, VOXELS, ObjectModel
 from sgm.autodecoder.perceptual import MultiScaleGradients, VggPyramid
 from sgm.autodecoder.ray_marching import RayMarcher

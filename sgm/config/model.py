@@ -4,6 +4,7 @@ A YAML file in `configs/` states only what differs. Unknown keys and wrong types
 name the key.
 """
 import math
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import List
 
@@ -168,9 +169,14 @@ class SamplingSpec:
     guidance: str = "linear"
     min_scale: float = 1.0
     max_scale: float = 2.5
+    # Orbit whose views image_to_mesh.py makes a mesh of: "static", "sine-A", A degrees up and down,
+    # or "auto", sine-30 if the network is told angles.
+    mesh_orbit: str = "auto"
 
     def validate(self, section="sampling."):
         """Raise ConfigError for unknown names and for noise levels that do not fall."""
+        require(re.fullmatch(r"auto|static|sine-\d+(\.\d+)?", self.mesh_orbit),
+                section + "mesh_orbit", self.mesh_orbit, "auto, static, or sine-A as in sine-30")
         require_one_of(self.sampler, section + "sampler", SAMPLERS)
         require_one_of(self.guidance, section + "guidance", GUIDANCES)
         require_positive(self, section, ["steps"], MAX_STEPS)
@@ -206,6 +212,12 @@ class ModelSpec:
         return "polars_rad" in self.condition.embedders
 
     @property
+    def mesh_orbit(self):
+        """Return the orbit whose views image_to_mesh.py makes a mesh of."""
+        orbit = self.sampling.mesh_orbit
+        return ("sine-30" if self.is_posed else "static") if orbit == "auto" else orbit
+
+    @property
     def vector_widths(self):
         """Return {embedder: columns} of the vector condition, in order."""
         return {name: self.condition.angle_dim if name in ANGLES else self.condition.scalar_dim
@@ -238,5 +250,7 @@ class ModelSpec:
                 f"{2 * z}: noisy and condition latent of vae.z_channels {z} each")
         require(self.unet.out_channels == z, "unet.out_channels", self.unet.out_channels,
                 f"vae.z_channels {z}")
+        require(self.is_posed or not self.mesh_orbit.startswith("sine"), "sampling.mesh_orbit",
+                self.mesh_orbit, "static: the network is not told elevations")
         require(self.clip.embed_dim == self.unet.context_dim, "clip.embed_dim", self.clip.embed_dim,
                 f"unet.context_dim {self.unet.context_dim}")

@@ -94,7 +94,7 @@ class Recipe(DataSettings):
     lora_alpha: float = 16.0        # the product is scaled by alpha / rank
     p_mean: float = 1.0             # ln sigma ~ N(p_mean, p_std^2), one sigma per clip
     p_std: float = 1.6
-    # share of clips whose CLIP token and latent are zeroed together
+    # share of clips whose CLIP token and latent (of objects whose condition) are zeroed together
     drop_condition: float = 0.1
     # frames of each clip that a step uses, drawn in each step, with the condition view; 0 = all
     frames: int = 0
@@ -113,6 +113,10 @@ class Recipe(DataSettings):
     # autodecoder only: file with the weights of torchvision's vgg19 for the perceptual loss; "" =
     # differences of colors and gradients in its place
     vgg: str = ""
+    # autodecoder only: weight of the perceptual loss; 0 trains shapes alone, from opacity
+    color_weight: float = 1.0
+    # latent_diffusion only: file with what each object is (tools/describe_objects.py); "" = nothing
+    conditions: str = ""
     # feedforward only: pixels of a side of the views that are rendered, one after the other in
     # equal shares of the steps; [] = the size of the data
     stages: List[int] = field(default_factory=list)
@@ -161,7 +165,8 @@ class Recipe(DataSettings):
                             (0, MAX_COUNT)),
             "seed": (0, MAX_SEED),
             **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "p_std", "mask_weight",
-                             "perceptual_weight", "variation_weight", "camera_noise"), (0, 1e6)),
+                             "color_weight", "perceptual_weight", "variation_weight",
+                             "camera_noise"), (0, 1e6)),
             **dict.fromkeys(("roam", "lr_final", "front_weight", "predicted", "perceptual_from",
                              "recentered"), (0, 1)),
             "samples": (8, 4096),

@@ -23,8 +23,10 @@ FORMATS = ("mp4", "gif", "png")
 # files of the folder; those of one folder are listed in its run.json
 OURS = re.compile(
     r"[0-9]{3,}\.png|(input|input_matte|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")
-# those of them without which the views are not whole
-NEEDED = re.compile(r"[0-9]{3,}\.png|transforms\.json")
+# those that only some have: ours if they are listed
+LISTED = re.compile(r"fitted\.png|mesh\.glb")
+# those without which the views are not whole
+NEEDED = re.compile(r"[0-9]{3,}\.png|transforms\.json|mesh\.glb")
 # what run.json says of a run that its views do not depend on
 INCIDENTAL = ("stages", "versions", "device", "files", "image.cut_out")
 log = logging.getLogger("sgm")
@@ -234,9 +236,14 @@ def _foreign(folder):
     if not folder.is_dir():
         return []
     listed = (_record(folder) or {}).get("files")
-    ours = {str(name) for name in listed} if isinstance(listed, list) else None
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()
-                  or not OURS.fullmatch(path.name) or ours is not None and path.name not in ours)
+    listed = {str(name) for name in listed} if isinstance(listed, list) else None
+
+    def is_ours(name):
+        if listed is None:
+            return OURS.fullmatch(name)
+        return name in listed and (OURS.fullmatch(name) or LISTED.fullmatch(name))
+    return sorted(path.name for path in folder.iterdir()
+                  if path.is_dir() or not is_ours(path.name))
 
 
 def _tidy(place, partial, old):

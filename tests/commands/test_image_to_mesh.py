@@ -204,6 +204,14 @@ def test_flags_of_sampling_are_the_same(photo):
                                        "feedforward", *command._feedforward.OWN}
 
 
+@pytest.mark.parametrize("words, elevations", [([], (10, 10)), (["--config=sv3d_p", "--ckpt=random"], (-16, 36)),
+                                               (["--config=sv3d_p", "--ckpt=random", "--orbit=static"], (10, 10))])
+def test_orbit_where_none_is_asked_for(made, words, elevations, photo, tmp_path):
+    assert command.run(flags(photo, tmp_path, *words)) == 0
+    orbit = json.loads((tmp_path / "out" / "cup_23" / "run.json").read_text())["orbit"]["elevations_deg"]
+    assert (min(orbit), max(orbit)) == pytest.approx(elevations, abs=0.2)
+
+
 def test_first_guess_of_the_time():
     spec = load_mesh_spec("fast")
     views, mesh = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec, False)

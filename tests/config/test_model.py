@@ -41,6 +41,8 @@ def test_released_models(name):
     ("sampling.sampler=ddim", "sampling.sampler: found 'ddim', expected one of euler, heun, dpmpp2m"),
     ("sampling.guidance=cfg", "sampling.guidance: found 'cfg', expected one of linear"),
     ("sampling.start_noise=1.5", "sampling.start_noise: found 1.5, expected a number from 0 to 1"),
+    ("sampling.mesh_orbit=round", "sampling.mesh_orbit: found 'round', expected auto, static, or sine-A as in sine-30"),
+    ("sampling.mesh_orbit=sine-30", "sampling.mesh_orbit: found 'sine-30', expected static: the network is not told"),
     ("sampling.sigma_min=701", "sampling.sigma_min: found 701.0, expected less than"),
     ("sampling.steps=-1", "sampling.steps: found -1"),
     ("sampling.max_scale=.nan", "sampling.max_scale: found nan"),

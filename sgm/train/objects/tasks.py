@@ -46,8 +46,8 @@ _OF_FEEDFORWARD = ("stages", "samples", "perceptual_weight", "perceptual_from", 
                    "camera_noise", "recentered")
 _USED = {
     **dict.fromkeys(("diffusion", "autoencoder", "decoder"), (*_OF_VIEWS, "crop")),
-    "autodecoder": ("views", "hold_out", "mask_weight", "vgg", "crop"),
-    "latent_diffusion": ("hold_out",),
+    "autodecoder": ("views", "hold_out", "mask_weight", "vgg", "crop", "color_weight"),
+    "latent_diffusion": ("hold_out", "conditions"),
     "feedforward": ("views", "hold_out", "mask_weight", "crop", *_OF_FEEDFORWARD),
     "elevation": ("recentered",)}
 _SPECIAL = dict.fromkeys(setting for used in _USED.values() for setting in used)

@@ -50,7 +50,8 @@ def add_flags(group):
     add("--faces", type=int_range(100, 2_000_000), metavar="N",
         help="most faces of the mesh (default 20000)")
     add("--views", type=int_range(1, 1000), nargs="?", const=21, metavar="N",
-        help="also write a folder `views` of N views (21) that the network renders")
+        help="also write a folder `views` of N views (21) that the network renders, of 128 pixels"
+        " unless --size says otherwise")
 
 
 def check_flags(parser, args):
@@ -172,6 +173,8 @@ class FeedForward:
                 (folder / name).unlink(missing_ok=True)
             # It tells that the folder is ours, from the beginning.
             write_json(output / "report.json", {"settings": made_with, "interrupted": True})
+            for name in ("mesh.mtl", "mesh.png", "turntable.mp4", "turntable.gif"):
+                (output / name).unlink(missing_ok=True)         # which this one may not have
             timer = StageTimer()
             scene = self.model.scene(cut.image, args.elevation, timer)
             with counted("grid", made_with["resolution"]) as count:

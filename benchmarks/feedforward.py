@@ -3,6 +3,7 @@
 
   python benchmarks/feedforward.py TEST --train TRAIN --ckpt runs/lrm_small/averaged.safetensors
   python benchmarks/feedforward.py TEST --train TRAIN --ckpt ... --shapes --out runs/table
+  python benchmarks/feedforward.py TEST --ckpt ... --out runs/arms/one_stage --against runs/arms/all
 
 TEST, TRAIN: packed sets of tools/render_orbits.py --orbit rings. The input is the last view of an
 object, as it was rendered; measured are the twelve cameras that nothing is trained in
@@ -16,7 +17,9 @@ object, as it was rendered; measured are the twelve cameras that nothing is trai
 
 Printed are the means over objects of PSNR on the object and of the silhouettes' IoU, by how much
 the model is better than each other arm (mean of the paired differences, with the 95 % interval of a
-bootstrap over objects) and in how many objects. --shapes: also Chamfer distance and IoU of the
+bootstrap over objects) and in how many objects. Without --train there are only the first two arms.
+--against: the same differences to the `model` of another run on the same objects, for arms that are
+trained in another way. --shapes: also Chamfer distance and IoU of the
 mesh, procedural objects only, whose shape is known.
 """
 from __future__ import annotations
@@ -159,12 +162,14 @@ def measure(args, model, test, baselines, names, size):
         other, _ = planes_of(model, test, (index + 1) % count)
         truth = straight(test.pictures(index, EVALUATION, size))
         small = test.pictures(index, [test.num_frames - 1], THUMB)[0]
-        by_pixels = baselines.nearest(baselines.pixels,
-                                      (small[:3] + 1 - small[3:]).reshape(1, -1))
-        by_features = baselines.nearest(baselines.features, feature_of(model, image[None]))
         made = {"model": rendered(model, test, index, planes, size),
-                "other": rendered(model, test, index, other, size), "mean": baselines.mean,
-                "pixels": baselines.views(by_pixels), "features": baselines.views(by_features)}
+                "other": rendered(model, test, index, other, size)}
+        if baselines is not None:
+            by_pixels = baselines.nearest(baselines.pixels,
+                                          (small[:3] + 1 - small[3:]).reshape(1, -1))
+            by_features = baselines.nearest(baselines.features, feature_of(model, image[None]))
+            made |= {"mean": baselines.mean, "pixels": baselines.views(by_pixels),
+                     "features": baselines.views(by_features)}
         found = {}
         for arm, views in made.items():
             each_view = [compare(a, b) for a, b in zip(views, truth)]
@@ -183,14 +188,22 @@ def interval(differences):
     return np.quantile(np.asarray(differences)[drawn].mean(1), (0.025, 0.975))
 
 
-def table(results):
-    """Return the lines of the table of {name: {arm: {measure: value}}}."""
+def table(results, against=None):
+    """Return the lines of the table of {name: {arm: {measure: value}}}.
+
+    against: the same of another run on the same objects, whose `model` is one more arm.
+    """
+    if against is not None:
+        results = {name: {**found, "against": against[name]["model"]}
+                   for name, found in results.items()}
+    arms = [arm for arm in (*ARMS, "against") if all(arm in found for found in results.values())]
+
     def column(arm, key):
         return np.array([found[arm].get(key, np.nan) for found in results.values()])
 
     lines = [f"{len(results)} objects: mean PSNR on the object, IoU of silhouettes; model minus the"
              " arm: mean difference of PSNR, 95 % interval, share of objects better"]
-    for arm in ARMS:
+    for arm in arms:
         psnr, iou = column(arm, "psnr_fg"), column(arm, "iou")
         line = f"{arm:9} {psnr.mean():6.2f} dB {iou.mean():6.3f}"
         if arm != "model":
@@ -210,7 +223,8 @@ def parse(argv):
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("test", nargs="+", help="packed ring sets of objects that were not trained on")
-    add("--train", nargs="+", required=True, help="packed ring sets that were trained on")
+    add("--train", nargs="+", help="packed ring sets that were trained on")
+    add("--against", type=Path, help="folder of another run, to be compared with")
     add("--config", default="lrm_small", help="the network (default lrm_small)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of it")
     add("--ckpt", required=True, help="its weights")
@@ -227,8 +241,10 @@ def main(argv=None):
     """Measure; return the exit code."""
     args = parse(argv)
     model = load_lrm(args.config, args.ckpt, args.set)
-    test, train = MaskedViews(args.test, None, "test"), MaskedViews(args.train, None, "--train")
-    for clips in (test, train):
+    test, train = MaskedViews(args.test, None, "test"), None
+    if args.train:
+        train = MaskedViews(args.train, None, "--train")
+    for clips in filter(None, (test, train)):
         if not clips.shared or len(turns_of(clips.angles[0])) < 2:
             raise InputError(f"{clips.packed[0].folder}: found cameras that are not those of rings,"
                              " expected sets of tools/render_orbits.py --orbit rings")
@@ -239,10 +255,15 @@ def main(argv=None):
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     size = args.size or test.size
-    if test.size % size or train.size % size:
-        raise InputError(f"--size: found {size}, expected a divisor of {test.size} and"
-                         f" {train.size}, the pixels of a side of the views")
-    baselines = Baselines(train, model, size, args.quiet)
+    for clips in filter(None, (test, train)):
+        if clips.size % size:
+            raise InputError(f"--size: found {size}, expected a divisor of {clips.size}, the pixels"
+                             " of a side of the views")
+    against = args.against and json.loads((args.against / "results.json").read_text())
+    if against and set(against) != set(names):
+        raise InputError(f"--against {args.against}: found the results of other objects, expected"
+                         " those of the same sets")
+    baselines = Baselines(train, model, size, args.quiet) if train else None
     results, sheets = {}, []
     for name, found, pictures in measure(args, model, test, baselines, names, size):
         results[name] = found
@@ -254,7 +275,7 @@ def main(argv=None):
     sheets.sort(key=lambda pair: -pair[0])
     for file, chosen in (("best.png", sheets[:4]), ("worst.png", sheets[-4:])):
         save_png(out / file, np.concatenate([sheet for _, sheet in chosen]))
-    print("\n".join(table(results)))
+    print("\n".join(table(results, against)))
     return 0
 
 

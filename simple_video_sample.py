@@ -65,6 +65,14 @@ def size(text):
     return [f"height={int(height)}", f"width={int(width or height)}"]
 
 
+def elevation(text):
+    """Return degrees, or "auto": the argparse type of --elevation."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected degrees") from None
+
+
 def parse(argv):
     """Return the parsed arguments."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,7 +121,7 @@ def add_flags(parser, image, **options):
         help="object's larger side / frame side; default: the image's larger side makes the frame")
 
     add = parser.add_argument_group("cameras (orbit models)").add_argument
-    add("--elevation", type=float, default=10.0, metavar="DEG",
+    add("--elevation", type=elevation, default=10.0, metavar="DEG",
         help="elevation of the input view above the horizon; default 10. sv3d_u is not conditioned"
         " on it: it only labels the cameras")
     add("--orbit", default=None, metavar="static|dynamic|sine-A|FILE.json",
@@ -177,6 +185,9 @@ def sample_options(args, seed, keep_graphs):
 
 def cameras(args, num_frames, seed):
     """Return the orbit of `num_frames` views that the flags describe. Raises CameraError."""
+    if args.elevation == "auto":
+        raise CameraError("--elevation auto: is of feed-forward networks that have an estimator of"
+                          " it (image_to_mesh.py --config lrm_small); give degrees")
     kind = args.orbit or "static"
     if not abs(args.elevation) < 90:
         raise CameraError(f"--elevation: found {args.elevation:g}, expected degrees above -90 and"

@@ -1,4 +1,5 @@
 """image_to_mesh.py with a feed-forward network: an image to a mesh in one pass."""
+import argparse
 import json
 import re
 import sys
@@ -83,7 +84,7 @@ class FeedForward:
         self.jobs = [(path, Path(args.output) / name) for path, name in zip(self.paths, names)]
         for _, folder in self.jobs:
             check_output(folder / "mesh")
-        self.orbit = simple_video_sample.cameras(args, args.views or 2, args.seeds[0])
+        self.orbit(0.0 if args.elevation == "auto" else args.elevation)     # or why there is none
         self.side = SIDE
         if args.size:
             height, width = (int(re.search(r"\d+", text).group()) for text in args.size)
@@ -107,6 +108,11 @@ class FeedForward:
         self.weights = args.ckpt
         if args.ckpt not in (None, RANDOM):
             self.weights = hash_of_weights(args.ckpt)
+
+    def orbit(self, elevation):
+        """Return the cameras of the views for a picture from that elevation."""
+        args = argparse.Namespace(**{**vars(self.args), "elevation": elevation})
+        return simple_video_sample.cameras(args, args.views or 2, args.seeds[0])
 
     def made_with(self, path):
         """Return what a result depends on, as JSON has it."""
@@ -178,7 +184,7 @@ class FeedForward:
             matte = drawn(image, cut.image)
             if args.views:
                 with timer("views"), counted("views", 1) as count:
-                    views = scene.views(self.orbit, self.side, count)
+                    views = scene.views(self.orbit(scene.elevation), self.side, count)
                 views.run |= {"image": {"file": path.name, "hash": made_with["image"]},
                               "weights": self.weights, "stages": timer.log}
                 views.matte = matte
@@ -193,9 +199,11 @@ class FeedForward:
             write_json(folder / "report.json", report)
             page = _html_report.write(folder, output, report)
         facts = report["mesh"]
+        told = " (estimated)" * (args.elevation == "auto")
         say(f"{output}: {facts['faces']} faces, {'' if facts['watertight'] else 'not '}watertight;"
             f" density above {self.spec.volume.threshold:g} on {made_with['resolution']}^3 points;"
-            f" {report['seconds']} s, at most {report['peak_gb']} GB\n{page}")
+            f" seen from {scene.elevation:.0f} degrees above{told}; {report['seconds']} s, at most"
+            f" {report['peak_gb']} GB\n{page}")
         return report
 
     def record(self, path, stages, scene, mesh, made_with):

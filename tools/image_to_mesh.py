@@ -13,7 +13,8 @@ with all of it that needs no network. All views are made first, with one model, 
 Finished views of the same image and flags are kept; so are finished meshes with --resume.
 With a feed-forward network (--config lrm_small, vfusion3d, openlrm_base, triposr ...) there is no
 orbit and no optimization: the folder is OUTPUT/<image>, its mesh stands upright, z up, with a
-longest side of 1; --elevation tells from how far above the picture was taken.
+longest side of 1; --elevation tells from how far above the picture was taken, auto: the network's
+own estimate.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 3 all is written, but a mesh does not
 explain its views, 130 interrupted.
 """

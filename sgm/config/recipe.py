@@ -44,11 +44,11 @@ class DataSettings:
 # What may be trained, by task; `sgm.train.trainable` decides which parameters that is.
 TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder"),
           "decoder": ("all",), "autodecoder": ("all",), "latent_diffusion": ("all",),
-          "feedforward": ("all",)}
+          "feedforward": ("all",), "elevation": ("all",)}
 # The tasks of a model of objects (`sgm.config.autodecoding`, `sgm.config.lrm`); the others are of a
 # model of views.
-OBJECT_TASKS = ("autodecoder", "latent_diffusion", "feedforward")
-WITH_SHEETS = ("diffusion", *OBJECT_TASKS)      # of held-out clips or objects
+OBJECT_TASKS = ("autodecoder", "latent_diffusion", "feedforward", "elevation")
+WITH_SHEETS = ("diffusion", *OBJECT_TASKS[:3])      # of held-out clips or objects
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the device has it, else fp32
 SCHEDULES = ("cosine", "linear", "constant")
 MAX_COUNT = 1 << 31     # upper bound of any number of steps, clips or pixels: catches typos
@@ -67,7 +67,7 @@ class Recipe(DataSettings):
     # "diffusion" trains the UNet, "autoencoder" the VAE, "decoder" the VAE's decoder on latents
     # as the UNet predicts them; "autodecoder" trains objects' embeddings and volumes,
     # "latent_diffusion" the diffusion of their latents; "feedforward" trains a network from one
-    # view of an object to its planes
+    # view of an object to its planes, "elevation" its estimator of that view's elevation
     task: str = "diffusion"
     # part that is trained: all, temporal or lora of the UNet; all or decoder of the autoencoder
     trains: str = "all"
@@ -129,8 +129,8 @@ class Recipe(DataSettings):
     # feedforward only: largest error of each of the 16 numbers that the network is told of its
     # input's camera
     camera_noise: float = 0.02
-    # feedforward only: share of the inputs that are placed and scaled as a photograph's object is;
-    # the others stay as they were rendered
+    # feedforward, elevation: share of the inputs that are placed and scaled as a photograph's
+    # object is; the others stay as they were rendered
     recentered: float = 0.5
     # decoder only: share of latents that are predicted; the others are encoded
     predicted: float = 0.75

@@ -6,7 +6,8 @@ from mindspore import Tensor
 
 # The last layer of every residual branch starts at zero, so that a block starts as the identity, as
 # in the original; so do corrections of cameras.
-_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B", "zero_conv", "cameras")
+_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B", "zero_conv", "cameras",
+         "elevation_head.mlp.2")
 # Parameters that are tokens or positions, and CLIP's projection.
 _TOKENS = ("class_embedding", "positional_embedding", "proj", "cls_token", "position_embeddings",
            "pos_embed", "register_tokens", "embeddings")

@@ -100,7 +100,7 @@ def test_a_tapering_vessel_keeps_its_wall():
 
 
 def test_a_dent_in_the_wall_is_no_hole(cup):
-    """The wall is measured from the surface: a dent that is deeper than the wall bends it."""
+    """Half a wall is left behind a dent that is deeper than the wall."""
     dent = np.hypot(np.hypot(X - 0.4, Y), Z) - 0.15
     bowl = np.maximum(BOWL, -dent).astype(np.float32)
     found, report = cavity.continued(bowl, OUTSIDE, cup)

@@ -121,8 +121,10 @@ class Recipe(DataSettings):
     # equal shares of the steps; [] = the size of the data
     stages: List[int] = field(default_factory=list)
     samples: int = 32               # feedforward only: samples of a ray, half of them in each pass
-    # feedforward only: weight of the loss of colors and gradients on several scales, in place of
-    # LPIPS, and the share of the steps that are made without it
+    # feedforward only: two files for LPIPS, torchvision's vgg16 and LPIPS's own layers for it; [] =
+    # differences of colors and gradients on several scales in its place
+    lpips: List[str] = field(default_factory=list)
+    # feedforward only: weight of that loss, and the share of the steps that are made without it
     perceptual_weight: float = 1.0
     perceptual_from: float = 0.0
     variation_weight: float = 5e-4  # feedforward only: weight of the planes' total variation
@@ -181,6 +183,8 @@ class Recipe(DataSettings):
                 f"fp32 for task {self.task}")
         require(all(8 <= side <= MAX_COUNT for side in self.stages), "stages", self.stages,
                 "sides of at least 8 pixels")
+        require(len(self.lpips) in (0, 2), "lpips", self.lpips,
+                "two files, of VGG-16 and of LPIPS's own layers, or []")
         require(self.samples % 2 == 0, "samples", self.samples,
                 "an even number: half of them in each pass")
         require(self.hold_out != 1, "hold_out", self.hold_out,

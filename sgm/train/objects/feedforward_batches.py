@@ -12,6 +12,7 @@ from sgm.feedforward.rays import (
     upright_poses,
 )
 from sgm.train.data import DataError, shuffled
+from sgm.train.objects import lpips
 from sgm.views.cameras import AZIMUTH_SIGN
 
 BACKGROUNDS = (0.0, 0.5, 1.0)       # of what is rendered; the input is on white
@@ -56,7 +57,7 @@ class ViewsOfInputs:
         self.recentered = 0.0 if still else recipe.recentered
         self.stages = recipe.stages or [clips.size]
         self.side = recipe.crop or min(self.stages)
-        unit = LEAST_SIDE["gradients"]
+        unit = lpips.LEAST_SIDE if recipe.lpips else LEAST_SIDE["gradients"]
         if self.side > min(self.stages) or self.side % unit:
             raise ConfigError(f"crop: found {self.side}, expected a multiple of {unit} up to"
                               f" {min(self.stages)}, the smallest of stages; or 0 for whole views")

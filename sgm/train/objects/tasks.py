@@ -42,8 +42,8 @@ TASKS_OF = {AutodecoderSpec: ("autodecoder", "latent_diffusion"),
             LrmSpec: ("feedforward", "elevation")}
 # Settings of some tasks only.
 _OF_VIEWS = ("background", "recompute", "augment", "frames", "roam", "front_weight")
-_OF_FEEDFORWARD = ("stages", "samples", "perceptual_weight", "perceptual_from", "variation_weight",
-                   "camera_noise", "recentered")
+_OF_FEEDFORWARD = ("lpips", "stages", "samples", "perceptual_weight", "perceptual_from",
+                   "variation_weight", "camera_noise", "recentered")
 _USED = {
     **dict.fromkeys(("diffusion", "autoencoder", "decoder"), (*_OF_VIEWS, "crop")),
     "autodecoder": ("views", "hold_out", "mask_weight", "vgg", "crop", "color_weight"),

@@ -6,6 +6,8 @@ import pytest
 from support.paths import ROOT
 from support.small_autodecoder import write_objects, write_weights
 
+from sgm.config.autodecoding import load_autodecoder_spec
+
 sys.path.insert(0, str(ROOT / "benchmarks" / "autodecoder"))
 import _set_metrics  # noqa: E402
 
@@ -77,3 +79,17 @@ def test_fits_then_generation(model, tmp_path, capsys):
     assert list(rows) == ["1 steps", "2 steps", "2, churn 0", "embeddings", "components", "trained"]
     # The references' views are those of the trained objects: the features' distance is that of a set to itself, below 0.
     assert float(rows["trained"][0]) < 0 < float(rows["2 steps"][0]) and (tmp_path / "out" / "sheet.png").exists()
+
+
+@pytest.mark.slow
+def test_normalizations(model, capsys):
+    import normalization
+    assert normalization.main([*model[0], "--steps", "1", "--count", "4", "--sampling-steps", "2", "--share", "0.01", "--set",
+                               "batch=2"]) == 0
+    rows = capsys.readouterr().out.splitlines()[-4:]
+    assert [row[:17].strip() for row in rows] == 2 * ["as they are"] + 2 * ["with outliers"]
+    latents = np.random.default_rng(0).standard_normal((50, 20, 8)).astype(np.float32)
+    ways = [normalization.normalizations(values, load_autodecoder_spec("autodecoder_small").diffusion)
+            for values in (latents, normalization.with_outliers(latents, 1e-3, 1e4))]
+    scales = {way: ways[1][way].deviation / ways[0][way].deviation for way in ways[0]}
+    assert abs(scales["median, quartiles"] - 1) < 0.01 and scales["mean, deviation"] > 10

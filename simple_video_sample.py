@@ -177,6 +177,7 @@ def sample_options(args, seed, keep_graphs):
 
 def cameras(args, num_frames, seed):
     """Return the orbit of `num_frames` views that the flags describe. Raises CameraError."""
+    kind = args.orbit or "static"
     if not abs(args.elevation) < 90:
         raise CameraError(f"--elevation: found {args.elevation:g}, expected degrees above -90 and"
                           " below 90")
@@ -187,25 +188,25 @@ def cameras(args, num_frames, seed):
         even = Orbit.static(args.elevation, num_frames)
         orbit = Orbit.from_lists(args.azimuths or even.azimuths_deg,
                                  args.elevations or even.elevations_deg)
-    elif args.orbit == "static":
+    elif kind == "static":
         orbit = Orbit.static(args.elevation, num_frames)
-    elif args.orbit == "dynamic":
+    elif kind == "dynamic":
         orbit = Orbit.dynamic(seed, args.elevation, num_frames)
-    elif args.orbit.startswith("sine-"):
+    elif kind.startswith("sine-"):
         try:
-            orbit = Orbit.sine(float(args.orbit[5:]), args.elevation, num_frames)
+            orbit = Orbit.sine(float(kind[5:]), args.elevation, num_frames)
         except CameraError as error:
-            raise CameraError(f"--orbit {args.orbit} at --elevation {args.elevation:g}:"
+            raise CameraError(f"--orbit {kind} at --elevation {args.elevation:g}:"
                               f" {error}") from None
         except ValueError:
-            raise CameraError(f"--orbit {args.orbit}: expected a number of degrees after sine-, as"
+            raise CameraError(f"--orbit {kind}: expected a number of degrees after sine-, as"
                               " in sine-30") from None
-    elif not Path(args.orbit).exists():
-        raise CameraError(f"--orbit {args.orbit}: found no such file, expected static, dynamic,"
+    elif not Path(kind).exists():
+        raise CameraError(f"--orbit {kind}: found no such file, expected static, dynamic,"
                           " sine-30 (degrees), a JSON file or a views folder")
     else:
-        orbit = read_orbit(args.orbit)
-        check_count(f"--orbit {args.orbit}", len(orbit), num_frames)
+        orbit = read_orbit(kind)
+        check_count(f"--orbit {kind}", len(orbit), num_frames)
     return orbit.with_sign(args.azimuth_sign)
 
 
@@ -271,8 +272,8 @@ class Sampling:
         self.engine = load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype, overrides(args),
                                  args.lora, ema=args.ema)
         self.spec = self.engine.spec
-        if args.orbit is None:
-            args.orbit = self.spec.mesh_orbit if is_for_mesh else "static"
+        if is_for_mesh and args.orbit is None:
+            args.orbit = self.spec.mesh_orbit
         if self.spec.is_orbit:      # wrong cameras are found before any work
             cameras(args, self.spec.num_frames, args.seeds[0])
 

@@ -49,7 +49,7 @@ def add_flags(group):
     add("--faces", type=int_range(100, 2_000_000), metavar="N",
         help="most faces of the mesh (default 20000)")
     add("--views", type=int_range(1, 1000), nargs="?", const=21, metavar="N",
-        help="also write a views folder of N views (21) that the network renders")
+        help="also write a folder `views` of N views (21) that the network renders")
 
 
 def check_flags(parser, args):
@@ -154,16 +154,18 @@ class FeedForward:
             say(f"{folder}: finished already, skipped (without --resume it is made again)")
             return None
         if args.views:
-            check_replaceable(folder)
-            if is_finished(folder) and not args.overwrite and finished(folder) is None:
-                raise InputError(f"{folder}: holds views already; --overwrite replaces them, or"
-                                 " give another --output")
+            check_replaceable(folder / "views")
+            if is_finished(folder / "views") and not args.overwrite:
+                raise InputError(f"{folder / 'views'}: holds views already; --overwrite replaces"
+                                 " them, or give another --output")
         image = load_image(path)
         cut = cut_object(image, name=path.name)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "--output"):
             for name in (_html_report.NAME, "report.json"):     # of an earlier mesh
                 (folder / name).unlink(missing_ok=True)
+            # It tells that the folder is ours, from the beginning.
+            write_json(output / "report.json", {"settings": made_with, "interrupted": True})
             timer = StageTimer()
             scene = self.model.scene(cut.image, args.elevation, timer)
             with counted("grid", made_with["resolution"]) as count:
@@ -180,13 +182,15 @@ class FeedForward:
                 views.run |= {"image": {"file": path.name, "hash": made_with["image"]},
                               "weights": self.weights, "stages": timer.log}
                 views.matte = matte
-                views.save(folder, self.background, args.fps, self.formats, overwrite=True)
-            else:
-                save_png(folder / "input.png", scene.source)
-                save_png(folder / "input_matte.png", matte)
+                views.save(folder / "views", self.background, args.fps, self.formats,
+                           overwrite=True)
+            save_png(folder / "input.png", scene.source)
+            save_png(folder / "input_matte.png", matte)
             report = self.record(path, timer.log, scene, mesh, made_with)
-            with atomic(folder / "report.json") as temporary:
-                temporary.write_text(json.dumps(report, indent=1))
+            write_json(output / "report.json", {
+                "settings": made_with, "stages": timer.log, "mesh": report["mesh"],
+                "interrupted": False})
+            write_json(folder / "report.json", report)
             page = _html_report.write(folder, output, report)
         facts = report["mesh"]
         say(f"{output}: {facts['faces']} faces, {'' if facts['watertight'] else 'not '}watertight;"
@@ -209,6 +213,13 @@ class FeedForward:
                 "peak_gb": max(stage["peak_gb"] for stage in stages.values()), "stages": stages,
                 "made_with": made_with, "mesh": describe(mesh.vertices, mesh.faces),
                 "metrics": {}, "doubts": [], "interrupted": False}
+
+
+def write_json(path, values):
+    """Write a JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1))
 
 
 def finished(folder):

@@ -206,6 +206,8 @@ class Sampling:
                 if latents is None:
                     break
                 for name, latent in zip(some, latents):
+                    if stopped:
+                        break
                     failed += not self.write(name, latent, runs[name], bar)
                     bar.update(writing)
         self.finished = [name for name in jobs if name in self.finished]

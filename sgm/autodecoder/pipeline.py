@@ -174,7 +174,7 @@ class Autodecoder:
         chosen: the numbers of the views to take, in the order of the file; None: all. Raises
         InputError.
         """
-        views = read_views(folder, self.spec.size, progress=progress)
+        views = read_views(folder, self.spec.size, progress=progress, fewest=1)
         if chosen is None:
             return views
         wrong = [k for k in chosen if not 0 <= k < len(views)]

@@ -40,7 +40,7 @@ def flags(weights, output, *more, steps=1):
 def test_objects_are_views_folders_with_meshes(made, weights):
     assert sorted(path.name for path in made.iterdir()) == ["seed_0003", "seed_0005", "sheet.png"]
     run = json.loads((made / "seed_0005" / "run.json").read_text())
-    assert run["seed"] == 5 and run["condition"]["label"] == "house" and run["guidance"] == 3.0
+    assert run["seed"] == 5 and run["condition"]["label"] == "house" and run["condition"]["guidance"] == 3.0
     mesh = load_mesh(made / "seed_0005" / "mesh.glb")
     assert len(mesh.faces) > 100 and np.abs(mesh.vertices).max() < 0.5 + 1 / 16      # a voxel
     views = read_views(made / "seed_0005", 16)

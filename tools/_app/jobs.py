@@ -21,6 +21,8 @@ from sgm.common.errors import InputError
 MOST_WAITING = 20       # jobs; more are refused
 MOST_KEPT = 200         # jobs that are over and still known
 LINES = 40              # of what a job says; earlier ones are forgotten
+END = "\0"              # a line that the process prints after the last one of a job
+SAID_SECONDS = 5        # in which that line comes
 END_SECONDS = 20        # in which the process ends when the page does
 STATES = {0: "done", 1: "failed", 2: "failed", 3: "doubtful", 130: "cancelled"}   # by exit code
 
@@ -69,6 +71,7 @@ class Queue:
         self.known = OrderedDict()              # {id: Job}
         self.changed = threading.Condition()
         self.is_closed, self.process = False, None
+        self.speaker, self.all_said = None, threading.Event()   # whose lines come, and whether all
         self.thread = threading.Thread(target=self._work, daemon=True)
         self.thread.start()
 
@@ -171,6 +174,7 @@ class Queue:
             if job.cancelled:           # before there was a process
                 return 130
         self.speaker = job
+        self.all_said.clear()
         self.process.stdin.write(json.dumps({**job.given, "scratch": str(job.scratch)}) + "\n")
         self.process.stdin.flush()
         code = None
@@ -181,6 +185,8 @@ class Queue:
                 break
             job.progress = event.get("progress", job.progress)
             job.steps_drawn += "preview" in event
+        if code is not None:
+            self.all_said.wait(SAID_SECONDS)
         if code in (None, 130):
             self.process.stdin.close()
             try:
@@ -208,7 +214,9 @@ class Queue:
     def _listen(self, process):
         for line in process.stdout:
             line = line.rstrip()
-            if line:
+            if line == END:
+                self.all_said.set()
+            elif line:
                 self.speaker.lines.append(line)
                 self.log(line)
 

@@ -147,6 +147,11 @@ def build(app, studio, language, most_bytes):
         def listed():
             return gr.Dropdown(choices=studio.results.names())
 
+        def seen(name):
+            """Return the list with a new result in it, which is the one that is open."""
+            names = studio.results.names()
+            return gr.Dropdown(choices=names, value=name if name in names else None)
+
         shows = [status, cancel, result, version, queued]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         one = {"concurrency_limit": 1, "api_visibility": "private"}
@@ -160,6 +165,7 @@ def build(app, studio, language, most_bytes):
             look, [opened, version], shows, **quiet)
         refresh.click(listed, None, names, **quiet)
         page.load(listed, None, names, **quiet)
+        version.change(seen, opened, names, **quiet)
         gr.Timer(EVERY).tick(look, [opened, version], shows, concurrency_limit=None, **quiet)
 
     gr.mount_gradio_app(app, page, f"/{language}", max_file_size=most_bytes, ssr_mode=False,

@@ -74,19 +74,19 @@ def result(results, found, language):
     if found is None:
         return f"<p>{escape(say(language, 'none_open'))}</p>"
     parts = [f"<h3>{escape(found.name)}</h3>", _facts(found, language)]
-    if "transforms.json" in found.files or "mesh/mesh.glb" in found.files:
+    if "transforms.json" in found.files:
         title = escape(say(language, "viewer"))
-        stamp = version(results, found)
         parts.append(f'<iframe class="viewer" title="{title}" src="../viewer/{language}/'
-                     f'{quote(found.name, safe="")}?{stamp}"></iframe>')
+                     f'{quote(found.name, safe="")}?{version(results, found)}"></iframe>')
     if "contact.png" in found.files:
         parts.append(_figure(found, "contact.png", say(language, "strip")))
     if "views.mp4" in found.files:
         parts.append(f'<video src="{url(found.name, "views.mp4")}" controls loop muted autoplay'
                      ' playsinline></video>')
-    for file in ("mesh/contact.png", "mesh/light.png"):
+    for file, text in (("mesh/contact.png", "beside"), ("mesh/light.png", "lit")):
         if file in found.files:
-            parts.append(_figure(found, file))
+            parts.append(f"<details><summary>{escape(say(language, text))}</summary>"
+                         f"{_figure(found, file)}</details>")
     links = [f'<a href="{url(found.name, file)}"'
              f'{" target=_blank" if file == "report.html" else " download"}>'
              f'{escape(say(language, "report") if file == "report.html" else file.split("/")[-1])}'
@@ -98,10 +98,12 @@ def result(results, found, language):
 
 
 def version(results, found):
-    """Return what changes with the mesh, so that a browser loads the new one."""
-    path = (results.path(found.name, "mesh/mesh.glb")
-            or results.path(found.name, "transforms.json"))
-    return path.stat().st_mtime_ns if path else 0
+    """Return a query that changes with the mesh, or the views: a browser then loads the new one."""
+    for kind, file in (("mesh", "mesh/mesh.glb"), ("views", "transforms.json")):
+        path = results.path(found.name, file)
+        if path:
+            return f"{kind}={path.stat().st_mtime_ns}"
+    return ""
 
 
 def _figure(found, file, caption=""):

@@ -17,6 +17,7 @@ import _checkout  # noqa: F401 - first: finds this checkout's sgm
 import image_to_mesh
 
 import simple_video_sample
+from _app.jobs import END
 from sgm.common.cli import exit_code, loading
 from sgm.common.errors import of_command
 from sgm.common.progress import Chain
@@ -118,7 +119,7 @@ def main():
                                  "cancelled; what was finished stays")
             except SystemExit as error:         # a flag that argparse refuses
                 code = error.code
-            sys.stdout.flush()
+            print(END, flush=True)
             tell({"code": code})
     except KeyboardInterrupt:                   # between two jobs
         pass

@@ -26,7 +26,7 @@ WITHOUT_MINDSPORE = ["common", "config", "views", "geometry", "render", "checkpo
 WITH_MINDSPORE = {"checkpoints.loading"}        # these files of the rooms above may need it
 # What only the web page needs, and these files of it: its queue, limits and results are tested without.
 TOOLKIT = {"gradio", "fastapi", "starlette", "uvicorn"}
-WITH_TOOLKIT = {"tools._app.page", "tools._app.server", "tools.app"}
+WITH_TOOLKIT = {"tools._app.page", "tools._app.server"}
 PYTORCH = {"torch", "torchvision", "diffusers", "transformers", "open_clip", "kornia"}
 
 

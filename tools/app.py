@@ -30,7 +30,6 @@ from sgm.common.errors import InputError, os_reason
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "SV3D_APP_PASSWORD"
 SHORTEST = 8            # letters of a password
-END_SECONDS = 3         # in which open pages are left when the server ends
 
 
 def parse(argv):
@@ -128,9 +127,8 @@ def main(argv=None):
     cache = tempfile.mkdtemp(prefix="sv3d-app-uploads-")
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=cache, HF_HUB_OFFLINE="1",
                       HF_HUB_DISABLE_TELEMETRY="1", GRADIO_SHARE="False")
-    import uvicorn
     from _app.gate import NAMES, Gate
-    from _app.server import application
+    from _app.server import Server, application
     from _app.studio import Studio
 
     studio = Studio(args, model_argv(args))
@@ -145,9 +143,7 @@ def main(argv=None):
             print("The traffic is clear: whoever is in between reads the password, the pictures and"
                   " the results. --tls-cert and --tls-key, or a tunnel (ssh -L), hide it.",
                   flush=True)
-        uvicorn.Server(uvicorn.Config(
-            gate, log_level="warning", ssl_certfile=args.tls_cert, ssl_keyfile=args.tls_key,
-            timeout_graceful_shutdown=END_SECONDS, server_header=False)).run([opened])
+        Server(gate, opened, args.tls_cert, args.tls_key).run()
     finally:
         studio.close()
     return 0

@@ -27,6 +27,19 @@ video { width: min(100%, 420px); border: 1px solid #ddd; }
 .links a { margin-right: 1rem; }
 figure { margin: .6rem 0; }
 """
+# The toolkit only says "Error" of a file that is too large; this says why, before it is sent.
+TOO_LARGE = """<script>
+for (const kind of ["change", "drop"]) document.addEventListener(kind, event => {
+  const place = document.getElementById("upload");
+  if (!place?.contains(event.target)) return;
+  document.getElementById("too_large")?.remove();
+  const [file] = event.target.files || event.dataTransfer?.files || [];
+  if (!file || file.size <= %d) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  place.insertAdjacentHTML("afterend", '<p id="too_large" class="error">%s</p>');
+}, true);
+</script>"""
 
 
 def build(app, studio, language, most_bytes):
@@ -170,4 +183,5 @@ def build(app, studio, language, most_bytes):
 
     gr.mount_gradio_app(app, page, f"/{language}", max_file_size=most_bytes, ssr_mode=False,
                         footer_links=[], theme=THEME, css=CSS, mcp_server=False, pwa=False,
+                        head=TOO_LARGE % (most_bytes, text("too_large", most=most_bytes >> 20)),
                         enable_monitoring=False, run_history=False, show_error=True)

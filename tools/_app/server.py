@@ -1,8 +1,10 @@
 """The routes besides the toolkit's: files of results, archives, viewer, brush, previews."""
 import io
+import logging
 from pathlib import Path
 from urllib.parse import quote
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 
@@ -14,7 +16,27 @@ from sgm.common.errors import InputError
 HERE = Path(__file__).resolve().parent
 STATIC = {"three.min.js": HERE.parents[1] / "vendor" / "three" / "three.min.js",
           "viewer.js": HERE.parent / "_viewer.js"}
-UNSEEN = ("mp4", "gif", "png", "html")      # what a browser shows itself; the rest is saved
+END_SECONDS = 1         # that open pages have when the server ends
+SHOWN = ("mp4", "gif", "png", "html")      # what a browser shows itself; the rest is saved
+
+
+class Server(uvicorn.Server):
+    """Serves an ASGI application on a socket that listens, until Ctrl-C. certificate, key: PEM."""
+
+    def __init__(self, app, listening, certificate=None, key=None):
+        super().__init__(uvicorn.Config(
+            app, log_level="warning", ssl_certfile=certificate, ssl_keyfile=key,
+            timeout_graceful_shutdown=END_SECONDS, server_header=False))
+        self.listening = listening
+
+    def run(self):
+        """Serve."""
+        super().run([self.listening])
+
+    async def shutdown(self, sockets=None):
+        """End; the pages that are still open are cut off, which is no error."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
 
 
 def application(studio, most_bytes):
@@ -42,7 +64,7 @@ def application(studio, most_bytes):
         path = studio.results.path(name, file)
         if path is None:
             return _missing()
-        is_shown = path.suffix[1:] in UNSEEN
+        is_shown = path.suffix[1:] in SHOWN
         return FileResponse(path, media_type=SUFFIXES[path.suffix],
                             headers=None if is_shown else _saved(f"{name}_{path.name}"))
 

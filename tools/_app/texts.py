@@ -7,6 +7,8 @@ _TEXTS = {
     "image": ("1. Image", "1. 图片"),
     "drop": ("Drop an image (png, jpg, webp, bmp, gif, tiff, avif)",
              "拖入图片（png、jpg、webp、bmp、gif、tiff、avif）"),
+    "too_large": ("The file is too large: at most {most} MB. Make the image smaller.",
+                  "文件太大：最大 {most} MB。请缩小图片。"),
     "cut": ("Cut-out: red is cut away. Correct it with the brush: red removes, green keeps.",
             "抠图：红色部分被抠除。可用画笔修正：红色去除，绿色保留。"),
     "apply": ("Apply the brush", "应用画笔"),

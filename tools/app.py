@@ -18,10 +18,12 @@ import getpass
 import os
 import socket
 import sys
-import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
+from _app.gate import NAMES, Gate
+from _app.studio import Studio
 
 import simple_video_sample
 from sgm.common.cli import Arguments, check_folder, exit_code, int_range
@@ -120,21 +122,20 @@ def listening(host, port):
 def main(argv=None):
     """Serve the page until Ctrl-C; return the exit code."""
     args = parse(argv)
+    if find_spec("gradio") is None:
+        raise InputError("found no package gradio, which the page needs; make app installs it, or"
+                         " pip install -r requirements-app.txt")
     check_folder(args.output, "--output")
     secret = password(args)
     host = args.host or "127.0.0.1"
-    # before the toolkit loads: it tells nobody of its use, and keeps its copies in one place
-    cache = tempfile.mkdtemp(prefix="sv3d-app-uploads-")
-    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=cache, HF_HUB_OFFLINE="1",
-                      HF_HUB_DISABLE_TELEMETRY="1", GRADIO_SHARE="False")
-    from _app.gate import NAMES, Gate
-    from _app.server import Server, application
-    from _app.studio import Studio
-
     studio = Studio(args, model_argv(args))
     try:
+        # before the toolkit loads: it tells nobody of its use, and keeps its copies in one place
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(studio.uploads),
+                          HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+        from _app.server import Server, application
         gate = Gate(application(studio, args.max_upload << 20), secret,
-                    NAMES if host in LOOPBACK else None, args.max_upload << 20, cache)
+                    NAMES if host in LOOPBACK else None, args.max_upload << 20, studio.uploads)
         kind = "https" if args.tls_cert else "http"
         opened = listening(host, args.port)
         shown = f"[{host}]" if ":" in host else host

@@ -82,7 +82,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    made = Server(tmp_path_factory.mktemp("app"))
+    made = Server(tmp_path_factory.mktemp("app"), "--mode", "pynative")     # nothing is compiled
     yield made
     made.close()
     assert not made.asked.exists(), made.asked.read_text()
@@ -99,11 +99,11 @@ def chromium():
 
 
 @pytest.fixture
-def user(server, chromium):
-    """user(path) -> a Page of somebody who has just opened the server's."""
+def visitor(chromium):
+    """visitor(server, path) -> the Page of somebody who has just opened it."""
     contexts = []
 
-    def open_page(path="/en/", **options):
+    def open_page(server, path="/en/", **options):
         context = chromium.new_context(viewport={"width": 1300, "height": 1100}, accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
@@ -118,6 +118,12 @@ def user(server, chromium):
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def user(server, visitor):
+    """user(path) -> the Page of somebody who has just opened the server that all tests share."""
+    return lambda *what, **options: visitor(server, *what, **options)
 
 
 @pytest.fixture(scope="module")
@@ -196,48 +202,32 @@ def test_bad_file_is_said_in_a_line(user, tmp_path):
     assert not [url for url in page.requests[sent:] if "/upload" in url]
 
 
-def test_from_an_image_to_a_mesh(server, user, picture):
-    trimesh = pytest.importorskip("trimesh")
+def test_from_an_image_to_views(server, user, picture):
     page = user()
     # 1. the cut-out, corrected by a stroke across the object
     choose(page, picture)
-    before = seen(page.frame_locator("#brush iframe"), "#picture")
-    canvas = page.locator("#brush iframe").bounding_box()
-    place = page.frame_locator("#brush iframe").locator("#strokes").bounding_box()
-    assert canvas["height"] > place["height"]
+    brush = page.frame_locator("#brush iframe")
+    before, place = seen(brush, "#picture"), brush.locator("#strokes").bounding_box()
     x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
     page.mouse.move(x - 5, y)
     page.mouse.down()
     page.mouse.move(x + 5, y, steps=4)
     page.mouse.up()
     until(page, lambda: sum(text.startswith("brush:") for text in page.console) == 2)
-    after = seen(page.frame_locator("#brush iframe"), "#picture")
-    changed = np.abs(after - before).max(-1) > 10
+    changed = np.abs(seen(brush, "#picture") - before).max(-1) > 10
     assert 0.002 < changed.mean() < 0.2
     # 2. views, with a preview on the way
     page.click("#make_views")
     until(page, lambda: page.query_selector("#status img"), SECONDS)
-    until(page, lambda: page.evaluate("document.querySelector('#status img')?.naturalWidth > 0 || !!document.querySelector('.done')"))
-    assert "done" in wait_for(page, "done")
-    viewer = page.frame_locator("iframe.viewer")
+    until(page, lambda: page.evaluate("document.querySelector('#status img')?.naturalWidth > 0")
+          or state(page)[0] == "done")
+    assert "red_23: done" in wait_for(page, "done")
     until(page, lambda: any("21 cameras, en" in text for text in page.console))
-    assert len(np.unique(seen(viewer, "#viewer").reshape(-1, 3), axis=0)) > 50
+    page.wait_for_timeout(1000)
+    assert len(np.unique(seen(page.frame_locator("iframe.viewer"), "#viewer").reshape(-1, 3), axis=0)) > 50
     with zipfile.ZipFile(downloaded(page, "views.zip")) as packed:
         assert len([name for name in packed.namelist() if re.search(r"/\d{3}\.png$", name)]) == 21
-    # 3. the mesh, shown and downloaded
-    pick(page, "config", "fast")
-    page.click("#make_mesh")
-    wait_for(page, "done", "doubtful")
-    faces = until(page, lambda: next((int(text.split()[1]) for text in page.console if " faces, en" in text), None))
-    page.wait_for_timeout(1000)
-    shown = seen(viewer, "#viewer")
-    assert 0.03 < (np.abs(shown - 255).max(-1) > 20).mean() < 0.7
-    mesh = trimesh.load(downloaded(page, "mesh.glb"), file_type="glb", force="mesh")
-    assert len(mesh.faces) == faces and mesh.extents.max() < 2
-    with page.expect_popup() as popup:
-        page.click("#result .links a:has-text('Report')")
-    popup.value.wait_for_selector("#stages td")
-    # 4. it is found again by somebody else
+    # 3. somebody else finds them
     other = user("/zh/")
     pick(other, "results", "red_23")
     other.wait_for_selector("#result h3:has-text('red_23')")
@@ -249,21 +239,45 @@ def test_two_users_at_once_and_a_cancelled_job(server, user, picture):
     for page in (first, second):
         choose(page, picture)
         page.click("#make_views")
-    assert "前面还有 1 个" in wait_for(second, "waiting", seconds=60)
-    wait_for(first, "running")
+        wait_for(page, "running", "waiting")
+    assert "前面还有 1 个" in state(second)[1]
     first.click("#cancel")
     assert "cancelled" in wait_for(first, "cancelled")
     folder = wait_for(second, "done").partition("：")[0]
     assert (server.output / folder / "run.json").is_file()
     second.wait_for_selector(f"#result h3:has-text('{folder}')")
-    # a mesh that is cancelled while it is optimized is made of what there was
-    pick(second, "config", "fast")
-    second.click("#make_mesh")
-    until(second, lambda: "20 dB" in state(second)[1] or re.search("第 [0-9]+/200 步", state(second)[1]), SECONDS)
-    second.click("#cancel")
-    wait_for(second, "cancelled")
-    second.wait_for_selector("#result p:has-text('由取消时已有的数据生成')")
-    assert (server.output / folder / "mesh" / "mesh.glb").is_file()
+
+
+def test_mesh_is_made_shown_and_downloaded(tmp_path, visitor, picture):
+    """With compiled graphs; first cancelled, which makes a mesh of what there is, then whole."""
+    trimesh = pytest.importorskip("trimesh")
+    server = Server(tmp_path / "app")
+    page = visitor(server)
+    choose(page, picture)
+    page.click("#make_views")
+    wait_for(page, "done")
+    pick(page, "config", "fast")
+    page.click("#make_mesh")
+    until(page, lambda: "radiance field, step" in state(page)[1], SECONDS)
+    page.click("#cancel")
+    wait_for(page, "cancelled")
+    page.wait_for_selector("#result p:has-text('made of what there was')")
+    assert (server.output / "red_23" / "mesh" / "mesh.glb").is_file()
+    page.click("#resume input")
+    page.click("#make_mesh")
+    wait_for(page, "running", "waiting")
+    wait_for(page, "done", "doubtful")
+    page.wait_for_selector("#result p:has-text('dB on the object')")
+    page.wait_for_timeout(5000)
+    faces = int([text for text in page.console if " faces, en" in text][-1].split()[1])
+    shown = seen(page.frame_locator("iframe.viewer"), "#viewer")
+    assert 0.03 < (np.abs(shown - 255).max(-1) > 20).mean() < 0.7       # not blank
+    mesh = trimesh.load(downloaded(page, "mesh.glb"), file_type="glb", force="mesh")
+    assert len(mesh.faces) == faces and mesh.extents.max() < 2
+    with page.expect_popup() as popup:
+        page.click("#result .links a:has-text('Report')")
+    popup.value.wait_for_selector("#stages td")
+    server.close()
 
 
 def test_password(tmp_path, chromium):

@@ -55,7 +55,19 @@ def test_wrong_wishes_leave_nothing_behind(studio):
     for name in (None, "cup_23", "../out", 3):
         with pytest.raises(InputError, match="found no views"):
             studio.make_mesh(name, MESH)
-    assert not list((studio.scratch / "jobs").iterdir()) and not studio.queue.known
+    assert not list(studio.jobs.iterdir()) and not studio.queue.known
+
+
+def test_only_uploads_are_opened(studio, tmp_path):
+    inside, outside = studio.uploads / "a" / "cup.png", tmp_path / "cup.png"
+    inside.parent.mkdir()
+    for path in (inside, outside):
+        path.write_bytes(encoded(object_on_white()))
+    (studio.uploads / "link.png").symlink_to(outside)
+    assert studio.open_upload(str(inside))[1].name == "cup.png"
+    for path in (outside, studio.uploads / "link.png", f"{inside}/../../../../cup.png"):
+        with pytest.raises(InputError, match="expected an uploaded file"):
+            studio.open_upload(str(path))
 
 
 def test_mesh_of_a_result(studio, told):
@@ -95,6 +107,13 @@ def test_other_machines_need_a_password(tmp_path, monkeypatch):
     for bad in (["--tls-cert", str(tmp_path / "secret")], ["--tls-key", "nothing.pem"]):
         with pytest.raises(SystemExit):
             app.parse(bad)
+
+
+def test_toolkit_that_is_missing_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(app, "find_spec", lambda name: None)
+    assert app.exit_code("app.py", app.main, []) == 2
+    assert capsys.readouterr().err == ("app.py: found no package gradio, which the page needs; make app installs it, or pip install"
+                                       " -r requirements-app.txt\n")
 
 
 def test_a_model_of_videos_is_refused(tmp_path):

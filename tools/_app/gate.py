@@ -50,7 +50,7 @@ class Gate:
             return await send({"type": "websocket.close", "code": 1008})
         headers = {name.decode("latin-1").lower(): value.decode("latin-1")
                    for name, value in scope["headers"]}
-        refused = self.refusal(scope["method"], scope["path"], scope.get("raw_path"), headers)
+        refused = self.refusal(scope["method"], scope["path"], headers)
         if refused:
             if refused[0] == 401 and headers.get("authorization"):
                 await asyncio.sleep(1)          # guessing takes time
@@ -73,7 +73,7 @@ class Gate:
         """Return the bytes that the body of a request may have."""
         return self.most_bytes + ROOM if path.endswith("/gradio_api/upload") else SMALL_BODY
 
-    def refusal(self, method, path, raw_path, headers):
+    def refusal(self, method, path, headers):
         """Return (status, text, more headers) of a request that is not passed on; else None.
 
         headers: in lower case.

@@ -62,11 +62,13 @@ class Queue:
     """Jobs in the order they came; a thread does them. All methods may be called from any thread.
 
     command: starts the process; the number of the pipe's end is appended to it. directory: where it
-    runs. log: called with each line that it prints.
+    runs. environment: its variables, None: those of this process. log: called with each line that
+    it prints.
     """
 
-    def __init__(self, command, directory, log=None):
-        self.command, self.directory, self.log = command, Path(directory), log or (lambda line: 0)
+    def __init__(self, command, directory, environment=None, log=None):
+        self.command, self.directory, self.environment = command, Path(directory), environment
+        self.log = log or (lambda line: None)
         self.waiting, self.running = deque(), None
         self.known = OrderedDict()              # {id: Job}
         self.changed = threading.Condition()
@@ -203,9 +205,10 @@ class Queue:
     def _start(self):
         read, write = os.pipe()
         self.process = subprocess.Popen(
-            [*self.command, str(write)], cwd=self.directory, pass_fds=(write,), text=True,
-            encoding="utf-8", errors="replace", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True)
+            [*self.command, str(write)], cwd=self.directory, env=self.environment,
+            pass_fds=(write,), text=True, encoding="utf-8", errors="replace",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True)         # Ctrl-C in the terminal is the page's alone
         os.close(write)
         self.events = os.fdopen(read, encoding="utf-8")
         self.printed = threading.Thread(target=self._listen, args=(self.process,), daemon=True)

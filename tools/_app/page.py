@@ -4,7 +4,6 @@ What a browser shows of jobs and results comes as HTML from `_app.shown`; Gradio
 uploads and the timer.
 """
 from html import escape
-from pathlib import Path
 
 import gradio as gr
 
@@ -17,9 +16,9 @@ THEME = gr.themes.Default(font=["system-ui", "Noto Sans CJK SC", "Microsoft YaHe
                           font_mono=["ui-monospace", "monospace"])
 CSS = """
 .strip { width: 100%; border: 1px solid #ddd; background: #fff; }
-iframe.viewer { width: 100%; height: 480px; border: 1px solid #ddd; background: #fff; }
+iframe.viewer { width: 100%; height: 500px; border: 1px solid #ddd; background: #fff; }
 iframe.brush { width: 100%; height: 430px; border: 1px solid #ddd; background: #fff; }
-video { width: min(100%, 420px); border: 1px solid #ddd; }
+video { width: min(100%, 320px); border: 1px solid #ddd; }
 .bar { height: .7rem; background: #e5e5e5; border-radius: 4px; overflow: hidden; margin: .4rem 0; }
 .bar div { height: 100%; background: #3a78a0; }
 .state { font-weight: 600; }
@@ -97,7 +96,7 @@ def build(app, studio, language, most_bytes):
                         choices("elevation", forms.ELEVATIONS), label=text("elevation_from"),
                         value="cameras" if spec.is_posed else "auto")
                 distill = gr.Checkbox(False, label=text("distill"))
-                resume = gr.Checkbox(False, label=text("resume"))
+                resume = gr.Checkbox(False, label=text("resume"), elem_id="resume")
                 make_mesh = gr.Button(text("make_mesh"), variant="primary", elem_id="make_mesh")
             # 2. on the right: what happens, and what there is
             with gr.Column(scale=3, min_width=440):
@@ -117,7 +116,7 @@ def build(app, studio, language, most_bytes):
             if path is None:
                 return None, "", ""
             try:
-                found_token, found = studio.cutouts.add(Path(path).name, Path(path).read_bytes())
+                found_token, found = studio.open_upload(path)
             except InputError as error:
                 return None, f'<p class="error">{escape(str(error))}</p>', ""
             lines = [text("cut_done", name=found.name, how=found.how)] if found.how else []
@@ -174,7 +173,8 @@ def build(app, studio, language, most_bytes):
         make_mesh.click(mesh, [opened, elevation, config, light, elevation_from, distill, resume],
                         opened, **quiet).then(look, [opened, version], shows, **quiet)
         cancel.click(stop, opened, None, **quiet)
-        names.input(lambda name: name, names, opened, **quiet).then(
+        # not looked up in the list that this page began with: another user's result may be newer
+        names.input(lambda name: name, names, opened, preprocess=False, **quiet).then(
             look, [opened, version], shows, **quiet)
         refresh.click(listed, None, names, **quiet)
         page.load(listed, None, names, **quiet)

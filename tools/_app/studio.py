@@ -21,7 +21,8 @@ class Studio:
     """Everything behind the page, without the page.
 
     args: flags of tools/app.py; model_argv: those of them that image_to_mesh.py knows. command: of
-    the computing process, by default `_app.worker`. Raises ConfigError.
+    the computing process, by default `_app.worker`. uploads: the folder for the toolkit's copies.
+    Raises ConfigError.
     """
 
     def __init__(self, args, model_argv, command=None):
@@ -34,18 +35,27 @@ class Studio:
         self.results = Results(args.output)
         self.cutouts = Cutouts(self.spec.height)
         self.scratch = Path(tempfile.mkdtemp(prefix="sv3d-app-"))
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(TOOLS), os.environ.get("PYTHONPATH")]))
-        command = command or [sys.executable, "-m", "_app.worker"]
-        (self.scratch / "jobs").mkdir()
-        self.queue = Queue(command, self.scratch / "jobs", log=lambda line: print(line, flush=True))
+        self.jobs, self.uploads = self.scratch / "jobs", self.scratch / "uploads"
+        self.jobs.mkdir()
+        self.uploads.mkdir()
+        paths = [str(TOOLS), os.environ.get("PYTHONPATH")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        self.queue = Queue(command or [sys.executable, "-m", "_app.worker"], self.jobs, environment,
+                           log=lambda line: print(line, flush=True))
+
+    def open_upload(self, path):
+        """Return (token, Cutout) of a file that the toolkit has received. Raises InputError."""
+        place = Path(path).resolve()
+        if not place.is_relative_to(self.uploads.resolve()):
+            raise InputError("found a path, expected an uploaded file")
+        return self.cutouts.add(place.name, place.read_bytes())
 
     def make_views(self, token, form):
         """Return the Job of the views of an uploaded picture. Raises InputError."""
         argv = forms.views_argv(form, self.spec.sampling)
         seed = forms.whole(form, "seed", 0, 2 ** 32 - 1)
         stem = self.results.free_name(self.cutouts.get(token).stem, f"_{seed}")
-        scratch = Path(tempfile.mkdtemp(dir=self.scratch / "jobs"))
+        scratch = Path(tempfile.mkdtemp(dir=self.jobs))
         try:
             image = scratch / f"{stem}.png"
             self.cutouts.save(token, image)

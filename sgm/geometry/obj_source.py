@@ -141,10 +141,12 @@ def _materials(file):
 
 def _surface(path, name, folder, lines, textures):
     """Return the Surface of a material's lines."""
-    if "map_d" in lines:
+    options, file_name = _options(lines.get("map_kd", ""))
+    # the usual form, and the only one that is read: the alpha of the texture itself
+    has_holes = file_name and _options(lines.get("map_d", ""))[1] == file_name
+    if "map_d" in lines and not has_holes:
         log.warning("%s: material %s has a map_d, which is not read: its holes are drawn closed",
                     one_line(str(path)), one_line(name))
-    options, file_name = _options(lines.get("map_kd", ""))
     if not file_name and "map_ka" in lines:
         log.warning("%s: material %s has a map_Ka and no map_Kd; it is drawn in its Kd",
                     one_line(str(path)), one_line(name))
@@ -172,8 +174,8 @@ def _surface(path, name, folder, lines, textures):
     file = find_file(folder, file_name)
     lie = {kind: tuple([*options.get(kind, ()), neutral, neutral][:2])
            for kind, neutral in VECTORS.items()}
-    return Surface(Material(texture=textures.read(str(file))), lie["s"], lie["o"],
-                   options.get("clamp") == ["on"])
+    material = Material(texture=textures.read(str(file)), alpha_cutoff=0.5 if has_holes else 0.0)
+    return Surface(material, lie["s"], lie["o"], options.get("clamp") == ["on"])
 
 
 def _options(line):

@@ -166,11 +166,18 @@ def test_texture_that_cannot_be_read_is_named(line, said, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("line, said", [("map_Kd -mm 0.2 0.5 wood.png", "option -mm"), ("map_Kd -t 1 wood.png", "option -t"),
                                         ("map_Kd -imfchan r wood.png", "option -imfchan"),
-                                        ("map_Kd wood.png\nmap_d wood.png", "map_d"), ("map_Kd -s 4 -clamp on wood.png", "-clamp")])
+                                        ("map_Kd wood.png\nmap_d other.png", "map_d"), ("map_Kd -s 4 -clamp on wood.png", "-clamp")])
 def test_what_a_material_says_in_vain_is_warned_of(line, said, tmp_path, caplog):
     halves(tmp_path / "wood.png")
     textured(tmp_path, line)
     assert [said in record.message for record in caplog.records] == [True]
+
+
+def test_holes_of_a_texture_with_alpha(tmp_path, caplog):
+    halves(tmp_path / "wood.png")
+    for line, cutoff in (("map_Kd wood.png\nmap_d wood.png", 0.5), ("map_Kd wood.png", 0)):
+        textured(tmp_path, line)
+        assert load_mesh(tmp_path / "a.obj").materials[0].alpha_cutoff == cutoff and not caplog.records
 
 
 def test_texture_without_a_name_is_none(tmp_path):

@@ -10,7 +10,7 @@ import csv
 import logging
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,15 @@ def read_list() -> list[dict[str, str]]:
     """Return the rows of assets/catalogue.csv."""
     with open(LIST, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def with_sibling(names: Iterable[str]) -> set[str]:
+    """Return those of the names that are of test objects with a near-equal one in train.
+
+    A name is an object's, perhaps with "-" or "_" and more behind it.
+    """
+    siblings = {object_name(row) for row in read_list() if row["sibling"]}
+    return {name for name in names if re.split(r"(?<=-[0-9]{3})[-_]", name)[0] in siblings}
 
 
 def object_name(row: dict[str, str]) -> str:

@@ -7,7 +7,8 @@ name alone, so the number of processes and the order do not matter.
 
 A packed set has clips.npy (N, T, H, W, 4) uint8 with straight alpha, azimuths.npy and
 elevations.npy (N, T) float32 degrees, and names.npy (N,) text. A folder of degraded views has their
-truth within: the folder truth with the clean views, the true cameras and the shape as mesh.ply.
+truth within: the folder truth with the clean views, the true cameras and the shape as mesh.ply;
+one of a catalogue object has the shape there.
 """
 from __future__ import annotations
 
@@ -187,10 +188,12 @@ def render_folder(item: Item, out: str, settings: OrbitSettings) -> tuple[str, s
         write_pictures(folder, views)
         write_transforms(folder, written, settings.size, distance=made.distance)
         if settings.degrade:
-            mesh = made.mesh
             write_pictures(folder / TRUTH, made.views)
             write_transforms(folder / TRUTH, made.orbit, settings.size, distance=made.distance)
+        if settings.degrade or settings.kind == "catalogue":
+            mesh = made.mesh
             colors = np.ones((len(mesh.vertices), 3)) if mesh.colors is None else mesh.colors
+            (folder / TRUTH).mkdir(exist_ok=True)
             (folder / TRUTH / "mesh.ply").write_bytes(
                 ply(mesh.vertices, mesh.faces, np.round(255 * np.clip(colors, 0, 1))))
         shutil.rmtree(final, ignore_errors=True)

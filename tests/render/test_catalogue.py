@@ -6,14 +6,15 @@ import pytest
 from support.commands import load_tool
 
 from sgm.common.errors import InputError
+from sgm.geometry.mesh_reader import load_mesh
 from sgm.render import catalogue
 from sgm.render.catalogue import catalogue_items, java_properties
 
 render_orbits = load_tool("render_orbits")
 # a wedge: 2 wide, 1 high at the back (-z), 4 deep; the front edge is at z = 4
 WEDGE = "v 0 0 0\nv 2 0 0\nv 0 1 0\nv 2 1 0\nv 0 0 4\nv 2 0 4\nf 1 3 4\nf 1 4 2\nf 3 5 6\nf 3 6 4\nf 1 2 6\nf 1 6 5\nf 1 5 3\nf 2 4 6\n"
-HEADER = "library,id,name,category,file,faces,size_x,size_y,size_z,licence,creator,use,split,rotation\n"
-LISTED = HEADER + "".join(f"Tiny,{k},Wedge,Office,wedge.obj,8,2,1,4,CC0-1.0,me,{use},{split},\n"
+HEADER = "library,id,name,category,file,faces,size_x,size_y,size_z,licence,creator,use,split,rotation,sibling\n"
+LISTED = HEADER + "".join(f"Tiny,{k},Wedge,Office,wedge.obj,8,2,1,4,CC0-1.0,me,{use},{split},,\n"
                           for k, use, split in ((1, "yes", "train"), (2, "yes", "test"), (3, "no", ""), (12, "yes", "train")))
 MODEL = "name#{0}=W\\u00e9dge\nmodel#{0}=/tiny/wedge{0}/wedge.obj\nwidth#{0}=2\nheight#{0}=1\ndepth#{0}=4\n"
 # (x, y, z) of the file is (x, z, -y) of the object
@@ -66,6 +67,11 @@ def test_sizes_are_checked(library, caplog):
 def test_command(library, tmp_path):
     flags = ["--size", "16", "--frames", "4", "--supersample", "1", "--workers", "1", "--out", str(tmp_path / "set"), "--pack"]
     assert render_orbits.run(["catalogue", library, "--split", "train", "--variations", "2", *flags]) == 0
+    again = flags[:-3] + ["--out", str(tmp_path / "folders")]
+    for _ in range(2):                                  # finished ones stay, with their truth
+        assert render_orbits.run(["catalogue", library, "--split", "test", *again, "--overwrite"]) == 0
+    truth = load_mesh(tmp_path / "folders" / "Tiny-002-quarter" / "truth" / "mesh.ply")
+    assert np.linalg.norm(truth.vertices, axis=1).max() == pytest.approx(0.5)
     assert np.load(tmp_path / "set" / "clips.npy").shape == (4, 4, 16, 16, 4)
     assert np.load(tmp_path / "set" / "names.npy").tolist() == ["Tiny-001-00", "Tiny-001-01", "Tiny-012-00", "Tiny-012-01"]
 
@@ -102,4 +108,7 @@ def test_the_list():
     rows = catalogue.read_list()
     counts = {split: sum(row["use"] == "yes" and row["split"] == split for row in rows) for split in ("train", "val", "test")}
     assert counts == {"train": 602, "val": 31, "test": 62} and len({catalogue.object_name(row) for row in rows}) == 820
+    test, train = ({catalogue.object_name(row) for row in rows if row["split"] == split} for split in ("test", "train"))
+    siblings = {catalogue.object_name(row): row["sibling"] for row in rows if row["sibling"]}
+    assert siblings and siblings.keys() <= test and set(siblings.values()) <= train
     assert all(row["creator"] and row["licence"] in ("CC0-1.0", "CC-BY-3.0", "CC-BY-3.0-US") for row in rows)

@@ -125,6 +125,9 @@ def parse(argv=None) -> argparse.Namespace:
     if args.degrade and args.pack:
         raise InputError("--degrade: found --pack, which has no place for the truth; leave one of"
                          " them out")
+    if args.degrade and getattr(args, "variations", None):
+        raise InputError("--degrade: found --variations, which changes colors afterwards; leave one"
+                         " of them out")
     if args.command == "procedural" and args.first_seed + args.count > MAX_SEED + 1:
         raise InputError(f"--first-seed {args.first_seed} --count {args.count}: seeds must stay"
                          " under 2^32")

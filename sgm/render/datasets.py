@@ -25,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -140,13 +140,11 @@ class Rendered:
     lighting: Lighting
 
 
-def rendered(item: Item, settings: OrbitSettings) -> Rendered:
-    """Render one object. Raises MeshError, MemoryError."""
-    name, source = item
-    mesh, orbit = load_object(source, settings.up), orbit_of(name, settings)
+def rendered(name: str, mesh: Mesh, settings: OrbitSettings) -> Rendered:
+    """Render the object `name`, whose mesh `load_object` returned."""
+    orbit, distance, lighting = orbit_of(name, settings), DISTANCE, SOFT
     variation = variation_of(name, settings.seed) if settings.variations else None
-    distance, lighting = DISTANCE, SOFT
-    if not isinstance(source, int):
+    if settings.kind != "procedural":
         mesh = normalized(variation.of_mesh(mesh) if variation else mesh, settings.fit)
         distance, lighting = viewing_distance(mesh, orbit), STUDIO
     lighting = lighting_of(name, settings, lighting)
@@ -156,7 +154,6 @@ def rendered(item: Item, settings: OrbitSettings) -> Rendered:
                     lighting)
 
 
-@lru_cache(maxsize=1)       # the forms of one object follow each other
 def load_object(source: Source, up: str | None) -> Mesh:
     """Return the mesh of an object, z up. Raises MeshError."""
     if isinstance(source, int):
@@ -168,14 +165,14 @@ def load_object(source: Source, up: str | None) -> Mesh:
 
 def render_folder(item: Item, out: str, settings: OrbitSettings) -> tuple[str, str | None]:
     """Render one object into out/name; return its name and why it failed, or None."""
-    name = item[0]
+    name, source = item
     final = Path(out, name)
     try:
         foreign = _foreign_in(final) if final.is_dir() else None
         if foreign or final.exists() and not final.is_dir():
             found = foreign.relative_to(final) if foreign else "a file"
             return name, f"{final} is in the way ({found}); give another --out"
-        made = rendered(item, settings)
+        made = rendered(name, load_object(source, settings.up), settings)
         views, written = made.views, made.orbit
         if settings.degrade:
             rng = np.random.RandomState(zlib.crc32(f"{settings.seed}/{name}/degrade".encode()))
@@ -211,8 +208,11 @@ def render_block(rows: list[tuple[int, Item]], folder: str, settings: OrbitSetti
     """Render items into their rows of a packed set; return how many. Raises MeshError."""
     arrays = {name: read_npy(Path(folder, name + ".npy"), "r+")
               for name in ("clips", "azimuths", "elevations", "done")}
-    for row, item in rows:
-        made = rendered(item, settings)
+    loaded = None
+    for row, (name, source) in rows:
+        if source != loaded:        # the forms of one object follow each other
+            mesh, loaded = load_object(source, settings.up), source
+        made = rendered(name, mesh, settings)
         arrays["clips"][row] = made.views
         arrays["azimuths"][row] = made.orbit.azimuths_deg
         arrays["elevations"][row] = made.orbit.elevations_deg

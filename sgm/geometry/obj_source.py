@@ -31,11 +31,15 @@ log = logging.getLogger("sgm")
 
 @dataclass(frozen=True)
 class Surface:
-    """A material, and how its texture lies: uv of the file times scale plus offset."""
+    """A material, and how its texture lies: uv of the file times scale plus offset.
+
+    without: the material where there are no coordinates for the texture; None: that is an error.
+    """
     material: Material
     scale: tuple = (1.0, 1.0)
     offset: tuple = (0.0, 0.0)
     is_clamped: bool = False
+    without: Material | None = None
 
 
 class Source:
@@ -165,19 +169,7 @@ def _surface(path, name, folder, lines, textures, strict):
                     one_line(str(path)), one_line(name))
     file = file_name and _or_warned(strict, path, find_file, folder, file_name)
     if not file:
-        levels = np.array(GRAY) / 255
-        try:
-            numbers = [float(word) for word in lines["kd"].split()[:3]]
-            levels = np.clip(np.array(numbers * 3 if len(numbers) == 1 else numbers) * 255, 0, 255)
-            levels = levels.round() / 255
-            if levels.shape != (3,) or not max(numbers) <= 2:       # a little more is clipped
-                raise ValueError
-        except KeyError:
-            pass
-        except ValueError:
-            raise MeshError(f"material {name}: Kd is {lines['kd']!r}, expected three numbers from 0"
-                            " to 1") from None
-        return Surface(Material((*(float(level) for level in levels), 1.0)))
+        return Surface(_plain(name, lines))
     # An obj's Kd is a stand-in where there is a picture: many exporters write black or gray next to
     # map_Kd.
     for option, usual in UNREAD.items():
@@ -188,7 +180,25 @@ def _surface(path, name, folder, lines, textures, strict):
     lie = {kind: tuple([*options.get(kind, ()), neutral, neutral][:2])
            for kind, neutral in VECTORS.items()}
     material = Material(texture=textures.read(str(file)), alpha_cutoff=0.5 if has_holes else 0.0)
-    return Surface(material, lie["s"], lie["o"], options.get("clamp") == ["on"])
+    return Surface(material, lie["s"], lie["o"], options.get("clamp") == ["on"],
+                   None if strict else _plain(name, lines))
+
+
+def _plain(name, lines):
+    """Return the Material of a material's Kd."""
+    levels = np.array(GRAY) / 255
+    try:
+        numbers = [float(word) for word in lines["kd"].split()[:3]]
+        levels = np.clip(np.array(numbers * 3 if len(numbers) == 1 else numbers) * 255, 0, 255)
+        levels = levels.round() / 255
+        if levels.shape != (3,) or not max(numbers) <= 2:       # a little more is clipped
+            raise ValueError
+    except KeyError:
+        pass
+    except ValueError:
+        raise MeshError(f"material {name}: Kd is {lines['kd']!r}, expected three numbers from 0"
+                        " to 1") from None
+    return Material((*(float(level) for level in levels), 1.0))
 
 
 def _options(line):

@@ -1,6 +1,7 @@
 """Mesh files of every kind, written here and read."""
 import logging
 import os
+import re
 import subprocess
 
 import numpy as np
@@ -205,7 +206,13 @@ def test_what_is_missing_can_be_drawn_without(tmp_path, caplog):
     assert len(load_mesh(tmp_path / "a.obj", strict=False).faces) == 2
     (tmp_path / "a.mtl").write_text("newmtl m\nKd 1 0 0\nmap_Kd gone.png\n")
     assert load_mesh(tmp_path / "a.obj", strict=False).materials[0].color[:3] == (1, 0, 0)
+    halves(tmp_path / "gone.png")
+    (tmp_path / "a.obj").write_text(re.sub("vt.*\n", "", re.sub("/[0-9]", "", SQUARE)))
+    assert load_mesh(tmp_path / "a.obj", strict=False).materials[0].color[:3] == (1, 0, 0)
+    with pytest.raises(MeshError, match="no coordinates for it"):
+        load_mesh(tmp_path / "a.obj")
     said = [record.message for record in caplog.records]
+    assert "no coordinates for it (vt); it is drawn without" in said.pop()
     assert "names a.mtl, which is not in" in said[0] and "names gone.png" in said[-1] and "it is drawn without" in said[-1]
 
 

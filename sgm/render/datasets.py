@@ -274,7 +274,8 @@ def mesh_items(paths: list[str], copies: int = 0) -> list[tuple[str, str | Zippe
             files |= {p: str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES}
         elif path.suffix.lower() == ".zip":
             files |= {path / member: ZippedMesh(str(path), member) for member in members(path)
-                      if Path(member).suffix.lower() in SUFFIXES}
+                      if Path(member).suffix.lower() in SUFFIXES
+                      and not member.startswith("__MACOSX/")}     # what macOS adds is no mesh
         else:
             files[path] = str(path)
     if not files:

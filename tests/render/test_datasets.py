@@ -146,6 +146,7 @@ def test_meshes_are_packed_in_varied_forms(tmp_path, capsys):
     """Of a folder and of a zip archive the same; the forms differ, and are those that views folders have."""
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("__MACOSX/in/._a.obj", "not a mesh")
         for name, side in (("a", 1), ("b", 2)):
             (tmp_path / "in" / f"{name}.obj").write_text(TRIANGLES.format(side))
             archive.write(tmp_path / "in" / f"{name}.obj", f"in/{name}.obj")

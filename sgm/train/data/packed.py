@@ -78,8 +78,8 @@ class PackedOrbits(Clips):
         if not folders:
             raise DataError("data: found no folder, expected those of tools/render_orbits.py --pack"
                             " (--set data=[...])")
-        sets = {folder: load_packed(folder) for folder in map(Path, folders)}
-        shapes = {folder: arrays["clips"].shape[1:3] for folder, arrays in sets.items()}
+        sets = [(folder, load_packed(folder)) for folder in map(Path, folders)]
+        shapes = {folder: arrays["clips"].shape[1:3] for folder, arrays in sets}
         sides = {side if size is None else 0 for _, side in shapes.values()}
         if len({views for views, _ in shapes.values()}) > 1 or len(sides) > 1:
             found = ", ".join(f"{folder} has {views} views of {side} pixels"
@@ -90,7 +90,7 @@ class PackedOrbits(Clips):
                 raise DataError(f"data: {folder} has views of {side} pixels, expected {size} or a"
                                 f" multiple of it; render it with --size {size}")
         items = [PackedClip(folder, arrays, row, size or shapes[folder][1])
-                 for folder, arrays in sets.items() for row in range(len(arrays["clips"]))]
+                 for folder, arrays in sets for row in range(len(arrays["clips"]))]
         super().__init__(items, (items[0].size, items[0].size))
 
     def orbit(self, index):

@@ -16,6 +16,8 @@ from sgm.common.progress import each
 from sgm.geometry import metrics as mesh_metrics
 from sgm.geometry.mesh_reader import load_mesh
 from sgm.reconstruct import report, views_reader
+from sgm.render.catalogue import with_sibling
+from sgm.render.visible import OuterSurface
 from sgm.views import metrics
 from sgm.views.cameras import angle_list
 from sgm.views.images import read_image, to_rgba
@@ -173,10 +175,18 @@ def save_bytes(path: Path, data: bytes):
         temporary.write_bytes(data)
 
 
+def mean_of(results):
+    """Return {method: mean figures over the objects} of results as `table` takes them."""
+    return {method: metrics.mean_metrics([metrics.mean_metrics(r[method])
+                                          for r in results.values()])
+            for method in next(iter(results.values()))}
+
+
 def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
     """Return the printed table: every object's prediction, the means of every method.
 
-    Two lines below say how they compare.
+    Two lines below say how they compare. Of catalogue objects there are also the means of those
+    that have no sibling in the training split.
     """
     line = "{:24s} {:>8s} {:>8s} {:>7s} {:>7s}".format
     rows = [line("", "PSNR", "PSNR_fg", "SSIM", "IoU")]
@@ -189,13 +199,15 @@ def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
         for name, methods in results.items():
             row(name, metrics.mean_metrics(methods[PREDICTION]))
         rows.append(f"mean of {len(results)} objects")
-    methods = next(iter(results.values()))
-    means = {
-        method: metrics.mean_metrics([metrics.mean_metrics(r[method]) for r in results.values()])
-        for method in methods
-    }
+    means = mean_of(results)
     for method, mean in means.items():
         row(method, mean)
+    known = with_sibling(results)
+    if 0 < len(known) < len(results):
+        rows.append(f"mean of the {len(results) - len(known)} without a sibling in train")
+        others = {name: methods for name, methods in results.items() if name not in known}
+        for method, mean in mean_of(others).items():
+            row(method, mean)
     prediction = means[PREDICTION]
     said = [f"{prediction['psnr_fg'] - means[m]['psnr_fg']:+.2f} dB over"
             f" {m}" for m in means if m != PREDICTION]
@@ -261,14 +273,16 @@ def evaluate_views(args) -> int:
 
 def evaluate_mesh(args) -> int:
     """Print, and save if asked to, the figures of a predicted mesh; return the exit code."""
-    parts = []
+    parts, outer = [], []
     for path, up in ((args.prediction, args.up), (args.truth, "z")):
-        mesh = load_mesh(path, up, shape_only=True)
+        # a texture may have holes, to see through
+        mesh = load_mesh(path, up, shape_only=not args.visible)
         try:
             parts.append(mesh_metrics.prepared(mesh.vertices, mesh.faces))
         except ValueError as error:
             raise InputError(f"{path}: {error}; give a mesh with a surface") from None
-    figures = mesh_metrics.compare(*parts)
+        outer += [OuterSurface(mesh)] if args.visible else []
+    figures = mesh_metrics.compare(*parts, outer=outer)
     if args.views:
         figures["views"] = seen_from(args.prediction, args.up, args.views)
     print(mesh_table(figures))      # before what may fail

@@ -16,7 +16,9 @@ beat it has learned no geometry.
 mesh: both in one world, z up, the true one inside [-0.5, 0.5]^3; --up gives the prediction's up
 axis. Chamfer distance (mean distance there plus back, 10000 points each against 500000; 0.002 is
 left between equal meshes), F-score at 0.01 and 0.02, normal consistency, IoU of the volumes on
-voxels of 1/64. --views: the prediction, its texture unlit, from the cameras of a views folder in
+voxels of 1/64. --visible: for true meshes that are open or hide faces inside: the true points are
+those that at least one of 100 cameras around the mesh sees, and what no camera looks through is the
+volume, of both. --views: the prediction, its texture unlit, from the cameras of a views folder in
 the same world against its pictures, with the figures of `views`; do not use these views for the
 reconstruction.
 Exit code: 0 done, 2 wrong input, 130 interrupted.
@@ -55,6 +57,10 @@ def main(argv=None) -> int:
     mesh.add_argument("--views", type=Path, metavar="DIR",
                       help="views folder: also measure the prediction as its cameras see it; the"
                            " input view is not counted")
+    mesh.add_argument("--visible", action="store_true",
+                      help="the true surface is what 100 cameras around it see, and volumes are"
+                           " carved by their depth maps: for true meshes that are open or have"
+                           " inner faces")
     mesh.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     args = parser.parse_args(argv)
     import _evaluation

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Generate and measure the orbits of the 16 held-out procedural objects.
+"""Generate and measure the orbits of held-out objects: 16 procedural ones, or the catalogue's 62.
 
-These are the small model's figures in docs/.
+These are the small models' figures in docs/.
 
   held_back.py --output runs/held_back          # the embedded model, static orbits, elevation 10
   held_back.py --output runs/held_back_dynamic --orbit dynamic
   held_back.py --ckpt runs/sv3d_tiny/averaged.safetensors --output runs/held_back
+  held_back.py --catalogue furniture/*.sh3f --output runs/real
+
+--catalogue takes the libraries of real objects (docs/training.md says how to get them). Each object
+has two inputs, near its front and three quarters, as two orbits.
 
 Writes OUTPUT/truth, OUTPUT/prediction, and the same model's views when it is conditioned on wrong
 poses: OUTPUT/quarter_turn_off (azimuths) and OUTPUT/one_view_off (azimuths and elevations of the
@@ -102,6 +106,8 @@ def parse(argv):
     add("--ckpt", default=None, help="default: the embedded weights")
     add("--ema", action="store_true",
         help="take the moving average of the weights (EMA) that --ckpt holds besides them")
+    add("--catalogue", nargs="+", default=[], metavar="FILE.sh3f",
+        help="take the test objects of these furniture libraries")
     add("--orbit", choices=("static", "dynamic"), default="static",
         help="one turn in equal steps, or a random orbit of the SV3D paper for each object;"
              " default static")
@@ -131,12 +137,18 @@ def make(args):
 
         from sgm import ops
         from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
+        from sgm.render.catalogue import catalogue_items
         from sgm.render.datasets import OrbitSettings, procedural_items, render_folders
         from sgm.views.folder import is_finished
         from sgm.views.images import load_image
         from sgm.views.transforms import read_orbit
 
-    # the model, and a folder that is its own
+    # the objects, the model, and a folder that is its own
+    kind = {}
+    items = procedural_items(HELD_BACK_SEEDS)
+    if args.catalogue:
+        items = catalogue_items(args.catalogue, "test")
+        kind = {"kind": "catalogue", "up": "y", "fit": "sphere"}
     ops.set_device("CPU")
     engine = load_model(args.config or EMBEDDED[0], args.ckpt, overrides=args.set,
                         ema=args.ema)
@@ -146,14 +158,14 @@ def make(args):
     weights = engine.weights_hash() + ", moving average" * args.ema
     claim(args.output, {"model": engine.spec.name, "weights": weights, "orbit": args.orbit,
                         "elevation": args.elevation, "steps": args.steps,
-                        "guidance": args.guidance, "set": args.set, "seed": args.seed})
+                        "guidance": args.guidance, "set": args.set, "seed": args.seed,
+                        **({"catalogue": len(items)} if args.catalogue else {})})
 
     # the true views
     truth = args.output / "truth"
     settings = OrbitSettings(size=engine.spec.height, frames=engine.spec.num_frames,
-                             orbit=args.orbit, elevation=(args.elevation, args.elevation))
-    failed = render_folders(procedural_items(HELD_BACK_SEEDS), truth, settings,
-                            workers=os.cpu_count())
+                             orbit=args.orbit, elevation=(args.elevation, args.elevation), **kind)
+    failed = render_folders(items, truth, settings, workers=os.cpu_count())
     if failed:
         raise InputError(f"{truth}: {len(failed)} objects failed, see {truth / 'failed.txt'}")
 

@@ -5,11 +5,20 @@
   render_orbits.py procedural --count 2000 --out data/objects64 --size 64 --pack
   render_orbits.py meshes models/*.glb more/ --out data/models --size 576
   render_orbits.py meshes models/*.glb --out data/degraded --degrade
+  render_orbits.py catalogue furniture/*.sh3f --split test --out data/test --size 128
 
-Objects are procedural, by seed, or mesh files. A views folder has 000.png ... (RGBA, straight
-alpha; the input view is last, at azimuth 0) and transforms.json. A packed set has clips.npy (N, T,
-H, W, 3) uint8 on white, azimuths.npy and elevations.npy (N, T) float32 degrees, and seeds.npy (N,)
-int64; read clips.npy with numpy.load(..., mmap_mode="r").
+Objects are procedural, by seed, mesh files (also within folders and zip archives), or those of a
+split of the catalogue (assets/catalogue.csv; docs/training.md says how to get its libraries). A
+views folder has 000.png ... (RGBA, straight alpha; the input view is last, at azimuth 0) and
+transforms.json. A packed set has clips.npy (N, T, H, W, 4) uint8 with straight alpha, azimuths.npy
+and elevations.npy (N, T) float32 degrees, and names.npy (N,) text; cameras are 2 from the origin.
+Read clips.npy with numpy.load(..., mmap_mode="r").
+
+With --variations N each mesh is rendered in N forms instead of its own: stretched by up to 15 %
+along each axis, mirrored or not, turned about the vertical, with hue and brightness changed, under
+lights of its own. Without, the catalogue's val and test objects are rendered twice each: the input
+view near the front, and three quarters. --orbit rings: the same 36 cameras for all objects, on
+three rings; views 0, 3, 6, ... are to evaluate with (sgm.views.cameras.Orbit.rings).
 
 With --degrade the views have the faults of generated ones, as strong as in genuine orbits of SV3D:
 highlights of a light that moves with the camera, brightness and hue that drift, warps, a thin part
@@ -53,10 +62,11 @@ def parse(argv=None) -> argparse.Namespace:
     add = common.add_argument
     add("--out", required=True, help="folder to fill")
     add("--size", type=int_range(8, 4096), default=576, help="pixels per side (default 576)")
-    add("--frames", type=int_range(2, 1000), default=21,
-        help="views per orbit: 21, or 84 to train on any 21 of them")
-    add("--orbit", choices=("static", "dynamic"), default="static",
-        help="constant elevation, or the random orbits of the SV3D paper (default static)")
+    add("--frames", type=int_range(2, 1000),
+        help="views per orbit: 21 (default), or 84 to train on any 21 of them; of rings 36")
+    add("--orbit", choices=("static", "dynamic", "rings"), default="static",
+        help="constant elevation, the random orbits of the SV3D paper, or 36 fixed cameras on"
+             " three rings (default static)")
     add("--elevation", type=float_range(-89,
                                         89), nargs=2, default=(-5.0, 30.0), metavar=("MIN", "MAX"),
         help="range of the input view's elevation in degrees (default -5 30, as in the paper)")
@@ -67,11 +77,16 @@ def parse(argv=None) -> argparse.Namespace:
     add("--supersample", type=int_range(1, 8), default=2,
         help="samples per pixel and side (default 2)")
     add("--seed", type=int_range(0, MAX_SEED), default=0,
-        help="draws elevations, orbits, lights and faults (default 0)")
+        help="draws elevations, orbits, lights, variations and faults (default 0)")
     add("--workers", type=int_range(1, 1024), default=os.cpu_count(),
         help="processes (default: all CPUs)")
     add("--overwrite", action="store_true",
         help="delete what an earlier run left in --out, unless something else is in it")
+    add("--pack", action="store_true",
+        help="one set of .npy arrays instead of folders of PNGs; of meshes needs --fit sphere")
+    varied = argparse.ArgumentParser(add_help=False)
+    varied.add_argument("--variations", type=int_range(1, 99), metavar="N",
+                        help="N varied forms of each object, to train on (default: as it is)")
     procedural = commands.add_parser("procedural", parents=[common],
                                      help="procedural objects by seed")
     procedural.add_argument("--count", type=int_range(1, 10**8), required=True,
@@ -79,24 +94,40 @@ def parse(argv=None) -> argparse.Namespace:
     procedural.add_argument("--first-seed", type=int_range(0, MAX_SEED), default=0,
                             help="seed of the first object (0-99999 are for training,"
                                  " 1000000-1000015 held out)")
-    procedural.add_argument("--pack", action="store_true",
-                            help="one set of .npy arrays instead of folders of PNGs")
-    meshes = commands.add_parser("meshes", parents=[common], help="mesh files")
-    meshes.add_argument("paths", nargs="+", help="mesh files, or folders searched for them")
+    meshes = commands.add_parser("meshes", parents=[common, varied], help="mesh files")
+    meshes.add_argument("paths", nargs="+",
+                        help="mesh files, or folders and zip archives searched for them")
     meshes.add_argument("--up", choices=("auto", "y", "z"), default="auto",
                         help="the files' up axis; auto: y for glb and gltf, z for others (default"
                              " auto)")
     meshes.add_argument("--fit", choices=("box", "sphere"), default="box",
                         help="scale the longest side of the bounding box to 1, or the radius to 0.5"
                              " (default box)")
+    catalogue = commands.add_parser("catalogue", parents=[common, varied],
+                                    help="real objects, of furniture libraries")
+    catalogue.add_argument("paths", nargs="+", metavar="FILE.sh3f", help="the libraries")
+    catalogue.add_argument("--split", choices=("train", "val", "test"), required=True,
+                           help="which of the objects, as assets/catalogue.csv says")
+    catalogue.set_defaults(up="y", fit="sphere")
     args = parser.parse_args(argv)
+    usual = 36 if args.orbit == "rings" else 21
+    if args.orbit == "rings" and args.frames not in (None, usual):
+        raise InputError(f"--frames is {args.frames}; --orbit rings has {usual} cameras: leave it"
+                         " out")
+    args.frames = args.frames or usual
+    if args.pack and getattr(args, "fit", "sphere") != "sphere":
+        raise InputError("--pack: found --fit box, and the cameras of a packed set all stand 2"
+                         " from the origin; give --fit sphere")
     args.out = Path(args.out).resolve()
     if args.elevation[0] > args.elevation[1]:
         raise InputError(f"--elevation is {args.elevation[0]:g} {args.elevation[1]:g}; expected MIN"
                          " <= MAX")
-    if args.degrade and getattr(args, "pack", False):
+    if args.degrade and args.pack:
         raise InputError("--degrade: found --pack, which has no place for the truth; leave one of"
                          " them out")
+    if args.degrade and getattr(args, "variations", None):
+        raise InputError("--degrade: found --variations, which changes colors afterwards; leave one"
+                         " of them out")
     if args.command == "procedural" and args.first_seed + args.count > MAX_SEED + 1:
         raise InputError(f"--first-seed {args.first_seed} --count {args.count}: seeds must stay"
                          " under 2^32")
@@ -106,6 +137,7 @@ def parse(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     """Render what the flags ask for; return the exit code."""
     args = parse(argv)
+    from sgm.render.catalogue import catalogue_items
     from sgm.render.datasets import (
         OrbitSettings,
         mesh_items,
@@ -115,20 +147,25 @@ def main(argv=None) -> int:
     )
     from sgm.render.degradation import Degradation
     check_folder(args.out, "--out")
+    variations = getattr(args, "variations", None)
+    if variations:
+        args.lighting = "varied"
     common = ("size", "frames", "orbit", "elevation", "lighting", "supersample", "seed")
     settings = OrbitSettings(args.command, **{name: getattr(args, name) for name in common},
                              up=getattr(args, "up", None), fit=getattr(args, "fit", None),
+                             variations=variations,
                              degrade=Degradation() if args.degrade else None)
     how = {"workers": args.workers, "overwrite": args.overwrite}
     if args.command == "meshes":
-        items = mesh_items(args.paths)
+        items = mesh_items(args.paths, variations or 0)
+    elif args.command == "catalogue":
+        items = catalogue_items(args.paths, args.split, variations or 0)
     else:
-        seeds = range(args.first_seed, args.first_seed + args.count)
-        items = procedural_items(seeds)
+        items = procedural_items(range(args.first_seed, args.first_seed + args.count))
     with locked(args.out, "--out"), progress_bar("object", args.quiet) as progress:
-        if args.command == "procedural" and args.pack:
+        if args.pack:
             failed = {}
-            rendered = render_packed(seeds, args.out, settings, progress=progress, **how)
+            rendered = render_packed(items, args.out, settings, progress=progress, **how)
         else:
             failed = render_folders(items, args.out, settings, progress=progress, **how)
             rendered = True

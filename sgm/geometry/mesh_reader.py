@@ -28,13 +28,15 @@ FROM_Y_UP = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], f
 log = logging.getLogger("sgm")
 
 
-def load_mesh(path, up: str = "auto", shape_only: bool = False) -> Mesh:
+def load_mesh(path, up: str = "auto", shape_only: bool = False, strict: bool = True) -> Mesh:
     """Load a mesh file into the z-up world, in its own units.
 
     up: the file's up axis, 'y' or 'z'; 'auto' is 'y' for .glb and .gltf (their specification) and
     'z' for the others, which have no rule. shape_only: leave out colors and textures. Colors: glTF
     factors and vertex colors are linear by its specification and are coded here; vertex colors of
     one byte are taken as sRGB-coded, because the programs that write bytes (trimesh is one) do so.
+    strict: False draws an OBJ without material files, textures and coordinates for these that are
+    missing, with a warning.
     Raises MeshError, naming the file, if it is missing, of another kind, damaged, or without
     triangles, or if a texture that it names is missing or of a kind that is not read.
     """
@@ -50,7 +52,8 @@ def load_mesh(path, up: str = "auto", shape_only: bool = False) -> Mesh:
         # numpy and Pillow warn of damaged files; errors follow below
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            parts = (read_gltf if is_gltf else _read_parts)(path, shape_only)
+            parts = (read_gltf(path, shape_only) if is_gltf
+                     else _read_parts(path, shape_only, strict))
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from None
     except Exception as error:  # trimesh's parsers raise any kind of error
@@ -66,12 +69,12 @@ def load_mesh(path, up: str = "auto", shape_only: bool = False) -> Mesh:
     return mesh.transformed(FROM_Y_UP) if up == "y" or (up == "auto" and is_gltf) else mesh
 
 
-def _read_parts(path: Path, shape_only: bool) -> list[Mesh]:
+def _read_parts(path: Path, shape_only: bool, strict: bool) -> list[Mesh]:
     """Return the meshes of a file that trimesh parses."""
     import trimesh  # half a second, and the procedural family does without it
     kind, surfaces = path.suffix.lower()[1:], {}
     if kind == "obj":
-        text, stand_in, surfaces = obj_source(path, shape_only)
+        text, stand_in, surfaces = obj_source(path, shape_only, strict)
         content, source = io.BytesIO(text.encode("ascii", "replace")), Source(stand_in)
     elif kind == "ply":
         data, surface = ply_source(path, shape_only)
@@ -125,6 +128,10 @@ def _part(path: Path, geometry, surfaces: dict[str | None, Surface], shape_only:
             uv = np.nan_to_num(np.asarray(uv, np.float32)[:, :2])
             uv = uv * np.float32(surface.scale) + np.float32(surface.offset)
             uv = uv if len(uv) == len(vertices) else None
+        if material.texture is not None and uv is None and surface.without:
+            log.warning("%s: has a texture and no coordinates for it (vt); it is drawn without",
+                        one_line(str(path)))
+            material = surface.without
         if material.texture is not None and uv is None:
             raise MeshError("has a texture and no coordinates for it (vt); re-export it")
         if surface.is_clamped:

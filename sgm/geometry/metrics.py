@@ -49,25 +49,42 @@ def sample(
     return points, face_normals(vertices, faces)[face]
 
 
-def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed: int = 0) -> dict:
+def sample_seen(vertices, faces, count: int, seed: int, seen=None) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `sample` does, of the part of the surface that is seen; None: of all of it.
+
+    seen(points (N, 3)) -> bool (N,). Raises ValueError if it is less than a thousandth.
+    """
+    found, normals, drawn = [], [], 0
+    while sum(map(len, found)) < count:
+        points, facing = sample(vertices, faces, count, seed + 1000 * drawn)
+        kept = np.ones(count, bool) if seen is None else seen(points)
+        found.append(points[kept])
+        normals.append(facing[kept])
+        drawn += 1
+        if sum(map(len, found)) < drawn * count / 1000:
+            raise ValueError("no camera around the mesh sees its surface")
+    return np.concatenate(found)[:count], np.concatenate(normals)[:count]
+
+
+def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed: int = 0,
+            outer=None) -> dict:
     """Return metrics of a predicted mesh against the true one, each vertices (N, 3), faces (M, 3).
 
     chamfer_l1: mean distance prediction to truth plus truth to prediction (pred_to_gt, gt_to_pred);
     fscore_t, precision_t, recall_t at distance t; normal_consistency: mean |cos| between normals at
     nearest points, and signed; iou of the interiors with iou_mode 'parity' (both watertight) or
-    'fill'; hausdorff; of the prediction: faces, components, boundary edges, watertight. Raises
-    ValueError for a mesh without area.
+    'fill'; hausdorff; of the prediction: faces, components, boundary edges, watertight. outer: the
+    `sgm.render.visible.OuterSurface` of both; then the true surface is only what is seen, and
+    volumes are what they hold (iou_mode 'visible'). Raises ValueError for a mesh without area, and
+    for a true one of which nothing is seen.
     """
     # Samples, and distances between them.
     predicted, true = prepared(*prediction), prepared(*truth)
-    (p, p_normal), (q, q_normal) = (
-        sample(*predicted, samples, seed),
-        sample(*true, samples, seed + 1),
-    )
-    (true_cloud, true_normal), (cloud, normal) = (
-        sample(*true, dense, seed + 2),
-        sample(*predicted, dense, seed + 3),
-    )
+    seen = outer[1].sees if outer else None
+    p, p_normal = sample(*predicted, samples, seed)
+    q, q_normal = sample_seen(*true, samples, seed + 1, seen)
+    true_cloud, true_normal = sample_seen(*true, dense, seed + 2, seen)
+    cloud, normal = sample(*predicted, dense, seed + 3)
     forth, at_true = cKDTree(true_cloud).query(p)
     back, at_predicted = cKDTree(cloud).query(q)
     out = dict(
@@ -87,9 +104,13 @@ def compare(prediction, truth, samples: int = SAMPLES, dense: int = DENSE, seed:
     out["normal_consistency_signed"] = np.mean([a.mean() for a in agree])
     # Interiors.
     shape, true_shape = describe(*predicted), describe(*true)
-    mode = "parity" if is_closed(shape) and is_closed(true_shape) else "fill"
-    inside = inside_by_parity if mode == "parity" else inside_by_filling
-    a, b = inside(*predicted), inside(*true)
+    if outer:
+        mode = "visible"
+        a, b = (inside_by_carving(each) for each in outer)
+    else:
+        mode = "parity" if is_closed(shape) and is_closed(true_shape) else "fill"
+        inside = inside_by_parity if mode == "parity" else inside_by_filling
+        a, b = inside(*predicted), inside(*true)
     out |= dict(iou=(a & b).sum() / max((a | b).sum(), 1), vol_pred=a.sum() / RESOLUTION ** 3,
                 vol_gt=b.sum() / RESOLUTION ** 3)
     out = {key: float(value) for key, value in out.items()}
@@ -129,6 +150,13 @@ def inside_by_parity(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         p = np.ascontiguousarray(vertices[:, [*others, axis]])
         votes += np.moveaxis(_odd(p, faces, centers, off), 2, axis)
     return votes >= 2
+
+
+def inside_by_carving(outer) -> np.ndarray:
+    """Return bool (n, n, n): voxel centers that an OuterSurface holds."""
+    centers = _centers()
+    grid = np.stack(np.meshgrid(centers, centers, centers, indexing="ij"), -1)
+    return outer.holds(grid.reshape(-1, 3)).reshape(grid.shape[:3])
 
 
 @njit(cache=True)

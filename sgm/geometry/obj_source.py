@@ -31,11 +31,15 @@ log = logging.getLogger("sgm")
 
 @dataclass(frozen=True)
 class Surface:
-    """A material, and how its texture lies: uv of the file times scale plus offset."""
+    """A material, and how its texture lies: uv of the file times scale plus offset.
+
+    without: the material where there are no coordinates for the texture; None: that is an error.
+    """
     material: Material
     scale: tuple = (1.0, 1.0)
     offset: tuple = (0.0, 0.0)
     is_clamped: bool = False
+    without: Material | None = None
 
 
 class Source:
@@ -59,10 +63,12 @@ def read_text(path: Path) -> str:
     return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
 
 
-def obj_source(path: Path, shape_only: bool) -> tuple[str, bytes, dict[str, Surface]]:
+def obj_source(path: Path, shape_only: bool,
+               strict: bool = True) -> tuple[str, bytes, dict[str, Surface]]:
     """Return the text for trimesh, the material file for it, and {its material: Surface}.
 
-    Raises MeshError: a material file or texture is not there, or cannot be read.
+    Raises MeshError: a material file or texture is not there (if not `strict`, that is warned of),
+    or cannot be read.
     """
     text = read_text(path).replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ")
     # a line break in front of each line is found ten times faster than the start of a line
@@ -82,11 +88,11 @@ def obj_source(path: Path, shape_only: bool) -> tuple[str, bytes, dict[str, Surf
                         one_line(str(path)))
         found, textures = {}, Textures()
         for library in libraries:
-            for file in _library_files(path.parent, library):
+            for file in _or_warned(strict, path, _library_files, path.parent, library) or ():
                 found |= {name: (file.parent, lines) for name, lines in _materials(file).items()}
         for name in used:
             if name in found:
-                surfaces[numbers[name]] = _surface(path, name, *found[name], textures)
+                surfaces[numbers[name]] = _surface(path, name, *found[name], textures, strict)
             elif libraries:
                 log.warning("%s: uses the material %s, which is in none of its .mtl files; it is"
                             " drawn without", one_line(str(path)), one_line(name))
@@ -139,29 +145,31 @@ def _materials(file):
     return found
 
 
-def _surface(path, name, folder, lines, textures):
+def _or_warned(strict, path, find, *what):
+    """Return find(*what); or if that is not there and not `strict`, warn of it and return None."""
+    try:
+        return find(*what)
+    except MeshError as error:
+        if strict:
+            raise
+        log.warning("%s: %s; it is drawn without", one_line(str(path)), error)
+        return None
+
+
+def _surface(path, name, folder, lines, textures, strict):
     """Return the Surface of a material's lines."""
-    if "map_d" in lines:
+    options, file_name = _options(lines.get("map_kd", ""))
+    # the usual form, and the only one that is read: the alpha of the texture itself
+    has_holes = file_name and _options(lines.get("map_d", ""))[1] == file_name
+    if "map_d" in lines and not has_holes:
         log.warning("%s: material %s has a map_d, which is not read: its holes are drawn closed",
                     one_line(str(path)), one_line(name))
-    options, file_name = _options(lines.get("map_kd", ""))
     if not file_name and "map_ka" in lines:
         log.warning("%s: material %s has a map_Ka and no map_Kd; it is drawn in its Kd",
                     one_line(str(path)), one_line(name))
-    if not file_name:
-        levels = np.array(GRAY) / 255
-        try:
-            numbers = [float(word) for word in lines["kd"].split()[:3]]
-            levels = np.clip(np.array(numbers * 3 if len(numbers) == 1 else numbers) * 255, 0, 255)
-            levels = levels.round() / 255
-            if levels.shape != (3,) or not max(numbers) <= 2:       # a little more is clipped
-                raise ValueError
-        except KeyError:
-            pass
-        except ValueError:
-            raise MeshError(f"material {name}: Kd is {lines['kd']!r}, expected three numbers from 0"
-                            " to 1") from None
-        return Surface(Material((*(float(level) for level in levels), 1.0)))
+    file = file_name and _or_warned(strict, path, find_file, folder, file_name)
+    if not file:
+        return Surface(_plain(name, lines))
     # An obj's Kd is a stand-in where there is a picture: many exporters write black or gray next to
     # map_Kd.
     for option, usual in UNREAD.items():
@@ -169,11 +177,28 @@ def _surface(path, name, folder, lines, textures):
         if given and (usual is None or given != usual[:len(given)]):
             log.warning("%s: material %s: option -%s of its texture is not applied",
                         one_line(str(path)), one_line(name), option)
-    file = find_file(folder, file_name)
     lie = {kind: tuple([*options.get(kind, ()), neutral, neutral][:2])
            for kind, neutral in VECTORS.items()}
-    return Surface(Material(texture=textures.read(str(file))), lie["s"], lie["o"],
-                   options.get("clamp") == ["on"])
+    material = Material(texture=textures.read(str(file)), alpha_cutoff=0.5 if has_holes else 0.0)
+    return Surface(material, lie["s"], lie["o"], options.get("clamp") == ["on"],
+                   None if strict else _plain(name, lines))
+
+
+def _plain(name, lines):
+    """Return the Material of a material's Kd."""
+    levels = np.array(GRAY) / 255
+    try:
+        numbers = [float(word) for word in lines["kd"].split()[:3]]
+        levels = np.clip(np.array(numbers * 3 if len(numbers) == 1 else numbers) * 255, 0, 255)
+        levels = levels.round() / 255
+        if levels.shape != (3,) or not max(numbers) <= 2:       # a little more is clipped
+            raise ValueError
+    except KeyError:
+        pass
+    except ValueError:
+        raise MeshError(f"material {name}: Kd is {lines['kd']!r}, expected three numbers from 0"
+                        " to 1") from None
+    return Material((*(float(level) for level in levels), 1.0))
 
 
 def _options(line):

@@ -5,9 +5,10 @@ settings continues a set, and one with other settings is refused. Every object h
 and orbit, and with varied lighting its own lights. All are drawn from the seed and the object's
 name alone, so the number of processes and the order do not matter.
 
-A packed set has clips.npy (N, T, H, W, 3) uint8 on white, azimuths.npy and elevations.npy (N, T)
-float32 degrees, and seeds.npy (N,) int64. A folder of degraded views has their truth within: the
-folder truth with the clean views, the true cameras and the shape as mesh.ply.
+A packed set has clips.npy (N, T, H, W, 4) uint8 with straight alpha, azimuths.npy and
+elevations.npy (N, T) float32 degrees, and names.npy (N,) text. A folder of degraded views has their
+truth within: the folder truth with the clean views, the true cameras and the shape as mesh.ply;
+one of a catalogue object has the shape there.
 """
 from __future__ import annotations
 
@@ -34,12 +35,15 @@ from sgm.common.arrays import read_npy
 from sgm.common.cli import check_folder
 from sgm.common.errors import InputError
 from sgm.common.files import atomic
-from sgm.geometry.mesh import MeshError
+from sgm.geometry.mesh import Mesh, MeshError
 from sgm.geometry.mesh_reader import SUFFIXES, load_mesh
 from sgm.geometry.mesh_writer import ply
+from sgm.geometry.zipped import ZippedMesh, members
+from sgm.render.catalogue import CatalogueObject
 from sgm.render.degradation import Degradation, degraded_orbit
 from sgm.render.framing import normalized, viewing_distance
-from sgm.render.procedural import make_object, on_white, render_clip
+from sgm.render.procedural import make_object
+from sgm.render.variation import variation_of
 from sgm.render.zbuffer import SOFT, STUDIO, Lighting, render_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit, position
 from sgm.views.transforms import write_transforms
@@ -48,30 +52,38 @@ PACK_BLOCK = 16     # objects per task when packing
 TRUTH = "truth"     # folder within degraded views
 _VIEW_FILES = re.compile(r"[0-9]+\.png|transforms\.json")
 _TRUTH_FILES = re.compile(r"[0-9]+\.png|transforms\.json|mesh\.ply")
-_SET_FILES = re.compile(r"(clips|azimuths|elevations|seeds|done)\.npy|render\.json|failed\.txt")
+_SET_FILES = re.compile(
+    r"(clips|azimuths|elevations|names|seeds|done)\.npy|render\.json|failed\.txt")
 _TEMPORARY = re.compile(r"\..+\.tmp")          # what a killed process left, see `atomic`
 
 # progress(done, total, failure): objects that are finished, of how many, and (name, reason) of one
 # that just failed, or None
 Progress = Callable[[int, int, "tuple[str, str] | None"], None]
 
+# where an object comes from: the seed of a procedural one, a mesh file, or one within an archive
+Source = int | str | ZippedMesh | CatalogueObject
+Item = tuple[str, Source]           # its name, and that
+
 
 @dataclass(frozen=True)
 class OrbitSettings:
     """What all orbits of a set have in common; recorded in its render.json."""
-    kind: str = "procedural"        # objects: "procedural" by seed, or "meshes" from files
+    # objects: "procedural" by seed, "meshes" from files, or those of the "catalogue"
+    kind: str = "procedural"
     size: int = 576                 # pixels per side
     frames: int = 21                # views per orbit
-    # "static": constant elevation; "dynamic": the random orbits of SV3D's paper
+    # "static": constant elevation; "dynamic": the random orbits of SV3D's paper; "rings": the same
+    # 36 cameras for all objects
     orbit: str = "static"
     elevation: tuple[float, float] = (-5.0, 30.0)   # range of the input view's elevation, degrees
     # "fixed": the same lights for all objects; "varied": soft lights of each object's own
     lighting: str = "fixed"
     supersample: int = 2            # samples per pixel and side
-    seed: int = 0                   # draws elevations, orbits and lights
+    seed: int = 0                   # draws elevations, orbits, lights and variations
     up: str | None = None           # meshes only: up axis of the files, "auto", "y" or "z"
     # meshes only: "box" scales the longest side to 1, "sphere" the radius to 0.5
     fit: str | None = None
+    variations: int | None = None   # varied forms of each object, instead of the object itself
     degrade: Degradation | None = None      # faults of generated views
 
     def record(self) -> dict:
@@ -87,6 +99,8 @@ def orbit_of(name: str, settings: OrbitSettings) -> Orbit:
 
     Its elevation is uniform in the range.
     """
+    if settings.orbit == "rings":
+        return Orbit.rings()
     rng = np.random.RandomState(_seed_of(f"{settings.seed}/{name}"))
     elevation = round(float(rng.uniform(*settings.elevation)), 3)
     if settings.orbit == "static":
@@ -116,12 +130,41 @@ def lighting_of(name: str, settings: OrbitSettings, usual: Lighting) -> Lighting
                     fill * usual.fill, tuple(position(across, low, 1.0)), sky * usual.sky)
 
 
-def render_folder(item: tuple[str, int | str], out: str,
-                  settings: OrbitSettings) -> tuple[str, str | None]:
-    """Render one object into out/name; return its name and why it failed, or None.
+@dataclass(frozen=True)
+class Rendered:
+    """The views (T, H, W, 4) uint8 of an object, and how they were made."""
+    views: np.ndarray
+    mesh: Mesh
+    orbit: Orbit
+    distance: float
+    lighting: Lighting
 
-    item: (name, seed or path of a mesh file).
-    """
+
+def rendered(name: str, mesh: Mesh, settings: OrbitSettings) -> Rendered:
+    """Render the object `name`, whose mesh `load_object` returned."""
+    orbit, distance, lighting = orbit_of(name, settings), DISTANCE, SOFT
+    variation = variation_of(name, settings.seed) if settings.variations else None
+    if settings.kind != "procedural":
+        mesh = normalized(variation.of_mesh(mesh) if variation else mesh, settings.fit)
+        distance, lighting = viewing_distance(mesh, orbit), STUDIO
+    lighting = lighting_of(name, settings, lighting)
+    views = render_views(mesh, orbit.poses(distance), settings.size, FOV_DEG,
+                         supersample=settings.supersample, lighting=lighting)
+    return Rendered(variation.of_colors(views) if variation else views, mesh, orbit, distance,
+                    lighting)
+
+
+def load_object(source: Source, up: str | None) -> Mesh:
+    """Return the mesh of an object, z up. Raises MeshError."""
+    if isinstance(source, int):
+        return make_object(source)
+    if isinstance(source, CatalogueObject):
+        return source.load()
+    return source.load(up) if isinstance(source, ZippedMesh) else load_mesh(source, up)
+
+
+def render_folder(item: Item, out: str, settings: OrbitSettings) -> tuple[str, str | None]:
+    """Render one object into out/name; return its name and why it failed, or None."""
     name, source = item
     final = Path(out, name)
     try:
@@ -129,29 +172,25 @@ def render_folder(item: tuple[str, int | str], out: str,
         if foreign or final.exists() and not final.is_dir():
             found = foreign.relative_to(final) if foreign else "a file"
             return name, f"{final} is in the way ({found}); give another --out"
-        orbit, distance, lighting = orbit_of(name, settings), DISTANCE, SOFT
-        if isinstance(source, int):
-            mesh = make_object(source)
-        else:
-            mesh, lighting = normalized(load_mesh(source, settings.up), settings.fit), STUDIO
-            distance = viewing_distance(mesh, orbit)
-        lighting = lighting_of(name, settings, lighting)
-        views = render_views(mesh, orbit.poses(distance), settings.size, FOV_DEG,
-                             supersample=settings.supersample, lighting=lighting)
-        written, clean = orbit, views
+        made = rendered(name, load_object(source, settings.up), settings)
+        views, written = made.views, made.orbit
         if settings.degrade:
             rng = np.random.RandomState(zlib.crc32(f"{settings.seed}/{name}/degrade".encode()))
-            views, written = degraded_orbit(mesh, orbit, distance, settings.size, lighting,
-                                            settings.supersample, settings.degrade, rng)
+            views, written = degraded_orbit(made.mesh, made.orbit, made.distance, settings.size,
+                                            made.lighting, settings.supersample, settings.degrade,
+                                            rng)
     except (MeshError, MemoryError) as error:
         return name, str(error) or "out of memory"
     with atomic(final, name=f"--out {final}") as folder:
         write_pictures(folder, views)
-        write_transforms(folder, written, settings.size, distance=distance)
+        write_transforms(folder, written, settings.size, distance=made.distance)
         if settings.degrade:
-            write_pictures(folder / TRUTH, clean)
-            write_transforms(folder / TRUTH, orbit, settings.size, distance=distance)
+            write_pictures(folder / TRUTH, made.views)
+            write_transforms(folder / TRUTH, made.orbit, settings.size, distance=made.distance)
+        if settings.degrade or settings.kind == "catalogue":
+            mesh = made.mesh
             colors = np.ones((len(mesh.vertices), 3)) if mesh.colors is None else mesh.colors
+            (folder / TRUTH).mkdir(exist_ok=True)
             (folder / TRUTH / "mesh.ply").write_bytes(
                 ply(mesh.vertices, mesh.faces, np.round(255 * np.clip(colors, 0, 1))))
         shutil.rmtree(final, ignore_errors=True)
@@ -165,23 +204,18 @@ def write_pictures(folder: Path, pictures: np.ndarray):
         Image.fromarray(picture).save(folder / f"{k:03d}.png")
 
 
-def render_block(rows: list[int], folder: str, settings: OrbitSettings) -> int:
-    """Render rows of a packed set in place; return how many."""
+def render_block(rows: list[tuple[int, Item]], folder: str, settings: OrbitSettings) -> int:
+    """Render items into their rows of a packed set; return how many. Raises MeshError."""
     arrays = {name: read_npy(Path(folder, name + ".npy"), "r+")
-              for name in ("clips", "azimuths", "elevations", "seeds", "done")}
-    for row in rows:
-        seed = int(arrays["seeds"][row])
-        name = f"{seed:07d}"
-        orbit = orbit_of(name, settings)
-        if settings.lighting == "fixed":
-            views = render_clip(seed, orbit, settings.size, supersample=settings.supersample)
-        else:
-            views = on_white(render_views(
-                make_object(seed), orbit.poses(DISTANCE), settings.size, FOV_DEG,
-                supersample=settings.supersample, lighting=lighting_of(name, settings, SOFT)))
-        arrays["clips"][row] = views
-        arrays["azimuths"][row], arrays["elevations"][
-            row] = orbit.azimuths_deg, orbit.elevations_deg
+              for name in ("clips", "azimuths", "elevations", "done")}
+    loaded = None
+    for row, (name, source) in rows:
+        if source != loaded:        # the forms of one object follow each other
+            mesh, loaded = load_object(source, settings.up), source
+        made = rendered(name, mesh, settings)
+        arrays["clips"][row] = made.views
+        arrays["azimuths"][row] = made.orbit.azimuths_deg
+        arrays["elevations"][row] = made.orbit.elevations_deg
         arrays["done"][row] = True
     return len(rows)
 
@@ -223,29 +257,37 @@ def procedural_items(seeds: Iterable[int]) -> list[tuple[str, int]]:
     return [(f"{seed:07d}", seed) for seed in seeds]
 
 
-def mesh_items(paths: list[str]) -> list[tuple[str, str]]:
-    """Return the sorted (name, path) of mesh files and of those in folders.
+def mesh_items(paths: list[str], copies: int = 0) -> list[tuple[str, str | ZippedMesh]]:
+    """Return the sorted (name, source) of mesh files, and of those in folders and zip archives.
 
     Folders are searched with their sub-folders. The name is the file's without its suffix; files
-    that share one get their folder's in front, or the whole path. Raises InputError if a path does
-    not exist or no file is found.
+    that share one get their folder's in front, or the whole path. With `copies`, every file comes
+    so often, the copy's number behind its name. Raises InputError if a path does not exist or no
+    file is found.
     """
-    files = set()
+    files = {}
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give mesh files"
-                             f" ({', '.join(SUFFIXES)}) or folders")
-        files.update(p for p in path.rglob("*")
-                     if p.suffix.lower() in SUFFIXES) if path.is_dir() else files.add(path)
+                             f" ({', '.join(SUFFIXES)}), folders or zip archives")
+        if path.is_dir():
+            files |= {p: str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES}
+        elif path.suffix.lower() == ".zip":
+            files |= {path / member: ZippedMesh(str(path), member) for member in members(path)
+                      if Path(member).suffix.lower() in SUFFIXES
+                      and not member.startswith("__MACOSX/")}     # what macOS adds is no mesh
+        else:
+            files[path] = str(path)
     if not files:
         raise InputError(f"{paths[0]}: no mesh files in it; expected {', '.join(SUFFIXES)}")
-    files = sorted(files)
-    names = [p.stem for p in files]
+    names = [p.stem for p in sorted(files)]
     for name_of in (lambda p: f"{p.resolve().parent.name}-{p.stem}",
                     lambda p: "-".join(p.resolve().parts[1:])):
         shared = {name for name, count in Counter(names).items() if count > 1}
-        names = [name_of(p) if name in shared else name for name, p in zip(names, files)]
-    return [(name, str(path)) for name, path in zip(names, files)]
+        names = [name_of(p) if name in shared else name for name, p in zip(names, sorted(files))]
+    items = [(name, files[path]) for name, path in zip(names, sorted(files))]
+    return [(f"{name}-{k:02d}", source) for name, source in items
+            for k in range(copies)] if copies else items
 
 
 def claim(folder: Path, record: dict, overwrite: bool = False):
@@ -276,7 +318,7 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
             raise InputError(f"{note}: is damaged; give another --out, or --overwrite to start"
                              " afresh") from None
         found.setdefault("lighting", "fixed")       # sets from before there was any other lighting
-        for key, value in ({"degrade": None} | record).items():
+        for key, value in ({"degrade": None, "variations": None} | record).items():
             if found.get(key) != value:
                 raise InputError(f"--out {folder}: holds orbits rendered with {key}"
                                  f" {found.get(key)}, this run has {key} {value}; give another"
@@ -309,14 +351,14 @@ def _foreign_in(folder: Path, files: re.Pattern = _VIEW_FILES) -> Path | None:
     return None
 
 
-def render_folders(items: list[tuple[str, int | str]], out: Path, settings: OrbitSettings, *,
+def render_folders(items: list[Item], out: Path, settings: OrbitSettings, *,
                    workers: int = 1, overwrite: bool = False,
                    progress: Progress | None = None) -> dict[str, str]:
     """Render a views folder out/name for every item; finished ones are kept.
 
-    items: see `procedural_items`, `mesh_items`. Returns {name: reason} of the objects that failed,
-    which out/failed.txt lists too. Raises InputError if `out` holds orbits of other settings or
-    cannot be written.
+    items: see `procedural_items`, `mesh_items`, `catalogue_items`. Returns {name: reason} of the
+    objects that failed, which out/failed.txt lists too. Raises InputError if `out` holds orbits of
+    other settings or cannot be written.
     """
     claim(out, settings.record(), overwrite)
     todo = [item for item in items if not (out / item[0] / "transforms.json").exists()]
@@ -338,74 +380,89 @@ def render_folders(items: list[tuple[str, int | str]], out: Path, settings: Orbi
     return failed
 
 
-def render_packed(seeds: range, out: Path, settings: OrbitSettings, *, workers: int = 1,
+def render_packed(items: list[Item], out: Path, settings: OrbitSettings, *, workers: int = 1,
                   overwrite: bool = False, progress: Progress | None = None) -> bool:
-    """Render the orbits of procedural objects into one packed set.
+    """Render the orbits of items into one packed set.
 
     Returns whether there was anything to do. An unfinished set lies in out.partial and is
-    continued. Raises InputError as `render_folders` does, and if the disk has not enough space.
+    continued. Raises InputError as `render_folders` does, if an object cannot be rendered, or if
+    the disk has not enough space.
     """
-    record = settings.record() | {"first_seed": seeds.start, "count": len(seeds)}
+    record = settings.record() | {"count": len(items)}
+    if settings.kind == "procedural":
+        record["first_seed"] = items[0][1]
     work = out.with_name(out.name + ".partial")
+    names = [name for name, _ in items]
     # Start afresh, or accept what is there.
     if overwrite and out.exists():
         claim(out, record, True)            # refuses folders of others, empties our own
         shutil.rmtree(out)
     if (out / "clips.npy").exists():
         claim(out, record)                  # refuses another kind
+        if (out / "names.npy").exists():    # in sets from before, the seeds' record is enough
+            _check_names(out, names)
         return False
     if out.exists():
         raise InputError(f"--out {out}: exists and holds no packed set; give another --out")
     claim(work, record, overwrite)
     if not (work / "done.npy").exists():
-        _make_arrays(work, out, seeds, settings.frames, settings.size)
+        _make_arrays(work, out, names, settings.frames, settings.size)
     # Render the rows that are missing.
-    todo = _rows_to_do(work, seeds, settings.frames, settings.size)
-    blocks = [todo[k:k + PACK_BLOCK] for k in range(0, len(todo), PACK_BLOCK)]
-    done = len(seeds) - len(todo)
+    todo = _rows_to_do(work, names, settings.frames, settings.size)
+    blocks = [[(row, items[row]) for row in todo[k:k + PACK_BLOCK]]
+              for k in range(0, len(todo), PACK_BLOCK)]
+    done = len(items) - len(todo)
     results = in_processes(partial(render_block, folder=str(work), settings=settings), blocks,
                            workers)
     with closing(results):
         for count in results:
             done += count
             if progress:
-                progress(done, len(seeds), None)
+                progress(done, len(items), None)
     os.replace(work, out)
     (out / "done.npy").unlink()
     return True
 
 
-def _layout(count, frames, size):
+def _layout(names, frames, size):
     """Return (name, type, shape) of the arrays of an unfinished packed set; "done" is the last."""
-    return (("clips", np.uint8, (count, frames, size, size, 3)),
+    count = len(names)
+    return (("clips", np.uint8, (count, frames, size, size, 4)),
             ("azimuths", np.float32, (count, frames)), ("elevations", np.float32, (count, frames)),
-            ("seeds", np.int64, (count,)), ("done", bool, (count,)))
+            ("names", np.array(names).dtype, (count,)), ("done", bool, (count,)))
 
 
-def _rows_to_do(folder, seeds, frames, size):
+def _check_names(folder, names):
+    """Raise InputError if a set has other objects."""
+    found = read_npy(folder / "names.npy").tolist()
+    if found != names:
+        other = next((name for name, one in zip(names, found) if name != one), names[-1])
+        raise InputError(f"--out {folder}: holds other objects than {other} in its place; give"
+                         " another --out, or --overwrite to start afresh")
+
+
+def _rows_to_do(folder, names, frames, size):
     """Return the rows of an unfinished packed set that are missing. Raises InputError."""
     try:
         arrays = {name: read_npy(folder / f"{name}.npy", "r", kind, shape)
-                  for name, kind, shape in _layout(len(seeds), frames, size)}
-        if arrays["seeds"].tolist() != list(seeds):
-            raise InputError(f"{folder / 'seeds.npy'}: found other seeds than {seeds.start} to"
-                             f" {seeds.stop - 1}; the file is damaged")
+                  for name, kind, shape in _layout(names, frames, size)}
     except (InputError, OSError) as error:
         raise InputError(f"{error}; give --overwrite to start afresh") from None
+    _check_names(folder, names)
     return np.flatnonzero(~arrays["done"]).tolist()
 
 
-def _make_arrays(folder: Path, out: Path, seeds: range, frames: int, size: int):
+def _make_arrays(folder: Path, out: Path, names: list[str], frames: int, size: int):
     """Write the empty arrays of a packed set; done.npy, the last, shows that all are there."""
-    needed, free = len(seeds) * frames * size * size * 3, shutil.disk_usage(folder).free
+    needed, free = len(names) * frames * size * size * 4, shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(f"--out {out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB"
-                         " are free; lower --count or --size")
-    for name, kind, shape in _layout(len(seeds), frames, size):
+                         " are free; render fewer or smaller orbits")
+    for name, kind, shape in _layout(names, frames, size):
         with atomic(folder / f"{name}.npy", name=f"--out {out}") as new:
             array = np.lib.format.open_memmap(new, "w+", kind, shape)
-            if name == "seeds":
-                array[:] = seeds
+            if name == "names":
+                array[:] = names
             array.flush()
             with open(new, "r+b") as file:  # else a disk that fills up later would kill the process
                 os.posix_fallocate(file.fileno(), 0, new.stat().st_size)

@@ -55,13 +55,14 @@ def render_clip(source: int | Mesh, orbit: Orbit, size: int, *, supersample: int
     return on_white(views)
 
 
-def on_white(rgba: np.ndarray) -> np.ndarray:
-    """Return (..., 4) uint8 straight alpha composited on white, (..., 3) uint8.
+def on_white(rgba: np.ndarray, background=(255, 255, 255)) -> np.ndarray:
+    """Return (..., 4) uint8 straight alpha composited on white, or another color, (..., 3) uint8.
 
     Values are composited as stored (sRGB-coded).
     """
     rgb, alpha = rgba[..., :3].astype(np.uint32), rgba[..., 3:].astype(np.uint32)
-    return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    behind = np.array(background, np.uint32)
+    return ((rgb * alpha + behind * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _palette(rng) -> dict[str, np.ndarray]:

@@ -338,6 +338,16 @@ def render_views(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float, *,
     return out
 
 
+def render_depths(mesh: Mesh, cameras: np.ndarray, size: int, fov_deg: float) -> np.ndarray:
+    """Return z-depths (T, size, size) float32 from cameras (T, 4, 4); inf where nothing is.
+
+    One ray goes through the center of each pixel; depth is along the optical axis in world units.
+    """
+    packed = pack(mesh, size)
+    return np.stack([_buffers(packed, camera, size, fov_deg)[0].astype(np.float32)
+                     for camera in cameras])
+
+
 def render_geometry(mesh: Mesh, camera_to_world: np.ndarray, size: int,
                     fov_deg: float) -> tuple[np.ndarray, np.ndarray]:
     """Return z-depth (size, size) float32 and world normals (size, size, 3) float32.

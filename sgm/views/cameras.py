@@ -21,6 +21,7 @@ from sgm.common.errors import InputError, argument
 FOV_DEG = 33.8     # SV3D paper, appendix B; horizontal = vertical
 MAX_VALUE = 1e9    # largest length or angle in degrees; a larger one means a damaged file
 DISTANCE = 2.0     # generative-models issue 342: "our default radius is 2"
+EVALUATION = slice(0, None, 3)  # the views of `Orbit.rings` that are not to train on
 
 
 class CameraError(InputError):
@@ -149,6 +150,19 @@ class Orbit:
         azimuths = np.cumsum(rng.uniform(0.5, 1.5, count))
         azimuths *= 360 / azimuths[-1]
         return cls(azimuths[3::4], elevations[3::4])
+
+    @classmethod
+    def rings(cls):
+        """Return 36 fixed cameras on three rings, at elevations 0, 20 and 40.
+
+        24 are to train on, eight a ring; the others, `EVALUATION` of them, stand on each ring
+        midway between two of these.
+        """
+        k = np.arange(12)
+        azimuths = [30 * k + 7.5, 30 * k + 15, 30 * k + 30]
+        rings = [2 * k + 2, 2 * k + 1, 2 * k + 2]
+        # the last, the input view, is at elevation 20
+        return cls(np.stack(azimuths, 1).ravel(), 20 * ((np.stack(rings, 1).ravel() + 1) % 3))
 
     @classmethod
     def from_lists(cls, azimuths_deg, elevations_deg):

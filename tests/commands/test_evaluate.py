@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from support.commands import load_tool
 
+from sgm.render import catalogue
 from sgm.views import metrics
 
 evaluate, THUMB = load_tool("evaluate"), load_tool("_evaluation").THUMB
@@ -125,6 +126,21 @@ def test_folders_matched_by_name_and_resized(tmp_path, capsys):
     write_views(tmp_path / "t" / "unused", TRUTH)
     assert evaluate.run(["views", str(tmp_path / "p"), str(tmp_path / "t")]) == 0
     assert "mean of 2 objects" in capsys.readouterr().out
+
+
+def test_catalogue_objects_with_a_sibling_in_train_are_left_out_once(tmp_path, capsys, monkeypatch):
+    """Of three objects one has a sibling, and a prediction that is wrong: 10 log10(3/2) dB instead of 100."""
+    (tmp_path / "list.csv").write_text("library,id,sibling\nTiny,1,Tiny-009\nTiny,2,\n")
+    monkeypatch.setattr(catalogue, "LIST", tmp_path / "list.csv")
+    for name, views in (("Tiny-001-front", TRUTH[1::-1] + TRUTH[2:]), ("Tiny-002-front", TRUTH), ("Tiny-0012", TRUTH)):
+        write_views(tmp_path / "t" / name, TRUTH)
+        write_views(tmp_path / "p" / f"{name}_23", views)
+    assert evaluate.run(["views", str(tmp_path / "p"), str(tmp_path / "t")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    wrong = 10 * np.log10(3 / 2)
+    means = [(row[1], row[2]) for row in rows if row[0] == "prediction"]
+    assert [means[0][1], means[1][1]] == [f"{(200 + wrong) / 3:.2f}", "100.00"]
+    assert ["mean", "of", "the", "2"] in [row[:4] for row in rows]
 
 
 @pytest.mark.parametrize("spoil, said", [

@@ -42,9 +42,9 @@ def packed_set(name):
 
 def unfinished_set(name):
     def make(folder):
-        seeds = range(3, 6)
-        _make_arrays(folder, folder, seeds, 2, 8)
-        return folder / f"{name}.npy", lambda: _rows_to_do(folder, seeds, 2, 8)
+        objects = ["chair", "table", "lamp"]
+        _make_arrays(folder, folder, objects, 2, 8)
+        return folder / f"{name}.npy", lambda: _rows_to_do(folder, objects, 2, 8)
     return make
 
 
@@ -106,10 +106,10 @@ def render_note(folder):
 
 COUNT = 30      # bits of each file; the slow test takes more
 FILES = {"cache": cache_entry, "clips": packed_set("clips"), "azimuths": packed_set("azimuths"), "done": unfinished_set("done"),
-         "seeds": unfinished_set("seeds"), "unfinished": unfinished_set("clips"), "settings": stage_settings,
+         "names": unfinished_set("names"), "unfinished": unfinished_set("clips"), "settings": stage_settings,
          "stage": stage_state, "state": training_state, "config": beginning, "metrics": metrics, "memo": memo,
          "render": render_note}
-HEADER = {"cache": 128, "clips": 128, "azimuths": 128, "done": 128, "seeds": 128, "unfinished": 128}   # .npy: numbers follow
+HEADER = {"cache": 128, "clips": 128, "azimuths": 128, "done": 128, "names": 128, "unfinished": 128}   # .npy: numbers follow
 
 
 @pytest.mark.parametrize("count", [COUNT, pytest.param(2000, marks=pytest.mark.slow)])

@@ -55,6 +55,15 @@ def test_wrong_poses_are_told(generated, tmp_path):
         assert wrong.azimuths_rad[-1] == true.azimuths_rad[-1]
 
 
+def test_catalogue_objects(generated, tmp_path, monkeypatch, capsys):
+    """Those of the test split, with their shapes; not in the folder of the others."""
+    monkeypatch.setattr("sgm.render.catalogue.catalogue_items", lambda libraries, split: [(f"{split}-{libraries[0]}", 5)])
+    assert held_back.run(["--catalogue", "a.sh3f", "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "truth" / "test-a.sh3f" / "truth" / "mesh.ply").is_file() and len(generated) == 3
+    assert held_back.run(["--output", str(tmp_path / "out")]) == 2
+    assert "catalogue" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["held_back", "demo", "convert"])
 def test_help_needs_no_mindspore(name):
     """Its import takes seconds; --help and a wrong flag answer at once."""

@@ -23,7 +23,7 @@ def test_configurations_and_weights_are_installed():
             for package, patterns in SETTINGS["package-data"].items()}
     installed = {path for folder, patterns in data.items() for pattern in patterns for path in folder.glob(pattern)}
     needed = {*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "sgm" / "audit" / "golden").iterdir(),
-              *(ROOT / "sgm").rglob("*.yaml"), ROOT / "assets" / "sv3d_tiny.safetensors"}
+              *(ROOT / "sgm").rglob("*.yaml"), *(ROOT / "assets" / name for name in ("sv3d_tiny.safetensors", "catalogue.csv"))}
     assert needed <= installed
 
 

@@ -1,6 +1,7 @@
 """Mesh files of every kind, written here and read."""
 import logging
 import os
+import re
 import subprocess
 
 import numpy as np
@@ -166,11 +167,18 @@ def test_texture_that_cannot_be_read_is_named(line, said, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("line, said", [("map_Kd -mm 0.2 0.5 wood.png", "option -mm"), ("map_Kd -t 1 wood.png", "option -t"),
                                         ("map_Kd -imfchan r wood.png", "option -imfchan"),
-                                        ("map_Kd wood.png\nmap_d wood.png", "map_d"), ("map_Kd -s 4 -clamp on wood.png", "-clamp")])
+                                        ("map_Kd wood.png\nmap_d other.png", "map_d"), ("map_Kd -s 4 -clamp on wood.png", "-clamp")])
 def test_what_a_material_says_in_vain_is_warned_of(line, said, tmp_path, caplog):
     halves(tmp_path / "wood.png")
     textured(tmp_path, line)
     assert [said in record.message for record in caplog.records] == [True]
+
+
+def test_holes_of_a_texture_with_alpha(tmp_path, caplog):
+    halves(tmp_path / "wood.png")
+    for line, cutoff in (("map_Kd wood.png\nmap_d wood.png", 0.5), ("map_Kd wood.png", 0)):
+        textured(tmp_path, line)
+        assert load_mesh(tmp_path / "a.obj").materials[0].alpha_cutoff == cutoff and not caplog.records
 
 
 def test_texture_without_a_name_is_none(tmp_path):
@@ -190,6 +198,22 @@ def test_material_files_and_materials_that_are_missing(tmp_path, caplog):
     (tmp_path / "a.obj").write_text(SQUARE.replace("usemtl m\n", ""))       # says nothing of its materials
     load_mesh(tmp_path / "a.obj")
     assert len(caplog.records) == 1
+
+
+def test_what_is_missing_can_be_drawn_without(tmp_path, caplog):
+    """A texture's material in its Kd; without the material file in none."""
+    (tmp_path / "a.obj").write_text(SQUARE)
+    assert len(load_mesh(tmp_path / "a.obj", strict=False).faces) == 2
+    (tmp_path / "a.mtl").write_text("newmtl m\nKd 1 0 0\nmap_Kd gone.png\n")
+    assert load_mesh(tmp_path / "a.obj", strict=False).materials[0].color[:3] == (1, 0, 0)
+    halves(tmp_path / "gone.png")
+    (tmp_path / "a.obj").write_text(re.sub("vt.*\n", "", re.sub("/[0-9]", "", SQUARE)))
+    assert load_mesh(tmp_path / "a.obj", strict=False).materials[0].color[:3] == (1, 0, 0)
+    with pytest.raises(MeshError, match="no coordinates for it"):
+        load_mesh(tmp_path / "a.obj")
+    said = [record.message for record in caplog.records]
+    assert "no coordinates for it (vt); it is drawn without" in said.pop()
+    assert "names a.mtl, which is not in" in said[0] and "names gone.png" in said[-1] and "it is drawn without" in said[-1]
 
 
 def test_textures_are_read_once_and_bounded(tmp_path, monkeypatch):

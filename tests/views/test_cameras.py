@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 from support.paths import GOLDEN
 
 from sgm.views import cameras
-from sgm.views.cameras import CameraError, Orbit
+from sgm.views.cameras import EVALUATION, CameraError, Orbit
 from sgm.views.transforms import read_orbit, read_transforms
 
 
@@ -26,6 +26,18 @@ def test_orbit_by_hand():
     sine = Orbit.sine(amplitude=30, elevation=10, num_frames=4)
     np.testing.assert_allclose(sine.elevations_deg, [40, 10, -20, 10], atol=1e-12)
     assert len(Orbit.static(num_frames=1)) == 1
+
+
+def test_rings():
+    """Eight cameras a ring to train on, the four to evaluate with midway between two of them; the last is the input view."""
+    orbit = Orbit.rings()
+    held = np.arange(36)[EVALUATION]
+    assert len(held) == 12 and (orbit.azimuths_deg[-1], orbit.elevations_deg[-1]) == (0, 20)
+    for elevation in (0, 20, 40):
+        ring = np.flatnonzero(orbit.elevations_deg == elevation)
+        train, test = (np.sort(orbit.azimuths_deg[list(part)]) for part in (set(ring) - set(held), set(ring) & set(held)))
+        assert np.diff(train).tolist() == [45] * 7 and np.diff(test).tolist() == [90] * 3
+        assert np.abs((test[:, None] - train + 180) % 360 - 180).min(1).tolist() == [22.5] * 4
 
 
 def test_azimuths_are_relative_to_the_last_view():

@@ -1,4 +1,7 @@
-"""The packed sets of `tools/render_orbits.py --pack`: clips, azimuths and elevations, on white."""
+"""The packed sets of `tools/render_orbits.py --pack`: clips, azimuths and elevations.
+
+Views have alpha, or in older sets none: those are on white already.
+"""
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,18 +12,22 @@ import numpy as np
 from sgm.common.arrays import read_npy
 from sgm.common.errors import InputError
 from sgm.common.files import check_file
-from sgm.train.data.clips import Clips, DataError
+from sgm.render.procedural import on_white
+from sgm.train.data.clips import Clips, DataError, hash_of
 from sgm.views.cameras import Orbit
+from sgm.views.images import WHITE
 
-REMEDY = "make it again with tools/render_orbits.py procedural --pack"
+REMEDY = "make it again with tools/render_orbits.py --pack"
 
 
 @dataclass(frozen=True)
 class PackedClip:
-    """Row `row` of a set."""
+    """Row `row` of a set, put on a background and shrunk to `size` x `size` pixels."""
     folder: Path
     arrays: dict
     row: int
+    size: int
+    background: tuple = WHITE
     fps = motion = None
 
     @property
@@ -41,36 +48,50 @@ class PackedClip:
 
     def frames(self, views=slice(None)):
         """Return those views as float32 (n, 3, H, W) in [-1, 1]."""
-        levels = self.arrays["clips"][self.row][views].astype(np.float32)
+        levels = self.arrays["clips"][self.row][views]
+        if levels.shape[-1] == 4:
+            levels = on_white(levels, self.background)
+        levels = levels.astype(np.float32)
+        if levels.shape[1] != self.size:        # the mean of blocks of pixels
+            block = levels.shape[1] // self.size
+            levels = levels.reshape(-1, self.size, block, self.size, block, 3).mean((2, 4))
         return (levels / 127.5 - 1).transpose(0, 3, 1, 2)
 
     def digest(self, memo):
         """Return a hash of what `frames` would return."""
-        return memo.of(self.folder / "clips.npy", self.row, lambda: hashlib.blake2b(
+        stored = memo.of(self.folder / "clips.npy", self.row, lambda: hashlib.blake2b(
             np.ascontiguousarray(self.arrays["clips"][self.row]), digest_size=16).hexdigest())
+        if self.arrays["clips"].shape[2:] == (self.size, self.size, 3):
+            return stored
+        return hash_of(stored, self.size, self.background)
 
 
 class PackedOrbits(Clips):
     """Packed sets read as one; clips are memory-mapped.
 
-    Raises DataError, one line, if a set is unfinished, has no clip, or its arrays are not what the
-    tool writes; or if sets differ in the number of views or in size.
+    size: pixels of a side that views are shrunk to; by default the stored ones. Raises DataError,
+    one line, if a set is unfinished, has no clip, or its arrays are not what the tool writes; if
+    sets differ in the number of views; or if views do not shrink to `size` by a whole factor.
     """
 
-    def __init__(self, folders):
+    def __init__(self, folders, size=None):
         if not folders:
             raise DataError("data: found no folder, expected those of tools/render_orbits.py --pack"
                             " (--set data=[...])")
-        items, shapes = [], {}
-        for folder in map(Path, folders):
-            arrays = load_packed(folder)
-            shapes[folder] = arrays["clips"].shape[1:]
-            items += [PackedClip(folder, arrays, row) for row in range(len(arrays["clips"]))]
-        if len(set(shapes.values())) > 1:
-            found = ", ".join(f"{folder} has {shape[0]} views of {shape[1]} pixels"
-                              for folder, shape in shapes.items())
+        sets = [(folder, load_packed(folder)) for folder in map(Path, folders)]
+        shapes = {folder: arrays["clips"].shape[1:3] for folder, arrays in sets}
+        sides = {side if size is None else 0 for _, side in shapes.values()}
+        if len({views for views, _ in shapes.values()}) > 1 or len(sides) > 1:
+            found = ", ".join(f"{folder} has {views} views of {side} pixels"
+                              for folder, (views, side) in shapes.items())
             raise DataError(f"data: sets differ in frames or size ({found}); expected the same")
-        super().__init__(items, items[0].arrays["clips"].shape[2:4])
+        for folder, (_, side) in shapes.items():
+            if size and side % size:
+                raise DataError(f"data: {folder} has views of {side} pixels, expected {size} or a"
+                                f" multiple of it; render it with --size {size}")
+        items = [PackedClip(folder, arrays, row, size or shapes[folder][1])
+                 for folder, arrays in sets for row in range(len(arrays["clips"]))]
+        super().__init__(items, (items[0].size, items[0].size))
 
     def orbit(self, index):
         """Return the cameras of clip `index`."""
@@ -80,7 +101,7 @@ class PackedOrbits(Clips):
 def load_packed(folder):
     """Return the arrays of a set. Raises DataError.
 
-    They are {clips (N, T, S, S, 3) uint8, mapped; azimuths, elevations (N, T) float32}.
+    They are {clips (N, T, S, S, 3 or 4) uint8, mapped; azimuths, elevations (N, T) float32}.
     """
     for name in ("clips", "azimuths", "elevations"):
         check_file(folder / f"{name}.npy", DataError)
@@ -96,10 +117,8 @@ def load_packed(folder):
     if clips.ndim != 5:
         raise DataError(f"{where}, expected 5 axes: clips, views, height, width, 3; {REMEDY}")
     count, views, height, width, channels = clips.shape
-    if channels != 3:
-        on_white = ": put the views on white, a packed set has no alpha"
-        remedy = on_white if channels == 4 else f"; {REMEDY}"
-        raise DataError(f"{where}, expected RGB last (3 channels){remedy}")
+    if channels not in (3, 4):
+        raise DataError(f"{where}, expected RGB or RGBA last (3 or 4 channels); {REMEDY}")
     if clips.dtype != np.uint8:
         raise DataError(f"{where}, expected uint8 levels of 0 to 255; convert it")
     if height != width or height < 8:

@@ -250,20 +250,18 @@ def _read(found, settings, spec, least, memo, progress):
 
 
 def _packed(folders, settings, spec, least):
-    packed = PackedOrbits(folders)
     if not spec.is_orbit:
         raise DataError(f"data: {folders[0]} holds orbits, and {spec.name} learns from videos; give"
                         " video files or folders of frames")
-    if settings.background != "white":
-        raise DataError(f"background: found {settings.background}, and {folders[0]} is packed, on"
-                        " white already; set background=white, or render folders (without --pack)")
-    if packed.size != spec.height or packed.size != spec.width:
-        raise DataError(f"data: {folders[0]} has views of {packed.size} pixels, and {spec.name}"
-                        f" takes {spec.height} x {spec.width}; render it with --size {spec.height}")
+    packed = PackedOrbits(folders, spec.height)
+    opaque = [clip.folder for clip in packed.items if clip.arrays["clips"].shape[-1] == 3]
+    if opaque and settings.background != "white":
+        raise DataError(f"background: found {settings.background}, and {opaque[0]} is packed, on"
+                        " white already; set background=white, or render it again")
     if packed.num_frames < least:
         raise DataError(f"data: {folders[0]} has {packed.num_frames} views of each orbit, and"
                         f" {spec.name} takes {least}; render it with --frames {least}")
-    return packed.items
+    return [on for clip in packed.items for on in _on_backgrounds(clip, settings.background)]
 
 
 def _on_backgrounds(clip, background):

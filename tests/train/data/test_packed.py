@@ -1,9 +1,11 @@
 """Packed sets that cannot be what the tool writes: one line each."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.making_data import write_packed
 
-from sgm.train.data import DataError, PackedOrbits
+from sgm.train.data import DataError, Memo, PackedOrbits
 
 
 def save(name, change):
@@ -22,8 +24,8 @@ def with_value(index, value):
 
 
 DAMAGES = {
-    "channels first": (save("clips", lambda a: a.transpose(0, 1, 4, 2, 3)), "2 x 4 x 3 x 32 x 32", "RGB last"),
-    "RGBA": (save("clips", lambda a: np.concatenate([a, a[..., :1]], -1)), "2 x 4 x 32 x 32 x 4", "no alpha"),
+    "channels first": (save("clips", lambda a: a.transpose(0, 1, 4, 2, 3)), "2 x 4 x 3 x 32 x 32", "RGBA last"),
+    "gray": (save("clips", lambda a: a[..., :1]), "2 x 4 x 32 x 32 x 1", "RGB or RGBA last"),
     "one clip alone": (save("clips", lambda a: a[0]), "4 x 32 x 32 x 3", "5 axes"),
     "no clip": (save("clips", lambda a: a[:0]), "0 x 4", "no clip"),
     "float": (save("clips", lambda a: (a / 255).astype(np.float32)), "float32", "uint8"),
@@ -62,6 +64,25 @@ def test_sets_of_other_sizes_are_named(tmp_path):
     first, second = write_packed(tmp_path / "a"), write_packed(tmp_path / "b", size=16)
     with pytest.raises(DataError, match="differ in frames or size .*a has 4 views of 32 pixels, .*b has 4 views of 16"):
         PackedOrbits([str(first), str(second)])
+    assert len(PackedOrbits([str(first), str(second)], 16)) == 4       # the larger ones are shrunk
+    with pytest.raises(DataError, match="b has views of 16 pixels, expected 32 or a multiple of it; render it with --size 32"):
+        PackedOrbits([str(first), str(second)], 32)
+
+
+def test_alpha_and_smaller_views(tmp_path):
+    """A view is put on its background, then shrunk: 2 x 2 pixels of which one is half red, one is solid black."""
+    folder = write_packed(tmp_path / "a", size=16)
+    clips = np.zeros((2, 4, 16, 16, 4), np.uint8)
+    clips[1, 2, 0, 0], clips[1, 2, 1, 1] = (255, 0, 0, 128), (0, 0, 0, 255)
+    np.save(folder / "clips.npy", clips)
+    clip = PackedOrbits([str(folder)], 8)[1]
+    levels = [(255 + 2 * 255 + 0) / 4, (127 + 2 * 255 + 0) / 4, (127 + 2 * 255 + 0) / 4]
+    np.testing.assert_allclose((clip.frames([2])[0, :, 0, 0] + 1) * 127.5, levels, atol=1e-3)
+    on_blue = replace(clip, background=(0, 0, 255))
+    levels = [128 / 4, 0, (127 + 2 * 255) / 4]
+    np.testing.assert_allclose((on_blue.frames([2])[0, :, 0, 0] + 1) * 127.5, levels, atol=1e-3)
+    digests = {each.digest(Memo()) for each in (clip, on_blue, replace(clip, size=16), PackedOrbits([str(folder)], 8)[0])}
+    assert len(digests) == 4
 
 
 def test_good_sets(tmp_path):

@@ -87,7 +87,7 @@ def test_packed_sets_beside_folders(data, tmp_path):
 
 
 @pytest.mark.parametrize("make, more, model, said", [
-    (lambda p: write_packed(p, size=16), {}, "sv3d_p", "views of 16 pixels, and .* takes 32 x 32; render it with --size 32"),
+    (lambda p: write_packed(p, size=16), {}, "sv3d_p", "views of 16 pixels, expected 32 or a multiple of it; render it with --size 32"),
     (lambda p: write_packed(p, views=3), {}, "sv3d_p", "3 views of each orbit, and .* takes 4; render it with --frames 4"),
     (write_packed, {"background": "random"}, "sv3d_p", "background: found random, and .* is packed, on white"),
     (write_packed, {}, "svd", "holds orbits, and .* learns from videos"),

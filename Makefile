@@ -20,7 +20,7 @@ help:  ## print the targets
 	@echo "Variables: PYTHON=python3.11, VENV=an environment of yours, TESTS=tests/views, WORKERS=1,"
 	@echo "           MINDSPORE=2.7.1 (in an environment of its own)"
 
-demo: $(VENV)/.requirements  ## an image to views with cameras, on the small model that is in assets/
+demo: $(VENV)/.requirements  ## one image to a mesh, on the small model that is in assets/
 	$(VENV)/bin/python tools/demo.py
 
 test: $(VENV)/.requirements-test  ## the tests; no PyTorch, nothing slow

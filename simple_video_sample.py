@@ -32,7 +32,7 @@ from sgm.common.cli import (
 )
 from sgm.common.errors import one_line, os_reason
 from sgm.common.locks import LockedError, locked
-from sgm.common.progress import Bar
+from sgm.common.progress import Bar, job_begins, say
 from sgm.config.model import (
     DTYPE_NAMES,
     FPS,
@@ -68,9 +68,17 @@ def size(text):
 def parse(argv):
     """Return the parsed arguments."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser, "--image", required=True)
+    return parser.parse_args(argv)
 
+
+def add_flags(parser, image, **options):
+    """Add the flags from the image to the views to a parser.
+
+    image, options: name and options of the argument that gives the images.
+    """
     add = parser.add_argument_group("input and output").add_argument
-    add("--image", required=True, metavar="PATH",
+    add(image, metavar="PATH", **options,
         help="image file (png, jpg, webp, bmp, gif, tiff, avif) or folder of them (png, jpg, webp,"
         f" bmp); at most {MAX_PIXELS // 10 ** 6} megapixels each")
     add("--config", default=None, metavar="NAME|YAML",
@@ -150,7 +158,6 @@ def parse(argv):
         " video, so its result depends on it; the image decoder's does not")
     add("--sequential-cfg", action="store_true",
         help="both sides of the guidance one after the other: half the memory")
-    return parser.parse_args(argv)
 
 
 def overrides(args):
@@ -218,95 +225,111 @@ def folder_names(paths):
     names = [path.stem if count[path.stem] == 1 else path.name for path in paths]
     if len(set(names)) < len(names):
         name = max(names, key=names.count)
-        raise ImageError(f"--image: two images would become the folder {name}; rename one of them")
+        raise ImageError(f"{paths[0].parent}: two images would become the folder {name}; rename one"
+                         " of them")
     return names
 
 
 def main(argv=None):
     """Make the views of all images and seeds; return the exit code."""
-    # 1. flags
-    args = parse(argv)
-    with loading():
-        from sgm import ops
+    return Sampling(parse(argv)).run()
+
+
+class Sampling:
+    """The images, seeds and cameras that the flags of `add_flags` name, and the model, loaded once.
+
+    jobs: (image, seed, views folder) of each result; finished: the folders that are there after
+    `run`. Raises ConfigError, ImageError, CameraError and the like for flags that cannot be used.
+    """
+
+    def __init__(self, args):
+        # 1. flags
+        self.args = args
+        with loading():
+            from sgm import ops
+            from sgm.diffusion.pipeline import EMBEDDED, load_model
+            from sgm.views.folder import FORMATS
+        self.formats = args.format.replace(" ", "").split(",")
+        unknown = set(self.formats) - set(FORMATS)
+        if unknown:
+            raise ConfigError(f"--format: found {', '.join(sorted(unknown))}, expected any of"
+                              f" {', '.join(FORMATS)}")
+        if args.ckpt and not args.config:
+            raise ConfigError("--config is missing: weights need a model; without either the"
+                              " embedded small model is used")
+        self.background = parse_background(args.background)
+        self.paths = list_images(args.image)
+        check_folder(args.output, "--output")
+        self.jobs = [(path, seed, Path(args.output) / f"{name}_{seed}")
+                     for path, name in zip(self.paths, folder_names(self.paths))
+                     for seed in args.seeds]
+        self.finished = []
+
+        # 2. the model
+        ops.set_device(args.device, args.device_id, args.mode)
+        self.engine = load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype, overrides(args),
+                                 args.lora, ema=args.ema)
+        self.spec = self.engine.spec
+        if self.spec.is_orbit:      # wrong cameras are found before any work
+            cameras(args, self.spec.num_frames, args.seeds[0])
+
+    def _make(self, number, path, seed, folder):
+        """Make the views folder of a job, the `number`-th, unless it is finished."""
+        from sgm.diffusion.pipeline import generate_views, run_record
+        from sgm.views.folder import check_replaceable, check_same, is_finished, output_record
+        args, spec, count = self.args, self.spec, len(self.jobs)
+        place = f"{number} of {count}: " * (count > 1)
+        check_replaceable(folder)
+        orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
+        options = sample_options(args, seed, keep_graphs=count > 1)
+        given = {"file": path.name, "hash": file_hash(path), "frame_ratio": args.frame_ratio,
+                 "matte": spec.is_orbit and not args.no_matte}
+        if is_finished(folder) and not args.overwrite:
+            run = {**run_record(self.engine, orbit, options.of_model(spec)), "image": given,
+                   **output_record(self.background, args.fps, self.formats)}
+            if spec.vae.decoder != "temporal":
+                del run["decode_chunk"]     # its views are the same
+            check_same(folder, run)
+            say(f"{place}{folder}: finished already, skipped (--overwrite makes it again)")
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder, "--output"):
+            image, given["cut_out"], matte = prepare(
+                load_image(path), (spec.height, spec.width), args.frame_ratio,
+                cut_out=given["matte"], name=path.name)
+            shown = Shown(args, spec, folder, compiles=number == 1 or count == 1)
+            shown.say(f"{place}{path.name}, seed {seed}: {given['cut_out']}")
+            with closing(shown):
+                views = generate_views(self.engine, image, orbit, options, on_step=shown.step,
+                                       on_begin=shown.begin, on_stage=shown.end)
+            views.run["image"], views.matte = given, matte
+            say(str(views.save(folder, self.background, args.fps, self.formats, args.overwrite)))
+            preview_of(folder).unlink(missing_ok=True)
+
+    def run(self):
+        """Make the views of all jobs; return the exit code of the command."""
         from sgm.diffusion.guards import PipelineError
-        from sgm.diffusion.pipeline import EMBEDDED, generate_views, load_model, run_record
-        from sgm.views.folder import (
-            FORMATS,
-            ViewsError,
-            check_replaceable,
-            check_same,
-            is_finished,
-            output_record,
-        )
-
-    formats = args.format.replace(" ", "").split(",")
-    unknown = set(formats) - set(FORMATS)
-    if unknown:
-        raise ConfigError(f"--format: found {', '.join(sorted(unknown))}, expected any of"
-                          f" {', '.join(FORMATS)}")
-    if args.ckpt and not args.config:
-        raise ConfigError("--config is missing: weights need a model; without either the embedded"
-                          " small model is used")
-    background = parse_background(args.background)
-    paths = list_images(args.image)
-    check_folder(args.output, "--output")
-    jobs = [(path, seed, Path(args.output) / f"{name}_{seed}")
-            for path, name in zip(paths, folder_names(paths)) for seed in args.seeds]
-
-    # 2. the model
-    ops.set_device(args.device, args.device_id, args.mode)
-    engine = load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype, overrides(args),
-                        args.lora, ema=args.ema)
-    spec = engine.spec
-    if spec.is_orbit:
-        cameras(args, spec.num_frames, args.seeds[0])   # wrong cameras are found before any work
-
-    # 3. image by image
-    failed = 0
-    for number, (path, seed, folder) in enumerate(jobs, 1):
-        place = f"{number} of {len(jobs)}: " * (len(jobs) > 1)
-        try:
-            check_replaceable(folder)
-            orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
-            options = sample_options(args, seed, keep_graphs=len(jobs) > 1)
-            given = {"file": path.name, "hash": file_hash(path), "frame_ratio": args.frame_ratio,
-                     "matte": spec.is_orbit and not args.no_matte}
-            if is_finished(folder) and not args.overwrite:
-                run = {**run_record(engine, orbit, options.of_model(spec)), "image": given,
-                       **output_record(background, args.fps, formats)}
-                if spec.vae.decoder != "temporal":
-                    del run["decode_chunk"]     # its views are the same
-                check_same(folder, run)
-                print(f"{place}{folder}: finished already, skipped (--overwrite makes it again)")
-                continue
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with locked(folder, "--output"):
-                image, given["cut_out"], matte = prepare(
-                    load_image(path), (spec.height, spec.width), args.frame_ratio,
-                    cut_out=given["matte"], name=path.name)
-                shown = Shown(args, spec, folder, compiles=number == 1 or len(jobs) == 1)
-                shown.say(f"{place}{path.name}, seed {seed}: {given['cut_out']}")
-                with closing(shown):
-                    views = generate_views(engine, image, orbit, options, on_step=shown.step,
-                                           on_begin=shown.begin, on_stage=shown.end)
-                views.run["image"], views.matte = given, matte
-                print(views.save(folder, background, args.fps, formats, args.overwrite))
-                preview_of(folder).unlink(missing_ok=True)
-        except (ImageError, LockedError, PipelineError, ViewsError) as error:
-            failed += 1
-            is_named = str(error).startswith((f"{path}: ", "--output"))
-            print(one_line(str(error) if is_named else f"{path}: {error}"), file=sys.stderr)
-            is_only_one = len(paths if isinstance(error, ImageError) else jobs) == 1
-            if is_only_one and not isinstance(error, PipelineError):
-                return 2
-        except OSError as error:
-            if error.errno != ENAMETOOLONG or len(jobs) == 1:
-                raise ConfigError(f"--output {folder}: cannot be written:"
-                                  f" {os_reason(error)}") from None
-            failed += 1         # only this image's name is too long
-            print(one_line(f"{path}: {folder}: cannot be written: {os_reason(error)}"),
-                  file=sys.stderr)
-    return 1 if failed else 0
+        from sgm.views.folder import ViewsError
+        for number, (path, seed, folder) in enumerate(self.jobs, 1):
+            job_begins(path.name, number, len(self.jobs))
+            try:
+                self._make(number, path, seed, folder)
+                self.finished.append(folder)
+            except (ImageError, LockedError, PipelineError, ViewsError) as error:
+                is_named = str(error).startswith((f"{path}: ", "--output"))
+                say(one_line(str(error) if is_named else f"{path}: {error}"), sys.stderr)
+                of_image = isinstance(error, ImageError)
+                is_only_one = len(self.paths if of_image else self.jobs) == 1
+                if is_only_one and not isinstance(error, PipelineError):
+                    return 2
+            except OSError as error:
+                if error.errno != ENAMETOOLONG or len(self.jobs) == 1:
+                    raise ConfigError(f"--output {folder}: cannot be written:"
+                                      f" {os_reason(error)}") from None
+                # only this image's name is too long
+                say(one_line(f"{path}: {folder}: cannot be written: {os_reason(error)}"),
+                    sys.stderr)
+        return 1 if len(self.finished) < len(self.jobs) else 0
 
 
 def preview_of(folder):
@@ -329,7 +352,7 @@ class Shown:
     def say(self, text):
         """Print a note."""
         if not self.quiet:
-            print(text, flush=True)
+            say(text)
 
     def begin(self, name):
         """Show that a stage begins."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The demonstration of `make demo`: the embedded small model, then a mesh.
+"""The demonstration of `make demo`: what the embedded small model does, then one image to a mesh.
 
-The model makes orbits of a procedural object it has never seen and of a photograph; the mesh is
-made of 21 rendered views of that object.
+The model makes the orbit of a photograph; a mesh is made of 21 rendered views of a procedural
+object that the model has never seen; at the end one picture of that object becomes a mesh.
 
   demo.py [--output outputs/demo]
 """
@@ -39,6 +39,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     started = time.time()
     with loading():
+        import image_to_mesh
         import views_to_mesh
 
         import simple_video_sample
@@ -48,18 +49,13 @@ def main(argv=None):
         from sgm.views.cameras import FOV_DEG, Orbit
         from sgm.views.images import save_png
 
-    # the object is framed as in training; the photograph is cut out and framed alike
+    # the photograph is cut out, and framed as the objects of the training were
     out, inputs = args.output, args.output / "inputs"
-    inputs.mkdir(parents=True, exist_ok=True)
-    front = Orbit.static(ELEVATION).poses()[-1:]
-    picture = render_views(make_object(SEED), front, 576, FOV_DEG, lighting=SOFT)[0]
-    save_png(inputs / "object.png", picture)
-    for image, flags in ((inputs / "object.png", ["--no-matte"]),
-                         (ROOT / "assets" / "coffee.png", ["--frame-ratio", "0.75"])):
-        code = simple_video_sample.main(["--image", str(image), "--output", str(out), "--overwrite",
-                                         "--elevation", str(ELEVATION), *flags, *loudness(args)])
-        if code:
-            return code
+    sampling = ["--output", str(out), "--overwrite", "--elevation", str(ELEVATION), *loudness(args)]
+    code = simple_video_sample.main(["--image", str(ROOT / "assets" / "coffee.png"),
+                                     "--frame-ratio", "0.75", *sampling])
+    if code:
+        return code
 
     # rendered views, not the small model's: these show what the second half does with views that
     # agree
@@ -69,13 +65,23 @@ def main(argv=None):
                                "--output", str(out / "mesh"), *loudness(args)])
     if code:
         return code
+
+    # one picture to a mesh; it shows the object as in training, so nothing is cut out
+    inputs.mkdir(parents=True, exist_ok=True)
+    front = Orbit.static(ELEVATION).poses()[-1:]
+    picture = render_views(make_object(SEED), front, 576, FOV_DEG, lighting=SOFT)[0]
+    save_png(inputs / "object.png", picture)
+    code = image_to_mesh.main([str(inputs / "object.png"), "--no-matte", "--mesh-config", "fast",
+                               *sampling])
+    if code:
+        return code
     print(f"\n{time.time() - started:.0f} s. Look at\n"
-          f"  {out}/object_23/contact.png  an orbit of a procedural object that the model has not"
-          " seen (also views.gif, views.mp4)\n"
           f"  {out}/coffee_23/contact.png  a photograph: the small model knows procedural objects"
           " only, so this shows the path, not the quality\n"
-          f"  {out}/mesh/mesh.glb          a mesh of 21 rendered views of the object (also"
+          f"  {out}/mesh/mesh.glb          a mesh of 21 rendered views of an object (also"
           " contact.png, turntable.gif)\n"
+          f"  {out}/object_23/report.html  one picture of that object to a mesh: open it in a"
+          " browser, it needs no network\n"
           f"For the next commands{environment()}. The README says how to use the published"
           " weights.")
     return 0

@@ -20,7 +20,8 @@ voxels of 1/64. --visible: for true meshes that are open or hide faces inside: t
 those that at least one of 100 cameras around the mesh sees, and what no camera looks through is the
 volume, of both. --views: the prediction, its texture unlit, from the cameras of a views folder in
 the same world against its pictures, with the figures of `views`; do not use these views for the
-reconstruction.
+reconstruction. Two last figures follow the protocol of SV3D's authors, who scale each mesh to a box
+of its own and measure between vertices: they are for comparison with their tables only.
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse

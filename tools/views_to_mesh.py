@@ -71,17 +71,10 @@ def parse(argv):
         help="which to run, of nerf,dmtet,texture; what is left out is taken"
         " from the output folder if it is there, and skipped if not (default: all)",
     )
-    add(
-        "--resume",
-        action="store_true",
-        help="continue what an earlier run left in the output folder",
-    )
+    add_flags(parser)
     add("--seed", type=int_range(0, 2 ** 32 - 1), help="seed of everything random")
     add("--azimuth-sign", type=int, choices=(1, -1), default=1,
         help="-1: the cameras' azimuths run the other way (default 1)")
-    add("--obj-up", choices=("y", "z"),
-        help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
-        " world, where ours have z up)")
     add("--orbit", choices=tuple(RIGS),
         help="cameras of views that came without a transforms.json")
     add("--fov", type=float_range(1, 120), metavar="DEG",
@@ -100,6 +93,38 @@ def parse(argv):
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")
     add("--device-id", type=int_range(0, 1023), default=0, help="which NPU (default 0)")
     return parser.parse_args(argv)
+
+
+def add_flags(parser):
+    """Add the flags that image_to_mesh.py has as well; `options` reads them."""
+    add = parser.add_argument
+    add(
+        "--resume",
+        action="store_true",
+        help="continue what an earlier run left in the output folder",
+    )
+    add("--obj-up", choices=("y", "z"),
+        help="axis that is up in mesh.obj: y turns it as mesh.glb is (default: as in the views' own"
+        " world, where ours have z up)")
+
+
+def options(args):
+    """Return the flags of `add_flags` as keywords of `Reconstruction`."""
+    return {"resume": args.resume, "progress": not args.quiet, "obj_up": args.obj_up}
+
+
+def result(output, report):
+    """Return the lines about a run that has ended. report: that of `Reconstruction`."""
+    seconds = sum(stage["seconds"] for stage in report["stages"].values())
+    peak = max(stage["peak_gb"] for stage in report["stages"].values())
+    mesh = report["mesh"]
+    lines = [f"{output}: {mesh['faces']} faces, {'' if mesh['watertight'] else 'not '}watertight;"
+             f" {seconds:.0f} s, at most {peak:.1f} GB"]
+    if "applied_transform" in report["views"]["world"]:
+        lines.append(f"mesh.obj, mesh.ply: in {report['views']['world']}")
+    lines += [f"{name.replace('_', ' ')} views: {found['psnr_fg']:.2f} dB on the object, silhouette"
+              f" IoU {found['iou']:.3f}" for name, found in report.get("metrics", {}).items()]
+    return "\n".join(lines)
 
 
 def main(argv=None):
@@ -122,24 +147,13 @@ def main(argv=None):
         from sgm.reconstruct.pipeline import Reconstruction
     ops.set_device(args.device, args.device_id)
     run = Reconstruction(
-        args.views, spec, output, args.stages, args.resume, args.azimuth_sign, not args.quiet,
-        args.obj_up, args.up, args.original_world, args.elevation, args.write_cameras, args.orbit,
-        args.fov,
+        args.views, spec, output, args.stages, azimuth_sign=args.azimuth_sign, up=args.up,
+        original_world=args.original_world, elevation=args.elevation,
+        write_cameras=args.write_cameras, orbit=args.orbit, fov=args.fov, **options(args),
     )
     run.run()
     report = run.report
-    seconds = sum(stage["seconds"] for stage in report["stages"].values())
-    peak = max(stage["peak_gb"] for stage in report["stages"].values())
-    mesh = report["mesh"]
-    print(
-        f"{output}: {mesh['faces']} faces, {'' if mesh['watertight'] else 'not '}watertight;"
-        f" {seconds:.0f} s, at most {peak:.1f} GB"
-    )
-    if "applied_transform" in report["views"]["world"]:
-        print(f"mesh.obj, mesh.ply: in {report['views']['world']}")
-    for name, found in report.get("metrics", {}).items():
-        print(f"{name.replace('_', ' ')} views: {found['psnr_fg']:.2f} dB on the object, silhouette"
-              f" IoU {found['iou']:.3f}")
+    print(result(output, report))
     if run.interrupted:
         print(
             "views_to_mesh.py: interrupted: the mesh is made of what there was; --resume continues",

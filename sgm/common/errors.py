@@ -13,13 +13,16 @@ class InputError(ValueError):
         super().__init__(one_line(message))  # names in it may come from a file, and hold anything
 
 
-_flags = []                                     # holds something while a command runs
+_flags = []                                     # holds a dict while a command runs
 
 
 @contextmanager
-def of_command():
-    """Context manager: the errors of the block speak of a command's flags, not of arguments."""
-    _flags.append(True)
+def of_command(renamed=()):
+    """Context manager: the errors of the block speak of a command's flags, not of arguments.
+
+    renamed: {flag: name} of those that the command calls otherwise.
+    """
+    _flags.append(dict(renamed))
     try:
         yield
     finally:
@@ -31,7 +34,10 @@ def argument(name, flag=None):
 
     flag: that of the commands, where it has another name.
     """
-    return (flag or "--" + name.replace("_", "-")) if _flags else name
+    if not _flags:
+        return name
+    flag = flag or "--" + name.replace("_", "-")
+    return _flags[-1].get(flag, flag)
 
 
 def one_line(message):

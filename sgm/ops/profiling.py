@@ -5,12 +5,14 @@ from contextlib import contextmanager, suppress
 import mindspore as ms
 
 from sgm import ops
+from sgm.common.progress import stage_begins
 
 
 class StageTimer:
     """Measures blocks: `with stages("sample"):`; `log` holds {name: {"seconds", "peak_gb"}}.
 
-    listener(name, seconds, peak_gb) is called at the end of each, begins(name) before it.
+    listener(name, seconds, peak_gb) is called at the end of each, begins(name) before it; a
+    `sgm.common.progress.Chain` is told as well.
     """
 
     def __init__(self, listener=None, begins=None):
@@ -19,6 +21,7 @@ class StageTimer:
     @contextmanager
     def __call__(self, name):
         """Context manager: measure the block as the stage `name`."""
+        stage_begins(name)
         if self.begins:
             self.begins(name)
         _reset_peak()

@@ -219,6 +219,9 @@ def check_script(module, args):
     elif name in ("views_to_mesh", "degraded"):
         if "config" in args:            # not all commands of `degraded` have one
             module.load_mesh_spec(args.config, args.set)
+    elif name == "image_to_mesh":
+        module.load_mesh_spec(args.mesh_config, args.mesh_set)
+        assert args.config is None or known_config(args.config), args.config
     elif getattr(args, "config", None):
         assert known_config(args.config), args.config
     for config in getattr(args, "audit", None) or ():

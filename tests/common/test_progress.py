@@ -1,12 +1,14 @@
 """Progress: bars for a terminal, lines for a log, nothing when quiet; time left without the first step."""
 import io
+import logging
 import re
 import sys
+import time
 
 import pytest
 
 from sgm.common import progress
-from sgm.common.progress import Bar, each, progress_bar
+from sgm.common.progress import Bar, Chain, each, job_begins, progress_bar, say, stage_begins
 
 
 class Terminal(io.StringIO):
@@ -74,3 +76,61 @@ def test_counting_goes_on_where_an_earlier_run_ended(capsys, clock):
         tell(9, 10)
         tell(10, 10)
     assert capsys.readouterr().err.splitlines() == ["9 of 10 objects, 00:30 left", "10 of 10 objects"]
+
+
+def test_chain_tells_the_time_left_of_all_jobs(clock):
+    with Chain([{"sample": 10, "decode": 10}, {"nerf": 100, "texture": 50}], quiet=True) as chain:
+        job_begins("cup.png", 1, 2)
+        stage_begins("sample")
+        clock(5)
+        assert chain.left(1005) == 5 + 10 + 20 + 2 * 150
+        clock(15)
+        stage_begins("decode")                      # sampling took twice the guess, so will the rest of this part
+        assert chain.left(1020) == 20 + 40 + 2 * 150
+        clock(60)
+        assert chain.left(1080) == 0 + 40 + 2 * 150
+        clock(-40)
+        job_begins("mug.png", 2, 2)                 # 20 s each, as for the first image
+        assert chain.left(1040) == 40 + 2 * 150
+        job_begins("cup", 1, 1)                     # of the other image nothing came
+        stage_begins("nerf")
+        with Bar(50, "nerf") as bar:
+            clock(80)
+            bar.update()                            # compiles: tells nothing
+            assert chain.left(1120) == 20 + 50
+            clock(10)
+            bar.update(10)
+            bar.say("psnr 20 dB")
+            assert chain.left(1130) == 39 + 50
+            assert chain.line(1130) == "cup, stage 3 of 4, nerf: 11 of 50 steps, psnr 20 dB, 01:29 left"
+            stage_begins("texture")
+            assert chain.line(1130) == "cup, stage 4 of 4, texture, 00:45 left"     # nerf took 90 s, not 100
+    assert bar.left(1130) == 39                     # as before, but no longer of a chain
+
+
+def test_chain_in_a_log_and_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+    monkeypatch.setattr(progress, "DRAW_SECONDS", 0.01)
+    with Chain([{"nerf": 100}]):
+        job_begins("cup", 1, 1)
+        stage_begins("nerf")
+        with Bar(2, "nerf", waiting="compiling") as bar:
+            bar.update()
+            bar.write("a line")
+            wait_for(lambda: "left" in capsys.readouterr().err)
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    with Chain([{"nerf": 100}]):
+        job_begins("cup", 1, 1)
+        stage_begins("nerf")
+        logging.getLogger("sgm").warning("a warning")
+        say("said")
+        wait_for(lambda: re.search(r"\rcup, stage 1 of 1, nerf, 01:\d\d left +\d+%\|", screen.getvalue()))
+    assert "\n" not in screen.getvalue().replace("a warning\n", "") and "compiling" not in screen.getvalue()
+    assert capsys.readouterr().out == "said\n"
+
+
+def wait_for(true):
+    end = time.time() + 60
+    while not true():
+        assert time.time() < end
+        time.sleep(0.02)

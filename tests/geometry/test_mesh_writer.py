@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 from support.coloring import textured_brick
+from support.gltf_files import validated
 
 from sgm.common.errors import InputError
 from sgm.geometry import mesh_writer
@@ -72,6 +73,18 @@ def test_glb_keeps_the_rules_of_gltf(mesh, tmp_path):
     assert np.frombuffer(blob, "<u4", indices["count"], start).max() == position["count"] - 1
     image = header["bufferViews"][header["images"][0]["bufferView"]]["byteOffset"]
     assert blob[image:image + 4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_glb_passes_the_validator_of_khronos(mesh, tmp_path):
+    mesh_writer.save(mesh, tmp_path / "a.glb")
+    said = validated(tmp_path / "a.glb")
+    assert said["numErrors"] == said["numWarnings"] == 0, said["messages"]
+    # it does look: a vertex that no accessor holds
+    data = bytearray((tmp_path / "a.glb").read_bytes())
+    data[data.rindex(b"\x89PNG") - 4:data.rindex(b"\x89PNG")] = b"\xff\xff\xff\x7f"
+    (tmp_path / "b.glb").write_bytes(data)
+    assert validated(tmp_path / "b.glb")["numErrors"]
 
 
 def test_obj_and_ply_stay_in_the_input_world(mesh, tmp_path):

@@ -70,6 +70,25 @@ def test_an_open_mesh_is_filled():
     assert inside.sum() / 64 ** 3 == pytest.approx(4 / 3 * np.pi * (0.4 + 0.5 / 64) ** 3, rel=0.03)
 
 
+def test_protocol_of_the_authors(meshes):
+    """Size and place do not count; distances are of vertices; open meshes have no IoU."""
+    ball = trimesh.creation.icosphere(3, 0.5)
+    vertices, faces = ball.vertices, ball.faces
+    same = metrics.by_authors((vertices, faces), (3 * vertices + 7, faces))
+    assert same["chamfer"] == pytest.approx(0, abs=1e-12) and same["iou"] == 1
+    flat = metrics.by_authors((vertices * (1, 1, 0.5), faces), (vertices, faces))
+    k = np.arange(-32, 32) / 32
+    x, y, z = np.meshgrid(k, k, k, indexing="ij")
+    expected = (x**2 + y**2 + 4 * z**2 < 0.25).sum() / (x**2 + y**2 + z**2 < 0.25).sum()
+    assert flat["iou"] == pytest.approx(expected, rel=0.02)
+    # a box has its corners only: each is a quarter away from the other box's, there and back
+    tall, low = (trimesh.creation.box((1, 1, height)) for height in (1, 0.5))
+    assert metrics.by_authors((tall.vertices, tall.faces), (low.vertices, low.faces))["chamfer"] == pytest.approx(0.25)
+    assert metrics.by_authors((vertices, faces[1:]), (vertices, faces))["iou"] is None
+    # what mesh2sdf 1.1.0 gave for these two, as the authors use it
+    assert metrics.by_authors(meshes["panda_hull"], meshes["panda"])["iou"] == pytest.approx(0.8324084, abs=1e-6)
+
+
 def test_command_with_the_up_axis(meshes, tmp_path, capsys, monkeypatch):
     quick = partial(metrics.compare, samples=2000, dense=20000)
     monkeypatch.setattr(metrics, "compare", quick)
@@ -82,7 +101,9 @@ def test_command_with_the_up_axis(meshes, tmp_path, capsys, monkeypatch):
         assert evaluate.run(["mesh", str(tmp_path / name), str(tmp_path / "truth.ply"), *options, "--json", str(out)]) == 0
         figures = json.loads(out.read_text())
         assert figures["chamfer_l1"] < 0.015 and figures["iou"] > 0.999 and figures["pred_watertight"]
-    capsys.readouterr()
+        assert figures["by_authors"]["chamfer"] < 1e-6 and figures["by_authors"]["iou"] > 0.999
+    said = capsys.readouterr().out
+    assert "By the protocol of SV3D's authors, not to be compared" in said and "Chamfer, of vertices       0.0000" in said
     assert evaluate.run(["mesh", str(tmp_path / "turned.ply"), str(tmp_path / "truth.ply")]) == 0
     assert "is --up right" in capsys.readouterr().out
 

@@ -4,6 +4,13 @@ import sys
 
 from support.paths import ROOT
 
+# Settings of a mesh that takes seconds.
+TINY_MESH = (
+    "side=64", "hull.resolution=32", "nerf.resolutions=[8,20]", "nerf.steps=12", "nerf.rays=128", "nerf.samples=8",
+    "nerf.save_every=4", "nerf.preview_every=6", "depth.resolution=24", "depth.side=48", "depth.samples=16",
+    "dmtet.sides=[48,64]", "dmtet.steps=[4,2]", "dmtet.pixels=1024", "dmtet.save_every=2", "dmtet.preview_every=4",
+    "texture.size=128", "texture.refine=1")
+
 
 def load_tool(name):
     """The module of tools/<name>.py."""

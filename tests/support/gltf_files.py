@@ -1,10 +1,14 @@
 """Small glTF files: a square whose texture is red on the left and blue on the right."""
 import io
 import json
+import shutil
 import struct
+import subprocess
 
 import numpy as np
+import pytest
 from PIL import Image
+from support.paths import ROOT
 
 CORNERS = np.float32([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]])
 TWO_TRIANGLES = np.uint16([0, 1, 2, 0, 2, 3])
@@ -62,3 +66,14 @@ def square(change=None, arrays=None, image=None, info=None):
     text += b" " * (-len(text) % 4)
     return (struct.pack("<4sII", b"glTF", 2, 28 + len(text) + len(binary)) + struct.pack("<I4s", len(text), b"JSON") + text
             + struct.pack("<I4s", len(binary), b"BIN\0") + binary)
+
+
+def validated(path):
+    """What the Khronos validator says of a glTF file: {numErrors, numWarnings, messages, ...}; skips the test without it."""
+    code = ("const bytes = new Uint8Array(require('fs').readFileSync(process.argv[1]));"
+            "require('gltf-validator').validateBytes(bytes).then(report => console.log(JSON.stringify(report.issues)));")
+    node = shutil.which("node")
+    if node is None or subprocess.run([node, "-e", "require('gltf-validator')"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("needs node and the Khronos validator: npm install --no-save gltf-validator")
+    done = subprocess.run([node, "-e", code, path], cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)

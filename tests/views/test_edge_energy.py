@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sgm.views.sharpness import ERODED, OCTAVES, edge_energy, edge_ratio, kid
+from sgm.views.metrics import ERODED, OCTAVES, edge_energy, edge_ratio, kid
 
 
 def wave(period, amplitude=40):

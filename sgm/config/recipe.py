@@ -95,6 +95,8 @@ class Recipe(DataSettings):
     # weight of the condition view in the loss, relative to the view behind the object
     front_weight: float = 1.0
     kl_weight: float = 1e-4         # autoencoder only: weight of the KL divergence
+    # not diffusion: weight of the difference in contrast of two octaves, against blur
+    edge_weight: float = 0.0
     crop: int = 0                   # not diffusion: pixels of random square crops; 0 = whole views
     # decoder only: share of latents that are predicted; the others are encoded
     predicted: float = 0.75
@@ -125,7 +127,8 @@ class Recipe(DataSettings):
             **dict.fromkeys(counts, (1, MAX_COUNT)),
             **dict.fromkeys(("warmup", "crop", "frames", "sheet_every"), (0, MAX_COUNT)),
             "seed": (0, MAX_SEED),
-            **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "p_std"), (0, 1e6)),
+            **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "edge_weight",
+                             "p_std"), (0, 1e6)),
             **dict.fromkeys(("roam", "lr_final", "front_weight", "predicted"), (0, 1)),
             "p_mean": (-100, 100)})
         require_positive(self, "", ["lr", "lora_alpha"], 1e6)

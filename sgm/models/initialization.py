@@ -5,8 +5,8 @@ import numpy as np
 from mindspore import Tensor
 
 # The last layer of every residual branch starts at zero, so that a block starts as the identity, as
-# in the original.
-_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B")
+# in the original; the autoencoder's too (`conv2`).
+_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B", "conv2")
 
 
 def initial_weight(name, shape, seed):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measure generated views by their error and by their sharpness, over settings of the sampler.
 
-  python benchmarks/sampling.py data/real_val --ckpt runs/sv3d_small/averaged.safetensors
-  python benchmarks/sampling.py data/real_val --steps 3 10 25 --start-noise 0.25 1 --guidance 1 1.5
+  python benchmarks/sharpness.py data/real_val --ckpt runs/sv3d_small/averaged.safetensors
+  python benchmarks/sharpness.py data/real_val --steps 3 10 25 --start-noise 0.25 1 --guidance 1 1.5
 
 Each orbit of the packed sets (`tools/render_orbits.py --pack`) is generated from its last view, by
 every combination of the settings. Printed are, as means over views or ratios over all of them:
@@ -224,4 +224,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code("sampling.py", main))
+    sys.exit(exit_code("sharpness.py", main))

@@ -57,25 +57,25 @@ def main(argv=None):
     check_folder(args.out.parent, "--out")
     with loading():
         from sgm.autodecoder.latents.conditions import Tower
+        from sgm.train.objects.masked_views import MaskedViews
         from sgm.train.objects.object_conditions import write_labels, write_tokens
         from sgm.train.objects.object_describing import (
             kinds_of,
             listed_classes,
             names_of,
-            packed_sets,
             sorted_classes,
             tokens_of,
         )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     settings = f"conditions={args.out}"
     if args.command == "class":
-        names = names_of(packed_sets(args.data, 8))
+        names = names_of(MaskedViews(args.data, 8).packed)
         classes, labels = sorted_classes(
             kinds_of(names) if str(args.names) == PROCEDURAL else listed_classes(names, args.names))
         write_labels(args.out, labels, classes)
         count, more = len(labels), f"labels=[{','.join(classes)}]"
     else:
-        packed = packed_sets(args.data, args.size)
+        packed = MaskedViews(args.data, args.size).packed
         tokens = tokens_of(packed, Tower(args.tower, args.tower_ckpt), args.views,
                            lambda items: each(items, "tokens", "object", quiet=args.quiet))
         write_tokens(args.out, tokens, args.tower)

@@ -20,10 +20,10 @@ fit is written as far as it came).
 """
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
+from _fit_object import Fitting, common_record, digest
 
 from sgm.common.cli import (
     MAX_SEED,
@@ -139,24 +139,11 @@ def main(argv=None):
     return code
 
 
-def common_record(args, objects):
-    """Return what run.json says of every object."""
-    import mindspore
-
-    from sgm import __version__
-    from sgm.checkpoints.loading import file_hash
-    return {"model": objects.spec.name, "elevation": args.elevation,
-            "checkpoint": "random" if args.ckpt == "random" else file_hash(args.ckpt),
-            "size": args.size or objects.spec.size, "device": args.device,
-            "versions": {"sgm": __version__, "mindspore": mindspore.__version__}}
-
-
 class Sampling:
     """Objects of seeds, or between two. finished: their folders after `run`."""
 
     def __init__(self, args, objects, orbit):
         from sgm.autodecoder.latents.conditions import condition_of
-        from sgm.views.images import file_hash as hash_of
         self.args, self.objects, self.orbit, self.finished = args, objects, orbit, []
         objects.check_generates()
         settings = objects.spec.diffusion
@@ -166,11 +153,12 @@ class Sampling:
         self.guidance = settings.guidance if args.guidance is None else args.guidance
         churn = settings.churn if args.churn is None else args.churn
         self.churn = 0.0 if args.between else churn
-        given = {"label": args.label, "image": args.image and hash_of(args.image),
-                 "text": args.text and hash_of(args.text)}
+        told = None
+        if self.condition is not None:
+            told = {"label": args.label, "image": args.image, "text": args.text,
+                    "guidance": self.guidance, "hash": digest(self.condition)}
         self.record = {**common_record(args, objects), "steps": self.steps, "churn": self.churn,
-                       "condition": given,
-                       "guidance": self.guidance if self.condition is not None else None}
+                       "condition": told}
 
     def jobs(self):
         """Return {name: what run.json says besides} of all objects."""
@@ -193,19 +181,21 @@ class Sampling:
             say(f"{self.args.output}: {len(jobs) - len(todo)} of {len(jobs)} objects are finished"
                 " already, skipped")
         self.finished = [name for name in jobs if name not in todo]
-        failed = 0
+        self.batch, failed = min(BATCH, len(todo)), 0
         writing = self.steps // 8 + 1               # as many steps as writing an object may take
         with until_stopped() as stopped, Bar(
                 len(todo) * (self.steps + writing), unit="step", quiet=self.args.quiet,
                 waiting="compiling the first step" * bool(todo)) as bar:
-            for start in range(0, len(todo), BATCH):
+            for start in range(0, len(todo), self.batch or 1):
                 if stopped:
                     break
-                some = todo[start:start + BATCH]
+                some = todo[start:start + self.batch]
                 latents = self.sample([jobs[name] for name in some], bar, stopped)
                 if latents is None:
                     break
                 for name, latent in zip(some, latents):
+                    if stopped:
+                        break
                     failed += not self.write(name, latent, runs[name], bar)
                     bar.update(writing)
         self.finished = [name for name in jobs if name in self.finished]
@@ -217,21 +207,23 @@ class Sampling:
 
     def sample(self, jobs, bar, stopped):
         """Return the latents of some jobs; None if it was stopped."""
-        told = [0]
+        count, told = len(jobs), [0]
+        # the last ones are filled up to the shape that is compiled
+        jobs = [*jobs, *[jobs[-1]] * (self.batch - count)]
 
         def progress(done, total):
-            bar.update((done - told[0]) * len(jobs) * self.steps // total)
+            bar.update((done - told[0]) * count)
             told[0] = done
             if stopped:
                 raise KeyboardInterrupt
-        options = (self.steps, self.condition, self.guidance)
         try:
-            if not self.args.between:
-                return self.objects.sample([job["seed"] for job in jobs], self.steps, self.churn,
-                                           self.condition, self.guidance, progress=progress)
-            places = [job["place"] for job in jobs]
-            return self.objects.between(*self.args.between, self.args.count, *options,
-                                        progress=progress, places=places)
+            if self.args.between:
+                return self.objects.between(
+                    *self.args.between, self.args.count, self.steps, self.condition, self.guidance,
+                    progress, [job["place"] for job in jobs])[:count]
+            return self.objects.sample(
+                [job["seed"] for job in jobs], self.steps, self.churn, self.condition,
+                self.guidance, progress=progress)[:count]
         except KeyboardInterrupt:
             if not stopped:
                 raise
@@ -252,78 +244,6 @@ class Sampling:
         if not self.args.quiet:
             bar.write(f"{self.args.output / name}: {len(mesh.faces)} faces")
         return True
-
-
-class Fitting:
-    """The object that views show. finished: its folder after `run`."""
-
-    def __init__(self, args, objects, orbit):
-        from sgm.autodecoder.fitting import STEPS
-        self.args, self.objects, self.orbit, self.finished = args, objects, orbit, []
-        self.name = f"fit_{args.fit.parent.name if args.fit.is_file() else args.fit.name}"
-        self.views = objects.read(args.fit, args.fit_views, not args.quiet)
-        self.steps = args.fit_steps or STEPS
-        files = [path.name for path in self.views.files]
-        self.record = {**common_record(args, objects), "fit_steps": self.steps,
-                       "fitted": {"folder": str(args.fit), "views": files}}
-
-    def run(self):
-        """Fit and write the object; return the exit code."""
-        from sgm.autodecoder import fitting
-        from sgm.autodecoder.object_folder import (
-            agreement,
-            as_levels,
-            is_made,
-            seen_like,
-            write_object,
-        )
-        from sgm.render.procedural import on_white
-        from sgm.train.run.validation import captioned
-        args, folder = self.args, self.args.output / self.name
-        if is_made(folder, self.record, args.overwrite):
-            say(f"{folder}: finished already, skipped")
-            self.finished = [self.name]
-            return 0
-        began = time.monotonic()
-        with until_stopped() as stopped:
-            found, latents = fitting.fit(self.objects.model, self.views, self.steps, 0,
-                                         str(args.fit), Shown(args.quiet), stopped)
-        made = seen_like(self.objects.model, latents[0], self.views)
-        true = as_levels(self.views.rgb, self.views.mask)
-        figures = agreement(made, true)
-        text = f"{figures['psnr_fg']:.1f} dB on the object, silhouettes {figures['iou']:.2f}"
-        sheet = captioned(f"{self.name}: given, fitted; {text}", on_white(true), on_white(made))
-        mesh = self.objects.mesh(latents[0])
-        views = self.objects.render(latents[0], self.orbit, args.size)
-        record = {**self.record, "nearest_object": found.nearest,
-                  "metrics": {name: round(float(value), 4) for name, value in figures.items()},
-                  "seconds": round(time.monotonic() - began, 1)}
-        if stopped:             # it can be made again, with all steps
-            record["fit_steps"] = "interrupted"
-        write_object(folder, views, self.orbit, mesh, record, sheet, args.overwrite)
-        self.finished = [self.name]
-        say(f"{folder}: {len(mesh.faces)} faces; {len(self.views)} views: {text}")
-        if stopped:
-            print("generate_objects.py: interrupted; the object is as far as it came",
-                  file=sys.stderr)
-            return 130
-        return 0
-
-
-class Shown:
-    """Shows the stages of a fit, a bar each."""
-
-    def __init__(self, quiet):
-        self.quiet, self.stage, self.bar = quiet, None, None
-
-    def __call__(self, stage, done, total, text=""):
-        """Show that `done` of `total` parts of a stage are done."""
-        if stage != self.stage:
-            self.stage, self.bar = stage, Bar(total, stage, quiet=self.quiet)
-        self.bar.say(text)
-        self.bar.update(done - self.bar.done)
-        if done == total:
-            self.bar.close()
 
 
 def write_sheet(output, names):

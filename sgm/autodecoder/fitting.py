@@ -144,10 +144,11 @@ def _spread(model, most):
     return np.unique(np.linspace(0, model.spec.objects - 1, most).round().astype(int))
 
 
-def nearest_object(model, pixels, progress=None):
+def nearest_object(model, pixels, progress=None, stopped=()):
     """Return the trained object whose views differ least, by mean absolute error.
 
-    Every second pixel each way is compared. progress(done, all) is called now and then.
+    Every second pixel each way is compared. progress(done, all) is called now and then; once
+    `stopped` holds something, the best so far counts.
     """
     objects = _spread(model, MOST_OBJECTS)
     part = (slice(None), slice(None, None, 2), slice(None, None, 2))
@@ -162,6 +163,8 @@ def nearest_object(model, pixels, progress=None):
         losses += list(np.abs(made * known - target).mean((1, 2))[:len(some)])
         if progress:
             progress(min(start + batch, len(objects)), len(objects))
+        if stopped:
+            break
     return int(objects[np.argmin(losses)])
 
 
@@ -176,7 +179,7 @@ def fit(model, views, steps=STEPS, seed=0, source="the views", progress=None, st
     def tell(stage):
         return progress and (lambda done, count, text="": progress(stage, done, count, text))
 
-    nearest = nearest_object(model, pixels, tell("nearest object"))
+    nearest = nearest_object(model, pixels, tell("nearest object"), stopped)
     found = distribution(embeddings_of(model, _spread(model, MOST_ROWS)))
     loss = FitLoss(model, found, SQUARES, pixels.side)
     start = found.coordinates(embeddings_of(model, np.array([nearest])))

@@ -6,6 +6,7 @@
 """
 import json
 import logging
+from dataclasses import asdict
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from sgm.autodecoder.surface import surface_of
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError, argument
+from sgm.common.records import described, differing
 from sgm.config.autodecoding import AutodecoderSpec, load_autodecoder_spec
 from sgm.config.yaml_reader import ConfigError, build
 from sgm.reconstruct.posed_views import PosedViews
@@ -52,6 +54,10 @@ def load_autodecoder(name="autodecoder_small", ckpt=None, overrides=()):
         if noted.name != spec.name:
             raise CheckpointError(f"{ckpt}: found weights of {noted.name}, expected {spec.name};"
                                   f" give {argument('name', '--model')} {noted.name}")
+        others = [key for key in differing(asdict(spec), asdict(noted)) if key != "objects"]
+        if others:
+            log.info("%s: is read with the settings that it notes: %s", ckpt,
+                     described(others, asdict(spec), asdict(noted)))
         spec = noted
     generates = any(key.startswith("denoiser.") for key in store)
     return Autodecoder(load_objects(spec, ckpt, generates)[0], generates)
@@ -174,7 +180,7 @@ class Autodecoder:
         chosen: the numbers of the views to take, in the order of the file; None: all. Raises
         InputError.
         """
-        views = read_views(folder, self.spec.size, progress=progress)
+        views = read_views(folder, self.spec.size, progress=progress, fewest=1)
         if chosen is None:
             return views
         wrong = [k for k in chosen if not 0 <= k < len(views)]

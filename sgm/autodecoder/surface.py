@@ -32,11 +32,11 @@ def read_volume(volume, points):
                                      mode="nearest") for channel in volume.T], 1)
 
 
-def surface_of(volume):
-    """Return the TexturedMesh of a volume (side^3, 4), raw density first.
+def level_set(volume):
+    """Return where the raw density of a volume (side^3, 4) passes the level: vertices, faces.
 
-    It is closed and in the volume's box; its faces and texels grow with the volume's area. Raises
-    InputError if no density passes the level.
+    The surface is closed and in the volume's box, and not cleaned. Raises InputError if there is
+    none.
     """
     side = round(len(volume) ** (1 / 3))
     resolution = FINER * side
@@ -49,7 +49,17 @@ def surface_of(volume):
     values = tet_grid.sealed(LEVEL - density, HALF)
     edges, faces = marching_tets.march(values)
     ends = [tet_grid.positions(resolution, HALF, end) for end in edges.T]
-    vertices = marching_tets.crossings(*values.reshape(-1)[edges.T], *ends)
+    return marching_tets.crossings(*values.reshape(-1)[edges.T], *ends), faces
+
+
+def surface_of(volume):
+    """Return the TexturedMesh of a volume (side^3, 4), raw density first.
+
+    It is closed and in the volume's box; its faces and texels grow with the volume's area. Raises
+    InputError if no density passes the level.
+    """
+    side = round(len(volume) ** (1 / 3))
+    vertices, faces = level_set(volume)
     vertices, faces = cleaning.clean(vertices, faces, CleanSpec(faces=6 * side * side))
     return _painted(vertices, faces, volume, 8 * side)
 

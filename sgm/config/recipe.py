@@ -103,6 +103,8 @@ class Recipe(DataSettings):
     # weight of the condition view in the loss, relative to the view behind the object
     front_weight: float = 1.0
     kl_weight: float = 1e-4         # autoencoder only: weight of the KL divergence
+    # not diffusion: weight of the difference in contrast of two octaves, against blur
+    edge_weight: float = 0.0
     crop: int = 0                   # not diffusion: pixels of random square crops; 0 = whole views
     views: int = 4      # autodecoder, feedforward: views of each object that are rendered at once
     # autodecoder, feedforward: every so many-th view (latent_diffusion: object), from the first on,
@@ -166,9 +168,9 @@ class Recipe(DataSettings):
             **dict.fromkeys(("warmup", "crop", "frames", "sheet_every", "hold_out"),
                             (0, MAX_COUNT)),
             "seed": (0, MAX_SEED),
-            **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "p_std", "mask_weight",
-                             "color_weight", "perceptual_weight", "variation_weight",
-                             "camera_noise"), (0, 1e6)),
+            **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "edge_weight", "p_std",
+                             "mask_weight", "color_weight", "perceptual_weight",
+                             "variation_weight", "camera_noise"), (0, 1e6)),
             **dict.fromkeys(("roam", "lr_final", "front_weight", "predicted", "perceptual_from",
                              "recentered"), (0, 1)),
             "samples": (8, 4096),

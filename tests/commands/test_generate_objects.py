@@ -1,5 +1,7 @@
 """tools/generate_objects.py: what it writes, going on, conditions, fits, and what is refused."""
 import json
+import os
+import signal
 
 import generate_objects
 import numpy as np
@@ -38,7 +40,7 @@ def flags(weights, output, *more, steps=1):
 def test_objects_are_views_folders_with_meshes(made, weights):
     assert sorted(path.name for path in made.iterdir()) == ["seed_0003", "seed_0005", "sheet.png"]
     run = json.loads((made / "seed_0005" / "run.json").read_text())
-    assert run["seed"] == 5 and run["condition"]["label"] == "house" and run["guidance"] == 3.0
+    assert run["seed"] == 5 and run["condition"]["label"] == "house" and run["condition"]["guidance"] == 3.0
     mesh = load_mesh(made / "seed_0005" / "mesh.glb")
     assert len(mesh.faces) > 100 and np.abs(mesh.vertices).max() < 0.5 + 1 / 16      # a voxel
     views = read_views(made / "seed_0005", 16)
@@ -65,6 +67,24 @@ def test_overwriting_keeps_what_others_put_there(weights, tmp_path, uncompiled):
     assert json.loads((tmp_path / "seed_0003" / "run.json").read_text())["churn"] == 0
 
 
+def test_interrupted_and_continued(weights, tmp_path, monkeypatch, capsys, uncompiled):
+    """What is finished stays, is on the sheet, and is not made again."""
+    from sgm.autodecoder.pipeline import Autodecoder
+    made = []
+
+    def mesh(self, latent, make=Autodecoder.mesh):
+        made.append(latent)
+        if len(made) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return make(self, latent)
+    monkeypatch.setattr(Autodecoder, "mesh", mesh)
+    both = flags(weights, tmp_path, "--count", 2)
+    assert generate_objects.run(both) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed_0000", "sheet.png"] and len(made) == 1
+    assert "interrupted; finished objects stay" in capsys.readouterr().err
+    assert generate_objects.run(both) == 0 and len(made) == 2 and (tmp_path / "seed_0001").is_dir()
+
+
 @pytest.mark.slow
 def test_between_two_seeds(weights, tmp_path, uncompiled):
     """The ends are the seeds' own objects without added noise."""
@@ -82,6 +102,18 @@ def test_fit(made, weights, tmp_path, uncompiled):
     assert {"mesh.glb", "fitted.png", "transforms.json", "020.png"} <= {path.name for path in folder.iterdir()}
     run = json.loads((folder / "run.json").read_text())
     assert run["fitted"]["views"] == ["000.png", "007.png"] and run["metrics"]["psnr"] > 0
+
+
+def test_a_single_view_is_enough(made, weights):
+    """Of a folder that has no more."""
+    from sgm.autodecoder.pipeline import load_autodecoder
+    source = made / "seed_0003" / "transforms.json"
+    cameras = json.loads(source.read_text())
+    cameras["frames"] = cameras["frames"][4:5]
+    one = source.with_name("one.json")
+    one.write_text(json.dumps(cameras))
+    assert [path.name for path in load_autodecoder(ckpt=weights).read(one).files] == ["004.png"]
+    one.unlink()
 
 
 @pytest.mark.parametrize("more, said", [

@@ -6,26 +6,13 @@ import numpy as np
 from sgm.common.errors import InputError
 from sgm.common.files import check_file
 from sgm.render.procedural import kind_of
-from sgm.train.data.packed import PackedOrbits
-from sgm.train.data.sources import expand, find
-
-
-def packed_sets(places, size):
-    """Return the PackedOrbits of paths, in the order in which train.py takes them.
-
-    size: of the views. Raises InputError.
-    """
-    found = [item for place in expand(places, "data")
-             for item in find(place, is_orbit=True)["train"]]
-    other = [path for kind, path in found if kind != "packed"]
-    if other:
-        raise InputError(f"{other[0]}: is no packed set, expected those of tools/render_orbits.py"
-                         " --pack")
-    return PackedOrbits([path for _, path in found], size)
 
 
 def names_of(packed):
-    """Return the names of all objects, as render_orbits.py noted them. Raises InputError."""
+    """Return the names of all objects, as render_orbits.py noted them.
+
+    packed: a `sgm.train.data.packed.PackedOrbits`. Raises InputError.
+    """
     names = []
     for clip in packed.items:
         path = clip.folder / "names.npy"

@@ -96,7 +96,7 @@ class Autodecoder:
     """
 
     def __init__(self, model, generates):
-        self.model, self.generates = model, generates
+        self.model, self.generates, self._fitter = model, generates, None
 
     @property
     def spec(self):
@@ -172,7 +172,14 @@ class Autodecoder:
         """
         if not isinstance(views, PosedViews):
             views = self.read(views)
-        return [self.mesh(fitting.fit(self.model, views, steps, seed)[1][0])]
+        return [self.mesh(self.fitter.fit(views, steps, seed)[1][0])]
+
+    @property
+    def fitter(self):
+        """Return what fits embeddings, a `fitting.Fitter`."""
+        if self._fitter is None:
+            self._fitter = fitting.Fitter(self.model)
+        return self._fitter
 
     def read(self, folder, chosen=None, progress=False):
         """Return the PosedViews of a views folder in the size of the model's views.
@@ -200,4 +207,5 @@ class Autodecoder:
 
     def release(self):
         """Give back the memory of compiled graphs."""
+        self._fitter = None
         self.model.release()

@@ -46,7 +46,6 @@ class Fitting:
 
     def run(self):
         """Fit and write the object; return the exit code."""
-        from sgm.autodecoder import fitting
         from sgm.autodecoder.object_folder import (
             agreement,
             as_levels,
@@ -63,8 +62,8 @@ class Fitting:
             return 0
         began = time.monotonic()
         with until_stopped() as stopped:
-            found, latents = fitting.fit(self.objects.model, self.views, self.steps, 0,
-                                         str(args.fit), Shown(args.quiet), stopped)
+            found, latents = self.objects.fitter.fit(self.views, self.steps, 0, str(args.fit),
+                                                     Shown(args.quiet), stopped)
         made = seen_like(self.objects.model, latents[0], self.views)
         true = as_levels(self.views.rgb, self.views.mask)
         figures = agreement(made, true)

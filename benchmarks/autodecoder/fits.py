@@ -44,7 +44,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.out:
         check_folder(args.out.parent, "--out")
-    model = load_autodecoder(args.model, args.ckpt).model
+    objects = load_autodecoder(args.model, args.ckpt)
+    model = objects.model
     _objects.trained_views(args, model)
     unseen = MaskedViews(args.unseen, model.spec.size)
     trained, held = unseen.split(HOLD_OUT)
@@ -55,7 +56,7 @@ def main(argv=None):
     for index, count in each(jobs, "fits", "fit", quiet=args.quiet):
         true = _objects.posed(unseen, index, held)
         given = trained[np.linspace(0, len(trained), count, endpoint=False).astype(int)]
-        found, latent = fitting.fit(model, _objects.posed(unseen, index, given), args.steps)
+        found, latent = objects.fitter.fit(_objects.posed(unseen, index, given), args.steps)
         nearest = model.latents_of([found.nearest], batch=1)[0]
         rows[count].append([*_objects.seen(model, latent[0], true),
                             *_objects.seen(model, nearest, true)])

@@ -20,6 +20,7 @@ from sgm.ops.tokens import matmul
 
 # of the trained objects, evenly spread: that are looked at first, that tell the distribution
 MOST_OBJECTS, MOST_ROWS = 512, 4096
+MOST_VIEWS = 4          # in which the first are looked at
 SQUARES, SIDE = 8, 16   # of the views in a step, pixels a side
 STEPS, RATE = 300, 0.05
 MASK_WEIGHT = 10.0      # of the opacity, as in training
@@ -147,11 +148,13 @@ def _spread(model, most):
 def nearest_object(model, pixels, progress=None, stopped=()):
     """Return the trained object whose views differ least, by mean absolute error.
 
-    Every second pixel each way is compared. progress(done, all) is called now and then; once
-    `stopped` holds something, the best so far counts.
+    Every second pixel each way of at most MOST_VIEWS views is compared. progress(done, all) is
+    called now and then; once `stopped` holds something, the best so far counts.
     """
     objects = _spread(model, MOST_OBJECTS)
-    part = (slice(None), slice(None, None, 2), slice(None, None, 2))
+    count = len(pixels.target)
+    chosen = np.linspace(0, count, min(count, MOST_VIEWS), endpoint=False).astype(int)
+    part = (chosen, slice(None, None, 2), slice(None, None, 2))
     rays = [values[part].reshape(-1, 3) for values in (pixels.origins, pixels.directions)]
     target, known = (values[part].reshape(-1, values.shape[-1])
                      for values in (pixels.target, pixels.known))
@@ -168,34 +171,47 @@ def nearest_object(model, pixels, progress=None, stopped=()):
     return int(objects[np.argmin(losses)])
 
 
-def fit(model, views, steps=STEPS, seed=0, source="the views", progress=None, stopped=()):
-    """Return the Fit of PosedViews, and its latent (1, 8^3, C).
+class Fitter:
+    """Fits embeddings of an ObjectModel to views; what is compiled is kept for further objects."""
 
-    progress(stage, done, all, text) is called after each part; once `stopped`, a list, holds
-    something, what was found so far counts. Raises InputError.
-    """
-    pixels = ViewPixels(views, source)
+    def __init__(self, model):
+        self.model = model
+        self.found = distribution(embeddings_of(model, _spread(model, MOST_ROWS)))
+        self.steps = {}             # by the side of the squares: loss, AdamStep, compiled step
 
-    def tell(stage):
-        return progress and (lambda done, count, text="": progress(stage, done, count, text))
+    def _step(self, side, embedding):
+        """Return the loss and the compiled step for squares of a side, to begin at an embedding."""
+        if side not in self.steps:
+            loss = FitLoss(self.model, self.found, SQUARES, side)
+            cell = AdamStep(loss, [loss.coordinates], f"fit{side}")
+            self.steps[side] = loss, cell, ops.compiled(cell.construct)
+        loss, cell, step = self.steps[side]
+        start = np.float32(self.found.coordinates(embedding))
+        cell.restore({name: start if name.startswith("parameter.") else np.zeros_like(value)
+                      for name, value in cell.state().items()})
+        return loss, step
 
-    nearest = nearest_object(model, pixels, tell("nearest object"), stopped)
-    found = distribution(embeddings_of(model, _spread(model, MOST_ROWS)))
-    loss = FitLoss(model, found, SQUARES, pixels.side)
-    start = found.coordinates(embeddings_of(model, np.array([nearest])))
-    loss.coordinates.set_data(Tensor(np.float32(start)))
-    step = ops.compiled(AdamStep(loss, [loss.coordinates], "fit").construct)
-    rng, losses = np.random.default_rng(seed), []
-    for number in range(steps):
-        if stopped:
-            break
-        rate = RATE * 0.5 * (1 + np.cos(np.pi * number / steps))
-        arrays = pixels.batch(rng, model.spec.samples)
-        _, value = step(rates(number, rate), *map(Tensor, arrays))
-        losses.append(float(ops.fetch(value)))
-        if progress:
-            progress("embedding", number + 1, steps, f"loss {losses[-1]:.4f}")
-    embedding = found.mean + loss.coordinates.asnumpy() @ found.basis
-    latent = model.run("latent_decoder", embedding).reshape(1, -1, model.spec.volume.latent_width)
-    last = float(np.mean(losses[-max(1, steps // 10):])) if losses else float("nan")
-    return Fit(embedding, nearest, last), latent
+    def fit(self, views, steps=STEPS, seed=0, source="the views", progress=None, stopped=()):
+        """Return the Fit of PosedViews, and its latent (1, 8^3, C).
+
+        progress(stage, done, all, text) is called after each part; once `stopped`, a list, holds
+        something, what was found so far counts. Raises InputError.
+        """
+        model, pixels = self.model, ViewPixels(views, source)
+        tell = progress or (lambda *_: None)
+        nearest = nearest_object(
+            model, pixels, lambda done, count: tell("nearest object", done, count, ""), stopped)
+        loss, step = self._step(pixels.side, embeddings_of(model, np.array([nearest])))
+        rng, losses = np.random.default_rng(seed), []
+        for number in range(steps):
+            if stopped:
+                break
+            rate = RATE * 0.5 * (1 + np.cos(np.pi * number / steps))
+            arrays = pixels.batch(rng, model.spec.samples)
+            _, value = step(rates(number, rate), *map(Tensor, arrays))
+            losses.append(float(ops.fetch(value)))
+            tell("embedding", number + 1, steps, f"loss {losses[-1]:.4f}")
+        embedding = self.found.mean + loss.coordinates.asnumpy() @ self.found.basis
+        latent = model.run("latent_decoder", embedding)
+        last = float(np.mean(losses[-max(1, steps // 10):])) if losses else float("nan")
+        return Fit(embedding, nearest, last), latent.reshape(1, -1, model.spec.volume.latent_width)

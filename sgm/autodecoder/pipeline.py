@@ -13,6 +13,7 @@ import numpy as np
 from sgm.autodecoder import fitting
 from sgm.autodecoder.latents import sampling
 from sgm.autodecoder.latents.conditions import condition_of
+from sgm.autodecoder.latents.latent_normalization import robust_normalization
 from sgm.autodecoder.object_model import load_objects
 from sgm.autodecoder.surface import surface_of
 from sgm.checkpoints.mapped_file import open_checkpoint
@@ -46,7 +47,7 @@ def load_autodecoder(name="autodecoder_small", ckpt=None, overrides=()):
         log.warning("%s has random weights, as %s %s asks for: it makes noise", spec.name,
                     argument("ckpt"), RANDOM)
         model, _ = load_objects(spec, None, True)
-        model.keep_normalization(sampling_normalization(model))
+        model.keep_normalization(normalization_of(model))
         return Autodecoder(model, generates=True)
     store = open_checkpoint(ckpt)
     noted = noted_spec(store, overrides)
@@ -80,9 +81,8 @@ def noted_spec(store, overrides=()):
                               " file of train.py") from None
 
 
-def sampling_normalization(model):
+def normalization_of(model):
     """Return the Normalization of a model's own latents, of its first objects."""
-    from sgm.autodecoder.latents.latent_normalization import robust_normalization
     settings = model.spec.diffusion
     latents = model.latents_of(range(min(8, model.spec.objects)))
     return robust_normalization(latents, settings.latent_std, settings.clip)
@@ -96,7 +96,7 @@ class Autodecoder:
     """
 
     def __init__(self, model, generates):
-        self.model, self.generates = model, generates
+        self.model, self.generates, self._fitter = model, generates, None
 
     @property
     def spec(self):
@@ -172,7 +172,14 @@ class Autodecoder:
         """
         if not isinstance(views, PosedViews):
             views = self.read(views)
-        return [self.mesh(fitting.fit(self.model, views, steps, seed)[1][0])]
+        return [self.mesh(self.fitter.fit(views, steps, seed)[1][0])]
+
+    @property
+    def fitter(self):
+        """Return what fits embeddings, a `fitting.Fitter`."""
+        if self._fitter is None:
+            self._fitter = fitting.Fitter(self.model)
+        return self._fitter
 
     def read(self, folder, chosen=None, progress=False):
         """Return the PosedViews of a views folder in the size of the model's views.
@@ -200,4 +207,5 @@ class Autodecoder:
 
     def release(self):
         """Give back the memory of compiled graphs."""
+        self._fitter = None
         self.model.release()

@@ -72,7 +72,7 @@ def test_object_between_trained_ones_is_found(objects):
     rows = fitting.embeddings_of(model, np.arange(3))
     latents = model.run("latent_decoder", np.float32([[0.4, 0.2, 0.4]]) @ rows).reshape(1, -1, 8)
     views = views_of(objects, latents)
-    found, fitted = fitting.fit(model, views, steps=60)
+    found, fitted = objects.fitter.fit(views, steps=60)
     true = as_levels(views.rgb, views.mask)
     nearest, best = (agreement(seen_like(model, x[0], views), true)["psnr"]
                      for x in (model.latents_of([found.nearest]), fitted))
@@ -83,7 +83,7 @@ def test_fit_that_is_stopped_is_what_there_is(objects):
     """No step at all: the nearest object."""
     latents = objects.model.latents_of([2])
     seen = []
-    found, fitted = fitting.fit(objects.model, views_of(objects, latents), stopped=[1],
-                                progress=lambda stage, *numbers: seen.append((stage, *numbers[:2])))
+    found, fitted = objects.fitter.fit(views_of(objects, latents), stopped=[1],
+                                       progress=lambda stage, *numbers: seen.append((stage, *numbers[:2])))
     assert found.nearest == 2 and seen == [("nearest object", 3, 3)]
     np.testing.assert_allclose(fitted, latents, atol=1e-3)

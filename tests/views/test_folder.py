@@ -22,12 +22,12 @@ def saved(tmp_path):
     """A views folder of three views with a mesh and files of the user in it."""
     place = views().save(tmp_path / "cup", formats=("png",))
     (place / "mesh").mkdir()
-    for name in ("mesh/mesh.glb", "thesis.txt", "7.png", "100.png", "retouched.png"):
+    for name in ("mesh/mesh.glb", "mesh.glb", "fitted.png", "thesis.txt", "7.png", "100.png", "retouched.png"):
         (place / name).write_text(name)
     return place
 
 
-MINE = {name: name.encode() for name in ("mesh/mesh.glb", "thesis.txt", "7.png", "100.png", "retouched.png")}
+MINE = {name: name.encode() for name in ("mesh/mesh.glb", "mesh.glb", "fitted.png", "thesis.txt", "7.png", "100.png", "retouched.png")}
 
 
 def mine(place):
@@ -48,7 +48,7 @@ def test_only_our_own_files_are_replaced(saved, tmp_path, caplog):
     assert mine(saved) == MINE
     assert set(tree(saved)) == {"000.png", "001.png", "input.png", "transforms.json", "run.json", *MINE}
     assert json.loads((saved / "run.json").read_text())["seed"] == 2
-    assert "kept what else is in it (100.png, 7.png, mesh, retouched.png, thesis.txt); a mesh in it is still" in caplog.text
+    assert "kept what else is in it (100.png, 7.png, fitted.png, mesh, mesh.glb); a mesh in it is still" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["cup"]
 
 

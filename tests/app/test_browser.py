@@ -238,6 +238,9 @@ def test_two_users_at_once_and_a_cancelled_job(server, user, picture):
     first, second = user(), user("/zh/")
     for page in (first, second):
         choose(page, picture)
+    first.fill("#steps input", "100")           # it still runs when the other one is there
+    first.press("#steps input", "Tab")
+    for page in (first, second):
         page.click("#make_views")
         wait_for(page, "running", "waiting")
     assert "前面还有 1 个" in state(second)[1]

@@ -41,7 +41,49 @@ clean:  ## remove the environments and the caches; outputs/ and runs/ stay
 	rm -rf .venv .venv-dev .venv-mindspore-* build *.egg-info .pytest_cache .ruff_cache .hypothesis kernel_meta rank_*
 	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo app test test-all lint clean
+# --- the embedded weights -----------------------------------------------------------------------------------------------
+
+# Stages write into data/ and runs/ of the current folder. An interrupted one continues, a finished one is left out. RUN is
+# the Python; TOYS and FORMS are numbers of procedural objects and of forms of a real one; FLAGS go to every training.
+FURNITURE = furniture/usr/share/sweethome3d/furniture
+HERE := $(dir $(abspath $(firstword $(MAKEFILE_LIST))))
+RUN = $(VENV)/bin/python
+READY = $(if $(filter file,$(origin RUN)),$(VENV)/.requirements)
+TOYS = 1500
+FORMS = 4
+FLAGS =
+RENDER = $(RUN) $(HERE)tools/render_orbits.py
+VIEWS = --size 128 --elevation -5 45 --orbit dynamic --pack --out $(@D)
+TRAIN = $(RUN) $(HERE)train.py --model_cfg sv3d_small --train_cfg $(notdir $(@D)) --output $(@D) $(FLAGS) \
+	$(if $(wildcard $(@D)/state.safetensors),--resume)
+
+embedded: runs/sv3d_small.safetensors  ## the weights of sv3d_small anew, into runs/ (FURNITURE=folder of *.sh3f; days)
+
+data/cat128/dynamic/clips.npy: | $(READY)
+	$(RENDER) catalogue $(FURNITURE)/*.sh3f --split train --variations $(FORMS) $(VIEWS)
+
+data/cat128/val/clips.npy: | $(READY)
+	$(RENDER) catalogue $(FURNITURE)/*.sh3f --split val $(VIEWS)
+
+data/proc128/clips.npy: | $(READY)
+	$(RENDER) procedural --count $(TOYS) $(VIEWS)
+
+runs/vae_small/finished: data/cat128/dynamic/clips.npy data/cat128/val/clips.npy data/proc128/clips.npy
+	$(TRAIN)
+	@touch $@
+
+runs/sv3d_small/finished: runs/vae_small/finished
+	$(TRAIN) --init runs/vae_small/averaged.safetensors
+	@touch $@
+
+runs/decoder_small/finished: runs/sv3d_small/finished
+	$(TRAIN) --init runs/sv3d_small/averaged.safetensors
+	@touch $@
+
+runs/sv3d_small.safetensors: runs/decoder_small/finished
+	$(RUN) $(HERE)tools/convert.py runs/decoder_small/averaged.safetensors $@ --to safetensors --dtype fp16
+
+.PHONY: help demo app test test-all lint clean embedded
 .DELETE_ON_ERROR:
 
 # Which Python: that of an environment that is there; else PYTHON if the user has set it; else the first that fits.

@@ -65,6 +65,14 @@ def size(text):
     return [f"height={int(height)}", f"width={int(width or height)}"]
 
 
+def elevation(text):
+    """Return degrees, or "auto": the argparse type of --elevation."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected degrees") from None
+
+
 def parse(argv):
     """Return the parsed arguments."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -104,7 +112,7 @@ def add_flags(parser, image, **options):
         help="object's larger side / frame side; default: the image's larger side makes the frame")
 
     add = parser.add_argument_group("cameras (orbit models)").add_argument
-    add("--elevation", type=float, default=10.0, metavar="DEG",
+    add("--elevation", type=elevation, default=10.0, metavar="DEG",
         help="elevation of the input view above the horizon; default 10. sv3d_u is not conditioned"
         " on it: it only labels the cameras")
     add("--orbit", default=None, metavar="static|dynamic|sine-A|FILE.json",
@@ -191,6 +199,10 @@ def sample_options(args, seed, keep_graphs):
 
 def cameras(args, num_frames, seed):
     """Return the orbit of `num_frames` views that the flags describe. Raises CameraError."""
+    if args.elevation == "auto":
+        raise CameraError("--elevation auto: is of feed-forward networks that have an estimator of"
+                          " it (image_to_mesh.py --config lrm_small); give degrees")
+    kind = args.orbit or "static"
     if not abs(args.elevation) < 90:
         raise CameraError(f"--elevation: found {args.elevation:g}, expected degrees above -90 and"
                           " below 90")
@@ -201,25 +213,25 @@ def cameras(args, num_frames, seed):
         even = Orbit.static(args.elevation, num_frames)
         orbit = Orbit.from_lists(args.azimuths or even.azimuths_deg,
                                  args.elevations or even.elevations_deg)
-    elif args.orbit == "static":
+    elif kind == "static":
         orbit = Orbit.static(args.elevation, num_frames)
-    elif args.orbit == "dynamic":
+    elif kind == "dynamic":
         orbit = Orbit.dynamic(seed, args.elevation, num_frames)
-    elif args.orbit.startswith("sine-"):
+    elif kind.startswith("sine-"):
         try:
-            orbit = Orbit.sine(float(args.orbit[5:]), args.elevation, num_frames)
+            orbit = Orbit.sine(float(kind[5:]), args.elevation, num_frames)
         except CameraError as error:
-            raise CameraError(f"--orbit {args.orbit} at --elevation {args.elevation:g}:"
+            raise CameraError(f"--orbit {kind} at --elevation {args.elevation:g}:"
                               f" {error}") from None
         except ValueError:
-            raise CameraError(f"--orbit {args.orbit}: expected a number of degrees after sine-, as"
+            raise CameraError(f"--orbit {kind}: expected a number of degrees after sine-, as"
                               " in sine-30") from None
-    elif not Path(args.orbit).exists():
-        raise CameraError(f"--orbit {args.orbit}: found no such file, expected static, dynamic,"
+    elif not Path(kind).exists():
+        raise CameraError(f"--orbit {kind}: found no such file, expected static, dynamic,"
                           " sine-30 (degrees), a JSON file or a views folder")
     else:
-        orbit = read_orbit(args.orbit)
-        check_count(f"--orbit {args.orbit}", len(orbit), num_frames)
+        orbit = read_orbit(kind)
+        check_count(f"--orbit {kind}", len(orbit), num_frames)
     return orbit.with_sign(args.azimuth_sign)
 
 
@@ -287,8 +299,8 @@ class Sampling:
         self.engine = engine or load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype,
                                            overrides(args), args.lora, ema=args.ema)
         self.spec = self.engine.spec
-        if args.orbit is None:
-            args.orbit = self.spec.mesh_orbit if is_for_mesh else "static"
+        if is_for_mesh and args.orbit is None:
+            args.orbit = self.spec.mesh_orbit
         if self.spec.is_orbit:      # wrong cameras are found before any work
             cameras(args, self.spec.num_frames, args.seeds[0])
 

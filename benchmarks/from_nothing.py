@@ -4,13 +4,13 @@
   python benchmarks/from_nothing.py 1000003 --out runs/from_nothing
 
 DreamFusion's experiment (Poole et al. 2022, arXiv 2209.14988) with the embedded model, which is
-given the picture of a procedural object: a radiance field begins empty; clip by clip, 21 views of it
-on a random orbit are rendered, noised, and denoised in one evaluation, and the field is trained on
-what comes of it, for some steps. The noise falls from clip to clip. No other view is ever given.
+given the picture of a procedural object. A radiance field begins empty; clip by clip, 21 views of
+it on a random orbit are rendered, noised, and denoised in one evaluation, and the field is trained
+on what comes of it, for some steps. The noise falls from clip to clip. No other view is ever given.
 
-Printed is the foreground PSNR of views 0-19 of the static orbit against the true object, by clip, at
-the end beside that of the mean of the true orbit (an oracle) and of the picture repeated; also
-curve.png and, truth above the field, views.png. Exit code: 0 done, 2 wrong input, 130 interrupted.
+Printed is the foreground PSNR of views 0-19 of the static orbit against the true object, by clip,
+and at the end that of the mean of the true orbit (an oracle) and of the picture repeated. Written
+is views.png, true views above the field's. Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def posed(frames, orbit):
     rgba = np.stack([alpha_from_white(frame) for frame in frames]).astype(np.float32) / 255
     focal = focal_length(SIDE)
     return PosedViews(np.ascontiguousarray(rgba[..., :3] * rgba[..., 3:]),
-                      np.ascontiguousarray(rgba[..., 3]), orbit.poses(), focal, focal, SIDE / 2, SIDE / 2)
+                      np.ascontiguousarray(rgba[..., 3]), orbit.poses(), focal, focal, SIDE / 2,
+                      SIDE / 2)
 
 
 def ball(resolution=64):
@@ -63,7 +64,7 @@ def rendered(trainer, views):
 
 
 def grow(args):
-    """Grow the object and measure; return the exit code."""
+    """Grow the object and measure it; return the exit code."""
     from sgm.diffusion.pipeline import load_model
     from sgm.reconstruct.distill.orbit_model import ModelDenoiser
     from sgm.reconstruct.nerf.training import NerfTrainer, Rays
@@ -79,8 +80,7 @@ def grow(args):
     blank[-1] = on_white(truth[-1])
     judged = posed(on_white(truth), static)
     trainer = NerfTrainer(posed(blank, static), ball(), settings, seed=args.seed)
-    curve, falling = [], np.geomspace(*SIGMAS, args.clips)
-    for clip, sigma in enumerate(each(falling, "clips", "clip")):
+    for clip, sigma in enumerate(each(np.geomspace(*SIGMAS, args.clips), "clips", "clip")):
         orbit = Orbit.dynamic(int(np.random.RandomState([args.seed, clip]).randint(1 << 31)),
                               ELEVATION)
         shown = rendered(trainer, posed(blank, orbit)).astype(np.float32) / 127.5 - 1
@@ -97,8 +97,8 @@ def grow(args):
         if clip % 5 == 4 or clip == args.clips - 1:
             seen = rendered(trainer, judged)
             found = metrics.mean_metrics(metrics.compare_orbit(seen, truth))
-            curve.append((clip + 1, sigma, found["psnr_fg"], found["iou"]))
-            print("clip {:3d}, sigma {:6.2f}: {:5.2f} dB, IoU {:.3f}".format(*curve[-1]), flush=True)
+            print(f"clip {clip + 1:3d}, sigma {sigma:6.2f}: {found['psnr_fg']:5.2f} dB, IoU"
+                  f" {found['iou']:.3f}", flush=True)
     for name, answer in (("mean of the true orbit (an oracle)", metrics.mean_of_orbit(truth)),
                          ("picture repeated", metrics.input_repeated(truth))):
         found = metrics.mean_metrics(metrics.compare_orbit(answer, truth))

@@ -7,6 +7,7 @@ os.environ.setdefault("GLOG_v", "3")  # MindSpore logs warnings that concern its
 
 _WHERE = {
     "load_model": "sgm.diffusion.pipeline", "generate": "sgm.diffusion.pipeline",
+    "load_autodecoder": "sgm.autodecoder.pipeline",
     "load_lrm": "sgm.feedforward.reconstructor",
     "PipelineError": "sgm.diffusion.guards", "views_to_mesh": "sgm.reconstruct.pipeline",
     "ShapeError": "sgm.reconstruct.posed_views", "Orbit": "sgm.views.cameras",

@@ -5,11 +5,16 @@
   image_to_mesh.py photos/ --config sv3d_p --ckpt sv3d_p.safetensors --device Ascend --dtype fp16
   image_to_mesh.py photo.jpg --mesh-config fast --mesh-set texture.size=2048
   image_to_mesh.py photo.jpg --resume                     # go on after an end, even kill -9
+  image_to_mesh.py photos/ --config triposr --ckpt model.ckpt --texture         # in one pass
 
 Each image and seed becomes a folder OUTPUT/<image>_<seed>: the views as simple_video_sample.py
 writes them, in its folder `mesh` what views_to_mesh.py writes, report.json, and report.html, a page
 with all of it that needs no network. All views are made first, with one model, then all meshes.
 Finished views of the same image and flags are kept; so are finished meshes with --resume.
+With a feed-forward network (--config lrm_small, vfusion3d, openlrm_base, triposr ...) there is no
+orbit and no optimization: the folder is OUTPUT/<image>, its mesh stands upright, z up, with a
+longest side of 1; --elevation tells from how far above the picture was taken, auto: the network's
+own estimate.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 3 all is written, but a mesh does not
 explain its views, 130 interrupted.
 """
@@ -21,6 +26,7 @@ import time
 from dataclasses import asdict
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
+import _feedforward
 import _html_report
 import views_to_mesh
 
@@ -52,7 +58,10 @@ def parse(argv):
     group.add_argument("--mesh-set", action="append", default=[], metavar="KEY=VALUE",
                        help="one setting of the mesh, as in nerf.steps=300; repeatable")
     views_to_mesh.add_flags(group)
+    _feedforward.add_flags(parser.add_argument_group("feed-forward networks"))
     args = parser.parse_args(argv)
+    args.feedforward = _feedforward.is_feedforward(args.config)
+    _feedforward.check_flags(parser, args)
     if args.resume and args.overwrite:
         parser.error("argument --resume: keeps what --overwrite makes again; give one of them")
     return args
@@ -85,6 +94,8 @@ def main(argv=None):
     started = time.monotonic()
     # 1. flags, and the model
     args = parse(argv)
+    if args.feedforward:
+        return _feedforward.FeedForward(args).run()
     with of_command(RENAMED):
         spec = load_mesh_spec(args.mesh_config,
                               [*args.mesh_set, *views_to_mesh.settings(args)])

@@ -59,7 +59,9 @@ def parse(argv):
         " folder of pictures, a video, a GIF, or one picture of all views")
     add("--output", type=Path, help="folder to write; default: `mesh` within the views folder")
     add(
-        "--config", default="default", help="default, fast, fine, sv3d, or a YAML file (default: default)"
+        "--config",
+        default="default",
+        help="default, fast, fine, sv3d, or a YAML file (default: default)",
     )
     add(
         "--set",

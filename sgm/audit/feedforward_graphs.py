@@ -1,7 +1,8 @@
 """The graphs of the feed-forward networks, in the shapes of a configuration of configs/lrm."""
 from sgm.audit.diffusion_graphs import GraphBuilder, floats
 from sgm.audit.mesh_graphs import integers
-from sgm.feedforward import marching, triplanes
+from sgm.feedforward import marching
+from sgm.feedforward.layers import triplanes
 from sgm.feedforward.networks import Encode, Planes, Table, build_network
 from sgm.feedforward.reconstructor import POINTS
 

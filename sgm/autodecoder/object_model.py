@@ -3,19 +3,18 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from sgm import ops
-from sgm.autodecoder.edm import Preconditioned
 from sgm.autodecoder.embeddings import make_embeddings
-from sgm.autodecoder.latent_normalization import Normalization
+from sgm.autodecoder.latents.edm import Preconditioned
+from sgm.autodecoder.latents.latent_normalization import Normalization
+from sgm.autodecoder.latents.unet3d import UNet3D
 from sgm.autodecoder.learned_cameras import LearnedCameras
 from sgm.autodecoder.ray_marching import RayMarcher
-from sgm.autodecoder.unet3d import UNet3D
 from sgm.autodecoder.volumes import LatentDecoder, RadianceDecoder
 from sgm.checkpoints.identify import misfit_message, misfits_of
 from sgm.checkpoints.loading import load_weights
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError
 from sgm.config.autodecoding import LATENT_SIDE
-from sgm.diffusion.samplers import Churn, heun, karras_sigmas
 from sgm.models.blocks import empty
 from sgm.models.initialization import initialize
 from sgm.views.cameras import FOV_DEG, focal_length, rays
@@ -103,25 +102,38 @@ class ObjectModel(nn.Cell):
         latents (count, 8^3, C); poses (V, 4, 4) camera-to-world, all of SV3D's field of view.
         Colors, straight, and opacity, both in [0, 1].
         """
-        count, spec = len(latents), self.spec
-        volumes = self.run("decode", latents.reshape(count * VOXELS, -1))
+        parts = rays(np.asarray(poses), size, size, focal_length(size, FOV_DEG))
+        made = self.render_rays(self.volumes_of(latents), *(part.reshape(-1, 3) for part in parts))
+        made = made.reshape(len(latents), len(poses), size, size, 4)
+        made[..., :3] /= np.maximum(made[..., 3:], 1e-3)
+        return made.clip(0, 1)
+
+    def volumes_of(self, latents):
+        """Return the volumes (count, side^3, 4) of latents (count, 8^3, C)."""
+        volumes = self.run("decode", np.float32(latents).reshape(len(latents) * VOXELS, -1))
+        return volumes.reshape(len(latents), -1, 4)
+
+    def render_rays(self, volumes, origins, directions):
+        """Return what rays (N, 3), unit, see of volumes (count, side^3, 4): (count, N, 4) float32.
+
+        Colors before black, premultiplied, and opacity.
+        """
+        spec, count = self.spec, len(volumes)
         key = "march", count
         if key not in self.graphs:
             self.graphs[key] = ops.compiled(RayMarcher(spec.volume.side, spec.samples, 1, count))
-        origins, directions = rays(np.asarray(poses), size, size, focal_length(size, FOV_DEG))
-        origins, directions = (np.float32(part.reshape(-1, 3).T) for part in (origins, directions))
+        origins, directions = (np.float32(part.T) for part in (origins, directions))
         total = origins.shape[1]
         most = min(CHUNK, total)
-        volumes, middle = Tensor(volumes), Tensor(np.full((spec.samples, most), 0.5, np.float32))
+        volumes = Tensor(volumes.reshape(-1, 4))
+        middle = Tensor(np.full((spec.samples, most), 0.5, np.float32))
         made = np.empty((4, total, count), np.float32)
         for start in range(0, total, most):
             chunk = np.resize(np.arange(start, min(start + most, total)), most)
             result = ops.fetch(self.graphs[key](volumes, Tensor(origins[:, chunk]),
                                                 Tensor(directions[:, chunk]), middle))
             made[:, start:start + most] = result[:, :min(most, total - start)]
-        made = made.transpose(2, 1, 0).reshape(count, len(poses), size, size, 4)
-        made[..., :3] /= np.maximum(made[..., 3:], 1e-3)
-        return made.clip(0, 1)
+        return made.transpose(2, 1, 0)
 
     @property
     def normalization(self):
@@ -136,35 +148,6 @@ class ObjectModel(nn.Cell):
         for parameter, value in ((self.latent_median, normalization.median),
                                  (self.latent_deviation, normalization.deviation)):
             parameter.set_data(Tensor(np.array([value], np.float32)))
-
-    def sample(self, seeds, steps=None, churn=None, progress=None):
-        """Return new latents (len(seeds), 8^3, C), one for each seed, whatever the others are.
-
-        steps, churn: of the sampler, by default the spec's; churn 0 is deterministic. progress(i,
-        n) is called after each step.
-        """
-        settings = self.spec.diffusion
-        steps = steps or settings.steps
-        churn = settings.churn if churn is None else churn
-        shape = (VOXELS, self.spec.volume.latent_width)
-        streams = [np.random.default_rng(seed) for seed in seeds]
-
-        def noise(_=None):
-            return np.concatenate([stream.standard_normal(shape, np.float32)
-                                   for stream in streams])
-
-        def denoise(x, sigma):
-            level = np.full(len(streams), sigma, np.float32)
-            return self.run("denoiser", np.float32(x), level)
-
-        sigmas = karras_sigmas(steps, settings.sigma_min, settings.sigma_max, settings.rho)
-        added = Churn(noise, churn, settings.churn_min, settings.churn_max, settings.churn_noise)
-        latents = noise() * np.float32(settings.sigma_max)
-        for step in heun(denoise, latents, sigmas, added if churn else None):
-            i, latents, _ = step
-            if progress:
-                progress(i + 1, steps)
-        return self.normalization.invert(np.float32(latents).reshape(len(streams), *shape))
 
 
 def load_objects(spec, path, diffusion, seed=0):

@@ -11,13 +11,16 @@ class ViewLoss(nn.Cell):
     Source: Ntavelis et al. 2023 (arXiv 2307.05445), section 3.2. model: an `ObjectModel`;
     perceptual: see `sgm.autodecoder.perceptual`; views: of each object at once, squares of `side`
     pixels; batch: objects. shared: all objects are seen by the same cameras. Colors are before
-    black: with it, and no loss of the opacity, a black object would be transparent.
+    black: with it, and no loss of the opacity, a black object would be transparent. color_weight:
+    of the perceptual loss; with 0 there is none.
     """
 
-    def __init__(self, model, perceptual, batch, views, side, mask_weight, shared):
+    def __init__(self, model, perceptual, batch, views, side, mask_weight, shared,
+                 color_weight=1.0):
         super().__init__(auto_prefix=False)
         self.model, self.perceptual = model, perceptual
         self.views, self.side, self.mask_weight = views, side, mask_weight
+        self.color_weight = color_weight
         self.groups, self.members = (1, batch) if shared else (batch, 1)
         spec = model.spec
         self.march = RayMarcher(spec.volume.side, spec.samples, self.groups, self.members)
@@ -38,5 +41,7 @@ class ViewLoss(nn.Cell):
     def construct(self, objects, origins, directions, jitter, target, cameras=None):
         """Return the loss, a scalar; target (batch * views, 4, side, side), see `pictures`."""
         made = self.pictures(objects, origins, directions, jitter, cameras)
-        loss = self.perceptual(made[:, :3], target[:, :3])
-        return loss + self.mask_weight * P.abs(made[:, 3] - target[:, 3]).mean()
+        loss = self.mask_weight * P.abs(made[:, 3] - target[:, 3]).mean()
+        if self.color_weight:
+            loss = loss + self.color_weight * self.perceptual(made[:, :3], target[:, :3])
+        return loss

@@ -7,12 +7,13 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import List
 
-from sgm.config.checks import require, require_positive, require_within
+from sgm.config.checks import require, require_one_of, require_positive, require_within
 from sgm.config.model import MAX_LAYERS, MAX_NUMBER
 from sgm.config.yaml_reader import build, find_config, read_mapping
 
 FIRST_SIDE, LATENT_SIDE = 4, 8  # voxels a side of the first volume, and of the latent one
 SIDES = (16, 32, 64, 128)
+CONDITIONS = ("", "class", "image", "text")
 KIND = "autodecoder"            # the folder of configs/
 
 
@@ -79,6 +80,36 @@ class VolumeSpec:
 
 
 @dataclass
+class ConditionSpec:
+    """What tells the denoiser which object is wanted: tokens, which its attention reads."""
+    kind: str = ""              # "": nothing, "class", "image" or "text"
+    labels: List[str] = field(default_factory=list)     # names of the classes, in their order
+    tokens: int = 1             # of an image or a text; a class is one
+    width: int = 0              # numbers in a token of an image or a text
+    # the model of views whose CLIP tower makes the token of an image; its width is width
+    tower: str = "sv3d_tiny"
+
+    @property
+    def shape(self):
+        """Return (tokens, numbers in each) of a condition. A class is 1 at its own place."""
+        return (1, len(self.labels)) if self.kind == "class" else (self.tokens, self.width)
+
+    def validate(self, section="diffusion.condition."):
+        """Raise ConfigError unless there are names for classes, and a width for tokens."""
+        require_one_of(self.kind, section + "kind", CONDITIONS)
+        require_within(self, section, {"tokens": (1, 4096), "width": (0, 1 << 16)})
+        of_class, of_tokens = self.kind == "class", self.kind in ("image", "text")
+        require(len(set(self.labels)) == len(self.labels), section + "labels", self.labels,
+                "each name once")
+        require(bool(self.labels) == of_class, section + "labels", self.labels,
+                "names" if of_class else f"nothing for kind {self.kind!r}")
+        require(bool(self.width) == of_tokens, section + "width", self.width,
+                "more than 0" if of_tokens else f"0 for kind {self.kind!r}")
+        require(self.tokens == 1 or self.kind == "text", section + "tokens", self.tokens,
+                f"1 for kind {self.kind!r}")
+
+
+@dataclass
 class DiffusionSpec:
     """The latents' diffusion: ADM's UNet in three dimensions with EDM's preconditioning."""
     channels: int = 128
@@ -103,6 +134,9 @@ class DiffusionSpec:
     churn_min: float = 0.05
     churn_max: float = 50.0
     churn_noise: float = 1.003
+    # of a condition: 1 is the network as it was trained; the paper takes 3
+    guidance: float = 3.0
+    condition: ConditionSpec = field(default_factory=ConditionSpec)
 
     @property
     def sides(self):
@@ -118,7 +152,9 @@ class DiffusionSpec:
                                          "sigma_max", "rho", "churn_noise"], MAX_NUMBER)
         require_within(self, section, {"steps": (1, 10_000), "churn": (0, MAX_NUMBER),
                                        "churn_min": (0, MAX_NUMBER),
-                                       "churn_max": (0, MAX_NUMBER)})
+                                       "churn_max": (0, MAX_NUMBER),
+                                       "guidance": (0, MAX_NUMBER)})
+        self.condition.validate(section + "condition.")
         require(len(self.multipliers) <= 3, section + "multipliers", self.multipliers,
                 f"at most 3: the latent's side is {LATENT_SIDE}")
         require(self.channels % 4 == 0, section + "channels", self.channels, "a multiple of 4")

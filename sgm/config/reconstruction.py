@@ -32,6 +32,11 @@ class DisagreementSpec:
     # move with the camera (nerf/appearance.py); 0 = none. And the weight of their L1 penalty
     grid: int = 16
     weight: float = 0.3
+    # a field that learns less of what is in single views: the most that nerf.resolutions (or
+    # nerf.hash_finest), nerf.side and nerf.steps are then
+    finest: int = 96
+    side: int = 288
+    steps: int = 200
     # these take the places of depth.truncation and depth.blur, unless blur is 0
     truncation: float = 0.1
     blur: float = 1.5
@@ -40,7 +45,8 @@ class DisagreementSpec:
         """Raise ConfigError for an unknown word or a number out of bounds."""
         require_one_of(self.cure, section + "cure", CURES)
         require_within(self, section, {
-            "grid": (0, 64), "weight": (0, 1000), "truncation": (0.005, 0.2), "blur": (0, 5)})
+            "grid": (0, 64), "weight": (0, 1000), "truncation": (0.005, 0.2), "blur": (0, 5),
+            "finest": (16, 4095), "side": (16, 4096), "steps": (1, 100_000)})
 
 
 @dataclass

@@ -15,10 +15,10 @@ from sgm.config.lrm import load_lrm_spec
 from sgm.config.yaml_reader import known_configs
 
 log = logging.getLogger("sgm")
-# Published keys that nothing reads: what stands for masked patches in DINOv2's training, and the
-# pooled token of transformers' ViT.
+# Keys that nothing reads: what stands for masked patches in DINOv2's training, the pooled token of
+# transformers' ViT, and what the state of a training has besides the weights.
 _UNUSED = re.compile(r".*\.embeddings\.mask_token|image_tokenizer\.model\.pooler\.dense\.\w+"
-                     r"|image_tokenizer\.image_(mean|std)")
+                     r"|image_tokenizer\.image_(mean|std)|(m|v|average)/.*")
 
 # The layer from tokens to planes, whose name and shape tell the known networks apart.
 _UPSAMPLING = {"vfusion3d": "transformer.deconv.weight", "openlrm": "upsampler.weight",

@@ -17,7 +17,7 @@ INTRINSICS = (0.75, 0.75, 0.5, 0.5)     # of VFusion3D and OpenLRM: fx, fy, cx, 
 TRIPOSR_MARGIN = 0.999                  # of the box, whose rays TripoSR keeps inside it
 # An upright network (`LrmSpec.upright`): its box [-1, 1]^3 is our world's [-0.5, 0.5]^3.
 UPRIGHT_SCALE = 2.0
-UPRIGHT_INTRINSICS = (focal_length(1, FOV_DEG),) * 2 + (0.5, 0.5)
+SV3D_INTRINSICS = (focal_length(1, FOV_DEG),) * 2 + (0.5, 0.5)
 
 
 class Rays(NamedTuple):
@@ -46,7 +46,7 @@ def upright_poses(azimuths, elevations):
 
 def upright_cameras(elevations):
     """Return what an upright network is told of inputs at these elevations (V,): (V, 16)."""
-    return camera_vectors(upright_poses(np.zeros(len(elevations)), elevations), UPRIGHT_INTRINSICS)
+    return camera_vectors(upright_poses(np.zeros(len(elevations)), elevations), SV3D_INTRINSICS)
 
 
 def camera_vectors(poses, intrinsics):

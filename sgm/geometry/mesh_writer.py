@@ -4,7 +4,8 @@ GLB is glTF 2.0 (Khronos): y up, facing +z, so (x, y, z) of our z-up world is wr
 vertex per texture coordinate, normals, the PNG inside. OBJ and PLY stay in the input views' own
 world; OBJ also y up, as GLB. OBJ keeps vertices whole at seams, has normals, and its .mtl and .png
 next to it; PLY has whole
-vertices with colors, for programs that need a closed mesh and no texture.
+vertices with colors, for programs that need a closed mesh and no texture. A ColoredMesh has colors
+instead of a texture in all three: linear in GLB, as glTF has them, sRGB-coded in the others.
 """
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from PIL import Image
 
 from sgm.common.errors import InputError, argument
 from sgm.common.files import atomic
+from sgm.geometry.mesh import linear_from_srgb
 from sgm.geometry.topology import vertex_normals
 
 SUFFIXES = (".glb", ".obj", ".ply")
@@ -86,7 +88,6 @@ def _glb(mesh, path):
         vertices, normals = vertices @ mesh.upright.T, normals @ mesh.upright.T
         faces = faces if np.linalg.det(mesh.upright) > 0 else faces[:, ::-1]
     name = path.stem.encode("utf-8", "backslashreplace").decode()
-    uv = np.stack([uv[:, 0], 1 - uv[:, 1]], 1)  # glTF counts v downwards
     binary, views, accessors = bytearray(), [], []
 
     def put(data, target=None):
@@ -113,8 +114,12 @@ def _glb(mesh, path):
     attributes = dict(
         POSITION=attribute(vertices[:, [1, 2, 0]], "VEC3", bounds=True),
         NORMAL=attribute(normals[:, [1, 2, 0]], "VEC3"),
-        TEXCOORD_0=attribute(uv, "VEC2"),
     )
+    if uv is None:
+        colors = linear_from_srgb(mesh.vertex_colors() / 255)
+        attributes["COLOR_0"] = attribute(colors, "VEC3")
+    else:                                       # glTF counts v downwards
+        attributes["TEXCOORD_0"] = attribute(np.stack([uv[:, 0], 1 - uv[:, 1]], 1), "VEC2")
     accessors.append(
         dict(
             bufferView=put(faces.astype("<u4").tobytes(), INDICES),
@@ -123,19 +128,24 @@ def _glb(mesh, path):
             type="SCALAR",
         )
     )
-    # A matt surface. Unlit if the texture holds the light of the views, which programs that do not
+    # A matt surface. Unlit if the colors hold the light of the views, which programs that do not
     # know the extension shade nevertheless.
     texture, unlit, used = mesh.albedo, {}, {}
     if texture is None:
         texture, unlit = mesh.texture, dict(extensions=dict(KHR_materials_unlit={}))
         used = dict(extensionsUsed=["KHR_materials_unlit"])
+    base = {}
+    if texture is not None:
+        base = dict(baseColorTexture=dict(index=0))
+        used |= dict(
+            textures=[dict(sampler=0, source=0)],
+            samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)],
+            images=[dict(bufferView=put(png(texture)), mimeType="image/png", name=name)])
     material = dict(
         name="views",
         doubleSided=True,
         **unlit,
-        pbrMetallicRoughness=dict(
-            baseColorTexture=dict(index=0), metallicFactor=0.0, roughnessFactor=1.0
-        ),
+        pbrMetallicRoughness=dict(metallicFactor=0.0, roughnessFactor=1.0, **base),
     )
     header = dict(
         asset=dict(version="2.0", generator="views_to_mesh"),
@@ -150,9 +160,6 @@ def _glb(mesh, path):
             )
         ],
         materials=[material],
-        textures=[dict(sampler=0, source=0)],
-        samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)],
-        images=[dict(bufferView=put(png(texture)), mimeType="image/png", name=name)],
         accessors=accessors,
         bufferViews=views,
         buffers=[dict(byteLength=len(binary))],
@@ -178,16 +185,25 @@ def _obj(mesh, path, up):
     # Names of files in an OBJ end at white space for many readers.
     stem = "_".join(path.stem.split()) or "mesh"
     out = io.StringIO()
-    out.write(f"mtllib {stem}.mtl\no {stem}\n")
     normals = vertex_normals(mesh.vertices, mesh.faces)
     normals[~normals.any(1)] = 0, 0, 1
     turn = UP[up] if up is None else UP[up] @ mesh.upright
+    flips = np.linalg.det(turn) < 0
+    if mesh.texture is None:                    # colors after the place, as most programs read them
+        out.write(f"o {stem}\n")
+        rows = np.concatenate([mesh.vertices @ turn.T, mesh.vertex_colors() / 255], 1)
+        np.savetxt(out, rows, "v %.9g %.9g %.9g %.4f %.4f %.4f")
+        np.savetxt(out, normals @ turn.T, "vn %.4f %.4f %.4f")
+        corners = mesh.faces[:, ::-1] if flips else mesh.faces
+        np.savetxt(out, corners.repeat(2, 1) + 1, "f %d//%d %d//%d %d//%d")
+        return [(path.name, out.getvalue().encode("utf-8", "surrogateescape"))]
+    out.write(f"mtllib {stem}.mtl\no {stem}\n")
     np.savetxt(out, mesh.vertices @ turn.T, "v %.9g %.9g %.9g")
     np.savetxt(out, mesh.uv, "vt %.7g %.7g")
     np.savetxt(out, normals @ turn.T, "vn %.4f %.4f %.4f")
     out.write("usemtl views\n")
     corners = np.stack([mesh.faces, mesh.face_uv, mesh.faces], -1)
-    corners = corners if np.linalg.det(turn) > 0 else corners[:, ::-1]
+    corners = corners[:, ::-1] if flips else corners
     np.savetxt(out, corners.reshape(-1, 9) + 1, "f %d/%d/%d %d/%d/%d %d/%d/%d")
     material = (f"{MATERIAL.decode()}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\n"
                 f"map_Kd {stem}.png\n")

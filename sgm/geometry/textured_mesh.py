@@ -1,4 +1,4 @@
-"""A mesh with a texture: baking makes it, files hold it, the turntable shows it (numpy only)."""
+"""Meshes with a texture or colors: what files hold and the turntable shows (numpy only)."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
@@ -103,3 +103,38 @@ class TexturedMesh:
         count = np.maximum(np.bincount(corner, minlength=len(self.vertices)), 1)
         sums = np.stack([np.bincount(corner, color[:, k], len(self.vertices)) for k in range(3)], 1)
         return np.round(sums / count[:, None]).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class ColoredMesh:
+    """Triangles with a color at each vertex.
+
+    vertices (N, 3) float32, z up; faces (M, 3) int32, counter-clockwise seen from outside; colors
+    (N, 3) uint8, sRGB-coded, with the light of the picture that they are from. The other names are
+    those of a `TexturedMesh`, which has what this one does not.
+    """
+    vertices: np.ndarray
+    faces: np.ndarray
+    colors: np.ndarray
+    upright: np.ndarray = field(default_factory=lambda: np.eye(3))
+    albedo = texture = None
+
+    def split(self) -> tuple[np.ndarray, np.ndarray, None, np.ndarray]:
+        """Return vertices (N, 3), smooth unit normals (N, 3) float32, None, faces (M, 3)."""
+        normals = vertex_normals(self.vertices, self.faces)
+        normals[~normals.any(1)] = 0, 0, 1
+        return self.vertices, normals.astype(np.float32), None, self.faces
+
+    def save(self, path, obj_up=None):
+        """Write the mesh as .glb, .obj or .ply; see `TexturedMesh.save`."""
+        from sgm.geometry import mesh_writer  # which needs this module
+        return mesh_writer.save(self, path, obj_up)
+
+    def drawable(self) -> Mesh:
+        """Return the Mesh to render; light it with UNLIT, for the colors already hold the light."""
+        vertices, normals, _, faces = self.split()
+        return Mesh(vertices, faces, normals, np.float32(self.colors) / 255)
+
+    def vertex_colors(self) -> np.ndarray:
+        """Return (N, 3) uint8."""
+        return self.colors

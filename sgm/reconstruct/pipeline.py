@@ -211,13 +211,13 @@ class Reconstruction:
         Without either, the Field is untrained and the trainer None. disagree: whether each view is
         to have an appearance of its own.
         """
-        spec = self.spec
-        made_with = {**origin, "hull": asdict(spec.hull), "nerf": _of_result(spec.nerf)}
+        spec, settings = self.spec, steps.field_settings(self.spec, disagree)
+        made_with = {**origin, "hull": asdict(spec.hull), "nerf": _of_result(settings)}
         saved = self.saved("nerf", made_with)
         if "nerf" not in self.stages and saved is None:
-            return make_field(spec.nerf, spec.seed), None
+            return make_field(settings, spec.seed), None
         cells = spec.disagreement.grid if disagree else 0
-        trainer = NerfTrainer(views, hull.closed, spec.nerf, spec.seed, cells,
+        trainer = NerfTrainer(views, hull.closed, settings, spec.seed, cells,
                               spec.disagreement.weight)
         if saved is not None:
             restore_state(self.work.file("nerf"), trainer.restore, saved)
@@ -434,7 +434,8 @@ def _rounded(figures):
 
 def _of_field(settings):
     """Return the settings of a DisagreementSpec that the field depends on."""
-    return {name: getattr(settings, name) for name in ("exposure", "grid", "weight")}
+    return {name: getattr(settings, name) for name in (
+        "exposure", "grid", "weight", "finest", "side", "steps")}
 
 
 def _of_result(spec):

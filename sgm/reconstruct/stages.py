@@ -130,6 +130,16 @@ def even(views, hull, settings):
     return views, spread, disagree
 
 
+def field_settings(spec, disagree):
+    """Return the `NerfSpec` for views that agree, or that disagree, of a `MeshSpec`."""
+    nerf, most = spec.nerf, spec.disagreement
+    if not disagree:
+        return nerf
+    return replace(nerf, resolutions=sorted({min(r, most.finest) for r in nerf.resolutions}),
+                   hash_finest=max(nerf.hash_coarsest, min(nerf.hash_finest, most.finest)),
+                   side=min(nerf.side, most.side), steps=min(nerf.steps, most.steps))
+
+
 def depth_settings(spec, disagree):
     """Return the `DepthSpec` for views that agree, or that disagree, of a `MeshSpec`."""
     if not disagree or not spec.disagreement.blur:

@@ -36,14 +36,15 @@ OBLONG = 0.05               # relative difference of fl_x and fl_y that hardly a
 log = logging.getLogger("sgm")
 
 
-def read_views(path, side=576, most=120, method="auto", progress=False):
+def read_views(path, side=576, most=120, method="auto", progress=False, fewest=MIN_VIEWS):
     """Read a views folder or a transforms.json (ours, nerfstudio's, Blender's) as it is.
 
     Return PosedViews, not yet normalized (see `scene_box.framed`). Pictures of several lenses, or
     of one that is no pinhole with square pixels, are resampled as one pinhole would see them. side:
     the longer side of the pictures is reduced to this many pixels. most: if there are more views,
-    this many are used, evenly spread. method: how an object is cut out of a picture without alpha,
-    see `sgm.views.matting.matte`. Raises CameraError, ImageError, ShapeError.
+    this many are used, evenly spread; fewest: how many there must be. method: how an object is cut
+    out of a picture without alpha, see `sgm.views.matting.matte`. Raises CameraError, ImageError,
+    ShapeError.
     """
     path = Path(path)
     check_file(path, ShapeError)
@@ -71,9 +72,9 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
                  f", {' and '.join(others)} not" if others else "")
     # Cameras, and which of them are used.
     posed = read_transforms(path)
-    if len(posed.files) < MIN_VIEWS:
+    if len(posed.files) < fewest:
         raise ShapeError(
-            f"{path}: found {len(posed.files)} views, expected at least {MIN_VIEWS} (20 and more"
+            f"{path}: found {len(posed.files)} views, expected at least {fewest} (20 and more"
             " are good); add views around the object"
         )
     chosen = np.unique(
@@ -152,10 +153,10 @@ def read_views(path, side=576, most=120, method="auto", progress=False):
     if doubts:
         log.warning("%s: in %s of %d views the object may be cut out badly, in %s because %s; %s",
                     path, len(doubts), len(chosen), *next(iter(doubts.items())), REMEDY)
-    if len(used) < MIN_VIEWS:
+    if len(used) < fewest:
         raise ShapeError(
             f"{path}: only {len(used)} of its {len(chosen)} views show something of the object,"
-            f" expected at least {MIN_VIEWS}; check mask_path: what is 0 in a mask is ignored"
+            f" expected at least {fewest}; check mask_path: what is 0 in a mask is ignored"
         )
     uncut = [posed.files[k].name for k, picture in zip(used, pictures)
              if shows_ground(picture[..., 3] > 0.5)]

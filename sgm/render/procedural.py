@@ -34,14 +34,24 @@ def make_object(seed: int) -> Mesh:
     long axis stands 20-70 degrees, either way, from the line of sight of the input camera (azimuth
     0).
     """
-    # numpy guarantees this stream; the newer Generator's may change
-    rng = np.random.RandomState(seed)
-    colors = _palette(rng)
-    kind = rng.choice(len(_KINDS), p=_SHARES)
+    rng, colors, kind = _begun(seed)
     mesh = merge(_KINDS[kind](rng, colors))
     yaw = rng.uniform(20, 70) * rng.choice((-1, 1))
     mesh = rotated(_fitted(mesh), yaw)
     return mesh
+
+
+def kind_of(seed: int) -> str:
+    """Return the kind of the object of a seed: "vehicle", "house", "tower", ..."""
+    return _KINDS[_begun(seed)[2]].__name__.removeprefix("_")
+
+
+def _begun(seed):
+    """Return the stream of a seed's object, its colors, and the place of its kind in _KINDS."""
+    # numpy guarantees this stream; the newer Generator's may change
+    rng = np.random.RandomState(seed)
+    colors = _palette(rng)
+    return rng, colors, rng.choice(len(_KINDS), p=_SHARES)
 
 
 def render_clip(source: int | Mesh, orbit: Orbit, size: int, *, supersample: int = 2) -> np.ndarray:

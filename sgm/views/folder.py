@@ -23,8 +23,10 @@ FORMATS = ("mp4", "gif", "png")
 # files of the folder; those of one folder are listed in its run.json
 OURS = re.compile(
     r"[0-9]{3,}\.png|(input|input_matte|contact|orbit)\.png|views\.(mp4|gif)|(transforms|run)\.json")
-# those of them without which the views are not whole
-NEEDED = re.compile(r"[0-9]{3,}\.png|transforms\.json")
+# those that only some have: ours if they are listed
+LISTED = re.compile(r"fitted\.png|mesh\.glb")
+# those without which the views are not whole
+NEEDED = re.compile(r"[0-9]{3,}\.png|transforms\.json|mesh\.glb")
 # what run.json says of a run that its views do not depend on
 INCIDENTAL = ("stages", "versions", "device", "files", "image.cut_out")
 log = logging.getLogger("sgm")
@@ -41,6 +43,7 @@ class Views:
     frames (T, H, W, 3) uint8 on white; the last one is the input if `orbit` is given. source (H, W,
     4) uint8: the input as the network saw it, straight alpha. run: what run.json says. fps: frames
     per second of the video. matte (h, w, 3) uint8: the given picture with what was cut away in red.
+    cut (T, H, W, 4) uint8: the frames with straight alpha where that is known.
     """
     frames: np.ndarray
     source: np.ndarray
@@ -48,6 +51,7 @@ class Views:
     run: dict = field(default_factory=dict)
     fps: float = FPS
     matte: Optional[np.ndarray] = None
+    cut: Optional[np.ndarray] = None
 
     def __repr__(self):
         count, height, width, _ = self.frames.shape
@@ -55,7 +59,12 @@ class Views:
         return f"<Views: {count} views of {height}x{width}, {kind}>"
 
     def rgba(self):
-        """Return the frames with alpha from their white background: (T, H, W, 4) uint8."""
+        """Return the frames with alpha, from their white background if it is not known.
+
+        They are (T, H, W, 4) uint8.
+        """
+        if self.cut is not None:
+            return self.cut
         cut = [alpha_from_white(frame) for frame in self.frames]
         if self.orbit is not None:
             cut[-1] = self.source
@@ -227,9 +236,14 @@ def _foreign(folder):
     if not folder.is_dir():
         return []
     listed = (_record(folder) or {}).get("files")
-    ours = {str(name) for name in listed} if isinstance(listed, list) else None
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()
-                  or not OURS.fullmatch(path.name) or ours is not None and path.name not in ours)
+    listed = {str(name) for name in listed} if isinstance(listed, list) else None
+
+    def is_ours(name):
+        if listed is None:
+            return OURS.fullmatch(name)
+        return name in listed and (OURS.fullmatch(name) or LISTED.fullmatch(name))
+    return sorted(path.name for path in folder.iterdir()
+                  if path.is_dir() or not is_ours(path.name))
 
 
 def _tidy(place, partial, old):

@@ -47,31 +47,47 @@ def recenter(image, size, frame_ratio=None):
     return square.resize((size, size), Image.LANCZOS)       # Pillow weights the colors by alpha
 
 
+def cut_object(image, method="auto", name="the image"):
+    """Return the object of a loaded image as a `sgm.views.matting.Cut`.
+
+    name: of the image, for the warning that its object may be cut out badly. Raises ImageError,
+    also for an image or an object that is too small.
+    """
+    _check_side(image)
+    cut = matte(image, method)
+    if cut.doubt:
+        log.warning("%s: the object may be cut out badly, %s; look at input_matte.png, and if it is"
+                    " wrong %s", name, cut.doubt, REMEDY)
+    left, top, right, bottom = cut.image.getchannel("A").getbbox() or (0, 0, 0, 0)
+    if 0 < max(right - left, bottom - top) < MIN_OBJECT:
+        raise ImageError(f"the object (what is not transparent) is {right - left} x {bottom - top}"
+                         f" pixels, expected at least {MIN_OBJECT} along its longer side; give a"
+                         " larger image of it")
+    return cut
+
+
+def _check_side(image):
+    if min(image.size) < MIN_SIDE:
+        raise ImageError(f"the image is {image.width} x {image.height} pixels, expected at least"
+                         f" {MIN_SIDE} x {MIN_SIDE}; give a larger one")
+
+
 def prepare(image, size, frame_ratio=None, method="auto", cut_out=True, name="the image"):
     """Return a loaded image as `Prepared`.
 
     size: pixels, or (H, W). cut_out: matte with `method` and recenter with `frame_ratio` (a
     square); otherwise the image as it is, scaled to cover the frame and cropped around its middle.
-    name: of the image, for the warning that its object may be cut out badly. Raises ImageError.
+    name: see `cut_object`. Raises ImageError.
     """
+    _check_side(image)
     height, width = (size, size) if np.isscalar(size) else size
-    if min(image.size) < MIN_SIDE:
-        raise ImageError(f"the image is {image.width} x {image.height} pixels, expected at least"
-                         f" {MIN_SIDE} x {MIN_SIDE}; give a larger one")
     if cut_out:
         if height != width:
             raise ImageError(f"{argument('size')} is {height}x{width}; a cut-out object takes a"
                              " square frame")
-        cut, how, doubt = matte(image, method)
-        if doubt:
-            log.warning("%s: the object may be cut out badly, %s; look at input_matte.png, and if"
-                        " it is wrong %s", name, doubt, REMEDY)
-        left, top, right, bottom = cut.getchannel("A").getbbox() or (0, 0, 0, 0)
-        if 0 < max(right - left, bottom - top) < MIN_OBJECT:
-            raise ImageError(f"the object (what is not transparent) is {right - left} x"
-                             f" {bottom - top} pixels, expected at least {MIN_OBJECT} along its"
-                             " longer side; give a larger image of it")
-        return Prepared(np.asarray(recenter(cut, width, frame_ratio)), how, drawn(image, cut))
+        cut = cut_object(image, method, name)
+        square = np.asarray(recenter(cut.image, width, frame_ratio))
+        return Prepared(square, cut.how, drawn(image, cut.image))
     if frame_ratio is not None:
         raise ImageError(f"{argument('frame_ratio')} places an object that is cut out; leave it"
                          f" out, or {argument('cut_out=False', '--no-matte')} (svd: always)")

@@ -5,11 +5,12 @@ from mindspore import Tensor
 from scipy.ndimage import correlate
 from support.small_autodecoder import CHANGES
 
-from sgm.autodecoder.latent_normalization import Normalization
+from sgm.autodecoder.latents.latent_normalization import Normalization
+from sgm.autodecoder.latents.sampling import sample
+from sgm.autodecoder.latents.unet3d import DOUBLE, HALVE, KEEP, ConditionAttention, DenoisingBlock
 from sgm.autodecoder.object_model import VOXELS, ObjectModel, parameter_count
-from sgm.autodecoder.unet3d import DOUBLE, HALVE, KEEP, DenoisingBlock
 from sgm.autodecoder.volumes import UpBlock
-from sgm.config.autodecoding import DiffusionSpec, VolumeSpec, load_autodecoder_spec
+from sgm.config.autodecoding import ConditionSpec, DiffusionSpec, VolumeSpec, load_autodecoder_spec
 from sgm.models.initialization import initialize
 from sgm.views.cameras import Orbit
 
@@ -76,11 +77,11 @@ def test_objects_do_not_depend_on_companions(model, agree, pynative):
 
 def test_samples_follow_from_their_seed(model, agree, pynative):
     """Whatever is sampled beside them, with noise that is added (at the first of the two levels); seeds differ."""
-    both = model.sample([3, 4], steps=2, churn=40.0)
+    both = sample(model, [3, 4], steps=2, churn=40.0)
     assert both.shape == (2, VOXELS, 8) and np.isfinite(both).all()
-    agree("sample alone", model.sample([4], steps=2, churn=40.0)[0], both[1], 1e-4)
+    agree("sample alone", sample(model, [4], steps=2, churn=40.0)[0], both[1], 1e-4)
     assert np.abs(both[0] - both[1]).max() > 0.1
-    assert np.abs(model.sample([4], steps=2, churn=0.0)[0] - both[1]).max() > 0.1
+    assert np.abs(sample(model, [4], steps=2, churn=0.0)[0] - both[1]).max() > 0.1
 
 
 def group_norm(x, cell):
@@ -142,6 +143,28 @@ def test_up_block(rectified, agree, pynative):
         x = group_norm(convolved(h, block.conv2), block.norm2) + linear(x, block.skip)
         x = np.maximum(x, 0) if rectified or k == 0 else x
     agree("up-block", as_volumes(cell(as_rows(volumes), 2), 2), attended(x, cell.attention), 1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_attention_to_a_condition(tokens, agree, pynative):
+    """Against numpy in float64: questions of the voxels, answers of the tokens; a single one answers all alike."""
+    cell = named(ConditionAttention(8, 4, 2, ConditionSpec("text", tokens=tokens, width=5)))
+    rng = np.random.default_rng(3)
+    volumes, told = rng.standard_normal((2, 8, 2, 2, 2)), rng.standard_normal((2, tokens, 5))
+
+    def of_tokens(layer):
+        return told @ layer.weight.asnumpy().T + layer.bias.asnumpy()
+    value = of_tokens(cell.to_v).reshape(2, tokens, 2, 4)
+    if tokens == 1:
+        out = np.broadcast_to(value.reshape(2, 8, 1), (2, 8, 8))
+    else:
+        q = linear(group_norm(volumes, cell.norm), cell.to_q).reshape(2, 2, 4, 8)
+        scores = np.einsum("nhdi,njhd->nhij", q, of_tokens(cell.to_k).reshape(2, tokens, 2, 4)) / 2
+        share = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        out = np.einsum("nhij,njhd->nhdi", share, value)
+    wanted = volumes + linear(out.reshape(volumes.shape), cell.proj_out)
+    found = cell(as_rows(volumes), Tensor(told.reshape(-1, 5).astype(np.float32)), 2)
+    agree(f"attention to {tokens} tokens", as_volumes(found, 2), wanted, 1e-5)
 
 
 @pytest.mark.parametrize("resize", [KEEP, HALVE, DOUBLE])

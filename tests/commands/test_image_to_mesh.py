@@ -122,7 +122,8 @@ def test_page_loads_nothing_from_elsewhere(made, photo, tmp_path):
     template = (ROOT / "tools" / "report_template.html").read_text()
     assert template.count('lang="en"') == template.count('lang="zh"') + 1        # that of the page itself
     parts = command.planned(load_spec("sv3d_tiny"), 3, load_mesh_spec(), True)
-    assert [name for part in parts for name in part] == list(re.findall(r"(?m)^  (\w+): \[", template))
+    stages = [name for part in parts for name in part] + list(command._feedforward.PLANNED)
+    assert stages == list(re.findall(r"(?m)^  (\w+): \[", template))
 
 
 @pytest.mark.parametrize("flag, use, bake", [("--no-light", False, False), ("--bake-light", True, True)])
@@ -199,7 +200,8 @@ def test_foreign_mesh_folder_is_found_before_any_work(made, photo, tmp_path, cap
 def test_flags_of_sampling_are_the_same(photo):
     ours, theirs = vars(command.parse(["cup.png"])), vars(simple_video_sample.parse(["--image", "cup.png"]))
     assert theirs.items() <= ours.items()
-    assert set(ours) - set(theirs) == {"mesh_config", "mesh_set", "resume", "obj_up", "no_light", "bake_light", "distill"}
+    assert set(ours) - set(theirs) == {"mesh_config", "mesh_set", "resume", "obj_up", "no_light", "bake_light", "distill",
+                                       "feedforward", *command._feedforward.OWN}
 
 
 @pytest.mark.parametrize("words, elevations", [([], (10, 10)), (["--config=sv3d_p", "--ckpt=random"], (-16, 36)),

@@ -93,7 +93,7 @@ def test_own_cameras_that_are_learned(tmp_path, uncompiled):
 
 
 @pytest.mark.parametrize("task, changes, said", [
-    ("autodecoder", {}, ["3 objects, latents of 8^3 x 8, volumes of 16^3", "loss       multi-scale gradients, opacity x 10",
+    ("autodecoder", {}, ["3 objects, latents of 8^3 x 8, volumes of 16^3", "loss       multi-scale gradients x 1, opacity x 10",
                          "3 objects, each seen 13.3 times"]),
     ("latent_diffusion", {}, ["latent_diffusion: 0.0", "latents 0.00 GB on the host"])])
 def test_dry_run(task, changes, said, data, tmp_path, capsys):

@@ -2,6 +2,7 @@
 import pytest
 
 from sgm.config.autodecoding import AutodecoderSpec, load_autodecoder_spec
+from sgm.config.lrm import LrmSpec
 from sgm.config.model import ModelSpec
 from sgm.config.model_files import load_trained_spec, spec_type
 from sgm.config.yaml_reader import ConfigError
@@ -43,7 +44,9 @@ def test_models_are_told_apart(tmp_path):
     assert isinstance(load_trained_spec("sv3d_tiny"), ModelSpec)
     (tmp_path / "mine.yaml").write_text("samples: 64\n")
     assert load_trained_spec(tmp_path / "mine.yaml", ["objects=7"]).objects == 7
-    assert spec_type({"name": "a", "volume": {}}) is AutodecoderSpec
+    assert spec_type({"name": "a", "embedding": {}}) is AutodecoderSpec
     assert spec_type({"name": "a", "unet": {}}) is spec_type({}) is ModelSpec
+    assert spec_type({"name": "a", "family": "triposr", "volume": {}}) is LrmSpec
+    assert load_trained_spec("lrm_small").upright
     with pytest.raises(ConfigError, match="autodecoder_smal: no such file or name.* nearest name is autodecoder_small"):
         load_trained_spec("autodecoder_smal")

@@ -7,9 +7,9 @@ from support.feedforward_goldens import SPECS, golden_of, network, tensors
 
 from sgm import ops
 from sgm.feedforward import rays
+from sgm.feedforward.layers.triplanes import PROJECTIONS, PlaneReader
 from sgm.feedforward.marching import EvenSamples, Points, TwoPasses
 from sgm.feedforward.networks import Table
-from sgm.feedforward.triplanes import PROJECTIONS, PlaneReader
 
 LRM = [name for name in SPECS if name != "triposr"]
 FIRST = {"mid": 0, "given": 1, "crop": 1}        # of vfusion3d's views; the cameras of a golden are those of all its renders
@@ -74,8 +74,9 @@ def windows(g, name, tag):
 
 
 @pytest.mark.parametrize("name, tag, compiled", [(name, tag, False) for name in LRM for tag in ("mid", "given")] + [
-    ("vfusion3d", "crop", False), ("openlrm_kvsame", "given", True), *[
-        pytest.param(name, "mid", True, marks=pytest.mark.slow) for name in LRM]])
+    ("vfusion3d", "crop", False), *[
+        pytest.param(name, tag, True, marks=pytest.mark.slow)
+        for name, tag in [*((name, "mid") for name in LRM), ("openlrm_kvsame", "given")]]])
 def test_views(name, tag, compiled):
     """Samples in the middle, at given jitter and fractions, and a crop; cameras outside, inside, and rays that miss."""
     g, net = golden_of(f"{name}_render"), network(name)

@@ -8,7 +8,7 @@ from support.paths import GOLDEN
 
 from sgm import ops
 from sgm.config.lrm import EncoderSpec, load_lrm_spec
-from sgm.feedforward.encoders import TransformersVit
+from sgm.feedforward.layers.encoders import TransformersVit
 from sgm.feedforward.networks import Encode, Planes, build_network
 from sgm.feedforward.published import is_unused
 
@@ -27,8 +27,8 @@ def test_keys_and_shapes_are_the_published_ones(name):
     assert sum(np.prod(shape) for shape in published.values()) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name, compiled", [(name, False) for name in SPECS] + [("vfusion3d", True), ("triposr", True)] + [
-    pytest.param(name, True, marks=pytest.mark.slow) for name in ("openlrm_kvsame", "openlrm_kvdiff")])
+@pytest.mark.parametrize("name, compiled", [(name, False) for name in SPECS] + [("vfusion3d", True)] + [
+    pytest.param(name, True, marks=pytest.mark.slow) for name in ("openlrm_kvsame", "openlrm_kvdiff", "triposr")])
 def test_tokens_and_planes(name, compiled):
     g, net = golden_of(f"{name}_model"), network(name)
 

@@ -88,6 +88,17 @@ def test_when_views_are_brought_in_line(views, hull, cure, unequal, expected):
     assert stages.even(given, hull, DisagreementSpec(cure=cure, exposure=False))[0] is given
 
 
+def test_field_settings_of_views_that_disagree():
+    """They are bounds: what is below stays."""
+    spec = MeshSpec()
+    assert stages.field_settings(spec, False) is spec.nerf
+    found = stages.field_settings(spec, True)
+    assert (found.resolutions, found.side, found.steps) == ([16, 32, 64, 96], 288, 200)
+    assert found.hash_finest == 96 and stages.field_settings(replace(spec, nerf=found), True) == found
+    assert replace(found, resolutions=spec.nerf.resolutions, hash_finest=spec.nerf.hash_finest, side=spec.nerf.side,
+                   steps=spec.nerf.steps) == spec.nerf
+
+
 def test_depth_settings_of_views_that_disagree():
     spec = MeshSpec()
     assert stages.depth_settings(spec, False) is spec.depth

@@ -1,4 +1,7 @@
-"""An autodecoder that takes a second, and views of objects for it."""
+"""An autodecoder that takes a second, views of objects for it, and weights whose objects can be seen."""
+import json
+from dataclasses import asdict
+
 import numpy as np
 
 # Volumes of 16^3, latents of 8^3 x 8.
@@ -38,3 +41,26 @@ def flags(task, data, output, *changes, more=(), model_changes=()):
         for setting in settings:
             command += [flag, setting]
     return command
+
+
+def write_weights(path, *changes):
+    """Random weights of both stages, whose objects are lumps of many parts; -> path."""
+    from mindspore import Tensor
+
+    from sgm.autodecoder.latents.latent_normalization import robust_normalization
+    from sgm.autodecoder.object_model import ObjectModel
+    from sgm.checkpoints.safetensors_format import save_safetensors
+    from sgm.config.autodecoding import load_autodecoder_spec
+    from sgm.models.initialization import initialize
+    spec = load_autodecoder_spec("autodecoder_small", [*CHANGES, *changes])
+    model, rng = ObjectModel(spec, True), np.random.default_rng(1)
+    initialize(model, 0)
+    for parameter in model.denoiser.get_parameters():
+        if not parameter.asnumpy().any():
+            parameter.set_data(Tensor(rng.normal(0, 0.05, parameter.shape).astype(np.float32)))
+    out = model.radiance_decoder.out
+    out.weight.set_data(Tensor(6 * out.weight.asnumpy()))
+    out.bias.set_data(Tensor(np.float32([4, 0, 0, 0])))
+    model.keep_normalization(robust_normalization(model.latents_of(range(spec.objects)), 0.5, 8.0))
+    save_safetensors(path, {p.name: p.asnumpy() for p in model.get_parameters()}, {"spec": json.dumps(asdict(spec))})
+    return path

@@ -1,8 +1,10 @@
 """Contact sheets of a feed-forward network's training: held-out objects as it reconstructs them."""
 import numpy as np
 
-from sgm.feedforward.rays import UPRIGHT_INTRINSICS
+from sgm.feedforward.meshes import with_opacity
+from sgm.feedforward.rays import SV3D_INTRINSICS
 from sgm.render.procedural import on_white
+from sgm.train.objects.feedforward_batches import input_image
 from sgm.train.objects.object_sheets import levels
 from sgm.train.run.validation import captioned
 from sgm.views.metrics import compare
@@ -18,13 +20,13 @@ def draw_reconstructed(model, held_out, recipe):
     views, size = held_out.targets, held_out.stages[-1]
     for index in range(min(recipe.sheet_clips, len(held_out.clips))):
         source = held_out.inputs[-1]
-        image = held_out.input(rng, index, source)[None]
+        image = input_image(held_out.clips, held_out.spec, rng, index, source)[None]
         planes = model.planes(model.encode(image), held_out.camera(rng, index, source))
         made, opacity, _ = model.render(planes, held_out.poses(index, source, views),
-                                        UPRIGHT_INTRINSICS, (size, size))
+                                        SV3D_INTRINSICS, (size, size))
         true = held_out.clips.pictures(index, views, size).transpose(0, 2, 3, 1)
         true[..., :3] /= np.maximum(true[..., 3:], 1e-3)
-        made = levels(with_opacity(made, opacity))
+        made = with_opacity(made, opacity)
         true = levels(true)
         measured = [compare(a, b) for a, b in zip(made, true)]
         means = [float(np.mean([view[name] for view in measured])) for name in ("psnr_fg", "iou")]
@@ -35,12 +37,3 @@ def draw_reconstructed(model, held_out, recipe):
                               on_white(made)))
     psnr, iou = np.mean(found, 0)
     return np.concatenate(rows), {"val_psnr_fg": float(psnr), "val_iou": float(iou)}
-
-
-def with_opacity(images, opacity):
-    """Return views with straight colors and opacity (V, H, W, 4) of images on white.
-
-    images (V, H, W, 3) and opacity (V, H, W): of `Reconstructor.render`.
-    """
-    color = (images - (1 - opacity[..., None])) / np.maximum(opacity[..., None], 1e-3)
-    return np.concatenate([color.clip(0, 1), opacity[..., None]], -1)

@@ -69,12 +69,28 @@ class ViewSquares:
 
 
 class LatentBatches(DiffusionBatches):
-    """Stage 2: normalized latents (N, 8^3, C), noise and noise levels."""
+    """Stage 2: normalized latents (N, 8^3, C), noise and noise levels, and what the objects are.
+
+    tokens (N, K, T, W): K equally good conditions of each object, of which one is drawn each time;
+    None: there are none. drop: share of conditions that are zeroed, so that the network also learns
+    to do without.
+    """
+
+    def __init__(self, recipe, latents, together=None, tokens=None, drop=0.0):
+        super().__init__(recipe, latents, together)
+        self.tokens, self.drop = tokens, drop
 
     def __call__(self, number):
-        """Return the arrays that `sgm.autodecoder.edm.DenoisingLoss` takes."""
+        """Return the arrays that `sgm.autodecoder.latents.edm.DenoisingLoss` takes."""
         rng = np.random.default_rng([self.recipe.seed, number])
-        x = self.clips[self.clip_indices(number)]
+        indices = self.clip_indices(number)
+        x = self.clips[indices]
         x = x.reshape(-1, x.shape[-1])
         noise = rng.standard_normal(x.shape, dtype=np.float32)
-        return x, noise, self.sigmas(number, 1)
+        arrays = x, noise, self.sigmas(number, 1)
+        if self.tokens is None:
+            return arrays
+        chosen = rng.integers(self.tokens.shape[1], size=len(indices))
+        kept = rng.random(len(indices)) >= self.drop
+        tokens = self.tokens[indices, chosen] * np.float32(kept)[:, None, None]
+        return (*arrays, tokens.reshape(-1, tokens.shape[-1]))

@@ -1,8 +1,8 @@
 """Builds the parts of an autodecoder's training from its recipe, and says what it would train."""
 import numpy as np
 
-from sgm.autodecoder.edm import DenoisingLoss
-from sgm.autodecoder.latent_normalization import clipped_share, robust_normalization
+from sgm.autodecoder.latents.edm import DenoisingLoss
+from sgm.autodecoder.latents.latent_normalization import clipped_share, robust_normalization
 from sgm.autodecoder.object_model import VOXELS, load_objects, parameter_count
 from sgm.autodecoder.perceptual import perceptual_loss
 from sgm.autodecoder.view_loss import ViewLoss
@@ -11,6 +11,7 @@ from sgm.train.batches import val_count
 from sgm.train.data import DataError
 from sgm.train.objects.masked_views import MaskedViews
 from sgm.train.objects.object_batches import LatentBatches, ViewSquares
+from sgm.train.objects.object_conditions import read_conditions
 
 GB = 1e9
 
@@ -23,6 +24,14 @@ def check_object_fit(spec, recipe):
     if recipe.task == "latent_diffusion" and recipe.data:
         raise ConfigError(f"data: found {recipe.data[0]}, expected nothing: the latents are those"
                           " of the objects in --init")
+    kind = spec.diffusion.condition.kind
+    if recipe.task == "latent_diffusion" and bool(recipe.conditions) != bool(kind):
+        raise ConfigError(
+            f"conditions: found {recipe.conditions or 'none'}, expected"
+            f" {f'a file for diffusion.condition.kind {kind}' if kind else 'none'}: the two belong"
+            " together")
+    if not (recipe.mask_weight or recipe.color_weight) and recipe.task == "autodecoder":
+        raise ConfigError("color_weight: found 0 with mask_weight 0, expected one of them above 0")
     if recipe.hold_out and spec.learned_cameras and recipe.task == "autodecoder":
         raise ConfigError(f"hold_out: found {recipe.hold_out}, expected 0 with learned_cameras: the"
                           " cameras of held-out views would not be learned")
@@ -55,6 +64,7 @@ def build_objects(spec, recipe, init, progress, together):
     latents = model.latents_of(range(spec.objects), progress=progress)
     model.release()
     settings = spec.diffusion
+    tokens = read_conditions(recipe.conditions, spec) if recipe.conditions else None
     if drawn:                           # a denoiser that was trained before keeps its own
         try:
             model.keep_normalization(
@@ -65,11 +75,17 @@ def build_objects(spec, recipe, init, progress, together):
     origin = (f"{init}{'; random: denoiser' * drawn};"
               f" {clipped_share(latents, model.normalization):.2g} of the latents are clipped")
     normalized = model.normalization.apply(latents)
-    if not recipe.hold_out:
-        return model, LatentBatches(recipe, normalized, together), None, origin
-    held = np.arange(len(normalized)) % recipe.hold_out == 0
-    held_out = LatentBatches(recipe, normalized[held], val_count(recipe, normalized[held]))
-    return model, LatentBatches(recipe, normalized[~held], together), held_out, origin
+    held = np.zeros(len(normalized), bool)
+    if recipe.hold_out:
+        held = np.arange(len(normalized)) % recipe.hold_out == 0
+
+    def batches(rows, together, drop):
+        return LatentBatches(recipe, normalized[rows], together,
+                             None if tokens is None else tokens[rows], drop)
+    held_out = None
+    if recipe.hold_out:
+        held_out = batches(held, val_count(recipe, normalized[held]), 0.0)
+    return model, batches(~held, together, recipe.drop_condition), held_out, origin
 
 
 def training_views(spec, recipe):
@@ -89,7 +105,7 @@ def objective_of(model, recipe, batches):
     if recipe.task == "latent_diffusion":
         return DenoisingLoss(model.denoiser)
     return ViewLoss(model, perceptual_loss(batches.side, recipe.vgg), recipe.batch, batches.count,
-                    batches.side, recipe.mask_weight, batches.clips.shared)
+                    batches.side, recipe.mask_weight, batches.clips.shared, recipe.color_weight)
 
 
 def count_objects(spec, recipe):
@@ -113,8 +129,9 @@ def describe_objects(spec, recipe, objects, world):
         f" {spec.samples} samples a ray")
     yield "steps", f"{recipe.steps}, each of {what}"
     if not second:
-        yield "loss", (f"{f'VGG-19 of {recipe.vgg}' if recipe.vgg else 'multi-scale gradients'},"
-                       f" opacity x {recipe.mask_weight:g}")
+        colors = f"VGG-19 of {recipe.vgg}" if recipe.vgg else "multi-scale gradients"
+        yield "loss", (f"{colors} x {recipe.color_weight:g}, opacity x {recipe.mask_weight:g}"
+                       if recipe.color_weight else f"opacity x {recipe.mask_weight:g} alone")
     if objects:
         yield "data", f"{objects} objects, each seen {recipe.steps * each / objects:.1f} times"
     yield "rate", (f"{recipe.lr:g}, {recipe.schedule}, {recipe.warmup} steps of warm-up; decay"

@@ -1,6 +1,7 @@
 """Contact sheets of an autodecoder's training: held-out views, and objects that were generated."""
 import numpy as np
 
+from sgm.autodecoder.latents.sampling import sample
 from sgm.render.procedural import on_white
 from sgm.train.run.validation import SIDE, captioned
 from sgm.views.cameras import Orbit
@@ -36,7 +37,7 @@ def draw_generated(model, held_out, recipe):
 
     held_out: not used, as none of them is known.
     """
-    latents = model.sample(range(recipe.sheet_clips), recipe.sheet_steps)
+    latents = sample(model, range(recipe.sheet_clips), recipe.sheet_steps)
     orbit = Orbit.static(20, ORBIT_VIEWS)
     rows = [captioned(f"seed {seed}", on_white(levels(views))) for seed, views in
             enumerate(model.render(latents, orbit.poses(), min(model.spec.size, SIDE)))]

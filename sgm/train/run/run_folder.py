@@ -11,7 +11,7 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.files import atomic
-from sgm.config.recipe import MAX_COUNT
+from sgm.config.recipe import MAX_COUNT, OBJECT_TASKS
 from sgm.config.yaml_reader import ConfigError, shown
 from sgm.train.run.beginning import write_beginning
 from sgm.train.run.log import draw_curve, read_metrics
@@ -58,6 +58,8 @@ class RunFolder:
         CheckpointError; what was there before stays.
         """
         note = {"model": self.spec.name, "step": str(trainer.done)}
+        if self.recipe.task in OBJECT_TASKS:    # a file of weights tells how many objects it has
+            note["spec"] = json.dumps(asdict(self.spec))
         if self.name == LORA:
             note.update(lora_alpha=f"{self.recipe.lora_alpha:g}",
                         lora_rank=str(self.recipe.lora_rank))

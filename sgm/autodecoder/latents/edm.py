@@ -23,16 +23,16 @@ class Preconditioned(nn.Cell):
         self.network = network
         self.sigma_data = sigma_data
 
-    def construct(self, x, sigma):
+    def construct(self, x, sigma, *more):
         """Return the estimate of what was there before the noise, as `x`.
 
         x: `count` items, the first axis is theirs, or holds equally many rows of each; sigma
-        (count,).
+        (count,); more: what the network is told besides.
         """
         shape, count = x.shape, sigma.shape[0]
         c_skip, c_out, c_in, c_noise = coefficients(sigma.reshape(count, 1), self.sigma_data)
         flat = x.reshape(count, -1)
-        output = self.network((flat * c_in).reshape(shape), c_noise.reshape(count))
+        output = self.network((flat * c_in).reshape(shape), c_noise.reshape(count), *more)
         return (flat * c_skip + output.reshape(count, -1) * c_out).reshape(shape)
 
 
@@ -43,15 +43,15 @@ class DenoisingLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.denoiser = denoiser
 
-    def construct(self, x, noise, sigma):
-        """Return the loss, a scalar; x, noise as `Preconditioned`, sigma (count,)."""
-        return self.per_item(x, noise, sigma).mean()
+    def construct(self, x, noise, sigma, *more):
+        """Return the loss, a scalar; x, noise, more as `Preconditioned`, sigma (count,)."""
+        return self.per_item(x, noise, sigma, *more).mean()
 
-    def per_item(self, x, noise, sigma):
+    def per_item(self, x, noise, sigma, *more):
         """Return the loss of each item, (count,)."""
         count, data = sigma.shape[0], self.denoiser.sigma_data
         flat, level = x.reshape(count, -1), sigma.reshape(count, 1)
         noisy = (flat + level * noise.reshape(count, -1)).reshape(x.shape)
-        error = self.denoiser(noisy, sigma).reshape(count, -1) - flat
+        error = self.denoiser(noisy, sigma, *more).reshape(count, -1) - flat
         weight = (sigma * sigma + data * data) / (sigma * data * (sigma * data))
         return (error * error).mean(1) * weight

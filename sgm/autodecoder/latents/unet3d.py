@@ -15,11 +15,41 @@ from sgm.ops import convolution3d
 KEEP, HALVE, DOUBLE = "keep", "halve", "double"
 
 
+class ConditionAttention(nn.Cell):
+    """Attention of a volume's voxels to the tokens of a condition, added to it; starts as nothing.
+
+    Of a single token, whatever it is asked, the answer is its value: there are no questions then.
+    """
+
+    def __init__(self, width, head_width, groups, condition):
+        super().__init__()
+        self.tokens, tokens_width = condition.shape
+        self.heads = width // head_width
+        self.norm = self.to_q = self.to_k = None
+        if self.tokens > 1:
+            self.norm = TokenGroupNorm(width, groups)
+            self.to_q = Linear(width, width)
+            self.to_k = Linear(tokens_width, width)
+        self.to_v = Linear(tokens_width, width)
+        self.proj_out = Linear(width, width)
+
+    def construct(self, x, tokens, count):
+        """Map `count` volumes (rows, C); tokens (count * tokens, their width)."""
+        value = self.to_v(tokens)
+        if self.to_q is None:
+            return x + ops.repeat_rows(self.proj_out(value), x.shape[0])
+        voxels, words = (1, count, x.shape[0] // count, 1), (1, count, self.tokens, 1)
+        q = ops.split_heads(self.to_q(self.norm(x, count)), voxels, self.heads, False)
+        k = ops.split_heads(self.to_k(tokens), words, self.heads, False)
+        v = ops.split_heads(value, words, self.heads, False)
+        return x + self.proj_out(ops.merge_heads(ops.attention(q, k, v), voxels, False))
+
+
 class DenoisingBlock(nn.Cell):
     """A residual block that the noise level scales and shifts, then attention if wanted.
 
     resize: whether the volume is halved or doubled on the way. It starts as the identity but for
-    that and a change of width.
+    that and a change of width. Where it attends to itself it also attends to a condition.
     """
 
     def __init__(self, width_in, width_out, embedding, spec, attends=False, resize=KEEP):
@@ -32,10 +62,12 @@ class DenoisingBlock(nn.Cell):
         self.norm2 = TokenGroupNorm(width_out, groups_of(width_out, groups))
         self.zero_conv = VolumeConv(width_out, width_out)
         self.skip = Linear(width_in, width_out) if width_in != width_out else None
-        self.attention = None
+        self.attention = self.condition = None
         if attends:
-            self.attention = VolumeAttention(width_out, spec.head_width,
-                                             groups_of(width_out, groups))
+            sizes = width_out, spec.head_width, groups_of(width_out, groups)
+            self.attention = VolumeAttention(*sizes)
+            if spec.condition.kind:
+                self.condition = ConditionAttention(*sizes, spec.condition)
 
     def resized(self, x, count):
         """Return the volumes halved, doubled or as they are."""
@@ -45,8 +77,11 @@ class DenoisingBlock(nn.Cell):
             return convolution3d.double_volumes(x, count)
         return x
 
-    def construct(self, x, emb, count):
-        """Map `count` volumes (rows, in); emb (count, E) is already through SiLU."""
+    def construct(self, x, emb, count, tokens=None):
+        """Map `count` volumes (rows, in); emb (count, E) is already through SiLU.
+
+        tokens: see `ConditionAttention`.
+        """
         h = self.resized(ops.silu(self.norm1(x, count)), count)
         h = self.conv1(h, count)
         rows, width = h.shape
@@ -56,7 +91,9 @@ class DenoisingBlock(nn.Cell):
         h = self.zero_conv(ops.silu(self.norm2(h, count) * scale + shift), count)
         x = self.resized(x, count)
         x = h + (x if self.skip is None else self.skip(x))
-        return x if self.attention is None else self.attention(x, count)
+        if self.attention is not None:
+            x = self.attention(x, count)
+        return x if self.condition is None else self.condition(x, tokens, count)
 
 
 class UNet3D(nn.Cell):
@@ -99,21 +136,24 @@ class UNet3D(nn.Cell):
         self.norm = TokenGroupNorm(here, groups_of(here, spec.norm_groups))
         self.zero_conv = VolumeConv(here, latent_width)
 
-    def construct(self, x, noise):
-        """Return the prediction (count * 8^3, C); noise (count,): the level as EDM encodes it."""
+    def construct(self, x, noise, tokens=None):
+        """Return the prediction (count * 8^3, C); noise (count,): the level as EDM encodes it.
+
+        tokens (count * tokens, width): of the conditions, where the spec has some.
+        """
         count = noise.shape[0]
         emb = ops.silu(self.time_embed(ops.timestep_embedding(noise, self.width)))
         x = self.stem(x, count)
         kept = (x,)
         for block in self.below:
-            x = block(x, emb, count)
+            x = block(x, emb, count, tokens)
             kept = kept + (x,)
         for block in self.middle:
-            x = block(x, emb, count)
+            x = block(x, emb, count, tokens)
         place = len(kept) - 1
         for block in self.above:
             if block.resize == KEEP:
                 x = P.concat((x, kept[place]), 1)
                 place = place - 1
-            x = block(x, emb, count)
+            x = block(x, emb, count, tokens)
         return self.zero_conv(ops.silu(self.norm(x, count)), count)

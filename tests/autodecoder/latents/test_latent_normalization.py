@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from sgm.autodecoder.latent_normalization import clipped_share, robust_normalization
+from sgm.autodecoder.latents.latent_normalization import clipped_share, robust_normalization
 
 
 @pytest.mark.parametrize("std", [1.0, 0.5])

@@ -8,7 +8,7 @@ from mindspore import ops as P
 from safetensors import safe_open
 from support.goldens import golden_file
 
-from sgm.autodecoder.edm import DenoisingLoss, Preconditioned, coefficients
+from sgm.autodecoder.latents.edm import DenoisingLoss, Preconditioned, coefficients
 from sgm.diffusion.samplers import Churn, heun, karras_sigmas
 
 

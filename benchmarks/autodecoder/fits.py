@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Fit unseen objects with an autodecoder, by the number of views that are given.
+
+  python benchmarks/autodecoder/fits.py --ckpt FILE --data data/rings64 --unseen data/fresh64
+
+Of each unseen object 1, 2, 4, 8 and 24 of the views of Orbit.rings are fitted, evenly spread over
+those that are not held out; measured are the held-out ones (every third). Beside the fit stands the
+trained object that looks most like the given views. Printed are foreground PSNR (dB) and silhouette
+IoU, means over views, then over objects. --out keeps the latents of the fits of most views, which
+generation.py compares with.
+Exit code: 0 done, 2 wrong input, 130 interrupted.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import _objects  # first: finds this checkout's sgm
+
+# isort: split
+import numpy as np
+
+from sgm.autodecoder import fitting
+from sgm.autodecoder.pipeline import load_autodecoder
+from sgm.common.cli import Arguments, check_folder, exit_code, int_range
+from sgm.common.files import atomic
+from sgm.common.progress import each
+from sgm.train.objects.masked_views import MaskedViews
+
+COUNTS, HOLD_OUT = (1, 2, 4, 8, 24), 3
+
+
+def main(argv=None):
+    parser = Arguments(prog="fits.py", description=__doc__,
+                       formatter_class=argparse.RawDescriptionHelpFormatter)
+    _objects.add_model(parser)
+    add = parser.add_argument
+    add("--unseen", nargs="+", required=True, help="packed sets of other objects, on rings")
+    add("--objects", type=int_range(1, 100_000), default=16, help="how many (default 16)")
+    add("--steps", type=int_range(1, 100_000), default=fitting.STEPS,
+        help=f"of a fit (default {fitting.STEPS})")
+    add("--counts", type=lambda text: [int(part) for part in text.split(",")], default=COUNTS,
+        help="numbers of views (default 1,2,4,8,24)")
+    add("--out", type=Path, metavar="FILE.npz", help="latents of the fits of most views")
+    args = parser.parse_args(argv)
+    if args.out:
+        check_folder(args.out.parent, "--out")
+    model = load_autodecoder(args.model, args.ckpt).model
+    _objects.trained_views(args, model)
+    unseen = MaskedViews(args.unseen, model.spec.size)
+    trained, held = unseen.split(HOLD_OUT)
+    chosen = range(min(args.objects, len(unseen)))
+    rows = {count: [] for count in args.counts}
+    latents = []
+    jobs = [(index, count) for index in chosen for count in args.counts]
+    for index, count in each(jobs, "fits", "fit", quiet=args.quiet):
+        true = _objects.posed(unseen, index, held)
+        given = trained[np.linspace(0, len(trained), count, endpoint=False).astype(int)]
+        found, latent = fitting.fit(model, _objects.posed(unseen, index, given), args.steps)
+        nearest = model.latents_of([found.nearest], batch=1)[0]
+        rows[count].append([*_objects.seen(model, latent[0], true),
+                            *_objects.seen(model, nearest, true)])
+        if count == max(args.counts):
+            latents.append(latent[0])
+    print(f"{len(chosen)} unseen objects, {len(held)} held-out views of each")
+    print("views      fit            nearest object    gain")
+    for count, found in rows.items():
+        psnr, iou, psnr_nearest, iou_nearest = np.mean(found, 0)
+        print(f"{count:5d} {psnr:6.2f} dB {iou:.3f}  {psnr_nearest:6.2f} dB {iou_nearest:.3f}"
+              f"  {psnr - psnr_nearest:+6.2f} dB")
+    if args.out:
+        with atomic(args.out) as temporary, open(temporary, "wb") as file:
+            np.savez(file, latents=np.stack(latents), names=np.array(args.unseen))
+        print(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code("fits.py", main))

@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""Measure what an autodecoder generates against fresh objects, and whether it only remembers.
+
+  python benchmarks/autodecoder/generation.py --ckpt FILE --data data/rings64 \\
+      --reference data/fresh64 --fits fits.npz --count 200 --out runs/generation
+
+Compared are the diffusion with 16, 32 and 64 steps with added noise (the model's churn) and with 64
+without, normal distributions of the embeddings (the paper's baseline) and of the latents' principal
+components, and the trained objects themselves (the best that can be). --reference: a packed set of
+procedural objects that were not trained on, as large as --count.
+Printed, of each:
+  KID    x 1000, of the tokens that the image tower of the embedded sv3d_tiny makes of four views
+  COV    share of the references that are the nearest of a sample, by Chamfer distance of shapes
+  MMD    x 1000, mean distance of a reference to the nearest sample
+  1-NNA  how often a shape's nearest other one is of its own set; 0.5 is best
+  near   median distance to the nearest trained object, x 1000
+  p      of a Kolmogorov-Smirnov test that these distances are those of --fits, unseen objects as
+         the decoder shows them (fits.py --out): a small p with a smaller median is memorization
+  empty  samples without a surface, which count as nothing
+Chamfer distances are of 512 points of each surface. --out keeps the latents and sheet.png, the five
+pairs of samples of 64 steps and trained objects that are closest.
+Exit code: 0 done, 2 wrong input, 130 interrupted (finished latents are kept).
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import _objects  # first: finds this checkout's sgm
+import _set_metrics
+
+# isort: split
+import numpy as np
+from scipy.stats import ks_2samp
+
+from sgm.autodecoder import fitting
+from sgm.autodecoder.latents.conditions import Tower
+from sgm.autodecoder.object_folder import as_levels
+from sgm.autodecoder.pipeline import load_autodecoder
+from sgm.autodecoder.surface import level_set
+from sgm.common.cli import Arguments, check_folder, exit_code, int_range
+from sgm.common.errors import InputError
+from sgm.common.files import atomic
+from sgm.common.progress import Bar, each
+from sgm.geometry.metrics import sample
+from sgm.render.procedural import make_object, on_white
+from sgm.train.objects.masked_views import MaskedViews
+from sgm.train.objects.object_describing import names_of
+from sgm.train.run.validation import captioned
+from sgm.views.cameras import Orbit
+from sgm.views.images import save_png
+from sgm.views.metrics import kid
+
+POINTS, VIEWS, BATCH, CLOSEST = 512, 4, 8, 5
+
+
+def gaussian_embeddings(model, count, rng):
+    """Return the latents of embeddings from the normal distribution of the trained ones."""
+    found = fitting.distribution(fitting.embeddings_of(model, np.arange(model.spec.objects)))
+    rows = found.mean + rng.standard_normal((count, len(found.basis)), np.float32) @ found.basis
+    made = [model.run("latent_decoder", row[None]) for row in np.float32(rows)]
+    return np.stack(made)
+
+
+def gaussian_latents(trained, count, rng):
+    """Return latents from the normal distribution of the trained ones' principal components."""
+    flat = trained.reshape(len(trained), -1)
+    found = fitting.distribution(flat)
+    rows = found.mean + rng.standard_normal((count, len(found.basis)), np.float32) @ found.basis
+    return np.float32(rows).reshape(count, *trained.shape[1:])
+
+
+def methods(objects, trained, args):
+    """Return {name: function that makes latents (count, 8^3, C)}."""
+    def diffused(steps, churn=None):
+        def make():
+            with Bar(steps * -(-args.count // 4), f"{steps} steps", quiet=args.quiet) as bar:
+                return objects.sample(range(args.count), steps, churn, progress=lambda done, total:
+                                      bar.update(done - bar.done))
+        return make
+    rng = np.random.default_rng(0)
+    chosen = np.random.default_rng(1).permutation(len(trained))[:args.count]
+    return {**{f"{steps} steps": diffused(steps) for steps in args.steps},
+            f"{max(args.steps)}, churn 0": diffused(max(args.steps), 0.0),
+            "embeddings": lambda: gaussian_embeddings(objects.model, args.count, rng),
+            "components": lambda: gaussian_latents(trained, args.count, rng),
+            "trained": lambda: trained[chosen]}
+
+
+def described(model, latents, poses, text, quiet):
+    """Return views (N, V, S, S, 4) uint8 and points of the surfaces: a list, None where empty."""
+    pictures, points = [], []
+    for start in each(range(0, len(latents), BATCH), text, "batch", quiet=quiet):
+        some = latents[start:start + BATCH]
+        padded = np.resize(some, (BATCH, *some.shape[1:]))
+        made = model.render(padded, poses, model.spec.size)[:len(some)]
+        pictures.append(np.round(made * 255).astype(np.uint8))
+        for volume in model.volumes_of(padded)[:len(some)]:
+            try:
+                points.append(sample(*level_set(volume), POINTS, 0)[0])
+            except InputError:
+                points.append(None)
+    return np.concatenate(pictures), points
+
+
+def tokens(tower, pictures):
+    """Return the tokens (N * V, D) of views (N, V, S, S, 4) uint8."""
+    frames = on_white(pictures.reshape(-1, *pictures.shape[2:])).astype(np.float32)
+    return tower.tokens((frames / 127.5 - 1).transpose(0, 3, 1, 2))[:, 0]
+
+
+def kept_latents(path, make):
+    """Return the latents of a file, made and written if it is not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        latents = make()
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, latents)
+    return np.load(path)
+
+
+def main(argv=None):
+    args = parse(argv)
+    objects = load_autodecoder(args.model, args.ckpt)
+    model = objects.model
+    _objects.trained_views(args, model)
+    reference = MaskedViews(args.reference, model.spec.size)
+    if len(reference) < args.count:
+        raise InputError(f"--reference: found {len(reference)} objects, expected --count"
+                         f" {args.count}")
+    chosen = np.linspace(0, reference.num_frames, VIEWS, endpoint=False).astype(int)
+    poses, tower = reference.poses(0, chosen), Tower("sv3d_tiny")
+    shown = np.stack([reference.pictures(k, chosen) for k in range(args.count)])
+    shown = shown.transpose(0, 1, 3, 4, 2)
+    true_tokens = tokens(tower, as_levels(shown[..., :3], shown[..., 3]))
+    meshes = [make_object(int(name)) for name in names_of(reference.packed)[:args.count]]
+    true_points = [sample(mesh.vertices, mesh.faces, POINTS, 0)[0] for mesh in meshes]
+
+    def matrix(first, second, text):
+        return _set_metrics.chamfer_matrix(
+            first, second, lambda items: each(items, text, "shape", quiet=args.quiet))
+    true_distances = matrix(true_points, true_points, "references")
+    trained = model.latents_of(range(model.spec.objects))
+    _, trained_points = described(model, trained, poses[:1], "trained objects", args.quiet)
+    places = [k for k, points in enumerate(trained_points) if points is not None]
+    trained_points = [trained_points[k] for k in places]
+    unseen = None
+    if args.fits:
+        _, points = described(model, np.load(args.fits)["latents"], poses[:1], "fits", args.quiet)
+        unseen = matrix([p for p in points if p is not None], trained_points, "fits").min(1)
+    print(f"{args.count} samples, {len(true_points)} references, {len(places)} trained objects")
+    print("                KID     COV    MMD   1-NNA   near      p  empty")
+    for name, make in methods(objects, trained, args).items():
+        latents = kept_latents(args.out / f"{name.replace(', ', '_').replace(' ', '_')}.npy", make)
+        pictures, points = described(model, latents, poses, name, args.quiet)
+        solid = [k for k, found in enumerate(points) if found is not None]
+        points = [points[k] for k in solid]
+        value = kid(tokens(tower, pictures), true_tokens)
+        row = {"KID": 1000 * value, "empty": len(latents) - len(solid)}
+        if points:
+            across = matrix(points, true_points, name)
+            own = matrix(points, points, name)
+            row["COV"] = _set_metrics.coverage(across)
+            row["MMD"] = 1000 * _set_metrics.minimum_matching_distance(across)
+            row["1-NNA"] = _set_metrics.nearest_neighbor_accuracy(own, across, true_distances)
+            if name != "trained":
+                near = matrix(points, trained_points, name)
+                row["near"] = 1000 * np.median(near.min(1))
+                if unseen is not None:
+                    row["p"] = ks_2samp(near.min(1), unseen).pvalue
+                if name == f"{max(args.steps)} steps":
+                    draw_closest(args.out / "sheet.png", model, latents[solid], trained[places],
+                                 near)
+        print(f"{name:14s}" + "".join(f"{row.get(key, np.nan):7.3g}" for key in
+                                      ("KID", "COV", "MMD", "1-NNA", "near", "p", "empty")),
+              flush=True)
+    if unseen is not None:
+        print(f"unseen objects: near {1000 * np.median(unseen):.3g}")
+    return 0
+
+
+def draw_closest(path, model, latents, trained, near):
+    """Write the samples that are nearest to trained objects above these."""
+    rows, orbit = [], Orbit.static(20, 8)
+    for k in near.min(1).argsort()[:CLOSEST]:
+        pair = np.stack([latents[k], trained[near[k].argmin()]])
+        made = np.round(model.render(pair, orbit.poses(), model.spec.size) * 255).astype(np.uint8)
+        rows.append(captioned(f"sample, nearest trained object; distance {near[k].min():.4f}",
+                              *(on_white(views) for views in made)))
+    save_png(path, np.concatenate(rows))
+
+
+def parse(argv):
+    parser = Arguments(prog="generation.py", description=__doc__,
+                       formatter_class=argparse.RawDescriptionHelpFormatter)
+    _objects.add_model(parser)
+    add = parser.add_argument
+    add("--reference", nargs="+", required=True, help="packed sets of fresh procedural objects")
+    add("--fits", type=Path, metavar="FILE.npz", help="what fits.py --out wrote")
+    add("--count", type=int_range(2, 100_000), default=200, help="samples (default 200)")
+    add("--steps", type=lambda text: [int(part) for part in text.split(",")], default=[16, 32, 64],
+        help="of the sampler (default 16,32,64)")
+    add("--out", type=Path, required=True, help="folder of latents and sheet.png")
+    args = parser.parse_args(argv)
+    check_folder(args.out, "--out")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code("generation.py", main))

@@ -1,0 +1,1 @@
+"""Diffusion of latents: denoiser, normalization, conditions and sampling."""

@@ -75,6 +75,10 @@ class Handlers:
         """Queue the views of an image; return the name of their folder, which is then open."""
         return _or_error(self.studio.make_views, token, dict(zip(OF_VIEWS, values)))
 
+    def fast(self, token, elevation):
+        """Queue the mesh of an image in one pass; return the name of its folder."""
+        return _or_error(self.studio.make_fast, token, {"elevation": elevation})
+
     def mesh(self, name, *values):
         """Queue the mesh of the folder that is open; return its name."""
         return _or_error(self.studio.make_mesh, name, dict(zip(OF_MESH, values)))
@@ -156,9 +160,10 @@ def build(app, studio, language, most_bytes):
                 with gr.Row():
                     make_views = gr.Button(text("make_views"), variant="primary",
                                            elem_id="make_views")
-                    # a network that makes a mesh in one pass belongs here once it has weights
-                    gr.Button(text("fast"), interactive=False)
-                gr.Markdown(f"<small>{text('fast_off')}</small>")
+                    make_fast = gr.Button(text("fast"), interactive=studio.fast is not None,
+                                          elem_id="make_fast")
+                fast = text("fast_on", name=studio.fast) if studio.fast else text("fast_off")
+                gr.HTML(f"<small>{escape(fast)}</small>")
                 gr.Markdown(f"## {text('mesh')}")
                 with gr.Row():
                     config = gr.Dropdown(list(forms.MESHES), value="default", label=text("config"),
@@ -194,6 +199,7 @@ def build(app, studio, language, most_bytes):
         of_mesh = [elevation, config, light, elevation_from, distill, resume]
         look = (do.look, [opened, version], shows)
         make_views.click(do.views, [token, *of_views], opened, **quiet).then(*look, **quiet)
+        make_fast.click(do.fast, [token, elevation], opened, **quiet).then(*look, **quiet)
         make_mesh.click(do.mesh, [opened, *of_mesh], opened, **quiet).then(*look, **quiet)
         cancel.click(do.stop, opened, None, **quiet)
         # not looked up in the list that this page began with: another user's result may be newer

@@ -282,7 +282,7 @@ def test_mesh_is_made_shown_and_downloaded(tmp_path, visitor, picture):
     assert len(mesh.faces) == faces and mesh.extents.max() < 2
     with page.expect_popup() as popup:
         page.click("#result .links a:has-text('Report')")
-    popup.value.wait_for_selector("#stages td")
+    popup.value.wait_for_selector("#stages td", timeout=120_000)
     server.close()
 
 

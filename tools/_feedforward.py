@@ -124,11 +124,14 @@ class FeedForward:
                 "obj_up": args.obj_up, "format": self.formats, "views": args.views,
                 **({name: getattr(args, name) for name in OF_VIEWS} if args.views else {})}
 
-    def run(self):
-        """Make the meshes of all images; return the exit code of the command."""
+    def run(self, tell=None):
+        """Make the meshes of all images; return the exit code of the command.
+
+        tell: of the `Chain` that shows progress.
+        """
         started, failed, peaks = time.monotonic(), 0, []
         stages = {**PLANNED, **({"views": 10} if self.args.views else {})}
-        with Chain([stages], self.args.quiet):
+        with Chain([stages], self.args.quiet, tell):
             for number, (path, folder) in enumerate(self.jobs, 1):
                 job_begins(path.name, number, len(self.jobs))
                 try:

@@ -2,7 +2,7 @@
 "use strict";
 
 class Viewer {
-  // Draws on a canvas and turns until somebody drags. Throws without WebGL.
+  // Draws on a canvas, when something has changed; turns once, unless somebody drags. Throws without WebGL.
   constructor(canvas) {
     this.canvas = canvas;
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true });
@@ -13,7 +13,10 @@ class Viewer {
     this.camera = new THREE.PerspectiveCamera(33.8, 1, 0.01, 1000);
     this.controls = new THREE.OrbitControls(this.camera, canvas);
     this.controls.enableDamping = this.controls.autoRotate = true;
-    this.controls.addEventListener("start", () => { this.controls.autoRotate = false; });
+    const stay = () => { this.controls.autoRotate = false; };
+    this.controls.addEventListener("start", stay);
+    setTimeout(stay, 60000 / this.controls.autoRotateSpeed);        // 2: a turn in 30 seconds
+    this.changed = true;                            // whoever changes the scene says so
     this.renderer.setAnimationLoop(() => this.draw());
   }
 
@@ -24,15 +27,17 @@ class Viewer {
       renderer.setSize(clientWidth, clientHeight, false);
       camera.aspect = clientWidth / clientHeight;
       camera.updateProjectionMatrix();
+      this.changed = true;
     }
-    this.controls.update();
-    renderer.render(this.scene, camera);
+    if (this.controls.update() || this.changed) renderer.render(this.scene, camera);
+    this.changed = false;
   }
 
   // Look at the middle of an object. distance: in units of its box's diagonal.
   lookAt(object, distance = 1.7) {
     const box = new THREE.Box3().setFromObject(object), size = box.getSize(new THREE.Vector3()).length();
     box.getCenter(this.controls.target);
+    this.changed = true;
     this.camera.position.copy(this.controls.target).add(new THREE.Vector3(0, 0.25 * size, distance * size));
   }
 
@@ -56,6 +61,7 @@ class Viewer {
 
   // Show the mesh without its texture, or with it again.
   switchTexture() {
+    this.changed = true;
     this.model?.traverse(part => {
       if (part.isMesh) [part.material, part.userData.other] = [part.userData.other, part.material];
     });

@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
+import _feedforward
 from _app.gate import NAMES, Gate
 from _app.studio import Studio
 
@@ -41,6 +42,10 @@ def parse(argv):
     add = parser.add_argument_group("model").add_argument
     simple_video_sample.add_model_flags(add)
     simple_video_sample.add_set_flag(add)
+    add("--fast-config", default=None, metavar="NAME|YAML",
+        help="a feed-forward network for the button Fast mesh: lrm_small, triposr, vfusion3d,"
+        " openlrm_base ...; default none")
+    add("--fast-ckpt", default=None, metavar="FILE", help="its weights")
     simple_video_sample.add_device_flags(
         parser.add_argument_group("device and memory").add_argument)
     add = parser.add_argument_group("page").add_argument
@@ -61,6 +66,11 @@ def parse(argv):
     for flag, given in (("--tls-cert", args.tls_cert), ("--tls-key", args.tls_key)):
         if given and not given.is_file():
             parser.error(f"argument {flag}: found no file {given}")
+    if args.fast_config and not _feedforward.is_feedforward(args.fast_config):
+        parser.error(f"argument --fast-config: found {args.fast_config}, expected a feed-forward"
+                     " network: lrm_small, triposr, vfusion3d, openlrm_base")
+    if args.fast_ckpt and not args.fast_config:
+        parser.error("argument --fast-ckpt: is of a network; give --fast-config, too")
     if bool(args.tls_cert) != bool(args.tls_key):
         parser.error("argument --tls-cert: needs --tls-key, and the other way round")
     return args
@@ -74,12 +84,25 @@ def model_argv(args):
     argv = [f"--set={change}" for change in args.set]
     argv += [f"--{name.replace('_', '-')}" for name in ("ema", "sequential_cfg")
              if getattr(args, name)]
-    for name in ("config", "ckpt", "lora"):
-        value = getattr(args, name)
-        if value is not None:
-            argv.append(f"--{name}={Path(value).absolute() if Path(value).exists() else value}")
-    return argv + [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in
-                   ("device", "device_id", "mode", "dtype", "decode_chunk")]
+    argv += _paths(config=args.config, ckpt=args.ckpt, lora=args.lora)
+    return argv + _values(args, "device", "device_id", "mode", "dtype", "decode_chunk")
+
+
+def fast_argv(args):
+    """Return the flags of the feed-forward network in the same way; None without one."""
+    if args.fast_config is None:
+        return None
+    return [*_paths(config=args.fast_config, ckpt=args.fast_ckpt),
+            *_values(args, "device", "device_id", "mode")]
+
+
+def _paths(**given):
+    return [f"--{name}={Path(value).absolute() if Path(value).exists() else value}"
+            for name, value in given.items() if value is not None]
+
+
+def _values(args, *names):
+    return [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in names]
 
 
 def password(args):
@@ -128,7 +151,7 @@ def main(argv=None):
     check_folder(args.output, "--output")
     secret = password(args)
     host = args.host or "127.0.0.1"
-    studio = Studio(args, model_argv(args))
+    studio = Studio(args, model_argv(args), fast_argv(args))
     try:
         # before the toolkit loads: it tells nobody of its use, and keeps its copies in one place
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(studio.uploads),

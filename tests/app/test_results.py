@@ -60,7 +60,10 @@ def test_results_are_listed_the_newest_first(results):
         (results.folder / name / "run.json").write_text("not json")
         os.utime(results.folder / name / "run.json", (age, age))
     (results.folder / "unfinished").mkdir()
-    assert results.names() == ["cup_23", "c", "b"]
+    (results.folder / "fast" / "mesh").mkdir(parents=True)
+    (results.folder / "fast" / "report.json").write_text('{"model": "triposr"}')
+    os.utime(results.folder / "fast" / "report.json", (2, 2))
+    assert results.names() == ["cup_23", "fast", "c", "b"] and results.get("fast").run == {"model": "triposr"}
     assert results.get("b").run == {} and results.get("unfinished") is None and results.get("../out") is None
 
 

@@ -20,8 +20,8 @@ PROCESS = ("import os, sys\npipe = os.fdopen(int(sys.argv[1]), 'w', buffering=1)
 
 @pytest.fixture
 def studio(tmp_path):
-    made = Studio(SimpleNamespace(config=None, set=[], device="CPU", output=tmp_path / "out"), ["--device=CPU"],
-                  [sys.executable, "-S", "-c", PROCESS])
+    made = Studio(SimpleNamespace(config=None, set=[], device="CPU", output=tmp_path / "out", fast_config="triposr"),
+                  ["--device=CPU"], ["--config=triposr", "--ckpt=random"], [sys.executable, "-S", "-c", PROCESS])
     yield made
     made.close()
     assert not made.scratch.exists()
@@ -82,6 +82,26 @@ def test_mesh_of_a_result(studio, told):
     assert (given["kind"], given["folder"], given["elevation"], args.mesh_config) == ("mesh", str(folder), "auto", "fast")
 
 
+def test_fast_mesh_of_an_upload(studio, told):
+    token, _ = studio.cutouts.add("cup.png", encoded(object_on_white()))
+    job = studio.make_fast(token, {"elevation": 20})
+    given = told(job)
+    args = image_to_mesh.parse(given["argv"])
+    assert (given["kind"], job.folder, args.feedforward, args.elevation) == ("fast", "cup", True, 20)
+    studio.fast_argv = None
+    with pytest.raises(InputError, match="found no feed-forward network"):
+        studio.make_fast(token, {"elevation": 20})
+
+
+def test_flags_of_the_feed_forward_network():
+    assert app.fast_argv(app.parse([])) is None
+    found = image_to_mesh.parse(["cup.png", *app.fast_argv(app.parse(["--fast-config", "triposr", "--fast-ckpt", "a.ckpt"]))])
+    assert (found.config, found.ckpt, found.feedforward) == ("triposr", "a.ckpt", True)
+    for bad in (["--fast-config", "sv3d_p"], ["--fast-ckpt", "a.ckpt"]):
+        with pytest.raises(SystemExit):
+            app.parse(bad)
+
+
 def test_flags_go_to_the_process_with_whole_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.safetensors").touch()
@@ -118,4 +138,4 @@ def test_toolkit_that_is_missing_is_named(monkeypatch, capsys):
 
 def test_a_model_of_videos_is_refused(tmp_path):
     with pytest.raises(InputError, match="^--config svd: found svd, which makes a video"):
-        Studio(SimpleNamespace(config="svd", set=[], device="CPU", output=tmp_path), [])
+        Studio(SimpleNamespace(config="svd", set=[], device="CPU", output=tmp_path, fast_config=None), [])

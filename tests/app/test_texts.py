@@ -64,6 +64,8 @@ def test_result_is_escaped_and_linked(tmp_path):
     for said in ("&lt;i&gt;, seed 1, 2 steps, CPU", "12 faces, watertight, made of what there was", "20.0 dB", "IoU",
                  "by the outlines 12.5", "&lt;u&gt;", "viewer/en/a%22%3Cb%3E?mesh="):
         assert said in html
+    (folder / "transforms.json").unlink()
+    assert "?alone=" in shown.result(results, results.get(name), "en")
     assert "请选择图片" in shown.result(results, None, "zh")
 
 

@@ -7,6 +7,7 @@ import argparse
 import ast
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -74,7 +75,17 @@ def read_blocks(page):
     return blocks
 
 
+def read_notebook(page):
+    """Return the commands of a notebook, lines that begin with !, as a block of each cell."""
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    texts = ["\n".join(re.findall(r"(?m)^!(.*)$", "".join(cell["source"]).replace("\\\n", " ")))
+             for cell in cells if cell["cell_type"] == "code"]
+    return [Block(page, number, "", "parsed: test_walkthrough runs it", text)
+            for number, text in enumerate(texts) if text]
+
+
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+BLOCKS += read_notebook(ROOT / "docs" / "walkthrough.ipynb")
 COMMANDS = [block for block in BLOCKS if block.language == ""]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 RUNS = {shlex.join(words): words for block in COMMANDS if block.marker == "run"

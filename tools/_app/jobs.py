@@ -31,7 +31,7 @@ STATES = {0: "done", 1: "failed", 2: "failed", 3: "doubtful", 130: "cancelled"} 
 class Job:
     """One thing to compute.
 
-    kind: "views" or "mesh"; folder: name of its results; given: what the process is told.
+    kind: "views", "mesh" or "fast"; folder: name of its results; given: what the process is told.
     scratch: a folder of its own, which is removed when it is over. state: waiting, running, done,
     doubtful (done, and the mesh does not explain its views), failed or cancelled. progress: the
     `state` of a `sgm.common.progress.Chain`. steps_drawn: how many previews there were.

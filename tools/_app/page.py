@@ -12,6 +12,8 @@ from _app.texts import say
 from sgm.common.errors import InputError
 
 EVERY = 1.0             # seconds between two looks at the queue
+OF_VIEWS = ("elevation", "orbit", "amplitude", "steps", "seed", "guidance")
+OF_MESH = ("elevation", "config", "light", "elevation_from", "distill", "resume")
 THEME = gr.themes.Default(font=["system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"],
                           font_mono=["ui-monospace", "monospace"])
 CSS = """
@@ -41,10 +43,84 @@ for (const kind of ["change", "drop"]) document.addEventListener(kind, event => 
 </script>"""
 
 
+class Handlers:
+    """What happens on the page of a language when somebody does something.
+
+    The components' values come in, their new values go out, in the order in which `build` names
+    them.
+    """
+
+    def __init__(self, studio, language):
+        self.studio, self.language = studio, language
+
+    def text(self, key, **values):
+        """Return a text in the page's language."""
+        return say(self.language, key, **values)
+
+    def chosen(self, path):
+        """Cut a new image out: its token, notes, and the brush."""
+        if path is None:
+            return None, "", ""
+        try:
+            token, found = self.studio.open_upload(path)
+        except InputError as error:
+            return None, f'<p class="error">{escape(str(error))}</p>', ""
+        lines = [self.text("cut_done", name=found.name, how=found.how)] if found.how else []
+        lines += [self.text("cut_doubt", doubt=found.doubt)] if found.doubt else []
+        lines.append(self.text("cut"))
+        brush = f'<iframe class="brush" src="../brush/{self.language}/{token}"></iframe>'
+        return token, "".join(f"<p>{escape(line)}</p>" for line in lines), brush
+
+    def views(self, token, *values):
+        """Queue the views of an image; return the name of their folder, which is then open."""
+        return _or_error(self.studio.make_views, token, dict(zip(OF_VIEWS, values)))
+
+    def fast(self, token, elevation):
+        """Queue the mesh of an image in one pass; return the name of its folder."""
+        return _or_error(self.studio.make_fast, token, {"elevation": elevation})
+
+    def mesh(self, name, *values):
+        """Queue the mesh of the folder that is open; return its name."""
+        return _or_error(self.studio.make_mesh, name, dict(zip(OF_MESH, values)))
+
+    def stop(self, name):
+        """Cancel the job of a folder."""
+        job = self.studio.queue.of(name)
+        if job is not None:
+            self.studio.queue.cancel(job)
+
+    def look(self, name, before):
+        """Return what has changed; a result that has not is left alone, so that a viewer stays."""
+        queue, results = self.studio.queue, self.studio.results
+        job, found = queue.of(name), results.get(name) if name else None
+        now = (name, job and job.is_over, found and shown.version(results, found))
+        return (shown.status(queue, job, self.language),
+                gr.Button(interactive=job is not None and not job.is_over),
+                gr.skip() if now == before else shown.result(results, found, self.language),
+                now, shown.queue_list(queue, self.language))
+
+    def listed(self):
+        """Return the list of results as it is now."""
+        return gr.Dropdown(choices=self.studio.results.names())
+
+    def seen(self, name):
+        """Return the list with a new result in it, which is the one that is open."""
+        names = self.studio.results.names()
+        return gr.Dropdown(choices=names, value=name if name in names else None)
+
+
+def _or_error(make, *what):
+    """Return the folder of the job that make(*what) queues; its error is shown on the page."""
+    try:
+        return make(*what).folder
+    except InputError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
 def build(app, studio, language, most_bytes):
     """Put the page of a language under /<language>. most_bytes: of an upload."""
-    def text(key, **values):
-        return say(language, key, **values)
+    do = Handlers(studio, language)
+    text = do.text
 
     def choices(group, names):
         return [(text(f"{group}_{name}"), name) for name in names]
@@ -62,7 +138,7 @@ def build(app, studio, language, most_bytes):
                 gr.Markdown(f"## {text('image')}")
                 upload = gr.File(label=text("drop"), type="filepath", height=120, elem_id="upload",
                                  file_types=["image"])
-                note = gr.Markdown(elem_id="note")
+                note = gr.HTML(elem_id="note")
                 brush = gr.HTML(elem_id="brush")
                 gr.Markdown(f"## {text('views')}")
                 model = text("model", name=spec.name, frames=spec.num_frames, height=spec.height,
@@ -76,16 +152,18 @@ def build(app, studio, language, most_bytes):
                     amplitude = gr.Slider(0, 60, 30, step=1, label=text("amplitude"))
                 with gr.Row():
                     steps = gr.Number(spec.sampling.steps, precision=0, minimum=1,
-                                      maximum=forms.MOST_STEPS, label=text("steps"), min_width=90)
+                                      maximum=forms.MOST_STEPS, label=text("steps"), min_width=90,
+                                      elem_id="steps")
                     seed = gr.Number(23, precision=0, minimum=0, label=text("seed"), min_width=90)
                     guidance = gr.Number(spec.sampling.max_scale, minimum=0, min_width=90,
                                          label=text("guidance"))
                 with gr.Row():
                     make_views = gr.Button(text("make_views"), variant="primary",
                                            elem_id="make_views")
-                    # a network that makes a mesh in one pass belongs here once it has weights
-                    gr.Button(text("fast"), interactive=False)
-                gr.Markdown(f"<small>{text('fast_off')}</small>")
+                    make_fast = gr.Button(text("fast"), interactive=studio.fast is not None,
+                                          elem_id="make_fast")
+                fast = text("fast_on", name=studio.fast) if studio.fast else text("fast_off")
+                gr.HTML(f"<small>{escape(fast)}</small>")
                 gr.Markdown(f"## {text('mesh')}")
                 with gr.Row():
                     config = gr.Dropdown(list(forms.MESHES), value="default", label=text("config"),
@@ -112,74 +190,25 @@ def build(app, studio, language, most_bytes):
                 queued = gr.HTML(shown.queue_list(studio.queue, language), elem_id="queue")
 
         # 3. what the buttons do
-        def chosen(path):
-            if path is None:
-                return None, "", ""
-            try:
-                found_token, found = studio.open_upload(path)
-            except InputError as error:
-                return None, f'<p class="error">{escape(str(error))}</p>', ""
-            lines = [text("cut_done", name=found.name, how=found.how)] if found.how else []
-            lines += [text("cut_doubt", doubt=found.doubt)] if found.doubt else []
-            lines.append(text("cut"))
-            frame = f'<iframe class="brush" src="../brush/{language}/{found_token}"></iframe>'
-            return found_token, "\n\n".join(map(escape, lines)), frame
-
-        def views(token, elevation, orbit, amplitude, steps, seed, guidance):
-            form = {"elevation": elevation, "orbit": orbit, "amplitude": amplitude, "steps": steps,
-                    "seed": seed, "guidance": guidance}
-            try:
-                return studio.make_views(token, form).folder
-            except InputError as error:
-                raise gr.Error(str(error), print_exception=False) from None
-
-        def mesh(name, elevation, config, light, elevation_from, distill, resume):
-            form = {"elevation": elevation, "config": config, "light": light, "distill": distill,
-                    "elevation_from": elevation_from, "resume": resume}
-            try:
-                return studio.make_mesh(name, form).folder
-            except InputError as error:
-                raise gr.Error(str(error), print_exception=False) from None
-
-        def stop(name):
-            job = studio.queue.of(name)
-            if job is not None:
-                studio.queue.cancel(job)
-
-        def look(name, before):
-            """Return what has changed; what has not is left alone, so that a viewer stays."""
-            job, found = studio.queue.of(name), studio.results.get(name) if name else None
-            now = (name, job and job.is_over, found and shown.version(studio.results, found))
-            unchanged = now == before
-            return (shown.status(studio.queue, job, language),
-                    gr.Button(interactive=job is not None and not job.is_over),
-                    gr.skip() if unchanged else shown.result(studio.results, found, language),
-                    now, shown.queue_list(studio.queue, language))
-
-        def listed():
-            return gr.Dropdown(choices=studio.results.names())
-
-        def seen(name):
-            """Return the list with a new result in it, which is the one that is open."""
-            names = studio.results.names()
-            return gr.Dropdown(choices=names, value=name if name in names else None)
-
         shows = [status, cancel, result, version, queued]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         one = {"concurrency_limit": 1, "api_visibility": "private"}
-        upload.change(chosen, upload, [token, note, brush], **one)
-        make_views.click(views, [token, elevation, orbit, amplitude, steps, seed, guidance],
-                         opened, **quiet).then(look, [opened, version], shows, **quiet)
-        make_mesh.click(mesh, [opened, elevation, config, light, elevation_from, distill, resume],
-                        opened, **quiet).then(look, [opened, version], shows, **quiet)
-        cancel.click(stop, opened, None, **quiet)
+        upload.change(do.chosen, upload, [token, note, brush], **one)
+        # in the order of OF_VIEWS and OF_MESH
+        of_views = [elevation, orbit, amplitude, steps, seed, guidance]
+        of_mesh = [elevation, config, light, elevation_from, distill, resume]
+        look = (do.look, [opened, version], shows)
+        make_views.click(do.views, [token, *of_views], opened, **quiet).then(*look, **quiet)
+        make_fast.click(do.fast, [token, elevation], opened, **quiet).then(*look, **quiet)
+        make_mesh.click(do.mesh, [opened, *of_mesh], opened, **quiet).then(*look, **quiet)
+        cancel.click(do.stop, opened, None, **quiet)
         # not looked up in the list that this page began with: another user's result may be newer
         names.input(lambda name: name, names, opened, preprocess=False, **quiet).then(
-            look, [opened, version], shows, **quiet)
-        refresh.click(listed, None, names, **quiet)
-        page.load(listed, None, names, **quiet)
-        version.change(seen, opened, names, **quiet)
-        gr.Timer(EVERY).tick(look, [opened, version], shows, concurrency_limit=None, **quiet)
+            *look, **quiet)
+        refresh.click(do.listed, None, names, **quiet)
+        page.load(do.listed, None, names, **quiet)
+        version.change(do.seen, opened, names, **quiet)
+        gr.Timer(EVERY).tick(*look, concurrency_limit=None, **quiet)
 
     gr.mount_gradio_app(app, page, f"/{language}", max_file_size=most_bytes, ssr_mode=False,
                         footer_links=[], theme=THEME, css=CSS, mcp_server=False, pwa=False,

@@ -6,11 +6,12 @@ import re
 import stat
 import threading
 import zipfile
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 MOST_LISTED = 300       # results, the newest
+TOLD = ("run.json", "report.json")      # what a result has: of views, of a mesh in one pass
+NEVER = float("-inf")
 MAX_JSON = 4 << 20      # bytes of a run.json or report.json that is read
 SUFFIXES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4", ".json":
             "application/json", ".glb": "model/gltf-binary", ".obj": "text/plain",
@@ -26,7 +27,8 @@ NAME = re.compile(r"[^/\0.\s][^/\0]{0,199}")
 class Result(NamedTuple):
     """What there is of one image: the name of its folder, its files, and what two of them say.
 
-    run: its run.json; report: the report.json of its mesh; {} without one.
+    run: its run.json, of a mesh without views its report.json; report: that of its mesh; {} without
+    one.
     """
     name: str
     files: frozenset
@@ -51,9 +53,9 @@ class Results:
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-                    with suppress(OSError):
-                        found.append((os.stat(Path(entry.path) / "run.json",
-                                              follow_symlinks=False).st_mtime, entry.name))
+                    times = [_time(Path(entry.path) / file) for file in TOLD]
+                    if max(times) > NEVER:
+                        found.append((max(times), entry.name))
         return [name for _, name in sorted(found, reverse=True)[:MOST_LISTED]]
 
     def free_name(self, stem, ending):
@@ -100,7 +102,8 @@ class Results:
         if not files:
             return None
         report = self._json(name, "mesh/report.json") if "mesh/mesh.glb" in files else {}
-        return Result(name, files, self._json(name, "run.json"), report)
+        told = next((file for file in TOLD if file in files), TOLD[0])
+        return Result(name, files, self._json(name, told), report)
 
     def _listed(self, name, folder):
         try:
@@ -144,3 +147,11 @@ class Results:
             prefix = re.escape(f"{folder}/" * bool(folder))
             return any(re.fullmatch(f"{prefix}(?:{pattern})", file) for file in result.files)
         return [name for name in DOWNLOADS if is_there(name)]
+
+
+def _time(file):
+    """Return when a file was last written; NEVER if there is none."""
+    try:
+        return os.stat(file, follow_symlinks=False).st_mtime
+    except OSError:
+        return NEVER

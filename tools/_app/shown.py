@@ -74,7 +74,7 @@ def result(results, found, language):
     if found is None:
         return f"<p>{escape(say(language, 'none_open'))}</p>"
     parts = [f"<h3>{escape(found.name)}</h3>", _facts(found, language)]
-    if "transforms.json" in found.files:
+    if {"transforms.json", "mesh/mesh.glb"} & found.files:
         title = escape(say(language, "viewer"))
         parts.append(f'<iframe class="viewer" title="{title}" src="../viewer/{language}/'
                      f'{quote(found.name, safe="")}?{version(results, found)}"></iframe>')
@@ -99,7 +99,9 @@ def result(results, found, language):
 
 def version(results, found):
     """Return a query that changes with the mesh, or the views: a browser then loads the new one."""
-    for kind, file in (("mesh", "mesh/mesh.glb"), ("views", "transforms.json")):
+    has_cameras = "transforms.json" in found.files
+    for kind, file in (("mesh" if has_cameras else "alone", "mesh/mesh.glb"),
+                       ("views", "transforms.json")):
         path = results.path(found.name, file)
         if path:
             return f"{kind}={path.stat().st_mtime_ns}"
@@ -117,8 +119,8 @@ def _facts(found, language):
     run, report = found.run, found.report
     lines, doubts = [], []
     try:
-        lines.append(say(language, "facts", model=run["model"], seed=run["seed"],
-                         steps=run["steps"], device=run["device"]))
+        facts = {name: run[name] for name in ("model", "seed", "steps", "device")}
+        lines.append(say(language, "facts" if facts["steps"] else "fast_facts", **facts))
     except KeyError:
         pass
     try:

@@ -16,8 +16,13 @@ _TEXTS = {
     "cut_doubt": ("The object may be cut out badly: {doubt}. Correct it with the brush.",
                   "抠图可能不准确：{doubt}。请用画笔修正。"),
     "views": ("2. Views", "2. 视角"),
-    "fast_off": ("Fast mesh (in one pass) is not available: no weights of a feed-forward network"
-                 " are embedded.", "快速网格（单次前向）不可用：没有内置前馈网络的权重。"),
+    "fast_off": ("Fast mesh, in one pass, needs a feed-forward network: start the page with"
+                 " --fast-config and --fast-ckpt.",
+                 "快速网格（单次前向）需要前馈网络："
+                 "启动网页时请给出 --fast-config 和 --fast-ckpt。"),
+    "fast_on": ("Fast mesh: in one pass, by {name}, without views.",
+                "快速网格：由 {name} 单次前向生成，不经过视角。"),
+    "fast_facts": ("{model}, {device}", "{model}，{device}"),
     "fast": ("Fast mesh", "快速网格"),
     "model": ("Model: {name}, {frames} views of {height} x {width} pixels, on {device}.",
               "模型：{name}，{frames} 个视角，{height} x {width} 像素，设备 {device}。"),
@@ -95,6 +100,7 @@ _TEXTS = {
     "viewer": ("cameras and mesh", "相机与网格"),
     "job_views": ("views", "视角"),
     "job_mesh": ("mesh", "网格"),
+    "job_fast": ("fast mesh", "快速网格"),
 }
 
 STAGES = {
@@ -107,6 +113,12 @@ STAGES = {
     "surface": ("depths fused", "融合深度"),
     "dmtet": ("surface refined", "细化曲面"),
     "distill": ("what no view shows, by the model", "由模型补全看不到的部分"),
+    "encode": ("looking at the image", "读取输入图片"),
+    "planes": ("triplanes", "三平面"),
+    "grid": ("density on a grid", "网格上的密度"),
+    "clean": ("surface", "曲面"),
+    "color": ("colors", "颜色"),
+    "files": ("files", "文件"),
     "texture": ("texture, files, pictures", "纹理、文件与图片"),
 }
 

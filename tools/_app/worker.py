@@ -1,9 +1,9 @@
 """The process that computes: its main thread does one job after the other, as the commands do.
 
 Started by `_app.jobs.Queue` with the number of the pipe for what it tells. A job is a line of JSON
-on stdin: kind ("views" or "mesh"), argv (of image_to_mesh.py), folder (of a mesh), elevation (of a
-mesh), scratch (folder for the preview). Ctrl-C (SIGINT) ends a job as it ends a command. When stdin
-ends, so does the process.
+on stdin: kind ("views", "mesh" or "fast"), argv (of image_to_mesh.py), folder (of a mesh),
+elevation (of a mesh), scratch (folder for the preview). Ctrl-C (SIGINT) ends a job as it ends a
+command. When stdin ends, so does the process.
 """
 import json
 import os
@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
+import _feedforward
 import image_to_mesh
 
 import simple_video_sample
@@ -40,6 +41,9 @@ class Worker:
     def do(self, job):
         """Do a job; return the exit code of the command that does the same."""
         args = image_to_mesh.parse(job["argv"])
+        if job["kind"] == "fast":
+            self.engine = None                  # one model at a time is in memory
+            return _feedforward.FeedForward(args).run(self.progress)
         with of_command(image_to_mesh.RENAMED):
             spec = load_mesh_spec(args.mesh_config,
                                   [*args.mesh_set, *image_to_mesh.views_to_mesh.settings(args)])

@@ -119,19 +119,16 @@ def edge_mismatch(first, second):
 
 
 def _contrasts(image):
-    """Return the root mean squares in blocks of EDGE_BLOCK pixels, an array for each octave."""
+    """Return the root mean squares in squares of EDGE_BLOCK pixels, an array for each octave."""
     found = ()
-    side = EDGE_BLOCK
-    while side > EDGE_BLOCK // 4:
-        rows, columns = image.shape[2] // 2, image.shape[3] // 2
-        blocks = image.reshape(-1, rows, 2, columns, 2)
+    for side in (EDGE_BLOCK, EDGE_BLOCK // 2):      # of a square, in what the octave begins with
+        height, width = image.shape[2:]
+        blocks = image.reshape(-1, height // 2, 2, width // 2, 2)
         image = blocks.mean((2, 4))
-        detail = blocks - image.reshape(-1, rows, 1, columns, 1)
-        half = side // 2
-        detail = detail.reshape(-1, rows // half, side, columns // half, side)
+        detail = blocks - image.reshape(-1, height // 2, 1, width // 2, 1)
+        detail = detail.reshape(-1, height // side, side, width // side, side)
         found = found + (ms_ops.sqrt((detail * detail).mean((2, 4)) + CONTRAST_FLOOR),)
-        image = image.reshape(1, -1, rows, columns)
-        side = half
+        image = image.reshape(1, -1, height // 2, width // 2)
     return found
 
 

@@ -46,7 +46,7 @@ from sgm.feedforward.reconstructor import load_lrm  # noqa: E402
 from sgm.geometry import metrics as of_shapes  # noqa: E402
 from sgm.render.procedural import make_object, on_white  # noqa: E402
 from sgm.render.visible import OuterSurface  # noqa: E402
-from sgm.train.objects.feedforward_batches import input_image  # noqa: E402
+from sgm.train.feedforward.feedforward_batches import input_image  # noqa: E402
 from sgm.train.objects.masked_views import MaskedViews  # noqa: E402
 from sgm.train.objects.object_sheets import levels  # noqa: E402
 from sgm.train.run.validation import captioned  # noqa: E402

@@ -24,6 +24,7 @@ class Fingerprint(NamedTuple):
     vector_width: Optional[int]     # columns of the vector condition
     vae_embedder: Optional[int]     # N of the conditioner.embedders.N with the autoencoder
     channels: Optional[int]         # width of the UNet's first level
+    inputs: Optional[int]           # channels of its input: noisy and condition latent
 
 
 def fingerprint_of(store: TensorStore) -> Fingerprint:
@@ -50,7 +51,8 @@ def fingerprint_of(store: TensorStore) -> Fingerprint:
         post_quant_conv=FIRST_STAGE + "post_quant_conv.weight" in store,
         vector_width=_size(store, VECTOR_KEY, 1),
         vae_embedder=int(embedder[1]) if embedder else None,
-        channels=_size(store, INPUT_KEY, 0))
+        channels=_size(store, INPUT_KEY, 0),
+        inputs=_size(store, INPUT_KEY, 1))
 
 
 def _size(store, key, axis):
@@ -70,6 +72,7 @@ def adapt_spec(spec: ModelSpec, store: TensorStore) -> ModelSpec:
             (fingerprint.vector_width, sum(spec.vector_widths.values()),
              f"{VECTOR_KEY}: found {{}} columns"),
             (fingerprint.channels, spec.unet.model_channels, f"{INPUT_KEY}: found {{}} channels"),
+            (fingerprint.inputs, spec.unet.in_channels, f"{INPUT_KEY}: found {{}} input channels"),
             (fingerprint.vae_embedder, embedder,
              "found the autoencoder at conditioner.embedders.{}")):
         if found is not None and found != expected:
@@ -94,9 +97,9 @@ def identify(fingerprint: Fingerprint, path: Path, num_frames: int | None = None
     in `path`, else it is svd. Raises CheckpointError when none fits.
     """
     specs = [load_spec(name) for name in known_configs("sampling")]
-    wanted = fingerprint.vector_width, fingerprint.channels
-    fitting = [spec for spec in specs
-               if (sum(spec.vector_widths.values()), spec.unet.model_channels) == wanted]
+    wanted = fingerprint.vector_width, fingerprint.channels, fingerprint.inputs
+    fitting = [spec for spec in specs if wanted == (
+        sum(spec.vector_widths.values()), spec.unet.model_channels, spec.unet.in_channels)]
     if not fitting:
         width = fingerprint.vector_width
         condition = f"with a vector condition of {width}" if width else "without a vector condition"

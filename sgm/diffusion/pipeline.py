@@ -178,7 +178,9 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
         engine.release()
 
     # 4. sample
-    colors = sketch.fitted(ops.fetch(c["concat"])[0] * spec.vae.scale_factor, pixels[0])
+    colors = None
+    if on_step:
+        colors = sketch.fitted(ops.fetch(c["concat"])[0] * spec.vae.scale_factor, pixels[0])
 
     def after_step(i, x, denoised):
         if on_step:

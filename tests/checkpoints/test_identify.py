@@ -22,9 +22,9 @@ def published(name, **changes):
 
 
 @pytest.mark.parametrize("name, fingerprint", list(zip(RELEASED, [
-    Fingerprint("temporal", False, 768, 3, 320), Fingerprint("temporal", False, 768, 3, 320),
-    Fingerprint("image", False, 256, 1, 320), Fingerprint("image", False, 1280, 1, 320),
-    Fingerprint("image", True, 768, 3, 320)])))
+    Fingerprint("temporal", False, 768, 3, 320, 8), Fingerprint("temporal", False, 768, 3, 320, 8),
+    Fingerprint("image", False, 256, 1, 320, 8), Fingerprint("image", False, 1280, 1, 320, 8),
+    Fingerprint("image", True, 768, 3, 320, 8)])))
 def test_published_fingerprints(name, fingerprint):
     checkpoint = published(name)
     assert fingerprint_of(checkpoint) == fingerprint

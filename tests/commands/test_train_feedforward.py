@@ -14,7 +14,7 @@ from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.common.errors import InputError
 from sgm.config.recipe import Recipe
 from sgm.ops import device
-from sgm.train.objects.elevation_building import ElevationBatches
+from sgm.train.feedforward.elevation_building import ElevationBatches
 from sgm.train.objects.masked_views import MaskedViews
 
 ONE_STAGE = ("stages=[16]", "perceptual_from=0")

@@ -251,7 +251,7 @@ def _fingerprint(parts, base):
         shape = parts["unet"][name].shape(name) if name in parts.get("unet", ()) else ()
         return shape[axis] if len(shape) > axis else None
 
-    fingerprint = Fingerprint(None, False, None, None, None)
+    fingerprint = Fingerprint(None, False, *[None] * 4)
     if base is not None:
         fingerprint = fingerprint_of(base)
     if "vae" in parts:
@@ -261,7 +261,7 @@ def _fingerprint(parts, base):
     if "unet" in parts:
         fingerprint = fingerprint._replace(
             vector_width=size("add_embedding.linear_1.weight", 1),
-            channels=size("conv_in.weight", 0))
+            channels=size("conv_in.weight", 0), inputs=size("conv_in.weight", 1))
     return fingerprint
 
 

@@ -5,13 +5,9 @@ from sgm.config.autodecoding import AutodecoderSpec
 from sgm.config.lrm import LrmSpec
 from sgm.config.recipe import OBJECT_TASKS, TRAINS, Recipe
 from sgm.config.yaml_reader import ConfigError
-from sgm.train.objects import (
-    elevation_building,
-    feedforward_building,
-    object_building,
-    object_sheets,
-)
-from sgm.train.objects.feedforward_sheets import draw_reconstructed
+from sgm.train.feedforward import elevation_building, feedforward_building
+from sgm.train.feedforward.feedforward_sheets import draw_reconstructed
+from sgm.train.objects import object_building, object_sheets
 
 
 class Parts(NamedTuple):

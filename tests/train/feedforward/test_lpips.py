@@ -5,7 +5,7 @@ from mindspore import Tensor
 
 from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.checkpoints.store import CheckpointError
-from sgm.train.objects.lpips import load_lpips
+from sgm.train.feedforward.lpips import load_lpips
 
 # Written down once more: torchvision's `features` of vgg16, M halves; LPIPS takes the ReLUs before each M and the last one.
 VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]

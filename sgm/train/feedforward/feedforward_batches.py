@@ -12,7 +12,7 @@ from sgm.feedforward.rays import (
     upright_poses,
 )
 from sgm.train.data import DataError, shuffled
-from sgm.train.objects import lpips
+from sgm.train.feedforward import lpips
 from sgm.views.cameras import AZIMUTH_SIGN
 
 BACKGROUNDS = (0.0, 0.5, 1.0)       # of what is rendered; the input is on white

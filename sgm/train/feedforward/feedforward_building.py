@@ -7,8 +7,8 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.feedforward.networks import build_network
 from sgm.feedforward.reconstructor import RANDOM, load_lrm_of
 from sgm.feedforward.training_loss import ReconstructionLoss
-from sgm.train.objects.feedforward_batches import ViewsOfInputs
-from sgm.train.objects.lpips import load_lpips
+from sgm.train.feedforward.feedforward_batches import ViewsOfInputs
+from sgm.train.feedforward.lpips import load_lpips
 from sgm.train.objects.masked_views import MaskedViews
 
 GB = 1e9

@@ -5,7 +5,7 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.feedforward.layers.elevation_head import ElevationLoss
 from sgm.feedforward.reconstructor import load_lrm_of
 from sgm.train.data import shuffled
-from sgm.train.objects.feedforward_batches import check_size, input_image
+from sgm.train.feedforward.feedforward_batches import check_size, input_image
 from sgm.train.objects.masked_views import MaskedViews
 
 

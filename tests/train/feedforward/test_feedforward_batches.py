@@ -7,7 +7,7 @@ from sgm.common.errors import InputError
 from sgm.config.lrm import load_lrm_spec
 from sgm.config.recipe import Recipe
 from sgm.feedforward.rays import upright_cameras
-from sgm.train.objects.feedforward_batches import BACKGROUNDS, ViewsOfInputs
+from sgm.train.feedforward.feedforward_batches import BACKGROUNDS, ViewsOfInputs
 from sgm.train.objects.masked_views import MaskedViews
 
 

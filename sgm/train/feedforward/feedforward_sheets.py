@@ -4,7 +4,7 @@ import numpy as np
 from sgm.feedforward.meshes import with_opacity
 from sgm.feedforward.rays import SV3D_INTRINSICS
 from sgm.render.procedural import on_white
-from sgm.train.objects.feedforward_batches import input_image
+from sgm.train.feedforward.feedforward_batches import input_image
 from sgm.train.objects.object_sheets import levels
 from sgm.train.run.validation import captioned
 from sgm.views.metrics import compare

@@ -31,6 +31,7 @@ def data(weights, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_object_that_contradicts_itself_is_dropped(weights, data, tmp_path, capsys):
     out, kept = tmp_path / "losses.csv", tmp_path / "kept"
     assert filter_objects.run([str(data), "--ckpt", str(weights), "--out", str(out), "--kept", str(kept), "--views", "6"]) == 0

@@ -65,6 +65,14 @@ def size(text):
     return [f"height={int(height)}", f"width={int(width or height)}"]
 
 
+def elevation(text):
+    """Return degrees, or "auto": the argparse type of --elevation."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected degrees") from None
+
+
 def parse(argv):
     """Return the parsed arguments."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,16 +89,7 @@ def add_flags(parser, image, **options):
     add(image, metavar="PATH", **options,
         help="image file (png, jpg, webp, bmp, gif, tiff, avif) or folder of them (png, jpg, webp,"
         f" bmp); at most {MAX_PIXELS // 10 ** 6} megapixels each")
-    add("--config", default=None, metavar="NAME|YAML",
-        help="model: sv3d_u, sv3d_p, svd, svd_xt, a YAML file of ours or of the original (default:"
-        " the embedded sv3d_tiny)")
-    add("--ckpt", default=None, metavar="FILE",
-        help="weights: published .safetensors as it is, ours, .ckpt of MindSpore or PyTorch, or a"
-        " diffusers folder; random: draw some, for tests")
-    add("--lora", default=None, metavar="FILE",
-        help="a LoRA of train.py for those weights (lora.safetensors)")
-    add("--ema", action="store_true",
-        help="take the moving average of the weights (EMA) that --ckpt holds besides them")
+    add_model_flags(add)
     add("--output", default="outputs", metavar="DIR", help="default outputs")
     add("--overwrite", action="store_true",
         help="make finished folders again; what else is in them, a mesh for example, stays")
@@ -113,7 +112,7 @@ def add_flags(parser, image, **options):
         help="object's larger side / frame side; default: the image's larger side makes the frame")
 
     add = parser.add_argument_group("cameras (orbit models)").add_argument
-    add("--elevation", type=float, default=10.0, metavar="DEG",
+    add("--elevation", type=elevation, default=10.0, metavar="DEG",
         help="elevation of the input view above the horizon; default 10. sv3d_u is not conditioned"
         " on it: it only labels the cameras")
     add("--orbit", default=None, metavar="static|dynamic|sine-A|FILE.json",
@@ -143,10 +142,33 @@ def add_flags(parser, image, **options):
         help="amount of motion, 0-255 (svd only); default 127")
     add("--cond-aug", type=float_range(0, MAX_NUMBER), default=None, metavar="SIGMA",
         help="noise added to the condition image; default: the model's (SV3D 1e-5, svd 0.02)")
+    add_set_flag(add)
+
+    add_device_flags(parser.add_argument_group("device and memory").add_argument)
+
+
+def add_model_flags(add):
+    """Add the flags that name a model and its weights. add: `add_argument` of a parser or group."""
+    add("--config", default=None, metavar="NAME|YAML",
+        help="model: sv3d_u, sv3d_p, svd, svd_xt, a YAML file of ours or of the original (default:"
+        " the embedded sv3d_tiny)")
+    add("--ckpt", default=None, metavar="FILE",
+        help="weights: published .safetensors as it is, ours, .ckpt of MindSpore or PyTorch, or a"
+        " diffusers folder; random: draw some, for tests")
+    add("--lora", default=None, metavar="FILE",
+        help="a LoRA of train.py for those weights (lora.safetensors)")
+    add("--ema", action="store_true",
+        help="take the moving average of the weights (EMA) that --ckpt holds besides them")
+
+
+def add_set_flag(add):
+    """Add the flag that changes a model's configuration."""
     add("--set", action="append", default=[], metavar="KEY=VALUE",
         help="change one value of the model's configuration")
 
-    add = parser.add_argument_group("device and memory").add_argument
+
+def add_device_flags(add):
+    """Add the flags of device, precision and memory."""
     add("--device", choices=("CPU", "Ascend"), default="CPU", help="default CPU")
     add("--device-id", type=int, default=0, help="which NPU; default 0")
     add("--mode", choices=("graph", "pynative"), default="graph",
@@ -177,6 +199,9 @@ def sample_options(args, seed, keep_graphs):
 
 def cameras(args, num_frames, seed):
     """Return the orbit of `num_frames` views that the flags describe. Raises CameraError."""
+    if args.elevation == "auto":
+        raise CameraError("--elevation auto: is of feed-forward networks that have an estimator of"
+                          " it (image_to_mesh.py --config lrm_small); give degrees")
     kind = args.orbit or "static"
     if not abs(args.elevation) < 90:
         raise CameraError(f"--elevation: found {args.elevation:g}, expected degrees above -90 and"
@@ -241,12 +266,14 @@ class Sampling:
 
     jobs: (image, seed, views folder) of each result; finished: the folders that are there after
     `run`. is_for_mesh: whether the orbit, where no flag says it, is the model's best for a mesh.
+    engine: that of an earlier Sampling with the same flags of model and device. on_step: called
+    as that of `sgm.diffusion.pipeline.generate_views` is.
     Raises ConfigError, ImageError, CameraError and the like for flags that cannot be used.
     """
 
-    def __init__(self, args, is_for_mesh=False):
+    def __init__(self, args, is_for_mesh=False, engine=None, on_step=None):
         # 1. flags
-        self.args = args
+        self.args, self.on_step = args, on_step
         with loading():
             from sgm import ops
             from sgm.diffusion.pipeline import EMBEDDED, load_model
@@ -269,8 +296,8 @@ class Sampling:
 
         # 2. the model
         ops.set_device(args.device, args.device_id, args.mode)
-        self.engine = load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype, overrides(args),
-                                 args.lora, ema=args.ema)
+        self.engine = engine or load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype,
+                                           overrides(args), args.lora, ema=args.ema)
         self.spec = self.engine.spec
         if is_for_mesh and args.orbit is None:
             args.orbit = self.spec.mesh_orbit
@@ -301,7 +328,8 @@ class Sampling:
             image, given["cut_out"], matte = prepare(
                 load_image(path), (spec.height, spec.width), args.frame_ratio,
                 cut_out=given["matte"], name=path.name)
-            shown = Shown(args, spec, folder, compiles=number == 1 or count == 1)
+            shown = Shown(args, spec, folder, compiles=number == 1 or count == 1,
+                          on_step=self.on_step)
             shown.say(f"{place}{path.name}, seed {seed}: {given['cut_out']}")
             with closing(shown):
                 views = generate_views(self.engine, image, orbit, options, on_step=shown.step,
@@ -344,14 +372,14 @@ def preview_of(folder):
 class Shown:
     """What the terminal shows of an image's stages: a spinner or a bar, then a line of figures.
 
-    compiles: whether the stages have to be compiled first.
+    compiles: whether the stages have to be compiled first. on_step: told of each step, too.
     """
 
-    def __init__(self, args, spec, folder, compiles):
+    def __init__(self, args, spec, folder, compiles, on_step=None):
         self.steps = args.steps or spec.sampling.steps
         self.preview, self.folder, self.quiet, self.compiles = (args.preview, folder, args.quiet,
                                                                 compiles)
-        self.bar = None
+        self.bar, self.on_step = None, on_step
 
     def say(self, text):
         """Print a note."""
@@ -369,6 +397,8 @@ class Shown:
         self.bar.update()
         if self.preview and (i + 1) % self.preview == 0:
             write_preview(self.folder, estimate())
+        if self.on_step:
+            self.on_step(i, steps, estimate)
 
     def end(self, name, seconds, peak_gb):
         """Print the figures of a stage."""

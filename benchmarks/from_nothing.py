@@ -121,4 +121,4 @@ def parse(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code("from_nothing.py", lambda: grow(parse(None))))
+    sys.exit(exit_code("from_nothing.py", lambda argv=None: grow(parse(argv))))

@@ -3,12 +3,15 @@
 
   python benchmarks/orbits.py 1000003 1000004 --out runs/orbits
   python benchmarks/orbits.py 1000003 1000004 --out runs/orbits --generated
+  python benchmarks/orbits.py 1000003 --out runs/orbits --generated --lrm lrm_small.safetensors
 
 Each procedural object, named by its seed, is seen from 21 views of each orbit; all orbits end on
 the same input view. The views are rendered, or with --generated what the embedded model makes of
 the input view. Of each a mesh is made. Printed are its Chamfer distance to the object, and
 foreground PSNR and silhouette IoU from 36 cameras on rings at 0, 20 and 40 degrees (Orbit.rings),
-then the medians. What is finished in --out is kept: give another one for other settings.
+then the medians. --lrm: also the mesh that a feed-forward network makes of the input view in one
+pass, and how long it takes once its graphs are compiled. What is finished in --out is kept: give
+another one for other settings.
 
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +63,22 @@ def write_views(folder, mesh, orbit, engine):
     generate(engine, image, orbit).save(folder, overwrite=True, formats=())
 
 
+def lrm_mesh(model, mesh):
+    """Return the ColoredMesh that a feed-forward network makes of the input view of an object."""
+    from sgm.config.reconstruction import CleanSpec
+    from sgm.feedforward.meshes import as_levels
+    from sgm.feedforward.rays import UPRIGHT_SCALE, upright_cameras
+    from sgm.geometry.cleaning import clean
+    from sgm.geometry.textured_mesh import ColoredMesh
+    pose = Orbit.static(ELEVATION).poses()[-1:]
+    image = on_white(render_views(mesh, pose, model.spec.image_size, FOV_DEG, lighting=SOFT))
+    tokens = model.encode(image.transpose(0, 3, 1, 2) / np.float32(255))
+    planes = model.planes(tokens, upright_cameras([ELEVATION]))
+    vertices, faces = clean(*model.surface(planes), CleanSpec())
+    colors = as_levels(model.field(planes, vertices[None])[1][0])
+    return ColoredMesh(np.float32(vertices / UPRIGHT_SCALE), faces, colors)
+
+
 def measure(file, mesh):
     """Return the Chamfer distance of a mesh file to `mesh`, foreground PSNR and IoU."""
     from sgm.reconstruct.report import UNLIT
@@ -78,6 +98,10 @@ def compare(args):
     rows = {name: [] for name in ORBITS}
     engine = load_model() if args.generated else None
     folder = args.out / ("generated" if args.generated else "rendered")
+    model, seconds = None, []
+    if args.lrm:
+        from sgm.feedforward.reconstructor import load_lrm
+        model, rows["lrm"] = load_lrm("lrm_small", args.lrm), []
     print(HEAD.format("object", "orbit", "Chamfer", "PSNR", "IoU"))
     for seed in args.objects:
         mesh = make_object(seed)
@@ -93,8 +117,16 @@ def compare(args):
                     raise KeyboardInterrupt
             rows[name].append(measure(output / "mesh.glb", mesh))
             print(ROW.format(str(seed), name, *rows[name][-1]), flush=True)
+        if model is not None:
+            started, file = time.monotonic(), args.out / "lrm" / f"{seed}.glb"
+            lrm_mesh(model, mesh).save(file)
+            seconds.append(time.monotonic() - started)
+            rows["lrm"].append(measure(file, mesh))
+            print(ROW.format(str(seed), "lrm", *rows["lrm"][-1]), flush=True)
     for name, found in rows.items():
         print(ROW.format("median", name, *np.median(found, 0)))
+    if seconds[1:]:
+        print(f"lrm: {np.median(seconds[1:]):.1f} s an object, after the first")
     return 0
 
 
@@ -104,6 +136,7 @@ def parse(argv):
     add("objects", nargs="+", type=int_range(0, 2 ** 31 - 1), help="seeds of procedural objects")
     add("--out", type=Path, required=True, help="folder to fill")
     add("--generated", action="store_true", help="views of the embedded model")
+    add("--lrm", help="weights of lrm_small")
     add("--config", default="fast", help="of views_to_mesh.py (default fast)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="one of its settings")
     return parser.parse_args(argv)

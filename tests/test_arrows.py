@@ -7,7 +7,7 @@ import pytest
 from support.paths import ROOT
 
 SGM = sorted((ROOT / "sgm").rglob("*.py"))
-COMMANDS = [ROOT / "train.py", ROOT / "simple_video_sample.py", *sorted((ROOT / "tools").glob("*.py"))]
+COMMANDS = [ROOT / "train.py", ROOT / "simple_video_sample.py", *sorted((ROOT / "tools").rglob("*.py"))]
 
 # From the ground up: a room imports only rooms that stand before it.
 ORDER = ["common", "config", "ops", "views", "geometry", "models", "checkpoints", "render", "diffusion", "reconstruct",
@@ -24,6 +24,9 @@ PAIRS = {"pipeline", "metrics"}
 MOST_FILES = 12
 WITHOUT_MINDSPORE = ["common", "config", "views", "geometry", "render", "checkpoints"]
 WITH_MINDSPORE = {"checkpoints.loading"}        # these files of the rooms above may need it
+# What only the web page needs, and these files of it: its queue, limits and results are tested without.
+TOOLKIT = {"gradio", "fastapi", "starlette", "uvicorn"}
+WITH_TOOLKIT = {"tools._app.page", "tools._app.server"}
 PYTORCH = {"torch", "torchvision", "diffusers", "transformers", "open_clip", "kornia"}
 
 
@@ -119,6 +122,13 @@ def test_rooms_are_small_and_names_are_used_once():
 def test_no_pytorch_and_no_tests(path):
     roots = {name.split(".")[0] for name in imports(path)}
     assert not roots & PYTORCH and "tests" not in roots and "conftest" not in roots
+
+
+@pytest.mark.parametrize("path", SGM + COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_toolkit_of_the_page_stays_there(path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & TOOLKIT or module_of(path) in WITH_TOOLKIT
+    assert path.parent.name == "_app" or "_app" not in roots or module_of(path) == "tools.app"
 
 
 def test_no_mindspore_where_none_is_needed():

@@ -1,4 +1,5 @@
 """image_to_mesh.py with a feed-forward network: an image to a mesh in one pass."""
+import argparse
 import json
 import re
 import sys
@@ -49,7 +50,8 @@ def add_flags(group):
     add("--faces", type=int_range(100, 2_000_000), metavar="N",
         help="most faces of the mesh (default 20000)")
     add("--views", type=int_range(1, 1000), nargs="?", const=21, metavar="N",
-        help="also write a folder `views` of N views (21) that the network renders")
+        help="also write a folder `views` of N views (21) that the network renders, of 128 pixels"
+        " unless --size says otherwise")
 
 
 def check_flags(parser, args):
@@ -83,7 +85,7 @@ class FeedForward:
         self.jobs = [(path, Path(args.output) / name) for path, name in zip(self.paths, names)]
         for _, folder in self.jobs:
             check_output(folder / "mesh")
-        self.orbit = simple_video_sample.cameras(args, args.views or 2, args.seeds[0])
+        self.orbit(0.0 if args.elevation == "auto" else args.elevation)     # or why there is none
         self.side = SIDE
         if args.size:
             height, width = (int(re.search(r"\d+", text).group()) for text in args.size)
@@ -108,6 +110,11 @@ class FeedForward:
         if args.ckpt not in (None, RANDOM):
             self.weights = hash_of_weights(args.ckpt)
 
+    def orbit(self, elevation):
+        """Return the cameras of the views for a picture from that elevation."""
+        args = argparse.Namespace(**{**vars(self.args), "elevation": elevation})
+        return simple_video_sample.cameras(args, args.views or 2, args.seeds[0])
+
     def made_with(self, path):
         """Return what a result depends on, as JSON has it."""
         args = self.args
@@ -117,11 +124,14 @@ class FeedForward:
                 "obj_up": args.obj_up, "format": self.formats, "views": args.views,
                 **({name: getattr(args, name) for name in OF_VIEWS} if args.views else {})}
 
-    def run(self):
-        """Make the meshes of all images; return the exit code of the command."""
+    def run(self, tell=None):
+        """Make the meshes of all images; return the exit code of the command.
+
+        tell: of the `Chain` that shows progress.
+        """
         started, failed, peaks = time.monotonic(), 0, []
         stages = {**PLANNED, **({"views": 10} if self.args.views else {})}
-        with Chain([stages], self.args.quiet):
+        with Chain([stages], self.args.quiet, tell):
             for number, (path, folder) in enumerate(self.jobs, 1):
                 job_begins(path.name, number, len(self.jobs))
                 try:
@@ -166,6 +176,8 @@ class FeedForward:
                 (folder / name).unlink(missing_ok=True)
             # It tells that the folder is ours, from the beginning.
             write_json(output / "report.json", {"settings": made_with, "interrupted": True})
+            for name in ("mesh.mtl", "mesh.png", "turntable.mp4", "turntable.gif"):
+                (output / name).unlink(missing_ok=True)         # which this one may not have
             timer = StageTimer()
             scene = self.model.scene(cut.image, args.elevation, timer)
             with counted("grid", made_with["resolution"]) as count:
@@ -178,7 +190,7 @@ class FeedForward:
             matte = drawn(image, cut.image)
             if args.views:
                 with timer("views"), counted("views", 1) as count:
-                    views = scene.views(self.orbit, self.side, count)
+                    views = scene.views(self.orbit(scene.elevation), self.side, count)
                 views.run |= {"image": {"file": path.name, "hash": made_with["image"]},
                               "weights": self.weights, "stages": timer.log}
                 views.matte = matte
@@ -193,9 +205,11 @@ class FeedForward:
             write_json(folder / "report.json", report)
             page = _html_report.write(folder, output, report)
         facts = report["mesh"]
+        told = " (estimated)" * (args.elevation == "auto")
         say(f"{output}: {facts['faces']} faces, {'' if facts['watertight'] else 'not '}watertight;"
             f" density above {self.spec.volume.threshold:g} on {made_with['resolution']}^3 points;"
-            f" {report['seconds']} s, at most {report['peak_gb']} GB\n{page}")
+            f" seen from {scene.elevation:.0f} degrees above{told}; {report['seconds']} s, at most"
+            f" {report['peak_gb']} GB\n{page}")
         return report
 
     def record(self, path, stages, scene, mesh, made_with):

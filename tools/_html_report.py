@@ -12,6 +12,7 @@ from sgm.views.images import composite, load_image
 NAME = "report.html"
 TOOLS = Path(__file__).resolve().parent
 THREE = TOOLS.parent / "vendor" / "three" / "three.min.js"
+VIEWER = TOOLS / "_viewer.js"
 # {name in the page: file in the views folder}, {...: in the mesh folder}
 OF_VIEWS = {"input": "input.png", "matte": "input_matte.png", "views": "contact.png",
             "orbit": "orbit.png"}
@@ -37,6 +38,7 @@ def write(views: Path, mesh: Path, report: dict) -> Path:
         "data": json.dumps({**report, "pictures": pictures}).replace("<", "\\u003c"),
         "glb": base64.b64encode((mesh / "mesh.glb").read_bytes()).decode(),
         "three": THREE.read_text(encoding="utf-8"),
+        "viewer": VIEWER.read_text(encoding="utf-8"),
     }
     page = (TOOLS / "report_template.html").read_text(encoding="utf-8")
     for name, text in parts.items():

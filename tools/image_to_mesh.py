@@ -13,7 +13,8 @@ with all of it that needs no network. All views are made first, with one model, 
 Finished views of the same image and flags are kept; so are finished meshes with --resume.
 With a feed-forward network (--config lrm_small, vfusion3d, openlrm_base, triposr ...) there is no
 orbit and no optimization: the folder is OUTPUT/<image>, its mesh stands upright, z up, with a
-longest side of 1; --elevation tells from how far above the picture was taken.
+longest side of 1; --elevation tells from how far above the picture was taken, auto: the network's
+own estimate.
 Exit code: 0 done, 1 some images failed, 2 wrong input, 3 all is written, but a mesh does not
 explain its views, 130 interrupted.
 """
@@ -66,18 +67,18 @@ def parse(argv):
     return args
 
 
-def planned(model, options, mesh, distilled):
+def planned(model, steps, mesh, distilled):
     """Return a first guess of the seconds of all stages, as `sgm.common.progress.Chain` takes it.
 
     Measured on one core with the embedded model and the mesh settings `fast`, and at full size
-    (docs/results.md); only their relations matter. model: a `ModelSpec`, options: its
-    `SampleOptions.of_model`, mesh: a `MeshSpec`, distilled: whether there is that stage.
+    (docs/results.md); only their relations matter. model: a `ModelSpec`, steps: of
+    sampling, mesh: a `MeshSpec`, distilled: whether there is that stage.
     """
     if model.height * model.width <= 64 * 64:
         views, clip = {"condition": 4, "sample": 8, "decode": 3}, 3
     else:
         share = model.num_frames * model.height * model.width / (21 * 576 * 576)
-        views = {"condition": 20, "sample": 350 * options.steps * share, "decode": 400 * share}
+        views = {"condition": 20, "sample": 350 * steps * share, "decode": 400 * share}
         clip = (350 + 2 * 400) * share
     dmtet = sum(steps * count * (side / 288) ** 2 for steps, count, side
                 in zip(mesh.dmtet.steps, mesh.dmtet.views, mesh.dmtet.sides))
@@ -112,9 +113,8 @@ def main(argv=None):
                 (folder / name).unlink(missing_ok=True)
 
     # 2. all views, then, without the model, all meshes
-    options = simple_video_sample.sample_options(args, args.seeds[0], False).of_model(model)
     meshes = Meshes(args, spec, sampling.engine if args.distill else None)
-    with Chain(planned(model, options, spec, args.distill), args.quiet):
+    with Chain(planned(model, args.steps or model.sampling.steps, spec, args.distill), args.quiet):
         of_views = sampling.run()
         sampling.engine.release()
         sampling.engine = None
@@ -137,13 +137,13 @@ def main(argv=None):
 class Meshes:
     """The meshes of views folders, and their reports.
 
-    args: the flags. spec: a `MeshSpec`. engine: the Engine that distills, or None. peaks: the most
-    memory, in GB, of each folder in turn.
+    args: the flags. spec: a `MeshSpec`. engine: the Engine that distills, or None. options: more
+    of `Reconstruction`. peaks: the most memory, in GB, of each folder in turn.
     """
 
-    def __init__(self, args, spec, engine=None):
+    def __init__(self, args, spec, engine=None, **options):
         self.args, self.spec, self.engine, self.peaks = args, spec, engine, []
-        self.options = views_to_mesh.options(args)
+        self.options = {**views_to_mesh.options(args), **options}
         flags = {name: value for name, value in self.options.items()
                  if name not in ("resume", "progress")}
         self.made_with = json.loads(json.dumps({"settings": asdict(spec), **flags,

@@ -1,7 +1,8 @@
 """The graphs of the feed-forward networks, in the shapes of a configuration of configs/lrm."""
 from sgm.audit.diffusion_graphs import GraphBuilder, floats
 from sgm.audit.mesh_graphs import integers
-from sgm.feedforward import marching, triplanes
+from sgm.feedforward import marching
+from sgm.feedforward.layers import triplanes
 from sgm.feedforward.networks import Encode, Planes, Table, build_network
 from sgm.feedforward.reconstructor import POINTS
 
@@ -29,6 +30,10 @@ def graphs(spec):
                        {"image": floats(1, 3, side, side)}, ("image",), True)
     yield GraphBuilder("triplane transformer", lambda: Planes(build_network(spec)), tokens,
                        tuple(tokens), True)
+    if spec.elevation_width:
+        yield GraphBuilder("estimator of the elevation",
+                           lambda: build_network(spec).elevation_head,
+                           {"tokens": tokens["tokens"]}, ("tokens",), True)
     yield GraphBuilder("table", lambda: Table(build_network(spec)), {"planes": planes}, ("planes",))
     given = {"table": table, "points": floats(1, POINTS, 3)}
     yield GraphBuilder(f"{POINTS} points", lambda: marching.Points(points(), reader()), given,

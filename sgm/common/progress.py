@@ -126,11 +126,11 @@ class Chain:
     parts: the stages in their order, as dicts {stage: seconds}; a part is done for all jobs before
     the next one begins. The seconds are a first guess: within a part, the stages that are over tell
     by which factor it is wrong, and each job tells the seconds of those after it. quiet: show
-    nothing.
+    nothing. tell: called with `state` every DRAW_SECONDS, instead of showing anything here.
     """
 
-    def __init__(self, parts, quiet=False):
-        self.parts, self.quiet = [dict(part) for part in parts], quiet
+    def __init__(self, parts, quiet=False, tell=None):
+        self.parts, self.quiet, self.tell = [dict(part) for part in parts], quiet, tell
         self.part, self.job, self.number, self.count = 0, "", 0, 1
         self.stage, self.bar, self.spent = None, None, {}
         self.since = self.began = self.told = time.monotonic()
@@ -140,7 +140,9 @@ class Chain:
 
     def __enter__(self):
         _chains.append(self)
-        if not self.quiet:
+        if self.tell:
+            self.thread.start()
+        elif not self.quiet:
             if is_terminal():
                 self.shown = self.stack.enter_context(_Bar(
                     total=1, bar_format="{desc} {percentage:3.0f}%|{bar:12}|", leave=False))
@@ -200,10 +202,25 @@ class Chain:
             text += ": " + bar.line(now).removeprefix(f"{bar.desc}: ")
         return f"{text}, {tqdm.format_interval(round(self.left(now)))} left"
 
+    def state(self, now):
+        """Return what `line` says as a dict: stage, its number of `stages`, steps, seconds left.
+
+        steps: [done, total] of the stage, or None; note: what is said of its last step.
+        """
+        stages, bar = [name for part in self.parts for name in part], self.bar
+        is_counted = bar is not None and bar.total and bar.done
+        return {"stage": self.stage, "stages": len(stages),
+                "number": stages.index(self.stage) + 1 if self.stage in stages else None,
+                "steps": [bar.done, bar.total] if is_counted else None,
+                "note": bar.note if is_counted else "", "left": round(self.left(now), 1),
+                "took": round(now - self.began, 1)}
+
     def _draw_on(self):
         while not self.over.wait(DRAW_SECONDS):
             now = time.monotonic()
-            if self.shown is not None:
+            if self.tell:
+                self.tell(self.state(now))
+            elif self.shown is not None:
                 took = now - self.began
                 self.shown.n = took / (took + self.left(now))
                 self.shown.set_description_str(self.line(now))

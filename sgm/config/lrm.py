@@ -118,6 +118,8 @@ class LrmSpec:
     # upright, the input at azimuth 0, SV3D's camera. false: it assumes one canonical camera, and
     # what is seen from above comes out tilted.
     upright: bool = False
+    # width of the hidden layer of the estimator of the input's elevation, by its tokens; 0: none
+    elevation_width: int = 0
     encoder: EncoderSpec = field(default_factory=EncoderSpec)
     triplane: TriplaneSpec = field(default_factory=TriplaneSpec)
     decoder: DecoderSpec = field(default_factory=DecoderSpec)
@@ -135,6 +137,9 @@ class LrmSpec:
                 self.encoder.registers, "0: only openlrm's encoder has them")
         require(self.family == "triposr" or self.volume.radius == 1, "volume.radius",
                 self.volume.radius, "1: the planes of vfusion3d and openlrm fill [-1, 1]^3")
+        require_within(self, "", {"elevation_width": (0, MAX_NUMBER)})
+        require(self.upright or not self.elevation_width, "elevation_width", self.elevation_width,
+                "0: only a network of our own has it (upright: true)")
         require(self.family == "openlrm" or not self.upright, "upright", self.upright,
                 "false: only openlrm's network may be told the elevation of its input")
         require(self.family != "triposr" or self.triplane.width % 32 == 0, "triplane.width",

@@ -44,11 +44,11 @@ class DataSettings:
 # What may be trained, by task; `sgm.train.trainable` decides which parameters that is.
 TRAINS = {"diffusion": ("all", "temporal", "lora"), "autoencoder": ("all", "decoder"),
           "decoder": ("all",), "autodecoder": ("all",), "latent_diffusion": ("all",),
-          "feedforward": ("all",)}
+          "feedforward": ("all",), "elevation": ("all",)}
 # The tasks of a model of objects (`sgm.config.autodecoding`, `sgm.config.lrm`); the others are of a
 # model of views.
-OBJECT_TASKS = ("autodecoder", "latent_diffusion", "feedforward")
-WITH_SHEETS = ("diffusion", *OBJECT_TASKS)      # of held-out clips or objects
+OBJECT_TASKS = ("autodecoder", "latent_diffusion", "feedforward", "elevation")
+WITH_SHEETS = ("diffusion", *OBJECT_TASKS[:3])      # of held-out clips or objects
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the device has it, else fp32
 SCHEDULES = ("cosine", "linear", "constant")
 MAX_COUNT = 1 << 31     # upper bound of any number of steps, clips or pixels: catches typos
@@ -67,7 +67,7 @@ class Recipe(DataSettings):
     # "diffusion" trains the UNet, "autoencoder" the VAE, "decoder" the VAE's decoder on latents
     # as the UNet predicts them; "autodecoder" trains objects' embeddings and volumes,
     # "latent_diffusion" the diffusion of their latents; "feedforward" trains a network from one
-    # view of an object to its planes
+    # view of an object to its planes, "elevation" its estimator of that view's elevation
     task: str = "diffusion"
     # part that is trained: all, temporal or lora of the UNet; all or decoder of the autoencoder
     trains: str = "all"
@@ -103,6 +103,8 @@ class Recipe(DataSettings):
     # weight of the condition view in the loss, relative to the view behind the object
     front_weight: float = 1.0
     kl_weight: float = 1e-4         # autoencoder only: weight of the KL divergence
+    # not diffusion: weight of the difference in contrast of two octaves, against blur
+    edge_weight: float = 0.0
     crop: int = 0                   # not diffusion: pixels of random square crops; 0 = whole views
     views: int = 4      # autodecoder, feedforward: views of each object that are rendered at once
     # autodecoder, feedforward: every so many-th view (latent_diffusion: object), from the first on,
@@ -121,16 +123,18 @@ class Recipe(DataSettings):
     # equal shares of the steps; [] = the size of the data
     stages: List[int] = field(default_factory=list)
     samples: int = 32               # feedforward only: samples of a ray, half of them in each pass
-    # feedforward only: weight of the loss of colors and gradients on several scales, in place of
-    # LPIPS, and the share of the steps that are made without it
+    # feedforward only: two files for LPIPS, torchvision's vgg16 and LPIPS's own layers for it; [] =
+    # differences of colors and gradients on several scales in its place
+    lpips: List[str] = field(default_factory=list)
+    # feedforward only: weight of that loss, and the share of the steps that are made without it
     perceptual_weight: float = 1.0
     perceptual_from: float = 0.0
     variation_weight: float = 5e-4  # feedforward only: weight of the planes' total variation
     # feedforward only: largest error of each of the 16 numbers that the network is told of its
     # input's camera
     camera_noise: float = 0.02
-    # feedforward only: share of the inputs that are placed and scaled as a photograph's object is;
-    # the others stay as they were rendered
+    # feedforward, elevation: share of the inputs that are placed and scaled as a photograph's
+    # object is; the others stay as they were rendered
     recentered: float = 0.5
     # decoder only: share of latents that are predicted; the others are encoded
     predicted: float = 0.75
@@ -164,9 +168,9 @@ class Recipe(DataSettings):
             **dict.fromkeys(("warmup", "crop", "frames", "sheet_every", "hold_out"),
                             (0, MAX_COUNT)),
             "seed": (0, MAX_SEED),
-            **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "p_std", "mask_weight",
-                             "color_weight", "perceptual_weight", "variation_weight",
-                             "camera_noise"), (0, 1e6)),
+            **dict.fromkeys(("weight_decay", "clip_norm", "kl_weight", "edge_weight", "p_std",
+                             "mask_weight", "color_weight", "perceptual_weight",
+                             "variation_weight", "camera_noise"), (0, 1e6)),
             **dict.fromkeys(("roam", "lr_final", "front_weight", "predicted", "perceptual_from",
                              "recentered"), (0, 1)),
             "samples": (8, 4096),
@@ -181,6 +185,8 @@ class Recipe(DataSettings):
                 f"fp32 for task {self.task}")
         require(all(8 <= side <= MAX_COUNT for side in self.stages), "stages", self.stages,
                 "sides of at least 8 pixels")
+        require(len(self.lpips) in (0, 2), "lpips", self.lpips,
+                "two files, of VGG-16 and of LPIPS's own layers, or []")
         require(self.samples % 2 == 0, "samples", self.samples,
                 "an even number: half of them in each pass")
         require(self.hold_out != 1, "hold_out", self.hold_out,

@@ -4,7 +4,6 @@ import logging
 import os
 import platform
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -21,7 +20,7 @@ from sgm.common.errors import argument
 from sgm.config.model import DTYPE_NAMES, FPS
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import DATA, ConfigError, find_config
-from sgm.diffusion import guidance
+from sgm.diffusion import guidance, sketch
 from sgm.diffusion.engine import Engine
 from sgm.diffusion.guards import (
     PipelineError,
@@ -131,7 +130,7 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
     image: (H, W, 4) uint8 of the model's size from `sgm.views.preprocessing.prepare`, or a PIL
     image, which is turned upright by its EXIF data and goes through it first. orbit: an `Orbit`
     with the number of views to make (default static, elevation 10); svd uses none. options:
-    `SampleOptions`. on_step(i, steps, estimate) with estimate() -> frames of the current estimate;
+    `SampleOptions`. on_step(i, steps, estimate) with an `Estimate` of the frames;
     on_begin(name) and on_stage(name, seconds, peak_gb) before and after the stages "condition",
     "sample" and "decode". Raises PipelineError for an argument out of bounds, for too little memory
     and when a stage's result is not finite, and CheckpointError when that is because its weights
@@ -179,9 +178,11 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
         engine.release()
 
     # 4. sample
+    colors = sketch.fitted(ops.fetch(c["concat"])[0] * spec.vae.scale_factor, pixels[0])
+
     def after_step(i, x, denoised):
         if on_step:
-            on_step(i, options.steps, partial(_decoded, engine, denoised, options.decode_chunk))
+            on_step(i, options.steps, Estimate(engine, denoised, options.decode_chunk, colors))
 
     with (stages("sample"), memory_errors("sample", _smaller()),
           engine.weights_loaded("model")):
@@ -201,6 +202,26 @@ def generate_views(engine, image, orbit=None, options=None, *, on_step=None, on_
     # 6. what run.json says
     run = {"image": given, **run_record(engine, orbit, options), "stages": stages.log}
     return Views(frames, image, orbit, run, options.fps, matte)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The frames that the model expects after a step of sampling.
+
+    latents (T, z, h, w), scaled; chunk: frames decoded at once; colors: of `sketch.fitted`.
+    """
+    engine: Engine
+    latents: ms.Tensor
+    chunk: int
+    colors: np.ndarray
+
+    def __call__(self):
+        """Return them decoded: (T, H, W, 3) uint8."""
+        return _decoded(self.engine, self.latents, self.chunk)
+
+    def sketch(self):
+        """Return them roughly, without the decoder, a pixel for each latent: (T, h, w, 3) uint8."""
+        return sketch.drawn(ops.fetch(self.latents), self.colors)
 
 
 def image_record(image):

@@ -6,10 +6,11 @@ Each has `encode` (image to tokens), `triplane` (tokens to planes) and `points`,
 from mindspore import nn
 
 from sgm import ops
-from sgm.feedforward.backbone import Backbone
-from sgm.feedforward.encoders import Holder, OriginalDinov2, TransformersVit
-from sgm.feedforward.modulated import CameraEmbedder, ModulatedBlock
-from sgm.feedforward.triplanes import PlaneUpsampling, ReluDecoder, SiluDecoder
+from sgm.feedforward.layers.backbone import Backbone
+from sgm.feedforward.layers.elevation_head import ElevationHead
+from sgm.feedforward.layers.encoders import Holder, OriginalDinov2, TransformersVit
+from sgm.feedforward.layers.modulated import CameraEmbedder, ModulatedBlock
+from sgm.feedforward.layers.triplanes import PlaneUpsampling, ReluDecoder, SiluDecoder
 from sgm.models.blocks import LayerNorm, empty
 
 
@@ -90,6 +91,9 @@ class OpenLRM(nn.Cell):
             norm=LayerNorm(triplane.width, 1e-6))
         self.upsampler = planes_of(triplane)
         self.synthesizer = Holder(decoder=ReluDecoder(spec.decoder, triplane.channels))
+        self.elevation_head = None
+        if spec.elevation_width:
+            self.elevation_head = ElevationHead(spec.encoder.width, spec.elevation_width)
 
     @property
     def points(self):

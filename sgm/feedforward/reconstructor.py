@@ -15,12 +15,12 @@ from sgm.common.errors import InputError, argument
 from sgm.config.lrm import load_lrm_spec
 from sgm.config.yaml_reader import ConfigError
 from sgm.feedforward import rays
+from sgm.feedforward.layers.triplanes import PROJECTIONS, GridRows, GridSlab, PlaneReader
 from sgm.feedforward.marching import EvenSamples, Points, TwoPasses
 from sgm.feedforward.meshes import Scene
 from sgm.feedforward.networks import Encode, Planes, Table, build_network
 from sgm.feedforward.preparation import network_image
 from sgm.feedforward.published import load_published
-from sgm.feedforward.triplanes import PROJECTIONS, GridRows, GridSlab, PlaneReader
 from sgm.models.initialization import initialize
 from sgm.reconstruct.dmtet import marching_tets, tet_grid
 from sgm.views.preprocessing import cut_object
@@ -111,6 +111,19 @@ class Reconstructor:
                 cameras = np.repeat(camera, len(tokens), axis=0)
             given.append(Tensor(np.asarray(cameras, np.float32)))
         return ops.fetch(self._graph("planes", Planes)(*given))
+
+    def elevation(self, tokens):
+        """Return the elevations (B,) of images, in degrees above the horizon, of tokens (B, N, C).
+
+        Raises InputError if the network has no estimator, or one that was not trained.
+        """
+        head = getattr(self.network, "elevation_head", None)
+        if head is None or not head.is_trained():
+            why = "has none" if head is None else "has one that was not trained"
+            raise InputError(f"{argument('elevation')}: found auto, which takes an estimator, and"
+                             f" {self.spec.name} {why}; give degrees above the horizon")
+        return ops.fetch(self._graph("elevation", lambda network: head)(
+            Tensor(np.asarray(tokens, np.float32))))
 
     def field(self, planes, points):
         """Return raw density (B, P, 1), before activation, and color (B, P, 3) at points (B, P, 3).
@@ -215,13 +228,16 @@ class Reconstructor:
     def scene(self, picture, elevation=ELEVATION, stage=nullcontext):
         """Return the `sgm.feedforward.meshes.Scene` of a picture: its `mesh()` and `views()`.
 
-        picture: PIL, cut out or to be (`sgm.views.matting`); elevation: of its camera, in degrees.
-        stage(name) is a context manager around each step. Raises ImageError.
+        picture: PIL, cut out or to be (`sgm.views.matting`); elevation: of its camera, in degrees,
+        or "auto": see `elevation`. stage(name) is a context manager around each step. Raises
+        InputError.
         """
         cut = cut_object(picture).image
         with stage("encode"):
             image = self.prepare(cut)
             tokens = self.encode(image)
+            if elevation == "auto":
+                elevation = float(self.elevation(tokens)[0].clip(-89, 89))
         cameras = rays.upright_cameras([elevation]) if self.spec.upright else None
         with stage("planes"):
             planes = self.planes(tokens, cameras)

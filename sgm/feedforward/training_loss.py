@@ -1,8 +1,8 @@
 """The loss that trains a feed-forward network: views of the planes it makes of one view each."""
 from mindspore import nn
 
+from sgm.feedforward.layers.triplanes import PROJECTIONS, PlaneReader
 from sgm.feedforward.marching import TwoPasses
-from sgm.feedforward.triplanes import PROJECTIONS, PlaneReader
 
 
 def variation(planes):

@@ -180,12 +180,16 @@ class Encoder(nn.Cell):
         self.norm_out = GroupNorm(head.width_in, groups)
         self.conv_out = Conv2d(head.width_in, head.width_out)
 
-    def construct(self, x):
-        """Map images (N, 3, H, W) in [-1, 1] to moments (N, 2 z, h, w): mean, then log variance."""
+    def features(self, x):
+        """Return what the last convolution takes, (N, C, h, w)."""
         h = self.conv_in(x)
         for level in self.down:
             h = level(h, 1)
-        return self.conv_out(ops.silu(self.norm_out(self.mid(h, 1))))
+        return ops.silu(self.norm_out(self.mid(h, 1)))
+
+    def construct(self, x):
+        """Map images (N, 3, H, W) in [-1, 1] to moments (N, 2 z, h, w): mean, then log variance."""
+        return self.conv_out(self.features(x))
 
 
 class Decoder(nn.Cell):

@@ -1,4 +1,5 @@
 """Initial weights of a network, drawn by numpy: the same seed gives the same weights everywhere."""
+import re
 import zlib
 
 import numpy as np
@@ -6,7 +7,10 @@ from mindspore import Tensor
 
 # The last layer of every residual branch starts at zero, so that a block starts as the identity, as
 # in the original; so do corrections of cameras.
-_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B", "zero_conv", "cameras")
+_ZERO = ("out_layers.3", "proj_out", "diffusion_model.out.2", "lora_B", "zero_conv", "cameras",
+         "elevation_head.mlp.2")
+# So does that of the autoencoder's, unlike the original's: it learns quicker.
+_VAE_BRANCH = re.compile(r"(.*\.)?(encoder|decoder)\.(down|mid|up)\..*\.?conv2")
 # Parameters that are tokens or positions, and CLIP's projection.
 _TOKENS = ("class_embedding", "positional_embedding", "proj", "cls_token", "position_embeddings",
            "pos_embed", "register_tokens", "embeddings")
@@ -26,7 +30,7 @@ def initial_weight(name, shape, seed):
         return np.ones(shape, np.float32)
     if leaf in _TOKENS:
         return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
-    if any(owner.endswith(zero) for zero in _ZERO):
+    if any(owner.endswith(zero) for zero in _ZERO) or _VAE_BRANCH.fullmatch(owner):
         return np.zeros(shape, np.float32)
     if len(shape) > 1:
         bound = np.prod(shape[1:]) ** -0.5

@@ -53,7 +53,7 @@ TRUTH = "truth"     # folder within degraded views
 _VIEW_FILES = re.compile(r"[0-9]+\.png|transforms\.json")
 _TRUTH_FILES = re.compile(r"[0-9]+\.png|transforms\.json|mesh\.ply")
 _SET_FILES = re.compile(
-    r"(clips|azimuths|elevations|names|seeds|done)\.npy|render\.json|failed\.txt")
+    r"(clips|azimuths|elevations|names|seeds|starts|done)\.npy|render\.json|failed\.txt")
 _TEMPORARY = re.compile(r"\..+\.tmp")          # what a killed process left, see `atomic`
 
 # progress(done, total, failure): objects that are finished, of how many, and (name, reason) of one
@@ -391,24 +391,12 @@ def render_packed(items: list[Item], out: Path, settings: OrbitSettings, *, work
     record = settings.record() | {"count": len(items)}
     if settings.kind == "procedural":
         record["first_seed"] = items[0][1]
-    work = out.with_name(out.name + ".partial")
     names = [name for name, _ in items]
-    # Start afresh, or accept what is there.
-    if overwrite and out.exists():
-        claim(out, record, True)            # refuses folders of others, empties our own
-        shutil.rmtree(out)
-    if (out / "clips.npy").exists():
-        claim(out, record)                  # refuses another kind
-        if (out / "names.npy").exists():    # in sets from before, the seeds' record is enough
-            _check_names(out, names)
+    begun = begin_packed(out, record, names, settings.frames, settings.size, overwrite)
+    if begun is None:
         return False
-    if out.exists():
-        raise InputError(f"--out {out}: exists and holds no packed set; give another --out")
-    claim(work, record, overwrite)
-    if not (work / "done.npy").exists():
-        _make_arrays(work, out, names, settings.frames, settings.size)
     # Render the rows that are missing.
-    todo = _rows_to_do(work, names, settings.frames, settings.size)
+    work, todo = begun
     blocks = [[(row, items[row]) for row in todo[k:k + PACK_BLOCK]]
               for k in range(0, len(todo), PACK_BLOCK)]
     done = len(items) - len(todo)
@@ -419,9 +407,47 @@ def render_packed(items: list[Item], out: Path, settings: OrbitSettings, *, work
             done += count
             if progress:
                 progress(done, len(items), None)
+    finish_packed(work, out)
+    return True
+
+
+def begin_packed(out: Path, record: dict, names: list[str], frames: int, size: int,
+                 overwrite: bool = False) -> tuple[Path, list[int]] | None:
+    """Return the folder of an unfinished packed set and its rows to do; None if it is finished.
+
+    record: what render.json says of it; names: of its rows. See `render_packed`.
+    """
+    work = out.with_name(out.name + ".partial")
+    # Start afresh, or accept what is there.
+    if overwrite and out.exists():
+        claim(out, record, True)            # refuses folders of others, empties our own
+        shutil.rmtree(out)
+    if (out / "clips.npy").exists():
+        claim(out, record)                  # refuses another kind
+        if (out / "names.npy").exists():    # in sets from before, the seeds' record is enough
+            _check_names(out, names)
+        return None
+    if out.exists():
+        raise InputError(f"--out {out}: exists and holds no packed set; give another --out")
+    claim(work, record, overwrite)
+    if not (work / "done.npy").exists():
+        _make_arrays(work, out, names, frames, size)
+    return work, _rows_to_do(work, names, frames, size)
+
+
+def finish_packed(work: Path, out: Path):
+    """Give a set whose rows are all there its name."""
     os.replace(work, out)
     (out / "done.npy").unlink()
-    return True
+
+
+def write_row(work: Path, row: int, views: np.ndarray, orbit: Orbit):
+    """Write views (T, S, S, 4) uint8, straight alpha, and cameras of a row of an unfinished set."""
+    for name, values in (("clips", views), ("azimuths", orbit.azimuths_deg),
+                         ("elevations", orbit.elevations_deg), ("done", True)):
+        array = read_npy(work / f"{name}.npy", "r+")
+        array[row] = values
+        array.flush()
 
 
 def _layout(names, frames, size):

@@ -7,7 +7,7 @@ import numpy as np
 
 from sgm.config.yaml_reader import ConfigError
 from sgm.train.data import shuffled
-from sgm.train.losses import Stratified, lognormal_sigmas
+from sgm.train.losses import EDGE_BLOCK, Stratified, lognormal_sigmas
 
 
 def val_count(recipe, clips):
@@ -66,6 +66,9 @@ class ViewBatches:
             raise ConfigError(f"crop: found {self.size}, expected a multiple of {spec.vae_factor}"
                               f" (pixels per latent) up to {clips.size}, the views' size; or 0 for"
                               " whole views")
+        if recipe.edge_weight and self.size % EDGE_BLOCK:
+            raise ConfigError(f"crop: found {self.size}, expected a multiple of {EDGE_BLOCK} with"
+                              " edge_weight")
         side = self.size // spec.vae_factor
         self.latent_shape = (spec.vae.z_channels, side, side)
 

@@ -6,13 +6,14 @@ from sgm.config.recipe import OBJECT_TASKS
 
 # Layers over frames, what mixes them in, and the embedding of the vector condition, through which
 # poses come in.
+ELEVATION = "elevation_head."
 TEMPORAL = ("time_stack.", "time_mixer.", "time_pos_embed.", "label_emb.")
 
 
 def is_trained(recipe, spec, name):
     """Return whether this recipe trains the parameter of that name, for a model of this spec."""
-    if recipe.task == "feedforward":
-        return True
+    if recipe.task in ("feedforward", "elevation"):
+        return name.startswith(ELEVATION) == (recipe.task == "elevation")
     if recipe.task in OBJECT_TASKS:
         return name.startswith(DENOISER) == (recipe.task == "latent_diffusion")
     if recipe.task == "autoencoder":

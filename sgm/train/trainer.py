@@ -80,9 +80,10 @@ class Trainer:
             return PARTS[recipe.task].objective(engine, recipe, self.batches)
         if recipe.task == "autoencoder":
             encoder = engine.conditioner.embedder("cond_frames").encoder
-            return AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight)
+            return AutoencoderLoss(encoder, engine.first_stage_model, recipe.kl_weight,
+                                   recipe.edge_weight)
         if recipe.task == "decoder":
-            return DecoderLoss(engine.first_stage_model)
+            return DecoderLoss(engine.first_stage_model, recipe.edge_weight)
         if recipe.trains == "lora":
             attach(engine, recipe.lora_rank, recipe.lora_alpha, recipe.seed)
         if recipe.recompute:

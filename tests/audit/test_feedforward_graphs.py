@@ -2,17 +2,20 @@
 import numpy as np
 import pytest
 from support.feedforward_goldens import SPECS, network
+from support.small_lrm import CHANGES
 
 from sgm import ops
 from sgm.audit import ascend_rules, diffusion_graphs, feedforward_graphs
+from sgm.config.lrm import load_lrm_spec
 from sgm.feedforward import reconstructor
 from sgm.views.cameras import camera_to_world
 
 # Which graphs of each: what the others do not have; the larger ones are slow.
-CHOSEN = {"vfusion3d": (2, 4, 5, 6), "openlrm_kvsame": (1,), "triposr": (4, 5, 6)}
+ALL = {**SPECS, "lrm_small": load_lrm_spec("lrm_small", CHANGES)}       # which has an estimator of the elevation
+CHOSEN = {"vfusion3d": (2, 4, 5, 6), "openlrm_kvsame": (1,), "triposr": (4, 5, 6), "lrm_small": (2,)}
 SLOW = {"vfusion3d": (0, 1), "openlrm_kvsame": (0,), "triposr": (1,)}
 CASES = {f"{name}: {case.name}": case for chosen in (CHOSEN, SLOW) for name, places in chosen.items()
-         for case in map(list(feedforward_graphs.graphs(SPECS[name])).__getitem__, places)}
+         for case in map(list(feedforward_graphs.graphs(ALL[name])).__getitem__, places)}
 QUICK = sum(map(len, CHOSEN.values()))
 
 

@@ -7,6 +7,7 @@ import argparse
 import ast
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -74,7 +75,17 @@ def read_blocks(page):
     return blocks
 
 
+def read_notebook(page):
+    """Return the commands of a notebook, lines that begin with !, as a block of each cell."""
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    texts = ["\n".join(re.findall(r"(?m)^!(.*)$", "".join(cell["source"]).replace("\\\n", " ")))
+             for cell in cells if cell["cell_type"] == "code"]
+    return [Block(page, number, "", "parsed: test_walkthrough runs it", text)
+            for number, text in enumerate(texts) if text]
+
+
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+BLOCKS += read_notebook(ROOT / "docs" / "walkthrough.ipynb")
 COMMANDS = [block for block in BLOCKS if block.language == ""]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 RUNS = {shlex.join(words): words for block in COMMANDS if block.marker == "run"
@@ -204,9 +215,9 @@ def check_files(words):
             assert (ROOT / word).exists(), f"{word}: no such file"
 
 
-def known_config(name, folder="sampling"):
-    """Whether configs/<folder> has a file of this name, or of the stem of this path."""
-    return (ROOT / "configs" / folder / f"{Path(name).stem}.yaml").is_file()
+def known_config(name, *folders):
+    """Whether one of configs/<folders>, by default sampling, has a file of this name, or of the stem of this path."""
+    return any((ROOT / "configs" / folder / f"{Path(name).stem}.yaml").is_file() for folder in folders or ("sampling",))
 
 
 def check_script(module, args):
@@ -214,14 +225,16 @@ def check_script(module, args):
     name = Path(module.__file__).stem
     if name == "train":
         spec, _, _ = module.configure(args)
-        assert known_config(args.model_cfg) or known_config(args.model_cfg, "autodecoder")
+        assert known_config(args.model_cfg, "sampling", "autodecoder", "lrm")
         assert known_config(args.train_cfg or spec.name, "train")
     elif name in ("views_to_mesh", "degraded", "distillation", "light"):
         if "config" in args:            # not all commands of a benchmark have one
             module.load_mesh_spec(args.config, args.set)
     elif name == "image_to_mesh":
         module.load_mesh_spec(args.mesh_config, args.mesh_set)
-        assert args.config is None or known_config(args.config), args.config
+        assert args.config is None or known_config(args.config, "sampling", "lrm"), args.config
+    elif name == "feedforward":
+        assert known_config(args.config, "lrm"), args.config
     elif getattr(args, "config", None):
         assert known_config(args.config), args.config
     for config in getattr(args, "audit", None) or ():

@@ -20,7 +20,7 @@ from support.processes import running, stop, wait_until
 import simple_video_sample
 from sgm.config.model_files import load_spec
 from sgm.config.reconstruction import load_mesh_spec
-from sgm.diffusion.pipeline import SampleOptions, run_record
+from sgm.diffusion.pipeline import run_record
 from sgm.geometry import mesh_writer
 from sgm.reconstruct.posed_views import ShapeError
 from sgm.views.folder import Views
@@ -121,7 +121,7 @@ def test_page_loads_nothing_from_elsewhere(made, photo, tmp_path):
     assert all(picture.startswith("data:image/webp;base64,") for picture in data["pictures"].values())
     template = (ROOT / "tools" / "report_template.html").read_text()
     assert template.count('lang="en"') == template.count('lang="zh"') + 1        # that of the page itself
-    parts = command.planned(load_spec("sv3d_tiny"), SampleOptions(steps=3), load_mesh_spec(), True)
+    parts = command.planned(load_spec("sv3d_tiny"), 3, load_mesh_spec(), True)
     stages = [name for part in parts for name in part] + list(command._feedforward.PLANNED)
     assert stages == list(re.findall(r"(?m)^  (\w+): \[", template))
 
@@ -214,12 +214,12 @@ def test_orbit_where_none_is_asked_for(made, words, elevations, photo, tmp_path)
 
 def test_first_guess_of_the_time():
     spec = load_mesh_spec("fast")
-    views, mesh = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec, False)
+    views, mesh = command.planned(load_spec("sv3d_p"), 50, spec, False)
     assert views["sample"] == 50 * 350 and views["decode"] == 400
     assert mesh["nerf"] == pytest.approx(1e-4 * 200 * 2048) and mesh["dmtet"] == pytest.approx(0.12 * 100 * 2)
-    low = command.planned(load_spec("sv3d_p", ["height=320"]), SampleOptions(steps=50), spec, False)[0]
+    low = command.planned(load_spec("sv3d_p", ["height=320"]), 50, spec, False)[0]
     assert low["sample"] == pytest.approx(views["sample"] * 320 / 576) and "distill" not in mesh
-    distilled = command.planned(load_spec("sv3d_p"), SampleOptions(steps=50), spec, True)[1]
+    distilled = command.planned(load_spec("sv3d_p"), 50, spec, True)[1]
     assert distilled["distill"] == pytest.approx(20 * (350 + 2 * 400))             # a fifth of 100 steps
 
 

@@ -84,7 +84,7 @@ def test_a_folder_of_images(photo, tmp_path, capsys):
     (["--orbit", "dynamic"], "argument --orbit: is of views, which a feed-forward network writes with --views alone"),
     (["--views", "3", "--size", "16x32"], "--size: found 16x32, expected one number"),
     (["--format", "jpg"], "--format: found jpg, expected any of"), (["--elevation", "95"], "--elevation: found 95, expected"),
-    (["--resolution", "2"], "--resolution"), (["--set", "volume.threshold=1e4"], "found densities up to")])
+    (["--resolution", "2"], "--resolution"), (["--elevation", "auto"], "elevation: found auto, which takes an estimator"), (["--set", "volume.threshold=1e4"], "found densities up to")])
 def test_what_is_refused(flags, said, photo, tmp_path, capsys):
     code, line = ending(command.run, [str(photo), "--output", str(tmp_path / "out"), *SMALL, *flags], capsys)
     assert code == 2 and said in line, line

@@ -134,3 +134,20 @@ def wait_for(true):
     while not true():
         assert time.time() < end
         time.sleep(0.02)
+
+
+def test_a_chain_tells_its_state_instead_of_showing_it(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "DRAW_SECONDS", 0.01)
+    told = []
+    with Chain([{"condition": 5, "sample": 15}], tell=told.append):
+        job_begins("cup.jpg", 1, 1)
+        stage_begins("sample")
+        with Bar(3, "sample", waiting="compiling") as bar:
+            bar.update()
+            bar.say("psnr 20 dB")
+            while not told or told[-1]["steps"] is None:
+                time.sleep(0.01)
+    state = told[-1]
+    assert (state["stage"], state["number"], state["stages"], state["steps"]) == ("sample", 2, 2, [1, 3])
+    assert state["note"] == "psnr 20 dB" and state["left"] >= 0 and state["took"] >= 0
+    assert capsys.readouterr() == ("", "")

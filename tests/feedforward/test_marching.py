@@ -7,9 +7,9 @@ from support.feedforward_goldens import SPECS, golden_of, network, tensors
 
 from sgm import ops
 from sgm.feedforward import rays
+from sgm.feedforward.layers.triplanes import PROJECTIONS, PlaneReader
 from sgm.feedforward.marching import EvenSamples, Points, TwoPasses
 from sgm.feedforward.networks import Table
-from sgm.feedforward.triplanes import PROJECTIONS, PlaneReader
 
 LRM = [name for name in SPECS if name != "triposr"]
 FIRST = {"mid": 0, "given": 1, "crop": 1}        # of vfusion3d's views; the cameras of a golden are those of all its renders

@@ -8,7 +8,7 @@ from support.paths import GOLDEN
 
 from sgm import ops
 from sgm.config.lrm import EncoderSpec, load_lrm_spec
-from sgm.feedforward.encoders import TransformersVit
+from sgm.feedforward.layers.encoders import TransformersVit
 from sgm.feedforward.networks import Encode, Planes, build_network
 from sgm.feedforward.published import is_unused
 

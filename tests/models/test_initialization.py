@@ -36,6 +36,9 @@ def test_a_network_starts_as_the_identity(relative_error):
             if name.endswith(".weight") and not parameter.asnumpy().any()}
     assert {name for name in parameters if name.endswith(("out_layers.3.weight", "proj_out.weight"))} < zero
     assert "model.diffusion_model.out.2.weight" in zero and len(zero) < 0.2 * len(parameters)
+    coders = {**engine.conditioner.parameters_dict(), **engine.first_stage_model.parameters_dict()}
+    last = [parameter for name, parameter in coders.items() if name.endswith("conv2.weight")]
+    assert len(last) > 8 and not any(parameter.asnumpy().any() for parameter in last)
     rng = np.random.RandomState(0)
     x, concat = (Tensor(rng.randn(3, 4, 8, 8).astype(np.float32)) for _ in range(2))
     prepared = engine.model.prepare(Tensor(rng.randn(3, 1, 32).astype(np.float32)), 3)

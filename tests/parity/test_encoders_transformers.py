@@ -6,7 +6,7 @@ from support.feedforward_goldens import fill, tensors, weight
 
 from sgm.audit.golden_weights import uniform
 from sgm.config.lrm import EncoderSpec
-from sgm.feedforward.encoders import TransformersVit
+from sgm.feedforward.layers.encoders import TransformersVit
 
 pytestmark = pytest.mark.parity
 

@@ -6,7 +6,7 @@ from sgm.views.cameras import FOV_DEG, camera_to_world, focal_length, rays
 CHANGES = ["image_size=16", "encoder.image_size=16", "encoder.width=24", "encoder.layers=1", "encoder.heads=2",
            "triplane.width=32", "triplane.layers=1", "triplane.heads=2", "triplane.side=4", "triplane.upsampling=2",
            "triplane.channels=4", "triplane.camera_width=16", "decoder.width=8", "decoder.layers=2", "volume.samples=16",
-           "volume.threshold=0.1", "volume.grid=16"]
+           "volume.threshold=0.1", "volume.grid=16", "elevation_width=8"]
 CENTERS, RADIUS = np.float64([[0.2, 0.1, -0.1], [-0.1, 0.2, 0.15]]), 0.2
 
 

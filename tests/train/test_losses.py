@@ -1,6 +1,7 @@
 """The losses by hand and against the reference's weights, and the noise levels they are taken at."""
 from statistics import NormalDist
 
+import cv2
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
@@ -12,6 +13,7 @@ from sgm.train.losses import (
     AutoencoderLoss,
     DiffusionLoss,
     Stratified,
+    edge_mismatch,
     frame_weights,
     lognormal_sigmas,
 )
@@ -37,6 +39,29 @@ def test_autoencoder_loss():
     error = mean + np.exp(log_variance / 2) * noise - image
     kl = (mean ** 2 + np.exp(log_variance) - 1 - log_variance).mean() / 2
     assert float(loss.asnumpy()) == pytest.approx(np.abs(error).mean() + (error ** 2).mean() + 0.1 * kl, rel=1e-5)
+
+
+def contrast(image, octave):
+    """The root mean squares of an octave in squares of 8 pixels, of images (N, 3, H, W), by hand."""
+    coarse, fine = (cv2.resize(image, None, fx=1 / k, fy=1 / k, interpolation=cv2.INTER_AREA).repeat(k, 0).repeat(k, 1)
+                    for k in (2 ** octave, 2 ** (octave - 1)))
+    mean = cv2.resize((fine - coarse) ** 2, None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
+    return np.sqrt(mean + 1e-4)
+
+
+def test_edge_mismatch():
+    """The difference in contrast by hand; none between a texture and the same one that lies elsewhere."""
+    rng = np.random.RandomState(0)
+    first, second = (rng.randn(16, 24, 3).astype(np.float32) for _ in range(2))
+    wanted = sum(np.abs(contrast(first, octave) - contrast(second, octave)).mean() for octave in (1, 2))
+
+    def found(a, b):
+        return float(edge_mismatch(*(Tensor(x.transpose(2, 0, 1)[None]) for x in (a, b))).asnumpy())
+
+    assert found(first, second) == pytest.approx(wanted, rel=1e-5)
+    assert found(first, first[::-1, ::-1]) > 0.1
+    blocks = first.reshape(2, 8, 3, 8, 3)
+    assert found(first, blocks[:, ::-1, :, ::-1].reshape(first.shape)) < 1e-6
 
 
 # --- clips that lack frames -------------------------------------------------------------------------------------------

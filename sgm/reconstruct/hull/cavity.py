@@ -4,7 +4,8 @@ A prior is an assumption about objects that the pictures do not prove. Cameras t
 degrees see a cup's inside to a quarter of its depth, and what no view sees stays solid; of a plain
 cup even the visible part comes out as a shallow bowl, because its walls look alike. Here every
 hollow of the surface that would hold water is tried as a vessel with walls and floor of one
-thickness: the hull's cross-section below the brim, less a wall, is dug out down to the floor. The
+thickness: the hull's cross-section below the brim, less a wall, is dug out down to the floor, but
+half a wall is left where the surface lies within the hull. The
 wall with which the pictures agree best is chosen, and the vessel stays only if they agree with it
 far better than with the surface as it was. So the visible part of the inside is evidence; the part
 below is assumed. Setting depth.cavity=false switches the prior off.
@@ -79,20 +80,20 @@ def hollows(sdf):
     return [(region, float(level[region].max())) for region in regions if region.sum() >= NARROW]
 
 
-def depths(outside):
-    """Return how deep every vertex lies within the hull's horizontal cross-section, box units.
+def depths(sdf):
+    """Return how deep every vertex lies within the horizontal cross-section, box units.
 
-    Values are negative outside of it.
+    Values are negative outside of it. What a cross-section encloses is part of it.
     """
-    cell = 2 * HALF / (outside.shape[0] - 1)
-    cover = np.clip(0.5 - outside / cell, 0, 1)
-    return np.stack(
-        [
-            -visual_hull.outline_distance(np.ascontiguousarray(cover[:, :, k]))
-            for k in range(outside.shape[2])
-        ],
-        axis=2,
-    ) * np.float32(cell)
+    cell = 2 * HALF / (sdf.shape[0] - 1)
+    found = np.empty(sdf.shape, np.float32)
+    for k in range(sdf.shape[2]):
+        cover = np.ascontiguousarray(np.clip(0.5 - sdf[:, :, k] / cell, 0, 1))
+        labels = cv2.connectedComponents((cover < 0.5).astype(np.uint8), connectivity=4)[1]
+        ends = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+        cover[(labels > 0) & ~np.isin(labels, ends)] = 1
+        found[:, :, k] = -visual_hull.outline_distance(cover)
+    return found * np.float32(cell)
 
 
 def dug(sdf, inwards, region, brim, wall):
@@ -148,11 +149,12 @@ def continued(sdf, outside, views):
     box |x| <= HALF.
     """
     views, cell, report = views.resized(SIDE), 2 * HALF / (sdf.shape[0] - 1), []
-    inwards = depths(outside)
+    within_hull, within_surface = depths(outside), depths(np.maximum(sdf, outside))
     for region, brim in hollows(sdf):
         before = sdf_grid.silhouettes(sdf, HALF, views)[1]
         trials = []
         for wall in WALLS * cell:
+            inwards = np.minimum(within_hull, within_surface + np.float32(wall / 2))
             trial = dug(sdf, inwards, region, brim, wall)
             trials.append((wall, trial, sdf_grid.silhouettes(trial, HALF, views)[1]))
         widest = trials[0][2]

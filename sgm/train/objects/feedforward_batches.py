@@ -12,10 +12,33 @@ from sgm.feedforward.rays import (
     upright_poses,
 )
 from sgm.train.data import DataError, shuffled
+from sgm.train.objects import lpips
 from sgm.views.cameras import AZIMUTH_SIGN
 
 BACKGROUNDS = (0.0, 0.5, 1.0)       # of what is rendered; the input is on white
 SHARES = (0.75, 0.9)    # of the side of a recentered input that its object takes up
+
+
+def input_image(clips, spec, rng, index, view, recentered=0.0):
+    """Return the input (3, S, S) of a network of an LrmSpec: a view of an object, on white.
+
+    clips: the MaskedViews of objects; recentered: with which probability it is placed and scaled as
+    a photograph's object is.
+    """
+    if rng.random() < recentered:
+        clip = clips.packed[index]
+        return upright_image(clip.arrays["clips"][clip.row][view], spec.image_size,
+                             rng.uniform(*SHARES))
+    picture, = clips.pictures(index, [view], spec.image_size)
+    return picture[:3] + 1 - picture[3:]
+
+
+def check_size(clips, **sizes):
+    """Raise DataError unless all sizes, {key: pixels}, divide the views' side."""
+    for key, size in sizes.items():
+        if clips.size % size:
+            raise DataError(f"{key}: found {size}, expected a divisor of {clips.size}, the pixels"
+                            " of a side of the data's views")
 
 
 class ViewsOfInputs:
@@ -31,16 +54,16 @@ class ViewsOfInputs:
     def __init__(self, recipe, spec, clips, inputs, targets, together=1, still=False):
         self.recipe, self.spec, self.clips, self.together = recipe, spec, clips, together
         self.inputs, self.targets, self.still = inputs, targets, still
+        self.recentered = 0.0 if still else recipe.recentered
         self.stages = recipe.stages or [clips.size]
         self.side = recipe.crop or min(self.stages)
-        unit = LEAST_SIDE["gradients"]
+        unit = lpips.LEAST_SIDE if recipe.lpips else LEAST_SIDE["gradients"]
         if self.side > min(self.stages) or self.side % unit:
             raise ConfigError(f"crop: found {self.side}, expected a multiple of {unit} up to"
                               f" {min(self.stages)}, the smallest of stages; or 0 for whole views")
-        for key, size in (("image_size", spec.image_size), *(("stages", s) for s in self.stages)):
-            if clips.size % size:
-                raise DataError(f"{key}: found {size}, expected a divisor of {clips.size}, the"
-                                " pixels of a side of the data's views")
+        check_size(clips, image_size=spec.image_size)
+        for size in self.stages:
+            check_size(clips, stages=size)
         if not still and recipe.views > len(targets):
             raise ConfigError(f"views: found {recipe.views}, expected at most {len(targets)}, the"
                               " views of an object that are trained on")
@@ -68,7 +91,8 @@ class ViewsOfInputs:
         for index in self.clip_indices(number):
             source = self.inputs[-1] if self.still else rng.choice(self.inputs)
             views = np.resize(rng.permutation(self.targets), recipe.views)
-            images.append(self.input(rng, index, source))
+            images.append(input_image(self.clips, self.spec, rng, index, source,
+                                      self.recentered))
             cameras.append(self.camera(rng, index, source))
             pictures = self.clips.pictures(index, views, size)
             for picture, pose in zip(pictures, self.poses(index, source, views)):
@@ -84,15 +108,6 @@ class ViewsOfInputs:
                   background.reshape(-1, 1, 1, 1), progress >= recipe.perceptual_from, *rays,
                   *self.samples(rng, len(rays[0])))
         return tuple(np.array(array, np.float32) for array in arrays)
-
-    def input(self, rng, index, view):
-        """Return the network's input (3, S, S) of an object."""
-        recentered, share = rng.random() < self.recipe.recentered, rng.uniform(*SHARES)
-        if recentered and not self.still:
-            clip = self.clips.packed[index]
-            return upright_image(clip.arrays["clips"][clip.row][view], self.spec.image_size, share)
-        picture, = self.clips.pictures(index, [view], self.spec.image_size)
-        return picture[:3] + 1 - picture[3:]
 
     def camera(self, rng, index, view):
         """Return what the network is told of its input's camera, (1, 16)."""

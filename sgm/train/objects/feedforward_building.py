@@ -8,6 +8,7 @@ from sgm.feedforward.networks import build_network
 from sgm.feedforward.reconstructor import RANDOM, load_lrm_of
 from sgm.feedforward.training_loss import ReconstructionLoss
 from sgm.train.objects.feedforward_batches import ViewsOfInputs
+from sgm.train.objects.lpips import load_lpips
 from sgm.train.objects.masked_views import MaskedViews
 
 GB = 1e9
@@ -43,9 +44,10 @@ def build_feedforward(spec, recipe, init, progress, together):
 
 def feedforward_objective(model, recipe, batches):
     """Return the loss, a Cell."""
+    perceptual = load_lpips(recipe.lpips) if recipe.lpips else MultiScaleGradients(batches.side)
     weights = recipe.mask_weight, recipe.perceptual_weight, recipe.variation_weight
-    return ReconstructionLoss(model.network, model.spec, MultiScaleGradients(batches.side),
-                              recipe.batch, recipe.views, batches.side, recipe.samples, weights)
+    return ReconstructionLoss(model.network, model.spec, perceptual, recipe.batch, recipe.views,
+                              batches.side, recipe.samples, weights)
 
 
 def count_inputs(spec, recipe):
@@ -69,7 +71,8 @@ def describe_feedforward(spec, recipe, objects, world):
     square = recipe.crop or "all"
     yield "steps", (f"{recipe.steps}, each of {each} objects, {recipe.views} squares of {square}"
                     f" pixels of each, {recipe.samples} samples a ray; views of {stages} pixels")
-    yield "loss", (f"color, opacity x {recipe.mask_weight:g}, multi-scale gradients x"
+    kind = "LPIPS" if recipe.lpips else "multi-scale gradients"
+    yield "loss", (f"color, opacity x {recipe.mask_weight:g}, {kind} x"
                    f" {recipe.perceptual_weight:g} from {recipe.perceptual_from:.0%} of the steps"
                    f" on, total variation x {recipe.variation_weight:g}")
     yield "input", (f"camera noise {recipe.camera_noise:g}, {recipe.recentered:.0%} recentered")

@@ -5,7 +5,12 @@ from sgm.config.autodecoding import AutodecoderSpec
 from sgm.config.lrm import LrmSpec
 from sgm.config.recipe import OBJECT_TASKS, TRAINS, Recipe
 from sgm.config.yaml_reader import ConfigError
-from sgm.train.objects import feedforward_building, object_building, object_sheets
+from sgm.train.objects import (
+    elevation_building,
+    feedforward_building,
+    object_building,
+    object_sheets,
+)
 from sgm.train.objects.feedforward_sheets import draw_reconstructed
 
 
@@ -16,7 +21,7 @@ class Parts(NamedTuple):
     objective: Callable     # (model, recipe, batches) -> loss
     count: Callable         # (spec, recipe) -> objects
     describe: Callable      # (spec, recipe, objects, world) -> lines
-    draw: Callable          # (model, held out, recipe) -> sheet, figures
+    draw: Callable | None   # (model, held out, recipe) -> sheet, figures
 
 
 _AUTODECODER = Parts(object_building.check_object_fit, object_building.build_objects,
@@ -28,17 +33,23 @@ PARTS = {
     "feedforward": Parts(
         feedforward_building.check_feedforward_fit, feedforward_building.build_feedforward,
         feedforward_building.feedforward_objective, feedforward_building.count_inputs,
-        feedforward_building.describe_feedforward, draw_reconstructed)}
-TASKS_OF = {AutodecoderSpec: ("autodecoder", "latent_diffusion"), LrmSpec: ("feedforward",)}
+        feedforward_building.describe_feedforward, draw_reconstructed),
+    "elevation": Parts(
+        elevation_building.check_elevation_fit, elevation_building.build_elevation,
+        elevation_building.elevation_objective, feedforward_building.count_inputs,
+        elevation_building.describe_elevation, None)}
+TASKS_OF = {AutodecoderSpec: ("autodecoder", "latent_diffusion"),
+            LrmSpec: ("feedforward", "elevation")}
 # Settings of some tasks only.
 _OF_VIEWS = ("background", "recompute", "augment", "frames", "roam", "front_weight")
-_OF_FEEDFORWARD = ("stages", "samples", "perceptual_weight", "perceptual_from", "variation_weight",
-                   "camera_noise", "recentered")
+_OF_FEEDFORWARD = ("lpips", "stages", "samples", "perceptual_weight", "perceptual_from",
+                   "variation_weight", "camera_noise", "recentered")
 _USED = {
     **dict.fromkeys(("diffusion", "autoencoder", "decoder"), (*_OF_VIEWS, "crop")),
     "autodecoder": ("views", "hold_out", "mask_weight", "vgg", "crop", "color_weight"),
     "latent_diffusion": ("hold_out", "conditions"),
-    "feedforward": ("views", "hold_out", "mask_weight", "crop", *_OF_FEEDFORWARD)}
+    "feedforward": ("views", "hold_out", "mask_weight", "crop", *_OF_FEEDFORWARD),
+    "elevation": ("recentered",)}
 _SPECIAL = dict.fromkeys(setting for used in _USED.values() for setting in used)
 
 

@@ -99,6 +99,17 @@ def test_a_tapering_vessel_keeps_its_wall():
     assert removed.sum() > 1000 and (0.3 + 0.25 * Z - RADIUS)[removed].min() > WALL - CELL
 
 
+def test_a_dent_in_the_wall_is_no_hole(cup):
+    """Half a wall is left behind a dent that is deeper than the wall."""
+    dent = np.hypot(np.hypot(X - 0.4, Y), Z) - 0.15
+    bowl = np.maximum(BOWL, -dent).astype(np.float32)
+    found, report = cavity.continued(bowl, OUTSIDE, cup)
+    assert report[0]["dug"]
+    level = found[:, :, R // 2] < 0
+    walls, inner = cv2.connectedComponents((~level).astype(np.uint8), connectivity=4)
+    assert walls == 3 and inner[R // 2, R // 2] != inner[0, 0]      # the wall, the inside, and all around
+
+
 def test_disagreement_by_hand(cup):
     """Where the surface is the true one only the pictures' grain is left; with one color for all there is none at all."""
     maps = sdf_grid.silhouettes(CUP, HALF, cup)[1]

@@ -73,7 +73,7 @@ def test_batches_follow_from_their_number(clips):
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"crop": 10}, "crop: found 10, expected a multiple of 4 up to 16"), ({"crop": 20}, "up to 16, the smallest of stages"),
+    ({"crop": 10}, "crop: found 10, expected a multiple of 4 up to 16"), ({"lpips": ["a", "b"]}, "crop: found 8, expected a multiple of 16"), ({"crop": 20}, "up to 16, the smallest of stages"),
     ({"stages": [24]}, "stages: found 24, expected a divisor of 32"), ({"views": 5}, "views: found 5, expected at most 4")])
 def test_what_does_not_fit(clips, changes, said):
     with pytest.raises(InputError, match=said):

@@ -4,7 +4,7 @@ Source: Tochilkin et al. 2024 (arXiv 2403.02151). Tokens are rows (images * toke
 """
 from mindspore import nn
 
-from sgm.feedforward.encoders import attend
+from sgm.feedforward.layers.encoders import attend
 from sgm.models.attention import FeedForward
 from sgm.models.blocks import LayerNorm, Linear, TokenGroupNorm
 

@@ -6,7 +6,7 @@ Source: Hong et al., "LRM", ICLR 2024 (arXiv 2311.04400), section 3. Tokens are 
 from mindspore import nn
 
 from sgm import ops
-from sgm.feedforward.encoders import attend
+from sgm.feedforward.layers.encoders import attend
 from sgm.models.blocks import LayerNorm, Linear, empty
 
 

@@ -1,0 +1,1 @@
+"""What the networks are made of: encoders, transformers, planes, the estimator of the elevation."""

@@ -1,0 +1,141 @@
+"""How a user's wish becomes a job: its folder and its flags."""
+import json
+import sys
+from types import SimpleNamespace
+
+import app
+import image_to_mesh
+import pytest
+from _app.studio import Studio
+from support.badfiles import encoded, object_on_white
+
+from sgm.common.errors import InputError
+
+VIEWS = {"elevation": 10, "orbit": "default", "amplitude": 30, "steps": 1, "seed": 23, "guidance": 1}
+MESH = {"config": "fast", "light": "separate", "elevation_from": "auto", "elevation": 0, "distill": False, "resume": False}
+# It says what it was told, and does nothing.
+PROCESS = ("import os, sys\npipe = os.fdopen(int(sys.argv[1]), 'w', buffering=1)\n"
+           "for line in sys.stdin:\n    print(line, '\\0', sep='\\n', flush=True)\n    print('{\"code\": 0}', file=pipe)\n")
+
+
+@pytest.fixture
+def studio(tmp_path):
+    made = Studio(SimpleNamespace(config=None, set=[], device="CPU", output=tmp_path / "out", fast_config="triposr"),
+                  ["--device=CPU"], ["--config=triposr", "--ckpt=random"], [sys.executable, "-S", "-c", PROCESS])
+    yield made
+    made.close()
+    assert not made.scratch.exists()
+
+
+@pytest.fixture
+def told(studio):
+    """told(job): what the process got."""
+    def wait(job):
+        with studio.queue.changed:
+            assert studio.queue.changed.wait_for(lambda: job.is_over, 20)
+        return json.loads(job.lines[0])
+    return wait
+
+
+def test_two_users_of_one_name_get_folders_of_their_own(studio, told):
+    tokens = [studio.cutouts.add("a cup.png", encoded(object_on_white()))[0] for _ in range(2)]
+    jobs = [studio.make_views(token, VIEWS) for token in tokens]
+    assert [job.folder for job in jobs] == ["a_cup_23", "a_cup-2_23"]
+    given, _ = map(told, jobs)
+    args = image_to_mesh.parse(given["argv"])
+    assert given["kind"] == "views" and args.image.endswith("/a_cup.png") and args.seeds == [23] and args.steps == 1
+    assert args.output == str(studio.results.folder) and not jobs[0].scratch.exists()
+
+
+def test_wrong_wishes_leave_nothing_behind(studio):
+    token, _ = studio.cutouts.add("cup.png", encoded(object_on_white()))
+    for form in ({**VIEWS, "orbit": "/etc/passwd"}, {**VIEWS, "seed": 0.5}):
+        with pytest.raises(InputError):
+            studio.make_views(token, form)
+    for name in (None, "cup_23", "../out", 3):
+        with pytest.raises(InputError, match="found no views"):
+            studio.make_mesh(name, MESH)
+    assert not list(studio.jobs.iterdir()) and not studio.queue.known
+
+
+def test_only_uploads_are_opened(studio, tmp_path):
+    inside, outside = studio.uploads / "a" / "cup.png", tmp_path / "cup.png"
+    inside.parent.mkdir()
+    for path in (inside, outside):
+        path.write_bytes(encoded(object_on_white()))
+    (studio.uploads / "link.png").symlink_to(outside)
+    assert studio.open_upload(str(inside))[1].name == "cup.png"
+    for path in (outside, studio.uploads / "link.png", f"{inside}/../../../../cup.png"):
+        with pytest.raises(InputError, match="expected an uploaded file"):
+            studio.open_upload(str(path))
+
+
+def test_mesh_of_a_result(studio, told):
+    folder = studio.results.folder / "cup_23"
+    folder.mkdir()
+    (folder / "transforms.json").write_text("{}")
+    (folder / "run.json").write_text('{"stages": {}, "model": "sv3d_u"}')
+    with pytest.raises(InputError, match="another model"):
+        studio.make_mesh("cup_23", {**MESH, "distill": True})
+    given = told(studio.make_mesh("cup_23", MESH))
+    args = image_to_mesh.parse(given["argv"])
+    assert (given["kind"], given["folder"], given["elevation"], args.mesh_config) == ("mesh", str(folder), "auto", "fast")
+
+
+def test_fast_mesh_of_an_upload(studio, told):
+    token, _ = studio.cutouts.add("cup.png", encoded(object_on_white()))
+    job = studio.make_fast(token, {"elevation": 20})
+    given = told(job)
+    args = image_to_mesh.parse(given["argv"])
+    assert (given["kind"], job.folder, args.feedforward, args.elevation) == ("fast", "cup", True, 20)
+    studio.fast_argv = None
+    with pytest.raises(InputError, match="found no feed-forward network"):
+        studio.make_fast(token, {"elevation": 20})
+
+
+def test_flags_of_the_feed_forward_network():
+    assert app.fast_argv(app.parse([])) is None
+    found = image_to_mesh.parse(["cup.png", *app.fast_argv(app.parse(["--fast-config", "triposr", "--fast-ckpt", "a.ckpt"]))])
+    assert (found.config, found.ckpt, found.feedforward) == ("triposr", "a.ckpt", True)
+    for bad in (["--fast-config", "sv3d_p"], ["--fast-ckpt", "a.ckpt"]):
+        with pytest.raises(SystemExit):
+            app.parse(bad)
+
+
+def test_flags_go_to_the_process_with_whole_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.safetensors").touch()
+    args = app.parse(["--config", "sv3d_p", "--ckpt", "weights.safetensors", "--ema", "--set", "height=320", "--set", "width=320",
+                      "--dtype", "fp16"])
+    found = image_to_mesh.parse(["cup.png", *app.model_argv(args)])
+    assert (found.config, found.ckpt, found.ema) == ("sv3d_p", str(tmp_path / "weights.safetensors"), True)
+    assert found.set == ["height=320", "width=320"] and found.dtype == "fp16" and not found.sequential_cfg
+
+
+def test_other_machines_need_a_password(tmp_path, monkeypatch):
+    monkeypatch.delenv(app.PASSWORD, raising=False)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    assert app.password(app.parse([])) is app.password(app.parse(["--host", "localhost"])) is None
+    with pytest.raises(InputError, match="^--host 0.0.0.0: needs a password; give --password-file or set SV3D_APP_PASSWORD$"):
+        app.password(app.parse(["--host", "0.0.0.0"]))
+    (tmp_path / "secret").write_text("long enough\nsecond line\n")
+    args = app.parse(["--host", "0.0.0.0", "--password-file", str(tmp_path / "secret")])
+    assert app.password(args) == "long enough"
+    monkeypatch.setenv(app.PASSWORD, "short")
+    with pytest.raises(InputError, match="found 5 letters, expected at least 8"):
+        app.password(app.parse([]))
+    for bad in (["--tls-cert", str(tmp_path / "secret")], ["--tls-key", "nothing.pem"]):
+        with pytest.raises(SystemExit):
+            app.parse(bad)
+
+
+def test_toolkit_that_is_missing_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(app, "find_spec", lambda name: None)
+    assert app.exit_code("app.py", app.main, []) == 2
+    assert capsys.readouterr().err == ("app.py: found no package gradio, which the page needs; make app installs it, or pip install"
+                                       " -r requirements-app.txt\n")
+
+
+def test_a_model_of_videos_is_refused(tmp_path):
+    with pytest.raises(InputError, match="^--config svd: found svd, which makes a video"):
+        Studio(SimpleNamespace(config="svd", set=[], device="CPU", output=tmp_path, fast_config=None), [])

@@ -1,0 +1,102 @@
+"""What a server has: model, pictures, jobs, results; and how a user's wish becomes a job."""
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from _app import forms
+from _app.cutouts import Cutouts
+from _app.jobs import Queue
+from _app.results import Results
+from sgm.common.cli import MAX_SEED
+from sgm.common.errors import InputError
+from sgm.config.model_files import load_spec
+from sgm.config.yaml_reader import ConfigError
+
+TOOLS = Path(__file__).resolve().parents[1]
+EMBEDDED = "sv3d_tiny"          # the model without --config
+
+
+class Studio:
+    """Everything behind the page, without the page.
+
+    args: flags of tools/app.py; model_argv: those of them that image_to_mesh.py knows; fast_argv:
+    the same for a feed-forward network, None without one. command: of the computing process, by
+    default `_app.worker`. uploads: the folder for the toolkit's copies.
+    Raises ConfigError.
+    """
+
+    def __init__(self, args, model_argv, fast_argv=None, command=None):
+        self.spec = load_spec(args.config or EMBEDDED, args.set)
+        if not self.spec.is_orbit:
+            raise ConfigError(f"--config {args.config}: found {self.spec.name}, which makes a video"
+                              " without cameras, expected a model of orbits: sv3d_u, sv3d_p")
+        self.fast = args.fast_config
+        self.device, self.is_embedded = args.device, args.config is None
+        self.output = f"--output={Path(args.output).absolute()}"
+        self.argv, self.fast_argv = [*model_argv, self.output], fast_argv
+        self.results = Results(args.output)
+        self.cutouts = Cutouts(self.spec.height)
+        self.scratch = Path(tempfile.mkdtemp(prefix="sv3d-app-"))
+        self.jobs, self.uploads = self.scratch / "jobs", self.scratch / "uploads"
+        self.jobs.mkdir()
+        self.uploads.mkdir()
+        paths = [str(TOOLS), os.environ.get("PYTHONPATH")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        self.queue = Queue(command or [sys.executable, "-m", "_app.worker"], self.jobs, environment,
+                           log=lambda line: print(line, flush=True))
+
+    def open_upload(self, path):
+        """Return (token, Cutout) of a file that the toolkit has received. Raises InputError."""
+        place = Path(path).resolve()
+        if not place.is_relative_to(self.uploads.resolve()):
+            raise InputError("found a path, expected an uploaded file")
+        return self.cutouts.add(place.name, place.read_bytes())
+
+    def make_views(self, token, form):
+        """Return the Job of the views of an uploaded picture. Raises InputError."""
+        argv = [*self.argv, *forms.views_argv(form, self.spec.sampling)]
+        ending = f"_{forms.whole(form, 'seed', 0, MAX_SEED)}"
+        return self._add("views", token, ending, argv)
+
+    def make_fast(self, token, form):
+        """Return the Job of the mesh of an uploaded picture in one pass. Raises InputError."""
+        if self.fast_argv is None:
+            raise InputError("found no feed-forward network, expected --fast-config when the page"
+                             " was started")
+        elevation = forms.number(form, "elevation", -89, 89)
+        argv = [*self.fast_argv, self.output, f"--elevation={elevation:g}"]
+        return self._add("fast", token, "", argv)
+
+    def _add(self, kind, token, ending, argv):
+        """Queue a job of a picture, whose results are in a folder of its name and an ending."""
+        stem = self.results.free_name(self.cutouts.get(token).stem, ending)
+        scratch = Path(tempfile.mkdtemp(dir=self.jobs))
+        try:
+            image = scratch / f"{stem}.png"
+            self.cutouts.save(token, image)
+            return self.queue.add(kind, f"{stem}{ending}", {"argv": [str(image), *argv]}, scratch)
+        except InputError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+    def make_mesh(self, name, form):
+        """Return the Job of the mesh of a result. Raises InputError."""
+        found = self.results.get(name)
+        if found is None or "transforms.json" not in found.files or "stages" not in found.run:
+            raise InputError("found no views, expected some: make them first, or open a result")
+        job = self.queue.of(name)
+        if job is not None and not job.is_over:
+            raise InputError(f"{name}: is being worked on already; cancel that first, or wait")
+        may_distill = found.run.get("model") == self.spec.name
+        argv, elevation = forms.mesh_argv(form, may_distill)
+        folder = self.results.folder / name
+        return self.queue.add("mesh", name, {
+            "argv": [str(folder / "input.png"), *self.argv, *argv], "folder": str(folder),
+            "elevation": elevation})
+
+    def close(self):
+        """End all jobs, keeping what they can, and remove what is temporary."""
+        self.queue.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)

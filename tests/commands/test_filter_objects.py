@@ -7,8 +7,8 @@ import pytest
 from support.commands import ending
 from support.small_autodecoder import write_objects, write_weights
 
+from sgm.autodecoder.mask_losses import deviations
 from sgm.train.data.packed import PackedOrbits
-from sgm.train.objects.object_filter import deviations
 
 
 @pytest.fixture

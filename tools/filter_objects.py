@@ -57,10 +57,10 @@ def main(argv=None):
                              " it, or give another")
     with loading():
         from sgm import ops
+        from sgm.autodecoder.mask_losses import deviations, mask_losses
         from sgm.autodecoder.pipeline import load_autodecoder
         from sgm.train.objects.masked_views import MaskedViews
         from sgm.train.objects.object_describing import names_of
-        from sgm.train.objects.object_filter import deviations, mask_losses
     ops.set_device(args.device, args.device_id)
     model = load_autodecoder(args.model, args.ckpt).model
     views = MaskedViews(args.data, model.spec.size)

@@ -41,24 +41,47 @@ def test_coordinates_of_embeddings():
         fitting.distribution(np.ones((5, 8), np.float32))
 
 
-def test_object_beyond_the_box_is_refused(objects):
-    views = views_of(objects, objects.model.latents_of([0]))
-    for moved in (views.moved(3.0, np.zeros(3)), replace(views, c2w=views.c2w @ np.diag([1, -1, -1, 1]))):
+def ball(radius=0.3, count=3, size=32):
+    """Views of a white ball in the middle, exactly."""
+    orbit = Orbit.static(20, count)
+    fl = focal_length(size, FOV_DEG)
+    views = PosedViews(np.zeros((count, size, size, 3), np.float32), np.zeros((count, size, size), np.float32),
+                       orbit.poses(), fl, fl, size / 2, size / 2)
+    origins, directions = views.rays(*(part.reshape(-1) for part in np.indices(views.mask.shape)))
+    mask = hits(origins, directions, radius).reshape(views.mask.shape).astype(np.float32)
+    return replace(views, mask=mask, rgb=np.repeat(mask[..., None], 3, -1))
+
+
+def hits(origins, directions, radius):
+    """Whether rays (N, 3) meet the ball."""
+    return np.linalg.norm(np.cross(origins, directions), axis=-1) < radius
+
+
+def test_object_beyond_the_box_is_refused():
+    views = ball()
+    assert fitting.ViewPixels(views).side == fitting.SIDE
+    # twice as far out, and seen by cameras that look away from it
+    for wrong in (ball(0.9), replace(views, c2w=views.c2w @ np.diag([1, -1, -1, 1]))):
         with pytest.raises(InputError, match="cup: [0-9]+% of the object's pixels see past the box"):
-            fitting.ViewPixels(moved, "cup")
+            fitting.ViewPixels(wrong, "cup")
 
 
-def test_pixels_have_their_rays(objects):
-    """A square's target is what its rays see of the object that was rendered."""
-    latents = objects.model.latents_of([1])
-    pixels = fitting.ViewPixels(views_of(objects, latents))
-    origins, directions, jitter, target, known = pixels.batch(np.random.default_rng(0), 8)
-    assert jitter.shape == (8, origins.shape[1]) and known.min() == 1
-    seen = objects.model.render_rays(objects.model.volumes_of(latents), origins.T, directions.T)[0]
-    np.testing.assert_allclose(seen.reshape(fitting.SQUARES, -1, 4).transpose(0, 2, 1).reshape(target.shape), target,
-                               atol=2e-3)
+def test_pixels_have_their_rays():
+    """A pixel of a square shows the ball where its ray meets it."""
+    origins, directions, jitter, target, known = fitting.ViewPixels(ball()).batch(np.random.default_rng(0), 8)
+    assert jitter.shape == (8, origins.shape[1]) and known.min() == 1 and target.shape == (fitting.SQUARES, 4, 16, 16)
+    wanted = hits(origins.T, directions.T, 0.3).reshape(fitting.SQUARES, 16, 16)
+    assert (target[:, 3] == wanted).all() and (target[:, 0] == wanted).all() and 0.1 < wanted.mean() < 0.9
 
 
+def test_what_is_not_known_is_left_out():
+    known = np.ones((3, 32, 32), bool)
+    known[:, :, 16:] = False
+    target, told = fitting.ViewPixels(ball().ignoring(known)).batch(np.random.default_rng(1), 2)[3:]
+    assert 0 < told.mean() < 1 and (target * (1 - told) == 0).all()
+
+
+@pytest.mark.slow
 def test_nearest_object(objects):
     for index in (0, 2):
         pixels = fitting.ViewPixels(views_of(objects, objects.model.latents_of([index])))
@@ -79,6 +102,7 @@ def test_object_between_trained_ones_is_found(objects):
     assert best > nearest + 6, (nearest, best)
 
 
+@pytest.mark.slow
 def test_fit_that_is_stopped_is_what_there_is(objects):
     """No step at all: the nearest object."""
     latents = objects.model.latents_of([2])

@@ -49,6 +49,7 @@ def test_kind_is_that_of_the_object():
     assert len(sizes) == 7 and max(sizes["plane"]) < min(sizes["tower"])
 
 
+@pytest.mark.slow
 def test_tokens_of_views(data, tmp_path, capsys):
     """Those of the embedded tower for the same views on white."""
     from sgm.autodecoder.latents.conditions import Tower

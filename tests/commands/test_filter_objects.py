@@ -7,8 +7,8 @@ import pytest
 from support.commands import ending
 from support.small_autodecoder import write_objects, write_weights
 
+from sgm.autodecoder.mask_losses import deviations
 from sgm.train.data.packed import PackedOrbits
-from sgm.train.objects.object_filter import deviations
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def data(weights, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_object_that_contradicts_itself_is_dropped(weights, data, tmp_path, capsys):
     out, kept = tmp_path / "losses.csv", tmp_path / "kept"
     assert filter_objects.run([str(data), "--ckpt", str(weights), "--out", str(out), "--kept", str(kept), "--views", "6"]) == 0

@@ -47,7 +47,7 @@ def write_weights(path, *changes):
     """Random weights of both stages, whose objects are lumps of many parts; -> path."""
     from mindspore import Tensor
 
-    from sgm.autodecoder.latents.latent_normalization import robust_normalization
+    from sgm.autodecoder.latents.latent_normalization import Normalization
     from sgm.autodecoder.object_model import ObjectModel
     from sgm.checkpoints.safetensors_format import save_safetensors
     from sgm.config.autodecoding import load_autodecoder_spec
@@ -61,6 +61,6 @@ def write_weights(path, *changes):
     out = model.radiance_decoder.out
     out.weight.set_data(Tensor(6 * out.weight.asnumpy()))
     out.bias.set_data(Tensor(np.float32([4, 0, 0, 0])))
-    model.keep_normalization(robust_normalization(model.latents_of(range(spec.objects)), 0.5, 8.0))
+    model.keep_normalization(Normalization(0.0, 1.0, 0.5, 8.0))
     save_safetensors(path, {p.name: p.asnumpy() for p in model.get_parameters()}, {"spec": json.dumps(asdict(spec))})
     return path

@@ -44,6 +44,7 @@ def test_text_that_does_not_fit(array, said, tmp_path):
     assert said in str(error.value)
 
 
+@pytest.mark.slow
 def test_image_by_the_embedded_tower(photo):
     """Its token is that of the model of views for the same picture; a wrong width is named."""
     found = condition_of(ConditionSpec("image", width=128), image=photo)

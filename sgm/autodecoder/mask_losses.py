@@ -13,9 +13,9 @@ BATCH = 8
 def mask_losses(model, views, count=8, progress=None):
     """Return the mean absolute error of the opacity of each object, (N,).
 
-    model: an ObjectModel that was trained on `views`, a MaskedViews. count: views of each object,
-    evenly spread, of which every second pixel each way is compared. progress(iterable, description)
-    wraps the loop.
+    model: an ObjectModel that was trained on `views`, a MaskedViews of `sgm.train`. count: views of
+    each object, evenly spread, of which every second pixel each way is compared. progress(iterable,
+    description) wraps the loop.
     """
     chosen = np.unique(np.linspace(0, views.num_frames - 1, count).round().astype(int))
     batch = min(BATCH, len(views)) if views.shared else 1

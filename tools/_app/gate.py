@@ -55,19 +55,18 @@ class Gate:
             if refused[0] == 401 and headers.get("authorization"):
                 await asyncio.sleep(1)          # guessing takes time
             return await _answer(send, *refused)
-        most = self.limit(scope["path"])
-        if scope["method"] == "POST":
-            receive = _limited(receive, most)
         is_page = scope["path"] in ("/en/", "/zh/")
         if is_page:                     # its text is changed, so it must not come compressed
             scope = {**scope, "headers": [pair for pair in scope["headers"]
                                           if pair[0].lower() != b"accept-encoding"]}
         is_report = scope["path"].startswith("/files/") and scope["path"].endswith(".html")
         policy = OF_FILES if is_report else POLICY
+        body = _Body(receive, send, self.limit(scope["path"]))
         try:
-            await self.app(scope, receive, _with_headers(send, policy, is_page))
-        except TooLarge:
-            await _answer(send, 413, _too_large(most))
+            await self.app(scope, body.receive, _with_headers(body.send, policy, is_page))
+        except Exception:
+            if not body.is_refused:             # else the application misses the rest of it
+                raise
 
     def limit(self, path):
         """Return the bytes that the body of a request may have."""
@@ -115,25 +114,31 @@ class Gate:
         return bool(self.cache) and Path(place).is_relative_to(self.cache)
 
 
-class TooLarge(Exception):
-    """A body that is larger than it said, or than it may be."""
+class _Body:
+    """A request's body, which is cut off where it is larger than it said, and than it may be.
+
+    The answer then is ours, whatever the application still sends.
+    """
+
+    def __init__(self, receive, send, most):
+        self.inner_receive, self.inner_send, self.most = receive, send, most
+        self.seen, self.is_refused = 0, False
+
+    async def receive(self):
+        message = await self.inner_receive()
+        self.seen += len(message.get("body", b""))
+        if self.seen > self.most and not self.is_refused:
+            self.is_refused = True
+            await _answer(self.inner_send, 413, _too_large(self.most))
+        return {"type": "http.disconnect"} if self.is_refused else message
+
+    async def send(self, message):
+        if not self.is_refused:
+            await self.inner_send(message)
 
 
 def _too_large(most):
-    return f"found a larger upload, expected at most {most / 1e6:.0f} MB; make the image smaller"
-
-
-def _limited(receive, most):
-    seen = 0
-
-    async def counted():
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > most:
-            raise TooLarge
-        return message
-    return counted
+    return f"found a larger upload, expected at most {most >> 20} MB; make the image smaller"
 
 
 def _with_headers(send, policy, is_page):

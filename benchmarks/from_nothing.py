@@ -120,5 +120,9 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
+def main(argv=None):
+    return grow(parse(argv))
+
+
 if __name__ == "__main__":
-    sys.exit(exit_code("from_nothing.py", lambda argv=None: grow(parse(argv))))
+    sys.exit(exit_code("from_nothing.py", main))

@@ -177,8 +177,9 @@ def measure(args, model, test, baselines, names, size):
                           for key in ("psnr_fg", "iou")}
         if args.shapes:
             found["model"] |= shape_error(model, planes, names[index], args.resolution)
-        shown = levels(image.transpose(1, 2, 0))[None]
-        yield names[index], found, (shown, truth, made["model"])
+        shown = levels(image.transpose(1, 2, 0))
+        yield names[index], found, ([shown, *on_white(truth)],
+                                    [np.full_like(shown, 255), *on_white(made["model"])])
 
 
 def interval(differences):
@@ -268,8 +269,8 @@ def main(argv=None):
     for name, found, pictures in measure(args, model, test, baselines, names, size):
         results[name] = found
         sheets.append((found["model"]["psnr_fg"], captioned(
-            f"{name}: input, true, reconstructed; {found['model']['psnr_fg']:.1f} dB, silhouettes"
-            f" {found['model']['iou']:.2f}", pictures[0], *map(on_white, pictures[1:]))))
+            f"{name}: input, true; reconstructed; {found['model']['psnr_fg']:.1f} dB, silhouettes"
+            f" {found['model']['iou']:.2f}", *pictures)))
         with atomic(out / "results.json") as temporary:
             temporary.write_text(json.dumps(results, indent=1))
     sheets.sort(key=lambda pair: -pair[0])

@@ -31,9 +31,9 @@ def draw_reconstructed(model, held_out, recipe):
         measured = [compare(a, b) for a, b in zip(made, true)]
         means = [float(np.mean([view[name] for view in measured])) for name in ("psnr_fg", "iou")]
         found.append(means)
-        shown = levels(image[0].transpose(1, 2, 0))[None]
-        rows.append(captioned(f"object {index}: input, true, reconstructed; {means[0]:.1f} dB,"
-                              f" silhouettes {means[1]:.2f}", shown, on_white(true),
-                              on_white(made)))
+        shown = levels(image[0].transpose(1, 2, 0))
+        rows.append(captioned(f"object {index}: input, true; reconstructed; {means[0]:.1f} dB,"
+                              f" silhouettes {means[1]:.2f}", [shown, *on_white(true)],
+                              [np.full_like(shown, 255), *on_white(made)]))
     psnr, iou = np.mean(found, 0)
     return np.concatenate(rows), {"val_psnr_fg": float(psnr), "val_iou": float(iou)}

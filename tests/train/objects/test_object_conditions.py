@@ -64,32 +64,3 @@ def test_batches_have_the_conditions_of_their_objects():
             assert token[0, 0] == 0 or int(token[0, 0]) == latent + 1
             chosen.add(round(float(token[0, 0]) % 1, 1))
     assert 0.07 < zeroed / 800 < 0.13 and chosen == {0.0, 0.1, 0.2}
-
-
-@pytest.mark.slow
-def test_denoiser_learns_what_a_class_is():
-    """Latents of one class are around -0.5, of the other around 0.5: samples of each are on its side, and further out with
-    guidance; samples without a class are of both."""
-    from sgm.autodecoder.latents.latent_normalization import Normalization
-    from sgm.autodecoder.latents.sampling import sample
-    from sgm.autodecoder.object_model import load_objects
-    from sgm.train.trainer import Trainer
-    spec = spec_of(*CLASS)
-    model, _ = load_objects(spec, None, True)
-    model.keep_normalization(Normalization(0.0, 1.0, 1.0, 8.0))
-    rng = np.random.default_rng(0)
-    labels = np.arange(32) % 2
-    latents = (labels[:, None, None] - 0.5 + 0.1 * rng.standard_normal((32, 512, 8))).astype(np.float32)
-    tokens = np.eye(2, dtype=np.float32)[labels][:, None, None]
-    recipe = Recipe(task="latent_diffusion", steps=250, batch=8, lr=3e-3, warmup=20, average_decay=0.95, p_mean=1.0, p_std=1.6)
-    trainer = Trainer(model, recipe, LatentBatches(recipe, latents, tokens=tokens, drop=0.2))
-    for _ in range(recipe.steps):
-        trainer.advance()
-    with trainer.averaged():
-        means = {(label, guidance): sample(model, range(6), 12, 0.0, condition=tokens[label, 0], guidance=guidance).mean((1, 2))
-                 for label in (0, 1) for guidance in (1.0, 2.0)}
-        free = sample(model, range(16), 12, 0.0).mean((1, 2))
-    for guidance in (1.0, 2.0):
-        assert means[0, guidance].max() < -0.2 and means[1, guidance].min() > 0.2, means
-    assert means[1, 2.0].mean() - means[0, 2.0].mean() > means[1, 1.0].mean() - means[0, 1.0].mean()
-    assert free.min() < -0.2 and free.max() > 0.2, free

@@ -82,7 +82,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    made = Server(tmp_path_factory.mktemp("app"), "--mode", "pynative")     # nothing is compiled
+    made = Server(tmp_path_factory.mktemp("app"))
     yield made
     made.close()
     assert not made.asked.exists(), made.asked.read_text()
@@ -255,7 +255,7 @@ def test_two_users_at_once_and_a_cancelled_job(server, user, picture):
 
 
 def test_mesh_is_made_shown_and_downloaded(tmp_path, visitor, picture):
-    """With compiled graphs; first cancelled, which makes a mesh of what there is, then whole."""
+    """First cancelled, which makes a mesh of what there is, then whole."""
     trimesh = pytest.importorskip("trimesh")
     server = Server(tmp_path / "app")
     page = visitor(server)

@@ -9,6 +9,7 @@ from sgm.ops.adam import AdamStep
 from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.nerf import field, training
 from sgm.reconstruct.nerf.appearance import Appearance
+from sgm.reconstruct.stages import field_settings
 
 # What a run finds out from its object, here of usual size. Grid edges that the surface crosses,
 # over the square of the cells per side (6.4 to 11.5 in three objects); its triangles per such edge
@@ -26,15 +27,18 @@ def integers(*shape):
 def graphs(spec):
     """Yield the `GraphBuilder`s of a `MeshSpec`: the field, and every stage of DMTet.
 
-    The field is trained on views that agree, and on some that do not.
+    The field is trained on views that agree, and on some that do not; the last stage of DMTet also
+    with a goal, as distillation gives one.
     """
     yield nerf_step(spec.nerf)
     if spec.disagreement.grid:
-        yield nerf_step(spec.nerf, spec.disagreement.grid)
+        yield nerf_step(field_settings(spec, True), spec.disagreement.grid)
     yield evaluation(spec.nerf)
-    for stage in range(len(spec.dmtet.sides)):
-        if spec.dmtet.steps[stage]:
-            yield dmtet_step(spec, stage)
+    stages = [stage for stage, steps in enumerate(spec.dmtet.steps) if steps]
+    for stage in stages:
+        yield dmtet_step(spec, stage)
+    if stages:
+        yield dmtet_step(spec, stages[-1], with_goal=True)
 
 
 def _encoded(settings, points, prefix=""):
@@ -93,24 +97,47 @@ def evaluation(settings):
     )
 
 
-def dmtet_step(spec, stage):
-    """Return the GraphBuilder of the graph of `Refiner.step`, for a surface of usual size."""
+def dmtet_step(spec, stage, with_goal=False):
+    """Return the GraphBuilder of the graph of `Refiner.step`, for a surface of usual size.
+
+    A goal's pictures are taken to be as large and as many as the views.
+    """
     settings, resolution = spec.dmtet, spec.depth.resolution
     lengths = pixel_batches.Lengths()
     edges = lengths.of("edges", EDGES * resolution ** 2)
     faces = lengths.of("faces", FACES * EDGES * resolution ** 2)
     outlines = lengths.of("outlines", OUTLINES * settings.sides[stage] * settings.views[stage])
-    colored, moving = settings.pixels, max(pixel_batches.geometry_rows(settings), 2)
 
     def make():
-        return refinement.adam_step(training.make_field(spec.nerf), settings)
+        field = training.make_field(spec.nerf)
+        step = refinement.adam_step(field, settings)
+        return refinement.adam_step(field, settings, step) if with_goal else step
 
-    rows = colored + outlines
     arguments = {
         "rates": floats(3),
         **{name: floats(edges) for name in pixel_batches.Edges._fields},
-        **_encoded(spec.nerf, colored),
-        **_encoded(spec.nerf, pixel_batches.geometry_rows(settings), "further "),
+        **_pixels(spec.nerf, settings, faces, outlines),
+    }
+    if with_goal:
+        goal = _pixels(spec.nerf, refinement.of_goal(settings), faces, outlines)
+        arguments |= {f"goal's {name}": kind for name, kind in goal.items()}
+    return GraphBuilder(
+        f"DMTet training step{', with a goal' * with_goal}, {settings.views[stage]} x"
+        f" {settings.sides[stage]}^2",
+        make,
+        arguments,
+        tuple(arguments),
+        True,
+    )
+
+
+def _pixels(nerf, settings, faces, outlines):
+    """Return the types of `Batch.arrays` behind the edges."""
+    colored, moving = settings.pixels, max(pixel_batches.geometry_rows(settings), 2)
+    rows = colored + outlines
+    return {
+        **_encoded(nerf, colored),
+        **_encoded(nerf, pixel_batches.geometry_rows(settings), "further "),
         **{f"faces {k}": integers(faces) for k in range(3)},
         **{name: integers(outlines) for name in ("near", "far", "receiver", "p", "q")},
         "across": floats(outlines),
@@ -128,10 +155,3 @@ def dmtet_step(spec, stage):
         "second": integers(moving),
         "even": floats(moving),
     }
-    return GraphBuilder(
-        f"DMTet training step, {settings.views[stage]} x {settings.sides[stage]}^2",
-        make,
-        arguments,
-        tuple(arguments),
-        True,
-    )

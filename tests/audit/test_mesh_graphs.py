@@ -12,6 +12,7 @@ from sgm.reconstruct.dmtet import pixel_batches, refinement
 from sgm.reconstruct.hull import sdf_grid
 from sgm.reconstruct.nerf import training
 from sgm.reconstruct.posed_views import HALF, PosedViews
+from sgm.reconstruct.stages import field_settings
 from sgm.views.cameras import Orbit
 
 # Every loss and option is on in one of the two.
@@ -65,7 +66,7 @@ def test_the_arguments_are_those_of_a_run(spec, cpu_afterwards, monkeypatch):
     """What the trainers give their graphs for three views of a ball."""
     known = {"edges": 5000, "faces": 7000, "outlines": 3000}
     monkeypatch.setattr(pixel_batches.Lengths, "of", lambda self, name, count: known[name])
-    nerf_case, disagreeing_case, _, dmtet_case = mesh_graphs.graphs(spec)
+    nerf_case, disagreeing_case, _, dmtet_case, guided_case = mesh_graphs.graphs(spec)
     ops.set_target("Ascend")
     axis = sdf_grid.vertices(16, HALF)
     sdf = np.sqrt(np.square(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"))).sum(0)).astype(np.float32) - 0.4
@@ -74,7 +75,9 @@ def test_the_arguments_are_those_of_a_run(spec, cpu_afterwards, monkeypatch):
     views = PosedViews(0.5 * mask[..., None].repeat(3, -1), mask, Orbit.dynamic(1, 10, 3).poses(2.0), 52.0, 52.0, 16.0, 16.0)
     trainer = training.NerfTrainer(views, sdf, spec.nerf)
     refiner = refinement.Refiner(views, sdf, trainer.field, spec.dmtet)
-    disagreeing = training.NerfTrainer(views, sdf, spec.nerf, cells=spec.disagreement.grid)
+    disagreeing = training.NerfTrainer(views, sdf, field_settings(spec, True), cells=spec.disagreement.grid)
+    guided = refinement.Refiner(views, sdf, trainer.field, spec.dmtet)
+    guided.is_guided, guided.goals = True, lambda *_: refinement.Goal(views, np.ones((3, 32, 32), np.float32), 1.0, 2)
     for case, step in ((nerf_case, (trainer, "step")), (disagreeing_case, (disagreeing, "step")),
-                       (dmtet_case, (refiner, "step"))):
+                       (dmtet_case, (refiner, "step")), (guided_case, (guided, "step"))):
         assert types_of(step) == [(argument.dtype, argument.shape) for argument in case.arguments.values()]

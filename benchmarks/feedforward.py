@@ -48,10 +48,9 @@ from sgm.render.procedural import make_object, on_white  # noqa: E402
 from sgm.render.visible import OuterSurface  # noqa: E402
 from sgm.train.feedforward.feedforward_batches import input_image  # noqa: E402
 from sgm.train.objects.masked_views import MaskedViews  # noqa: E402
-from sgm.train.objects.object_sheets import levels  # noqa: E402
 from sgm.train.run.validation import captioned  # noqa: E402
 from sgm.views.cameras import EVALUATION  # noqa: E402
-from sgm.views.images import save_png  # noqa: E402
+from sgm.views.images import as_levels, save_png  # noqa: E402
 from sgm.views.metrics import compare  # noqa: E402
 
 ARMS = ("model", "other", "mean", "pixels", "features")
@@ -64,7 +63,7 @@ def straight(pictures):
     """
     rgba = pictures.transpose(0, 2, 3, 1).copy()
     rgba[..., :3] /= np.maximum(rgba[..., 3:], 1e-3)
-    return levels(rgba)
+    return as_levels(rgba)
 
 
 def turns_of(angles):
@@ -177,7 +176,7 @@ def measure(args, model, test, baselines, names, size):
                           for key in ("psnr_fg", "iou")}
         if args.shapes:
             found["model"] |= shape_error(model, planes, names[index], args.resolution)
-        shown = levels(image.transpose(1, 2, 0))
+        shown = as_levels(image.transpose(1, 2, 0))
         yield names[index], found, ([shown, *on_white(truth)],
                                     [np.full_like(shown, 255), *on_white(made["model"])])
 

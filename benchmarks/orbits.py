@@ -66,10 +66,10 @@ def write_views(folder, mesh, orbit, engine):
 def lrm_mesh(model, mesh):
     """Return the ColoredMesh that a feed-forward network makes of the input view of an object."""
     from sgm.config.reconstruction import CleanSpec
-    from sgm.feedforward.meshes import as_levels
     from sgm.feedforward.rays import UPRIGHT_SCALE, upright_cameras
     from sgm.geometry.cleaning import clean
     from sgm.geometry.textured_mesh import ColoredMesh
+    from sgm.views.images import as_levels
     pose = Orbit.static(ELEVATION).poses()[-1:]
     image = on_white(render_views(mesh, pose, model.spec.image_size, FOV_DEG, lighting=SOFT))
     tokens = model.encode(image.transpose(0, 3, 1, 2) / np.float32(255))

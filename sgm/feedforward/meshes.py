@@ -16,7 +16,7 @@ from sgm.reconstruct.texture.atlas import unwrap
 from sgm.reconstruct.texture.baking import spread, texels
 from sgm.views.cameras import DISTANCE, Orbit, camera_to_world
 from sgm.views.folder import Views
-from sgm.views.images import composite
+from sgm.views.images import as_levels, composite
 
 PADDING = 2             # texels around a chart
 FACES = 20_000          # of a mesh, unless another number is asked for
@@ -131,11 +131,6 @@ class Scene:
         cut = with_opacity(images, opacity)
         run = {"model": self.model.spec.name, "elevation": self.elevation}
         return Views(np.stack([composite(view) for view in cut]), self.source, orbit, run, cut=cut)
-
-
-def as_levels(values):
-    """Return values in [0, 1], give or take, as uint8."""
-    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def with_opacity(images, opacity):

@@ -41,7 +41,20 @@ def planes_of(spec):
     return PlaneUpsampling(spec.width, spec.channels, spec.upsampling)
 
 
-class VFusion3D(nn.Cell):
+class ModulatedNetwork(nn.Cell):
+    """What the two networks that are told a camera have in common."""
+
+    @property
+    def points(self):
+        """Return the network of points."""
+        return self.synthesizer.decoder
+
+    def encode(self, image):
+        """Map images (B, 3, H, W) in [0, 1] to tokens (B, N, context)."""
+        return self.encoder.model(image)
+
+
+class VFusion3D(ModulatedNetwork):
     """VFusion3D (Han et al. 2024, arXiv 2403.12034)."""
 
     def __init__(self, spec):
@@ -58,15 +71,6 @@ class VFusion3D(nn.Cell):
             deconv=planes_of(triplane))
         self.synthesizer = Holder(decoder=ReluDecoder(spec.decoder, triplane.channels))
 
-    @property
-    def points(self):
-        """Return the network of points."""
-        return self.synthesizer.decoder
-
-    def encode(self, image):
-        """Map images (B, 3, H, W) in [0, 1] to tokens (B, N, context)."""
-        return self.encoder.model(image)
-
     def triplane(self, tokens, camera):
         """Map tokens (B, N, context) and cameras (B, 16) to planes (B, 3, C, R, R)."""
         parts = self.transformer
@@ -75,7 +79,7 @@ class VFusion3D(nn.Cell):
         return parts.deconv(x, tokens.shape[0], self.side)
 
 
-class OpenLRM(nn.Cell):
+class OpenLRM(ModulatedNetwork):
     """OpenLRM 1.1 (He and Wang 2023, after LRM)."""
 
     def __init__(self, spec):
@@ -94,15 +98,6 @@ class OpenLRM(nn.Cell):
         self.elevation_head = None
         if spec.elevation_width:
             self.elevation_head = ElevationHead(spec.encoder.width, spec.elevation_width)
-
-    @property
-    def points(self):
-        """Return the network of points."""
-        return self.synthesizer.decoder
-
-    def encode(self, image):
-        """Map images (B, 3, H, W) in [0, 1] to tokens (B, N, context)."""
-        return self.encoder.model(image)
 
     def triplane(self, tokens, camera):
         """Map tokens (B, N, context) and cameras (B, 16) to planes (B, 3, C, R, R)."""

@@ -296,6 +296,11 @@ def _samples(mode):
     return Image.frombytes(mode, (grid.size // len(mode), 1), grid.tobytes())
 
 
+def as_levels(values):
+    """Return values in [0, 1], give or take, as uint8."""
+    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
 def composite(image, background=WHITE):
     """Return RGBA (PIL or uint8 (H, W, 4)) over a color of three levels: uint8 (H, W, 3).
 

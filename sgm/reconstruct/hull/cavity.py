@@ -5,10 +5,10 @@ degrees see a cup's inside to a quarter of its depth, and what no view sees stay
 cup even the visible part comes out as a shallow bowl, because its walls look alike. Here every
 hollow of the surface that would hold water is tried as a vessel with walls and floor of one
 thickness: the hull's cross-section below the brim, less a wall, is dug out down to the floor, but
-half a wall is left where the surface lies within the hull. The
-wall with which the pictures agree best is chosen, and the vessel stays only if they agree with it
-far better than with the surface as it was. So the visible part of the inside is evidence; the part
-below is assumed. Setting depth.cavity=false switches the prior off.
+half a wall is left where the surface lies within the hull. The wall with which the pictures agree
+best is chosen, and the vessel stays only if they agree with it far better than with the surface as
+it was. So the visible part of the inside is evidence; the part below is assumed. Setting
+depth.cavity=false switches the prior off.
 """
 import heapq
 import logging

@@ -5,8 +5,8 @@ from sgm.feedforward.meshes import with_opacity
 from sgm.feedforward.rays import SV3D_INTRINSICS
 from sgm.render.procedural import on_white
 from sgm.train.feedforward.feedforward_batches import input_image
-from sgm.train.objects.object_sheets import levels
 from sgm.train.run.validation import captioned
+from sgm.views.images import as_levels
 from sgm.views.metrics import compare
 
 
@@ -27,11 +27,11 @@ def draw_reconstructed(model, held_out, recipe):
         true = held_out.clips.pictures(index, views, size).transpose(0, 2, 3, 1)
         true[..., :3] /= np.maximum(true[..., 3:], 1e-3)
         made = with_opacity(made, opacity)
-        true = levels(true)
+        true = as_levels(true)
         measured = [compare(a, b) for a, b in zip(made, true)]
         means = [float(np.mean([view[name] for view in measured])) for name in ("psnr_fg", "iou")]
         found.append(means)
-        shown = levels(image[0].transpose(1, 2, 0))
+        shown = as_levels(image[0].transpose(1, 2, 0))
         rows.append(captioned(f"object {index}: input, true; reconstructed; {means[0]:.1f} dB,"
                               f" silhouettes {means[1]:.2f}", [shown, *on_white(true)],
                               [np.full_like(shown, 255), *on_white(made)]))

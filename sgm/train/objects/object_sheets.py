@@ -5,6 +5,7 @@ from sgm.autodecoder.latents.sampling import sample
 from sgm.render.procedural import on_white
 from sgm.train.run.validation import SIDE, captioned
 from sgm.views.cameras import Orbit
+from sgm.views.images import as_levels
 from sgm.views.metrics import compare
 
 ORBIT_VIEWS = 8         # of a generated object
@@ -19,10 +20,10 @@ def draw_held_out(model, squares, recipe):
     views, numbers, rows, found = squares.clips, squares.numbers, [], []
     for index in range(min(recipe.sheet_clips, len(views))):
         latents = model.latents_of([index], batch=1)
-        made = levels(model.render(latents, views.poses(index, numbers), views.size)[0])
+        made = as_levels(model.render(latents, views.poses(index, numbers), views.size)[0])
         true = views.pictures(index, numbers).transpose(0, 2, 3, 1)
         true[..., :3] /= np.maximum(true[..., 3:], 1e-3)
-        true = levels(true)
+        true = as_levels(true)
         measured = [compare(a, b) for a, b in zip(made, true)]
         means = [float(np.mean([view[name] for view in measured])) for name in ("psnr_fg", "iou")]
         found.append(means)
@@ -39,11 +40,6 @@ def draw_generated(model, held_out, recipe):
     """
     latents = sample(model, range(recipe.sheet_clips), recipe.sheet_steps)
     orbit = Orbit.static(20, ORBIT_VIEWS)
-    rows = [captioned(f"seed {seed}", on_white(levels(views))) for seed, views in
+    rows = [captioned(f"seed {seed}", on_white(as_levels(views))) for seed, views in
             enumerate(model.render(latents, orbit.poses(), min(model.spec.size, SIDE)))]
     return np.concatenate(rows), {}
-
-
-def levels(pictures):
-    """Return pictures in [0, 1] as uint8."""
-    return (pictures.clip(0, 1) * 255).round().astype(np.uint8)

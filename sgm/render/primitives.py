@@ -46,6 +46,11 @@ class Paint:
         return self.colors["accent" if accent else "side" if face == SIDE else "end"]
 
 
+def plain(color: np.ndarray) -> Paint:
+    """Return the paint of one color."""
+    return Paint(dict.fromkeys(("side", "end", "top", "accent"), color))
+
+
 @dataclass(frozen=True)
 class Section:
     """A closed outline in [-1, 1]^2, counterclockwise.
@@ -151,6 +156,12 @@ def hull(stations, colors, *, axis: int = 0, sides: int | None = None, caps=None
         low, high = stations[:, 2 * k - 1:2 * k + 1].T[..., None]
         rings[..., (axis + k) % 3] = (low + high) / 2 + (high - low) / 2 * circle[:, k - 1]
     return _skin(rings, colors, caps)
+
+
+def lathe(profile, colors, *, x: float = 0.0, y: float = 0.0, sides: int = 14, caps=None) -> Mesh:
+    """Return a body turned about a vertical axis at x, y; profile: rows (z, radius)."""
+    rows = [(z, x - r, x + r, y - r, y + r) for z, r in profile]
+    return hull(rows, colors, axis=2, sides=sides, caps=caps)
 
 
 def tube(path, radii, colors, *, across=(0, 1, 0), sides: int | None = 12, caps=None) -> Mesh:

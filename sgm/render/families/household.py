@@ -3,10 +3,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from sgm.render.families.moving import TIRE, YELLOW, lathe, mirrored, plain
-from sgm.render.primitives import box, hull, loft, rotated, section, shifted, tube
-from sgm.render.procedural import some_paint
+from sgm.render.primitives import (
+    box,
+    hull,
+    lathe,
+    loft,
+    plain,
+    rotated,
+    section,
+    shifted,
+    tube,
+)
+from sgm.render.procedural import DARK, LIGHT, some_paint
 
+HOLLOW, BULB = DARK[4], LIGHT[0]
 VESSEL = ("plain", "bands", "two_tone", "stripes", "checker")
 
 
@@ -51,7 +61,7 @@ def teapot(rng, colors):
     tip = rng.uniform(0.5, 0.7)
     spout = tube([(0.75 * wide, 0, 0.3 * high), (wide + 0.4 * tip, 0, 0.42 * high),
                   (wide + 0.65 * tip, 0, 0.75 * high), (wide + tip, 0, 1.02 * high)],
-                 (0.22, 0.16, 0.1, 0.08), colors["end"], caps=(colors["end"], TIRE))
+                 (0.22, 0.16, 0.1, 0.08), colors["end"], caps=(colors["end"], HOLLOW))
     handle = ear(-0.85 * wide, 0.2 * high, 0.85 * high, rng.uniform(0.45, 0.65), 0.08,
                  colors["accent"], rng.uniform(0.5, 1))
     return [body, lid, spout, handle]
@@ -82,8 +92,8 @@ def watering_can(rng, colors):
 def lamp(rng, colors):
     """Return a desk lamp: a foot, a bent arm, a shade that shines ahead and down."""
     foot = rng.uniform(0.36, 0.5)
-    base = lathe([(0, foot), (0.1, foot), (0.16, 0.5 * foot)], np.stack([colors["side"],
-                                                                        colors["top"]]), sides=18)
+    base = lathe([(0, foot), (0.1, foot), (0.16, 0.5 * foot)], (colors["side"], colors["top"]),
+                 sides=18)
     elbow = np.array((-rng.uniform(0.3, 0.6), 0, rng.uniform(0.75, 1.05)))
     head = elbow + (rng.uniform(0.6, 0.9), 0, rng.uniform(0.2, 0.5))
     arm = tube([(0, 0, 0.08), elbow], 0.06, colors["end"], sides=10)
@@ -95,8 +105,8 @@ def lamp(rng, colors):
     long, wide = rng.uniform(0.4, 0.55), rng.uniform(0.28, 0.4)
     rows = ((-0.15, 0.13), (0.1, 0.18), (long, wide), (long - 0.05, 0.8 * wide))
     path, radii = np.array([head + ahead * t for t, _ in rows[:3]]), [r for _, r in rows[:3]]
-    shade = tube(path, radii, np.stack([colors["accent"], colors["side"]]), sides=18,
-                 caps=(colors["accent"], YELLOW))
+    shade = tube(path, radii, (colors["accent"], colors["side"]), sides=18,
+                 caps=(colors["accent"], BULB))
     return [base, arm, fore, *joints, shade]
 
 
@@ -107,10 +117,10 @@ def chair(rng, colors):
     parts = [shifted(box(deep, wide, 0.12, some_paint(rng, colors)), z=seat)]
     leg = plain(colors["end"])
     for x in (-1, 1):
-        parts += mirrored(lambda s, x=x: shifted(box(thick, thick, seat + 0.02, leg),
-                                                 x=x * (deep - thick), y=s * (wide - thick)))
+        parts += [shifted(box(thick, thick, seat + 0.02, leg), x=x * (deep - thick),
+                          y=s * (wide - thick)) for s in (1, -1)]
     high, form = rng.uniform(0.75, 1.1), rng.choice(("panel", "slats", "rungs"))
-    back = mirrored(lambda s: shifted(box(thick, thick, high, leg), y=s * (wide - thick)))
+    back = [shifted(box(thick, thick, high, leg), y=s * (wide - thick)) for s in (1, -1)]
     if form == "panel":
         panel = box(0.06, wide - 0.02, 0.65 * high, some_paint(rng, colors, ("plain", "bands",
                                                                             "two_tone")))
@@ -137,10 +147,10 @@ def armchair(rng, colors):
     thick = rng.uniform(0.12, 0.18)
     parts = [shifted(box(deep, wide, seat, plain(colors["side"])), z=foot)]
     for x in (-0.8, 0.8):
-        parts += mirrored(lambda s, x=x: shifted(box(0.07, 0.07, foot + 0.02, plain(colors["end"])),
-                                                 x=x * deep, y=s * 0.9 * wide))
+        parts += [shifted(box(0.07, 0.07, foot + 0.02, plain(colors["end"])), x=x * deep,
+                          y=s * 0.9 * wide) for s in (1, -1)]
     rest = box(deep, thick, arm, plain(colors["end"]), top=(0.95, rng.choice((0.7, 1.0))))
-    parts += mirrored(lambda s: shifted(rest, y=s * (wide + thick - 0.02), z=foot))
+    parts += [shifted(rest, y=s * (wide + thick - 0.02), z=foot) for s in (1, -1)]
     behind = box(0.13, wide + thick, back, some_paint(rng, colors, ("plain", "two_tone", "bands")))
     parts.append(shifted(rotated(behind, -rng.uniform(0, 12), axis=1), x=0.1 - deep, z=foot))
     count = 1 if wide < 0.75 else 2
@@ -180,7 +190,7 @@ def boot(rng, colors):
             (top, lean, 1.15), (top, lean, 0.85), (top - 0.1, lean, 0.85)]
     parts.append(hull([(z, x + b - ankle * 1.3 * r, x + b + ankle * 1.3 * r, -ankle * r, ankle * r)
                        for z, b, r in rows],
-                      np.stack([colors["side"]] * 2 + [colors["accent"]] * 2 + [TIRE]), axis=2,
+                      np.stack([colors["side"]] * 2 + [colors["accent"]] * 2 + [HOLLOW]), axis=2,
                       sides=16))
     if rng.rand() < 0.6:        # laces, or a stripe in front
         for f in (0.3, 0.5, 0.7):

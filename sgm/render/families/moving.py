@@ -4,15 +4,10 @@ from __future__ import annotations
 import numpy as np
 
 from sgm.geometry.mesh import Mesh
-from sgm.render.primitives import Paint, box, hull, shifted, tube
+from sgm.render.primitives import box, hull, lathe, plain, shifted, tube
 from sgm.render.procedural import DARK, LIGHT, MIDDLE, some_paint
 
 TIRE, WINDOW, RED, YELLOW = DARK[4], DARK[0], MIDDLE[0], LIGHT[0]
-
-
-def plain(color: np.ndarray) -> Paint:
-    """Return the paint of one color."""
-    return Paint(dict.fromkeys(("side", "end", "top", "accent"), color))
 
 
 def along(rng, colors: dict, parts: int) -> np.ndarray:
@@ -24,11 +19,6 @@ def along(rng, colors: dict, parts: int) -> np.ndarray:
     if pattern == "bands":
         return np.stack([(first, third)[k % 2] for k in range(parts)])
     return np.stack([first] * (parts - 1) + [third if pattern == "nose" else first])
-
-
-def mirrored(make) -> list[Mesh]:
-    """Return the parts make(1) and make(-1), left and right."""
-    return [make(1), make(-1)]
 
 
 def wheel(x: float, y: float, radius: float, hub: np.ndarray, width: float = 0.14) -> Mesh:
@@ -71,7 +61,7 @@ def car(rng, colors):
     parts.append(shifted(box(0.04, 0.3 * half, 0.1, plain(TIRE)), x=0.99, z=bonnet - 0.25))
     radius = rng.uniform(0.19, 0.24)
     for x in (-0.6, 0.6):
-        parts += mirrored(lambda s, x=x: wheel(x, s * (half - 0.02), radius, colors["accent"]))
+        parts += [wheel(x, s * (half - 0.02), radius, colors["accent"]) for s in (1, -1)]
     return parts
 
 
@@ -99,19 +89,12 @@ def locomotive(rng, colors):
     parts.append(lathe(chimney, TIRE, x=0.78))
     dome = [(above - 0.06, 0.11), (above + 0.06, 0.11), (above + 0.12, 0.06)]
     parts.append(lathe(dome, colors["accent"], x=rng.uniform(0.1, 0.4)))
-    wedge = hull([(0.95, -half, half, 0.06, deck), (1.2, -0.5 * half, 0.5 * half, 0.06, 0.14)],
-                 colors["accent"])
-    parts.append(wedge)
+    parts.append(hull([(0.95, -half, half, 0.06, deck), (1.2, -0.5 * half, 0.5 * half, 0.06, 0.14)],
+                      colors["accent"]))
     for x in (-0.68, 0, 0.62):
         r = radius if x < 0.5 else 0.75 * radius
-        parts += mirrored(lambda s, x=x, r=r: wheel(x, s * (half - 0.04), r, colors["top"]))
+        parts += [wheel(x, s * (half - 0.04), r, colors["top"]) for s in (1, -1)]
     return parts
-
-
-def lathe(profile, colors, *, x: float = 0.0, y: float = 0.0, sides: int = 14, caps=None) -> Mesh:
-    """Return a body turned about a vertical axis at x, y; profile: rows (z, radius)."""
-    rows = [(z, x - r, x + r, y - r, y + r) for z, r in profile]
-    return hull(rows, colors, axis=2, sides=sides, caps=caps)
 
 
 def ship(rng, colors):
@@ -130,7 +113,7 @@ def ship(rng, colors):
     parts.append(shifted(pane, x=x + 0.13 * length, z=base + high - 0.2))
     width, top = rng.uniform(0.1, 0.15), base + high + rng.uniform(0.2, 0.4)
     parts.append(lathe([(base, width), (top - 0.12, width), (top, width)],
-                       np.stack([colors["accent"], TIRE]), x=x - 0.4 * length))
+                       (colors["accent"], TIRE), x=x - 0.4 * length))
     if rng.rand() < 0.6:
         cargo = box(rng.uniform(0.12, 0.2), 0.5 * half, rng.uniform(0.12, 0.25),
                     some_paint(rng, colors))
@@ -171,9 +154,8 @@ def aeroplane(rng, colors):
         return parts
     y = rng.uniform(0.35, 0.5)
     x, low = 0.3 - y / span * sweep, bearing + y * rise - 0.13
-    return parts + mirrored(lambda s: tube(
-        [(x - 0.36, s * y, low), (x - 0.1, s * y, low), (x + 0.08, s * y, low)],
-        (0.07, 0.11, 0.1), np.stack([colors["end"], colors["end"]]), caps=(TIRE, TIRE)))
+    jets = [[(x + ahead, s * y, low) for ahead in (-0.36, -0.1, 0.08)] for s in (1, -1)]
+    return parts + [tube(jet, (0.07, 0.11, 0.1), colors["end"], caps=(TIRE, TIRE)) for jet in jets]
 
 
 def animal(rng, colors):
@@ -184,13 +166,12 @@ def animal(rng, colors):
     shape = ((-1, 0.45), (-0.8, 0.85), (-0.3, 1), (0.3, 0.95), (0.8, 0.9), (1, 0.5))
     body = hull([(x * length, -half * r, half * r, z - deep / 2 * r, z + deep / 2 * r)
                  for x, r in shape], along(rng, colors, 5), sides=14)
-    legs = plain(colors["end" if rng.rand() < 0.5 else "side"])
-    thick, foot = rng.uniform(0.08, 0.11), colors["top"]
+    fur, foot = colors["end" if rng.rand() < 0.5 else "side"], colors["top"]
+    thick = rng.uniform(0.08, 0.11)
     parts = [body]
     for x in (-0.68 * length, 0.68 * length):
-        parts += mirrored(lambda s, x=x: lathe(
-            [(0, thick), (0.12, thick), (leg + 0.1, 1.15 * thick)],
-            np.stack([foot, legs.colors["side"]]), x=x, y=s * (half - thick), sides=10))
+        parts += [lathe([(0, thick), (0.12, thick), (leg + 0.1, 1.15 * thick)], (foot, fur), x=x,
+                        y=s * (half - thick), sides=10) for s in (1, -1)]
     # The neck rises ahead to the head, which looks to +x.
     reach, rise = rng.uniform(0.15, 0.35), rng.uniform(0.05, 0.75)
     x, top = 0.8 * length + reach, z + 0.12 + rise
@@ -217,5 +198,5 @@ def animal(rng, colors):
     end, droop = rng.uniform(0.25, 0.5), rng.uniform(-0.5, 0.5)
     path = [(-0.85 * length, 0, z + 0.1), (-length - 0.4 * end, 0, z + 0.14 + 0.3 * droop),
             (-length - 0.7 * end, 0, z + 0.1 + droop)]
-    parts.append(tube(path, (0.09, 0.07, 0.06), np.stack([colors["side"], colors["accent"]])))
+    parts.append(tube(path, (0.09, 0.07, 0.06), (colors["side"], colors["accent"])))
     return parts

@@ -85,7 +85,7 @@ def test_size_parts_and_no_half_turn(kind):
         seen = np.maximum(views, np.roll(views, 6, 0))[..., 3] > 0
         differs = np.abs(views - np.roll(views, 6, 0)).max(-1) > 8
         changed.append((differs & seen).sum((1, 2)) / seen.sum((1, 2)))
-    assert np.max(changed, axis=1).min() > 0.1      # of the first family: 0.01
+    assert np.max(changed, axis=1).min() > 0.3      # of the first family: 0
 
 
 def test_turned_any_way():

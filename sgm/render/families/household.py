@@ -21,7 +21,11 @@ VESSEL = ("plain", "bands", "two_tone", "stripes", "checker")
 
 
 def ear(x: float, low: float, high: float, reach: float, thick: float, color, power: float):
-    """Return a handle that stands out by `reach` to -x; power: 1 round, less square."""
+    """Return a handle from z low to high that stands out to -x by `reach`.
+
+    thick: half its thickness. power: of its outline |x|^(2/power) + |z|^(2/power) = 1, 1 an
+    ellipse, less towards a rectangle.
+    """
     angles = np.linspace(np.pi / 2, -np.pi / 2, 9)
     bent = [np.sign(f) * np.abs(f) ** power for f in (np.cos(angles), np.sin(angles))]
     z = (low + high) / 2 + (high - low) / 2 * bent[1]
@@ -103,10 +107,8 @@ def lamp(rng, colors):
     tilt = np.radians(rng.uniform(35, 75))
     ahead = np.array((np.cos(tilt), 0, -np.sin(tilt)))
     long, wide = rng.uniform(0.4, 0.55), rng.uniform(0.28, 0.4)
-    rows = ((-0.15, 0.13), (0.1, 0.18), (long, wide), (long - 0.05, 0.8 * wide))
-    path, radii = np.array([head + ahead * t for t, _ in rows[:3]]), [r for _, r in rows[:3]]
-    shade = tube(path, radii, (colors["accent"], colors["side"]), sides=18,
-                 caps=(colors["accent"], BULB))
+    shade = tube([head + ahead * t for t in (-0.15, 0.1, long)], (0.13, 0.18, wide),
+                 (colors["accent"], colors["side"]), sides=18, caps=(colors["accent"], BULB))
     return [base, arm, fore, *joints, shade]
 
 

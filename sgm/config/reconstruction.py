@@ -101,7 +101,10 @@ class NerfSpec:
 class DepthSpec:
     """From the field's depth maps to a signed distance (nerf/depth_fusion.py)."""
     fusion: str = "auto"  # how depth and hull are joined: max, deep, hull, or the best of them
-    resolution: int = 64        # cells per side of the distance, and of the tetrahedral grid
+    # cells per side of the distance, and of the tetrahedral grid; and of an object that has parts
+    # which would be lost in so few
+    resolution: int = 64
+    finest: int = 96
     side: int = 192             # pixels of a depth map's longer side
     samples: int = 64           # samples per ray
     truncation: float = 0.03    # truncation of the fused distance, box units
@@ -115,7 +118,7 @@ class DepthSpec:
         """Raise ConfigError for an unknown fusion or a number out of bounds."""
         require_one_of(self.fusion, section + "fusion", FUSIONS)
         require_within(self, section, {
-            "resolution": (16, 128), "side": (32, 1024), "samples": (8, 512),
+            "resolution": (16, 128), "finest": (16, 128), "side": (32, 1024), "samples": (8, 512),
             "truncation": (0.005, 0.2), "blur": (0, 5), "deep": (0, 0.5), "smooth": (0, 3)})
 
 

@@ -158,7 +158,7 @@ class Reconstruction:
             if trainer is not None and trainer.appearance:
                 plain = trainer.appearance.removed(even)
         with self.timer("surface"):
-            depth = steps.depth_settings(self.spec, disagree)
+            depth = steps.depth_settings(self.spec, disagree, hull)
             sdf = self.distance(trainer, hull, depth, origin)
             del trainer  # its graphs and Adam's moments are not needed any more
             field.forget_graphs()

@@ -30,12 +30,13 @@ class Hull(NamedTuple):
     """The visual hull of views.
 
     closed (R + 1,) * 3: its signed distance at hull.resolution, cut by the box and at its base;
-    open: the one at depth.resolution, not cut. base: height of the flat underside, or None.
-    allowed_outliers: number of views allowed to contradict a voxel. coverage: share of the masks
-    that the hull covers.
+    open: the one on the grid of the mesh, not cut, and smooth: the blur of that grid, cells, see
+    `_open`. base: height of the flat underside, or None. allowed_outliers: number of views allowed
+    to contradict a voxel. coverage: share of the masks that the hull covers.
     """
     closed: np.ndarray
     open: np.ndarray
+    smooth: float
     base: float | None
     allowed_outliers: int
     coverage: float
@@ -80,38 +81,48 @@ def carve(views, spec, source="the views"):
         visual_hull.hull_sdf(views, spec.hull.resolution, HALF, allowed_outliers), HALF
     )
     base = flat_base.base_height(closed, HALF, views) if spec.hull.base else None
-    hull = Hull(
-        closed if base is None else flat_base.cut_below(closed, HALF, base),
-        visual_hull.hull_sdf(views, spec.depth.resolution, HALF, allowed_outliers),
-        base,
-        allowed_outliers,
-        scene_box.coverage(closed, views.resized(144)),
-    )
-    _check_thickness(hull, views, spec.depth, source)
-    return hull
-
-
-def _check_thickness(hull, views, settings, source):
-    """Raise ShapeError if the coarser grid of the mesh loses the object, warn if it loses some."""
-    alone = _hull_alone(hull, settings)
-    kept = 0.0
-    if (alone < 0).any():
-        kept = scene_box.coverage(sdf_grid.one_piece(alone), views.resized(scene_box.LOW))
+    covered = scene_box.coverage(closed, views.resized(144))
+    enough = min(scene_box.POOR, covered) - scene_box.ADVANTAGE
+    outside, smooth, kept = _open(views, spec.depth, base, allowed_outliers, enough)
+    finest = max(spec.depth.finest, spec.depth.resolution)
+    setting = f"depth.finest={128 if kept < scene_box.HOPELESS else finest}"
     if kept < scene_box.HOPELESS:
-        finer = ""
-        if settings.resolution < 128:
-            finer = f"try {argument('overrides', '--set')} depth.resolution=128, or "
+        finer = f"try {argument('overrides', '--set')} {setting}, or " if finest < 128 else ""
         raise scene_box.too_thin(source, kept, finer)
-    if kept < min(scene_box.POOR, hull.coverage) - scene_box.ADVANTAGE:
-        log.warning("%s: %.0f%% of the object are thinner than a cell of depth.resolution=%d and"
-                    " will be lost; a higher one (at most 128) keeps more", source,
-                    100 * (1 - kept), settings.resolution)
+    if kept < enough:
+        log.warning("%s: %.0f%% of the object are thinner than a cell of %s and will be lost%s",
+                    source, 100 * (1 - kept), setting,
+                    "; a higher one (at most 128) keeps more" if finest < 128 else "")
+    elif len(outside) > spec.depth.resolution + 1:
+        log.info("%s: parts are thin, so the grid has %d cells per side", source, len(outside) - 1)
+    return Hull(closed if base is None else flat_base.cut_below(closed, HALF, base), outside,
+                smooth, base, allowed_outliers, covered)
 
 
-def _hull_alone(hull, settings):
-    """Return the signed distance of the hull on the grid of the mesh, without any depth."""
-    outside = hull.open if hull.base is None else flat_base.cut_below(hull.open, HALF, hull.base)
-    return visual_hull.closed(sdf_grid.blurred(outside, settings.smooth), HALF)
+def _open(views, settings, base, allowed_outliers, enough):
+    """Return the signed distance of the hull on the grid of the mesh, not cut, and the grid's blur.
+
+    Third, the share of the masks that is kept. Where that is less than `enough`, the grid of
+    settings.resolution is not blurred, or has settings.finest cells: whatever is enough first, or
+    else keeps most.
+    """
+    found, low = [], views.resized(scene_box.LOW)
+    for resolution in sorted({settings.resolution, max(settings.finest, settings.resolution)}):
+        outside = visual_hull.hull_sdf(views, resolution, HALF, allowed_outliers)
+        for smooth in (settings.smooth, 0.0):
+            alone, kept = _hull_alone(outside, base, smooth), 0.0
+            if (alone < 0).any():
+                kept = scene_box.coverage(sdf_grid.one_piece(alone), low)
+            found.append((outside, smooth, kept))
+            if kept >= enough:
+                return found[-1]
+    return max(found, key=lambda one: one[2])
+
+
+def _hull_alone(outside, base, smooth):
+    """Return the signed distance of an open hull, without any depth, closed and blurred."""
+    outside = outside if base is None else flat_base.cut_below(outside, HALF, base)
+    return visual_hull.closed(sdf_grid.blurred(outside, smooth), HALF)
 
 
 def even(views, hull, settings):
@@ -140,11 +151,15 @@ def field_settings(spec, disagree):
                    side=min(nerf.side, most.side), steps=min(nerf.steps, most.steps))
 
 
-def depth_settings(spec, disagree):
-    """Return the `DepthSpec` for views that agree, or that disagree, of a `MeshSpec`."""
+def depth_settings(spec, disagree, hull):
+    """Return the `DepthSpec` for views that agree, or that disagree, of a `MeshSpec`.
+
+    Its resolution and smooth are those of the hull, which may have thin parts.
+    """
+    depth = replace(spec.depth, resolution=len(hull.open) - 1, smooth=hull.smooth)
     if not disagree or not spec.disagreement.blur:
-        return spec.depth
-    return replace(spec.depth, truncation=spec.disagreement.truncation, blur=spec.disagreement.blur)
+        return depth
+    return replace(depth, truncation=spec.disagreement.truncation, blur=spec.disagreement.blur)
 
 
 def distance(trainer, hull, settings, progress=False):
@@ -156,7 +171,7 @@ def distance(trainer, hull, settings, progress=False):
     """
     if trainer is not None and trainer.done:
         return depth_fusion.surface(trainer, hull.open, hull.base, settings, progress)
-    return sdf_grid.one_piece(_hull_alone(hull, settings)), {
+    return sdf_grid.one_piece(_hull_alone(hull.open, hull.base, settings.smooth)), {
         "fusion": "hull",
         "candidates": {},
     }

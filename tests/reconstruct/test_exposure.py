@@ -27,7 +27,7 @@ def sdf(views):
 
 @pytest.fixture(scope="module")
 def hull(views):
-    return stages.Hull(visual_hull.closed(visual_hull.hull_sdf(views, 48, HALF), HALF), None, None, 0, 1.0)
+    return stages.Hull(visual_hull.closed(visual_hull.hull_sdf(views, 48, HALF), HALF), None, 0.6, None, 0, 1.0)
 
 
 def test_the_factors_of_unequal_views(views, sdf):
@@ -101,8 +101,9 @@ def test_field_settings_of_views_that_disagree():
 
 def test_depth_settings_of_views_that_disagree():
     spec = MeshSpec()
-    assert stages.depth_settings(spec, False) is spec.depth
-    found = stages.depth_settings(spec, True)
+    hull = stages.Hull(None, np.zeros((spec.depth.resolution + 1,) * 3), spec.depth.smooth, None, 0, 1.0)
+    assert stages.depth_settings(spec, False, hull) == spec.depth
+    found = stages.depth_settings(spec, True, hull)
     assert (found.truncation, found.blur) == (spec.disagreement.truncation, spec.disagreement.blur)
     assert replace(found, truncation=spec.depth.truncation, blur=spec.depth.blur) == spec.depth
 
@@ -118,7 +119,7 @@ def test_views_that_show_nothing_in_common(views, sdf):
     """Black and white tell nothing: there are no factors, and nothing is called equal."""
     black = replace(views, rgb=np.zeros_like(views.rgb))
     assert exposure.factors(black, sdf) is None
-    even, spread, disagree = stages.even(black, stages.Hull(sdf, None, None, 0, 1.0), DisagreementSpec())
+    even, spread, disagree = stages.even(black, stages.Hull(sdf, None, 0.6, None, 0, 1.0), DisagreementSpec())
     assert even is black and spread is None and not disagree
 
 

@@ -28,6 +28,7 @@ MAX_CHANCE_COVERAGE = 0.8
 # Masks widened by this many of LOW pixels show whether only an object's thinness, less than a cell
 # of the grid, hides it from its hull.
 WIDER = 2
+MOSTLY = 0.5                # share of the masks that must be thicker to judge by these parts alone
 # With fewer views a permutation is too often a turn or a mirror image of the true poses.
 MIN_VIEWS_FOR_TEST = 6
 GROWN = 2.0                 # factor for a sphere of an object that all pictures cut off
@@ -227,14 +228,29 @@ def _nearest_point(origins, directions):
 def allowed_outliers(views):
     """Return the number of views allowed to contradict a voxel (robust hull).
 
-    None where all agree, else as few as it takes to cover the masks, at most a tenth of the views.
-    views: in the box |x| <= HALF.
+    None where all agree, or would if they had only their thick parts: a hull loses what is thinner
+    than a cell even if all views agree on it, and a voxel that some may contradict makes all parts
+    thicker. Else as few as it takes to cover the masks, at most a tenth of the views. views: in the
+    box |x| <= HALF.
     """
     small = views.resized(LOW)
+    if _agree_where_thick(small):
+        return 0
     most = len(views) // 10
     return next(
         (count for count in range(most) if _hull_coverage(small, count) >= BEYOND_DOUBT), most
     )
+
+
+def _agree_where_thick(views):
+    """Return whether the hull covers the parts of the masks that are not thin, if there are any."""
+    size = np.ones((2 * WIDER + 1,) * 2, np.uint8)
+    masks = (views.mask > 0.5).astype(np.uint8)
+    thick = np.stack([cv2.morphologyEx(mask, cv2.MORPH_OPEN, size) for mask in masks])
+    if thick.sum() < MOSTLY * masks.sum():
+        return False
+    hull = visual_hull.closed(visual_hull.hull_sdf(views, LOW, HALF), HALF)
+    return coverage(hull, replace(views, mask=thick.astype(np.float32))) >= BEYOND_DOUBT
 
 
 def _hull_coverage(views, count=0):

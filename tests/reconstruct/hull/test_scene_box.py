@@ -111,8 +111,7 @@ def test_thin_wires_get_a_finer_grid_and_no_blur(caplog, monkeypatch):
     assert "here: parts are thin, so the grid has 96 cells per side" in caplog.text
     depth = stages.depth_settings(load_mesh_spec("fast"), False, hull)
     assert (depth.resolution, depth.smooth) == (96, 0)
-    inside = stages.distance(None, hull, depth)[0] < 0
-    assert scene_box.coverage(np.where(inside, np.float32(-1), np.float32(1)), wires(2)) > 0.9
+    assert scene_box.coverage(stages.distance(None, hull, depth)[0], wires(2)) > 0.9
     hull = stages.carve(wires(8), load_mesh_spec("fast"), "here")
     assert hull.open.shape == (65,) * 3 and hull.smooth == load_mesh_spec("fast").depth.smooth
 
@@ -127,19 +126,21 @@ def test_wires_that_the_grid_of_the_mesh_loses(caplog, monkeypatch):
     assert re.search("here: [0-9]+% of the object are thinner than a cell of depth.finest=64 and will", caplog.text)
 
 
+def fork(points):
+    """Return the signed distance of a ball from which thin rods stick out."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    rods = [np.hypot(np.hypot(x - a, y - b), z - np.clip(z, 0, 0.42)) - 0.006 for a in (-0.1, 0.1) for b in (-0.1, 0.1)]
+    return np.minimum.reduce([np.sqrt(x * x + y * y + z * z) - 0.25, *rods])
+
+
 def test_no_view_may_contradict_where_only_thin_parts_are_lost(monkeypatch):
-    """A ball on a stem of half a cell: the stem alone is missed. A ball in another place: it is not."""
+    """Thin rods are lost although all views show them: none is wrong. A ball that is elsewhere in one view is."""
     monkeypatch.setattr(scene_box, "LOW", 96)
-
-    def views(moved=0.0):
-        found = views_of(ball(0.25), Orbit.static(10, 21), side=192)
-        found.mask[:, 20:50, 95:97] = 1                         # seen by all cameras in the same place
-        found.mask[3] = np.roll(found.mask[3], int(moved), 1)
-        return found
-
-    assert scene_box._hull_coverage(views().resized(96)) < scene_box.BEYOND_DOUBT
-    assert scene_box.allowed_outliers(views()) == 0
-    assert scene_box.allowed_outliers(views(12)) > 0
+    views = views_of(fork, Orbit.static(10, 21))
+    assert scene_box._hull_coverage(views.resized(96)) < scene_box.BEYOND_DOUBT
+    assert scene_box.allowed_outliers(views) == 0
+    views.mask[3] = np.roll(views.mask[3], 6, 1)
+    assert scene_box.allowed_outliers(views) > 0
 
 
 def test_cameras_that_cannot_be_used_are_one_line():

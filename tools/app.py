@@ -24,7 +24,7 @@ from pathlib import Path
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
 import _feedforward
 from _app.gate import NAMES, Gate
-from _app.studio import Studio
+from _app.studio import EMBEDDED, Studio
 
 import simple_video_sample
 from sgm.common.cli import Arguments, check_folder, exit_code, int_range
@@ -43,9 +43,10 @@ def parse(argv):
     simple_video_sample.add_model_flags(add)
     simple_video_sample.add_set_flag(add)
     add("--fast-config", default=None, metavar="NAME|YAML",
-        help="a feed-forward network for the button Fast mesh: lrm_small, triposr, vfusion3d,"
-        " openlrm_base ...; default none")
-    add("--fast-ckpt", default=None, metavar="FILE", help="its weights")
+        help="a feed-forward network for the button Fast mesh: triposr, vfusion3d, openlrm_base,"
+        " lrm_small, which may also estimate the elevation ...; default none")
+    add("--fast-ckpt", default=None, metavar="FILE",
+        help="its weights; random: draw some, for tests")
     simple_video_sample.add_device_flags(
         parser.add_argument_group("device and memory").add_argument)
     add = parser.add_argument_group("page").add_argument
@@ -69,8 +70,19 @@ def parse(argv):
     if args.fast_config and not _feedforward.is_feedforward(args.fast_config):
         parser.error(f"argument --fast-config: found {args.fast_config}, expected a feed-forward"
                      " network: lrm_small, triposr, vfusion3d, openlrm_base")
-    if args.fast_ckpt and not args.fast_config:
-        parser.error("argument --fast-ckpt: is of a network; give --fast-config, too")
+    if bool(args.fast_ckpt) != bool(args.fast_config):
+        parser.error("argument --fast-ckpt: needs --fast-config, and the other way round; random"
+                     " draws weights, which make noise")
+    # what would only fail with the first job
+    if args.ckpt and not args.config:
+        parser.error("argument --ckpt: needs --config; without either it is the embedded model")
+    if args.config and not args.ckpt and Path(args.config).stem != EMBEDDED:
+        parser.error(f"argument --config: {args.config} needs weights, --ckpt; random draws some,"
+                     " which make noise")
+    for flag, given in (("--ckpt", args.ckpt), ("--fast-ckpt", args.fast_ckpt),
+                        ("--lora", args.lora)):
+        if given not in (None, "random") and not Path(given).exists():
+            parser.error(f"argument {flag}: found nothing at {given}")
     if bool(args.tls_cert) != bool(args.tls_key):
         parser.error("argument --tls-cert: needs --tls-key, and the other way round")
     return args

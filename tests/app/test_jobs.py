@@ -21,6 +21,8 @@ PROCESS = """
             if job["do"] == "draw":
                 open(os.path.join(job["scratch"], "preview.png"), "w").close()
                 tell(preview=1)
+            if job["do"] == "estimate":
+                tell(elevation=12.5)
             if job["do"] == "die":
                 os._exit(7)
             if job["do"] in ("wait", "stubborn", "draw"):
@@ -64,6 +66,11 @@ def test_jobs_are_done_in_order_by_one_process(queue):
     assert len({job.lines[0].split()[1] for job in made}) == 1
     assert not any(job.scratch.exists() for job in made) and made[0].progress == {"stage": "nothing"}
     assert queue.of("cup2") is made[1] and queue.of("mug") is None
+
+
+def test_estimate_is_kept_with_its_job(queue):
+    first, second = queue.add("elevation", "a", {"do": "estimate"}), queue.add("views", "b", {"do": "nothing"})
+    assert over(first, second) == ["done", "done"] and (first.elevation, second.elevation) == (12.5, None)
 
 
 def test_places_count_the_job_that_runs(queue):

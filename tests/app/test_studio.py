@@ -93,13 +93,43 @@ def test_fast_mesh_of_an_upload(studio, told):
         studio.make_fast(token, {"elevation": 20})
 
 
+def test_estimate_of_an_upload(studio, told):
+    token, _ = studio.cutouts.add("cup.png", encoded(object_on_white()))
+    with pytest.raises(InputError, match="^elevation: found no network with an estimator"):
+        studio.estimate(token)
+    studio.estimates = True
+    jobs = [studio.estimate(token) for _ in range(2)]
+    assert [job.folder for job in jobs] == ["cup_elevation", "cup-2_elevation"], "each user is told of one's own"
+    given = told(jobs[0])
+    args = image_to_mesh.parse(given["argv"])
+    assert (given["kind"], args.feedforward) == ("elevation", True) and args.image.endswith("/cup.png")
+
+
+@pytest.mark.parametrize("config, estimates", [("lrm_small", True), ("triposr", False), (None, False)])
+def test_network_with_an_estimator_is_known(tmp_path, config, estimates):
+    made = Studio(SimpleNamespace(config=None, set=[], device="CPU", output=tmp_path, fast_config=config), [])
+    made.close()
+    assert made.estimates is estimates
+
+
 def test_flags_of_the_feed_forward_network():
     assert app.fast_argv(app.parse([])) is None
-    found = image_to_mesh.parse(["cup.png", *app.fast_argv(app.parse(["--fast-config", "triposr", "--fast-ckpt", "a.ckpt"]))])
-    assert (found.config, found.ckpt, found.feedforward) == ("triposr", "a.ckpt", True)
-    for bad in (["--fast-config", "sv3d_p"], ["--fast-ckpt", "a.ckpt"]):
-        with pytest.raises(SystemExit):
-            app.parse(bad)
+    found = image_to_mesh.parse(["cup.png", *app.fast_argv(app.parse(["--fast-config", "triposr", "--fast-ckpt", "random"]))])
+    assert (found.config, found.ckpt, found.feedforward) == ("triposr", "random", True)
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--fast-config", "sv3d_p", "--fast-ckpt", "random"], "--fast-config: found sv3d_p, expected a feed-forward network"),
+    (["--fast-ckpt", "random"], "--fast-ckpt: needs --fast-config"), (["--fast-config", "triposr"], "--fast-ckpt: needs --fast-config"),
+    (["--ckpt", "random"], "--ckpt: needs --config"), (["--config", "sv3d_p"], "--config: sv3d_p needs weights"),
+    (["--config", "sv3d_p", "--ckpt", "nowhere.safetensors"], "--ckpt: found nothing at nowhere.safetensors"),
+    (["--lora", "nowhere"], "--lora: found nothing at nowhere")])
+def test_what_no_job_could_use_is_refused_at_the_start(flags, said, capsys):
+    with pytest.raises(SystemExit):
+        app.parse(flags)
+    error = capsys.readouterr().err
+    assert f"argument {said}" in error and "Traceback" not in error
+    app.parse(["--config", "sv3d_tiny"]), app.parse(["--config", "sv3d_p", "--ckpt", "random"])
 
 
 def test_flags_go_to_the_process_with_whole_paths(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional
 
 from sgm.common.errors import InputError
 
@@ -31,10 +32,12 @@ STATES = {0: "done", 1: "failed", 2: "failed", 3: "doubtful", 130: "cancelled"} 
 class Job:
     """One thing to compute.
 
-    kind: "views", "mesh" or "fast"; folder: name of its results; given: what the process is told.
+    kind: "views", "mesh", "fast" or "elevation"; folder: name of its results, or only its own;
+    given: what the process is told.
     scratch: a folder of its own, which is removed when it is over. state: waiting, running, done,
     doubtful (done, and the mesh does not explain its views), failed or cancelled. progress: the
-    `state` of a `sgm.common.progress.Chain`. steps_drawn: how many previews there were.
+    `state` of a `sgm.common.progress.Chain`. steps_drawn: how many previews there were. elevation:
+    what was estimated, degrees.
     """
     kind: str
     folder: str
@@ -44,6 +47,7 @@ class Job:
     state: str = "waiting"
     progress: dict = field(default_factory=dict)
     steps_drawn: int = 0
+    elevation: Optional[float] = None
     lines: deque = field(default_factory=lambda: deque(maxlen=LINES))
     cancelled: int = 0
 
@@ -187,6 +191,7 @@ class Queue:
                 break
             job.progress = event.get("progress", job.progress)
             job.steps_drawn += "preview" in event
+            job.elevation = event.get("elevation", job.elevation)
         if code is not None:
             self.all_said.wait(SAID_SECONDS)
         if code in (None, 130):

@@ -79,6 +79,10 @@ class Handlers:
         """Queue the mesh of an image in one pass; return the name of its folder."""
         return _or_error(self.studio.make_fast, token, {"elevation": elevation})
 
+    def estimate(self, token):
+        """Queue the estimate of the elevation of an image; return the name of its job."""
+        return _or_error(self.studio.estimate, token)
+
     def mesh(self, name, *values):
         """Queue the mesh of the folder that is open; return its name."""
         return _or_error(self.studio.make_mesh, name, dict(zip(OF_MESH, values)))
@@ -90,14 +94,19 @@ class Handlers:
             self.studio.queue.cancel(job)
 
     def look(self, name, before):
-        """Return what has changed; a result that has not is left alone, so that a viewer stays."""
+        """Return what has changed; a result that has not is left alone, so that a viewer stays.
+
+        An elevation that was estimated is set once.
+        """
         queue, results = self.studio.queue, self.studio.results
         job, found = queue.of(name), results.get(name) if name else None
         now = (name, job and job.is_over, found and shown.version(results, found))
+        is_told = now != before and job is not None and job.elevation is not None
         return (shown.status(queue, job, self.language),
                 gr.Button(interactive=job is not None and not job.is_over),
                 gr.skip() if now == before else shown.result(results, found, self.language),
-                now, shown.queue_list(queue, self.language))
+                now, shown.queue_list(queue, self.language),
+                round(job.elevation) if is_told else gr.skip())
 
     def listed(self):
         """Return the list of results as it is now."""
@@ -145,7 +154,14 @@ def build(app, studio, language, most_bytes):
                              width=spec.width, device=studio.device)
                 gr.Markdown(model + (" " + text("small")) * studio.is_embedded)
                 elevation = gr.Slider(-89, 89, 10, step=1, label=text("elevation"),
+                                      elem_id="elevation",
                                       info=None if spec.is_posed else text("elevation_label"))
+                with gr.Row(equal_height=True):
+                    estimate = gr.Button(text("estimate"), size="sm", interactive=studio.estimates,
+                                         elem_id="estimate", scale=0, min_width=120)
+                    who = (text("estimate_on", name=studio.fast.name) if studio.estimates
+                           else text("estimate_off"))
+                    gr.HTML(f"<small>{escape(who)}</small>")
                 with gr.Row():
                     orbit = gr.Dropdown(choices("orbit", forms.ORBITS), value="default",
                                         label=text("orbit"))
@@ -162,7 +178,7 @@ def build(app, studio, language, most_bytes):
                                            elem_id="make_views")
                     make_fast = gr.Button(text("fast"), interactive=studio.fast is not None,
                                           elem_id="make_fast")
-                fast = text("fast_on", name=studio.fast) if studio.fast else text("fast_off")
+                fast = text("fast_on", name=studio.fast.name) if studio.fast else text("fast_off")
                 gr.HTML(f"<small>{escape(fast)}</small>")
                 gr.Markdown(f"## {text('mesh')}")
                 with gr.Row():
@@ -190,7 +206,7 @@ def build(app, studio, language, most_bytes):
                 queued = gr.HTML(shown.queue_list(studio.queue, language), elem_id="queue")
 
         # 3. what the buttons do
-        shows = [status, cancel, result, version, queued]
+        shows = [status, cancel, result, version, queued, elevation]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         one = {"concurrency_limit": 1, "api_visibility": "private"}
         upload.change(do.chosen, upload, [token, note, brush], **one)
@@ -200,6 +216,7 @@ def build(app, studio, language, most_bytes):
         look = (do.look, [opened, version], shows)
         make_views.click(do.views, [token, *of_views], opened, **quiet).then(*look, **quiet)
         make_fast.click(do.fast, [token, elevation], opened, **quiet).then(*look, **quiet)
+        estimate.click(do.estimate, token, opened, **quiet).then(*look, **quiet)
         make_mesh.click(do.mesh, [opened, *of_mesh], opened, **quiet).then(*look, **quiet)
         cancel.click(do.stop, opened, None, **quiet)
         # not looked up in the list that this page began with: another user's result may be newer

@@ -11,16 +11,22 @@ from _app.jobs import Queue
 from _app.results import Results
 from sgm.common.cli import MAX_SEED
 from sgm.common.errors import InputError
+from sgm.config.lrm import load_lrm_spec
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import ConfigError
 
 TOOLS = Path(__file__).resolve().parents[1]
 EMBEDDED = "sv3d_tiny"          # the model without --config
+# Starts the computing process. Until it is ready, Ctrl-C ends it without a word.
+WORKER = ("import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+          " from _app.worker import main; main()")
 
 
 class Studio:
     """Everything behind the page, without the page.
 
+    spec: of the model; fast: the LrmSpec of the feed-forward network, or None; estimates: whether
+    that has an estimator of the elevation.
     args: flags of tools/app.py; model_argv: those of them that image_to_mesh.py knows; fast_argv:
     the same for a feed-forward network, None without one. command: of the computing process, by
     default `_app.worker`. uploads: the folder for the toolkit's copies.
@@ -32,7 +38,8 @@ class Studio:
         if not self.spec.is_orbit:
             raise ConfigError(f"--config {args.config}: found {self.spec.name}, which makes a video"
                               " without cameras, expected a model of orbits: sv3d_u, sv3d_p")
-        self.fast = args.fast_config
+        self.fast = load_lrm_spec(args.fast_config) if args.fast_config else None
+        self.estimates = self.fast is not None and self.fast.elevation_width > 0
         self.device, self.is_embedded = args.device, args.config is None
         self.output = f"--output={Path(args.output).absolute()}"
         self.argv, self.fast_argv = [*model_argv, self.output], fast_argv
@@ -44,7 +51,7 @@ class Studio:
         self.uploads.mkdir()
         paths = [str(TOOLS), os.environ.get("PYTHONPATH")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        self.queue = Queue(command or [sys.executable, "-m", "_app.worker"], self.jobs, environment,
+        self.queue = Queue(command or [sys.executable, "-c", WORKER], self.jobs, environment,
                            log=lambda line: print(line, flush=True))
 
     def open_upload(self, path):
@@ -68,6 +75,13 @@ class Studio:
         elevation = forms.number(form, "elevation", -89, 89)
         argv = [*self.fast_argv, self.output, f"--elevation={elevation:g}"]
         return self._add("fast", token, "", argv)
+
+    def estimate(self, token):
+        """Return the Job that estimates the elevation of a picture's camera. Raises InputError."""
+        if not self.estimates:
+            raise InputError("elevation: found no network with an estimator of it, expected"
+                             " --fast-config lrm_small when the page was started")
+        return self._add("elevation", token, "_elevation", [*self.fast_argv, self.output])
 
     def _add(self, kind, token, ending, argv):
         """Queue a job of a picture, whose results are in a folder of its name and an ending."""

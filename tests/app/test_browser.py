@@ -3,6 +3,7 @@
 Neither the browser nor the server reaches anything but this machine's loopback.
 """
 import io
+import json
 import os
 import re
 import shutil
@@ -43,6 +44,24 @@ def only_own_names(host, *more, **others):
         note(host)
     return lookup(host, *more, **others)
 socket.socket.connect, socket.getaddrinfo = only_loopback, only_own_names
+"""
+
+
+# Writes a small network of random weights, whose estimator always says 27 degrees, and its configuration.
+FAST = """
+import sys
+import numpy as np
+from omegaconf import OmegaConf
+from safetensors.numpy import save_file
+from support.small_lrm import CHANGES
+import sgm
+changes = [*CHANGES, "volume.threshold=0.3"]
+parts = {name: p.asnumpy() for name, p in sgm.load_lrm("lrm_small", "random", changes).parameters_dict().items()}
+parts["elevation_head.mlp.2.weight"] += np.float32(1e-9)
+parts["elevation_head.mlp.2.bias"] += np.float32(0.2)
+save_file(parts, sys.argv[2])
+described = OmegaConf.merge(OmegaConf.load("configs/lrm/lrm_small.yaml"), OmegaConf.from_dotlist(changes))
+OmegaConf.save(described, sys.argv[1])
 """
 
 
@@ -148,6 +167,13 @@ def until(page, condition, seconds=60):
     return found
 
 
+def count_of(page, start, least):
+    """How many lines of the console begin so, once there are `least` of them."""
+    count = lambda: sum(text.startswith(start) for text in page.console)  # noqa: E731
+    until(page, lambda: count() >= least)
+    return count()
+
+
 def state(page):
     """The class of what the page says of its job: waiting, running, done, ..."""
     found = page.query_selector("#status .state")
@@ -185,6 +211,8 @@ def test_page_asks_nobody_else_and_speaks_two_languages(server, user, language):
     page.wait_for_timeout(3000)
     foreign = [url for url in page.requests if not url.startswith((server.url, "data:", "blob:"))]
     assert len(page.requests) > 20 and not foreign
+    assert page.is_disabled("#estimate") and page.is_disabled("#make_fast")      # there is no network for them, and it says so
+    assert page.inner_text("body").count("--fast-config") == 2
     named = page.eval_on_selector_all("link, script", "all => all.map(one => one.href || one.src || '')")
     assert not [url for url in named if url and not url.startswith(server.url)]
 
@@ -216,9 +244,16 @@ def test_from_an_image_to_views(server, user, picture):
     page.mouse.down()
     page.mouse.move(x + 5, y, steps=4)
     page.mouse.up()
-    until(page, lambda: sum(text.startswith("brush:") for text in page.console) == 2)
+    drawn = count_of(page, "brush:", 2)
     changed = np.abs(seen(page, "#picture", "#brush iframe") - before).max(-1) > 10
     assert 0.002 < changed.mean() < 0.2
+    # everything is background with a threshold of 99 %; the first cut-out is back when it starts again
+    brush.locator("#threshold").fill("99")
+    drawn = count_of(page, "brush:", drawn + 1)
+    assert (np.abs(seen(page, "#picture", "#brush iframe") - before).max(-1) > 10).mean() > changed.mean() + 0.05
+    brush.locator("#reset").click()
+    count_of(page, "brush:", drawn + 1)
+    assert np.array_equal(seen(page, "#picture", "#brush iframe"), before)
     # 2. views, with a preview on the way
     page.click("#make_views")
     until(page, lambda: page.query_selector("#status img"), SECONDS)
@@ -283,6 +318,31 @@ def test_mesh_is_made_shown_and_downloaded(tmp_path, visitor, picture):
     with page.expect_popup() as popup:
         page.click("#result .links a:has-text('Report')")
     popup.value.wait_for_selector("#stages td", timeout=120_000)
+    server.close()
+
+
+def test_elevation_is_estimated_and_a_fast_mesh_made(tmp_path, visitor, picture):
+    trimesh = pytest.importorskip("trimesh")
+    config, weights = tmp_path / "small.yaml", tmp_path / "small.safetensors"
+    subprocess.run([sys.executable, "-c", FAST, config, weights], cwd=ROOT, check=True,
+                   env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    server = Server(tmp_path / "app", "--fast-config", config, "--fast-ckpt", weights)
+    page = visitor(server)
+    choose(page, picture)
+    assert page.input_value("#elevation input[type=number]") == "10"
+    page.click("#estimate")
+    assert wait_for(page, "done", "failed") == "red_elevation: about 27° above the horizon"
+    until(page, lambda: page.input_value("#elevation input[type=number]") == "27")
+    page.click("#make_fast")
+    until(page, lambda: state(page)[1].startswith("red:"))
+    assert wait_for(page, "done", "failed") == "red: done"
+    page.wait_for_selector("#result p:has-text('lrm_small, CPU')")
+    faces = int(until(page, lambda: [text for text in page.console if " faces, en" in text])[-1].split()[1])
+    page.wait_for_timeout(2000)
+    assert len(np.unique(seen(page, "#viewer", "iframe.viewer").reshape(-1, 3), axis=0)) > 50
+    mesh = trimesh.load(downloaded(page, "mesh.glb"), file_type="glb", force="mesh")
+    assert len(mesh.faces) == faces and mesh.extents.max() == pytest.approx(1, abs=1e-4)
+    assert json.loads((server.output / "red" / "report.json").read_text())["elevation"] == 27
     server.close()
 
 

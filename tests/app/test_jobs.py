@@ -21,6 +21,8 @@ PROCESS = """
             if job["do"] == "draw":
                 open(os.path.join(job["scratch"], "preview.png"), "w").close()
                 tell(preview=1)
+            if job["do"] == "complain":
+                print(f"{job['scratch']}/cup.png: no picture; {os.getcwd()}/results/cup: nothing", flush=True)
             if job["do"] == "estimate":
                 tell(elevation=12.5)
             if job["do"] == "die":
@@ -42,7 +44,7 @@ PROCESS = """
 @pytest.fixture
 def queue(tmp_path):
     (tmp_path / "process.py").write_text(textwrap.dedent(PROCESS))
-    made = Queue([sys.executable, "-S", str(tmp_path / "process.py")], tmp_path)
+    made = Queue([sys.executable, "-S", str(tmp_path / "process.py")], tmp_path, output=tmp_path / "results")
     yield made
     made.close()
 
@@ -71,6 +73,11 @@ def test_jobs_are_done_in_order_by_one_process(queue):
 def test_estimate_is_kept_with_its_job(queue):
     first, second = queue.add("elevation", "a", {"do": "estimate"}), queue.add("views", "b", {"do": "nothing"})
     assert over(first, second) == ["done", "done"] and (first.elevation, second.elevation) == (12.5, None)
+
+
+def test_folders_of_the_machine_are_left_out_of_what_is_said(queue):
+    job = queue.add("views", "a", {"do": "complain"})
+    assert over(job) == ["done"] and job.lines[-1] == "cup.png: no picture; cup: nothing"
 
 
 def test_places_count_the_job_that_runs(queue):

@@ -30,10 +30,13 @@ def studio(tmp_path):
 @pytest.fixture
 def told(studio):
     """told(job): what the process got."""
+    said = []
+    studio.queue.log = said.append
+
     def wait(job):
         with studio.queue.changed:
             assert studio.queue.changed.wait_for(lambda: job.is_over, 20)
-        return json.loads(job.lines[0])
+        return next(given for given in map(json.loads, said) if given["scratch"] == str(job.scratch))
     return wait
 
 

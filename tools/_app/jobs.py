@@ -67,12 +67,12 @@ class Queue:
 
     command: starts the process; the number of the pipe's end is appended to it. directory: where it
     runs. environment: its variables, None: those of this process. log: called with each line that
-    it prints.
+    it prints. output: the folder of results, which what a job says is relative to.
     """
 
-    def __init__(self, command, directory, environment=None, log=None):
+    def __init__(self, command, directory, environment=None, log=None, output="outputs"):
         self.command, self.directory, self.environment = command, Path(directory), environment
-        self.log = log or (lambda line: None)
+        self.log, self.output = log or (lambda line: None), output
         self.waiting, self.running = deque(), None
         self.known = OrderedDict()              # {id: Job}
         self.changed = threading.Condition()
@@ -225,8 +225,10 @@ class Queue:
             if line == END:
                 self.all_said.set()
             elif line:
-                self.speaker.lines.append(line)
                 self.log(line)
+                for folder in (self.output, self.speaker.scratch):      # users need not know them
+                    line = line.replace(f"{folder}/", "")
+                self.speaker.lines.append(line)
 
 
 def _cause(code):

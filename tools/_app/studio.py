@@ -52,7 +52,7 @@ class Studio:
         paths = [str(TOOLS), os.environ.get("PYTHONPATH")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self.queue = Queue(command or [sys.executable, "-c", WORKER], self.jobs, environment,
-                           log=lambda line: print(line, flush=True))
+                           lambda line: print(line, flush=True), self.results.folder)
 
     def open_upload(self, path):
         """Return (token, Cutout) of a file that the toolkit has received. Raises InputError."""

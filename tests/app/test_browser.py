@@ -101,7 +101,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    made = Server(tmp_path_factory.mktemp("app"))
+    made = Server(tmp_path_factory.mktemp("app"), "--also", "sv3d_u=random")
     yield made
     made.close()
     assert not made.asked.exists(), made.asked.read_text()
@@ -215,6 +215,18 @@ def test_page_asks_nobody_else_and_speaks_two_languages(server, user, language):
     assert page.inner_text("body").count("--fast-config") == 2
     named = page.eval_on_selector_all("link, script", "all => all.map(one => one.href || one.src || '')")
     assert not [url for url in named if url and not url.startswith(server.url)]
+
+
+def test_model_that_is_chosen_brings_its_settings(user):
+    page = user()
+    assert page.input_value("#steps input") == "3" and "sv3d_tiny: 21 views of 64 x 64" in page.inner_text("#line")
+    pick(page, "model", "sv3d_u")
+    until(page, lambda: page.input_value("#steps input") == "50")
+    assert page.inner_text("#line") == "sv3d_u: 21 views of 576 x 576 pixels, on CPU."
+    assert "is not told the elevation" in page.inner_text("#elevation")
+    pick(page, "model", "sv3d_tiny")
+    until(page, lambda: page.input_value("#steps input") == "3")
+    assert "is not told" not in page.inner_text("#elevation")
 
 
 def test_bad_file_is_said_in_a_line(user, tmp_path):

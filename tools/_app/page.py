@@ -8,11 +8,12 @@ from html import escape
 import gradio as gr
 
 from _app import forms, shown
+from _app.studio import EMBEDDED
 from _app.texts import say
 from sgm.common.errors import InputError
 
 EVERY = 1.0             # seconds between two looks at the queue
-OF_VIEWS = ("elevation", "orbit", "amplitude", "steps", "seed", "guidance")
+OF_VIEWS = ("model", "elevation", "orbit", "amplitude", "steps", "seed", "guidance")
 OF_MESH = ("elevation", "config", "light", "elevation_from", "distill", "resume")
 THEME = gr.themes.Default(font=["system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"],
                           font_mono=["ui-monospace", "monospace"])
@@ -56,6 +57,24 @@ class Handlers:
     def text(self, key, **values):
         """Return a text in the page's language."""
         return say(self.language, key, **values)
+
+    def of_model(self, name):
+        """Return what depends on the model.
+
+        That is a line on it, one on the elevation, steps, guidance, and whence the mesh has the
+        elevation.
+        """
+        spec = self.studio.models[name].spec
+        line = self.text("model", name=name, frames=spec.num_frames, height=spec.height,
+                         width=spec.width, device=self.studio.device)
+        return (line + (" " + self.text("small")) * (name == EMBEDDED),
+                None if spec.is_posed else self.text("elevation_label"), spec.sampling.steps,
+                spec.sampling.max_scale, "cameras" if spec.is_posed else "auto")
+
+    def changed(self, name):
+        """Set what depends on the model, which was chosen."""
+        line, info, steps, guidance, source = self.of_model(name)
+        return line, gr.Slider(info=info), steps, guidance, source
 
     def chosen(self, path):
         """Cut a new image out: its token, notes, and the brush."""
@@ -134,7 +153,7 @@ def build(app, studio, language, most_bytes):
     def choices(group, names):
         return [(text(f"{group}_{name}"), name) for name in names]
 
-    spec = studio.spec
+    said, info, steps_of, scale, source = do.of_model(studio.spec.name)
     with gr.Blocks(title=text("title"), analytics_enabled=False, delete_cache=(600, 3600)) as page:
         token, opened, version = gr.State(None), gr.State(None), gr.State(None)
         with gr.Row(equal_height=True):
@@ -150,13 +169,13 @@ def build(app, studio, language, most_bytes):
                 note = gr.HTML(elem_id="note")
                 brush = gr.HTML(elem_id="brush")
                 gr.Markdown(f"## {text('views')}")
-                model = text("model", name=spec.name, frames=spec.num_frames, height=spec.height,
-                             width=spec.width, device=studio.device)
-                gr.Markdown(model + (" " + text("small")) * studio.is_embedded)
+                model = gr.Dropdown(list(studio.models), value=studio.spec.name,
+                                    label=text("models"), elem_id="model",
+                                    visible=len(studio.models) > 1)
+                line = gr.Markdown(said, elem_id="line")
                 elevation = gr.Slider(-89, 89, 10, step=1, label=text("elevation"),
-                                      elem_id="elevation",
-                                      info=None if spec.is_posed else text("elevation_label"))
-                with gr.Row(equal_height=True):
+                                      elem_id="elevation", info=info)
+                with gr.Row():
                     estimate = gr.Button(text("estimate"), size="sm", interactive=studio.estimates,
                                          elem_id="estimate", scale=0, min_width=120)
                     who = (text("estimate_on", name=studio.fast.name) if studio.estimates
@@ -167,12 +186,10 @@ def build(app, studio, language, most_bytes):
                                         label=text("orbit"))
                     amplitude = gr.Slider(0, 60, 30, step=1, label=text("amplitude"))
                 with gr.Row():
-                    steps = gr.Number(spec.sampling.steps, precision=0, minimum=1,
-                                      maximum=forms.MOST_STEPS, label=text("steps"), min_width=90,
-                                      elem_id="steps")
+                    steps = gr.Number(steps_of, precision=0, minimum=1, elem_id="steps",
+                                      maximum=forms.MOST_STEPS, label=text("steps"), min_width=90)
                     seed = gr.Number(23, precision=0, minimum=0, label=text("seed"), min_width=90)
-                    guidance = gr.Number(spec.sampling.max_scale, minimum=0, min_width=90,
-                                         label=text("guidance"))
+                    guidance = gr.Number(scale, minimum=0, min_width=90, label=text("guidance"))
                 with gr.Row():
                     make_views = gr.Button(text("make_views"), variant="primary",
                                            elem_id="make_views")
@@ -188,7 +205,7 @@ def build(app, studio, language, most_bytes):
                                         label=text("light"))
                     elevation_from = gr.Dropdown(
                         choices("elevation", forms.ELEVATIONS), label=text("elevation_from"),
-                        value="cameras" if spec.is_posed else "auto")
+                        value=source)
                 distill = gr.Checkbox(False, label=text("distill"))
                 resume = gr.Checkbox(False, label=text("resume"), elem_id="resume")
                 make_mesh = gr.Button(text("make_mesh"), variant="primary", elem_id="make_mesh")
@@ -211,9 +228,10 @@ def build(app, studio, language, most_bytes):
         one = {"concurrency_limit": 1, "api_visibility": "private"}
         upload.change(do.chosen, upload, [token, note, brush], **one)
         # in the order of OF_VIEWS and OF_MESH
-        of_views = [elevation, orbit, amplitude, steps, seed, guidance]
+        of_views = [model, elevation, orbit, amplitude, steps, seed, guidance]
         of_mesh = [elevation, config, light, elevation_from, distill, resume]
         look = (do.look, [opened, version], shows)
+        model.change(do.changed, model, [line, elevation, steps, guidance, elevation_from], **quiet)
         make_views.click(do.views, [token, *of_views], opened, **quiet).then(*look, **quiet)
         make_fast.click(do.fast, [token, elevation], opened, **quiet).then(*look, **quiet)
         estimate.click(do.estimate, token, opened, **quiet).then(*look, **quiet)

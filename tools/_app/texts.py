@@ -24,8 +24,9 @@ _TEXTS = {
                 "快速网格：由 {name} 单次前向生成，不经过视角。"),
     "fast_facts": ("{model}, {device}", "{model}，{device}"),
     "fast": ("Fast mesh", "快速网格"),
-    "model": ("Model: {name}, {frames} views of {height} x {width} pixels, on {device}.",
-              "模型：{name}，{frames} 个视角，{height} x {width} 像素，设备 {device}。"),
+    "models": ("Model", "模型"),
+    "model": ("{name}: {frames} views of {height} x {width} pixels, on {device}.",
+              "{name}：{frames} 个视角，{height} x {width} 像素，设备 {device}。"),
     "small": ("It is the small embedded model: it knows simple procedural objects only. With a"
               " photo it shows that the program works, not quality.",
               "这是内置的小模型，只认识简单的程序化物体。对照片只能演示流程，不代表质量。"),

@@ -36,15 +36,15 @@ class Worker:
     """Does jobs; keeps the model between them. tell: gets a dict of what happens."""
 
     def __init__(self, tell):
-        self.tell, self.engine, self.network = tell, None, None     # one of them is in memory
+        self.tell, self.model, self.named = tell, None, None        # the model, and which it is
 
     def do(self, job):
         """Do a job; return the exit code of the command that does the same."""
         args = image_to_mesh.parse(job["argv"])
+        if self.named != (args.config, args.ckpt):      # one model at a time is in memory
+            self.model, self.named = None, (args.config, args.ckpt)
         if args.feedforward:
-            self.engine = None
             return self.feedforward(args, job["kind"])
-        self.network = None
         with of_command(image_to_mesh.RENAMED):
             spec = load_mesh_spec(args.mesh_config,
                                   [*args.mesh_set, *image_to_mesh.views_to_mesh.settings(args)])
@@ -61,15 +61,15 @@ class Worker:
             save_png(scratch / "preview.png", contact_sheet(frames, columns=7))
             self.tell({"preview": i + 1})
 
-        sampling = simple_video_sample.Sampling(args, True, self.engine, draw)
-        self.engine = sampling.engine
+        sampling = simple_video_sample.Sampling(args, True, self.model, draw)
+        self.model = sampling.engine
         with Chain(planned(args, spec)[:1], tell=self.progress):
             return sampling.run()
 
     def feedforward(self, args, kind):
         """Make the mesh of an image in one pass, or only tell the elevation of its camera."""
-        made = _feedforward.FeedForward(args, self.network)
-        self.network = made.model
+        made = _feedforward.FeedForward(args, self.model)
+        self.model = made.model
         if kind == "fast":
             return made.run(self.progress)
         with Chain([{"encode": 1}], tell=self.progress):
@@ -83,14 +83,12 @@ class Worker:
         with loading():
             from sgm import ops
         ops.set_device(args.device, args.device_id, args.mode)
-        engine = None
         if args.distill:
-            if self.engine is None:
-                self.engine = simple_video_sample.Sampling(args).engine
-            engine = self.engine
-        elif self.engine is not None:
-            self.engine.release()
-        meshes = image_to_mesh.Meshes(args, spec, engine, elevation=elevation)
+            self.model = simple_video_sample.Sampling(args, engine=self.model).engine
+        elif self.model is not None:
+            self.model.release()
+        meshes = image_to_mesh.Meshes(args, spec, self.model if args.distill else None,
+                                      elevation=elevation)
         with Chain(planned(args, spec)[1:], tell=self.progress):
             return meshes.run([folder], True)
 

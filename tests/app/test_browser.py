@@ -13,6 +13,9 @@ import subprocess
 import sys
 import time
 import zipfile
+from itertools import product
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -105,6 +108,19 @@ def server(tmp_path_factory):
     yield made
     made.close()
     assert not made.asked.exists(), made.asked.read_text()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """serve(*flags) -> a Server of the test's own."""
+    made = []
+
+    def start(*flags):
+        made.append(Server(tmp_path / "app", *flags))
+        return made[0]
+    yield start
+    for server in made:
+        server.close()
 
 
 @pytest.fixture(scope="module")
@@ -301,10 +317,10 @@ def test_two_users_at_once_and_a_cancelled_job(server, user, picture):
     second.wait_for_selector(f"#result h3:has-text('{folder}')")
 
 
-def test_mesh_is_made_shown_and_downloaded(tmp_path, visitor, picture):
+def test_mesh_is_made_shown_and_downloaded(serve, visitor, picture):
     """First cancelled, which makes a mesh of what there is, then whole."""
     trimesh = pytest.importorskip("trimesh")
-    server = Server(tmp_path / "app")
+    server = serve()
     page = visitor(server)
     choose(page, picture)
     page.click("#make_views")
@@ -330,15 +346,14 @@ def test_mesh_is_made_shown_and_downloaded(tmp_path, visitor, picture):
     with page.expect_popup() as popup:
         page.click("#result .links a:has-text('Report')")
     popup.value.wait_for_selector("#stages td", timeout=120_000)
-    server.close()
 
 
-def test_elevation_is_estimated_and_a_fast_mesh_made(tmp_path, visitor, picture):
+def test_elevation_is_estimated_and_a_fast_mesh_made(tmp_path, serve, visitor, picture):
     trimesh = pytest.importorskip("trimesh")
     config, weights = tmp_path / "small.yaml", tmp_path / "small.safetensors"
     subprocess.run([sys.executable, "-c", FAST, config, weights], cwd=ROOT, check=True,
                    env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
-    server = Server(tmp_path / "app", "--fast-config", config, "--fast-ckpt", weights)
+    server = serve("--fast-config", config, "--fast-ckpt", weights)
     page = visitor(server)
     choose(page, picture)
     assert page.input_value("#elevation input[type=number]") == "10"
@@ -355,17 +370,26 @@ def test_elevation_is_estimated_and_a_fast_mesh_made(tmp_path, visitor, picture)
     mesh = trimesh.load(downloaded(page, "mesh.glb"), file_type="glb", force="mesh")
     assert len(mesh.faces) == faces and mesh.extents.max() == pytest.approx(1, abs=1e-4)
     assert json.loads((server.output / "red" / "report.json").read_text())["elevation"] == 27
-    server.close()
 
 
-def test_password(tmp_path, chromium):
+def test_password(tmp_path, serve, chromium):
     (tmp_path / "secret").write_text("correct horse\n")
-    server = Server(tmp_path / "app", "--password-file", tmp_path / "secret")
-    try:
-        wrong = chromium.new_context(http_credentials={"username": "me", "password": "wrong horse"}).new_page()
-        assert wrong.goto(f"{server.url}/en/").status == 401
-        right = chromium.new_context(http_credentials={"username": "me", "password": "correct horse"}).new_page()
-        right.goto(f"{server.url}/en/")
-        right.wait_for_selector("#make_views")
-    finally:
-        server.close()
+    server = serve("--password-file", tmp_path / "secret")
+    wrong = chromium.new_context(http_credentials={"username": "me", "password": "wrong horse"}).new_page()
+    assert wrong.goto(f"{server.url}/en/").status == 401
+    right = chromium.new_context(http_credentials={"username": "me", "password": "correct horse"}).new_page()
+    right.goto(f"{server.url}/en/")
+    right.wait_for_selector("#make_views")
+
+
+def test_toolkit_copies_no_file_and_fetches_no_address(server):
+    """What it lacks by itself where it is mounted: paths of this machine, given as an upload, must not become readable."""
+    with urlopen(f"{server.url}/en/config") as answer:
+        functions = [found["id"] for found in json.load(answer)["dependencies"]]
+    assert len(functions) > 10
+    for function, path in product(functions, (__file__, "http://127.0.0.1:1/x.png")):
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}] * 8
+        asked = Request(f"{server.url}/en/gradio_api/queue/join", json.dumps({"fn_index": function, "data": data, "session_hash": "x"}).encode(),
+                        {"content-type": "application/json"})
+        with pytest.raises(HTTPError, match="403"):
+            urlopen(asked)

@@ -245,6 +245,7 @@ def build(app, studio, language, most_bytes):
         version.change(do.seen, opened, names, **quiet)
         gr.Timer(EVERY).tick(*look, concurrency_limit=None, **quiet)
 
+    page.has_launched = True        # else any path is an upload: the toolkit copies the file
     gr.mount_gradio_app(app, page, f"/{language}", max_file_size=most_bytes, ssr_mode=False,
                         footer_links=[], theme=THEME, css=CSS, mcp_server=False, pwa=False,
                         head=TOO_LARGE % (most_bytes, text("too_large", most=most_bytes >> 20)),

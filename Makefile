@@ -68,11 +68,14 @@ data/cat128/val/clips.npy: | $(READY)
 data/proc128/clips.npy: | $(READY)
 	$(RENDER) procedural --count $(TOYS) $(VIEWS)
 
+data/side128/clips.npy: | $(READY)
+	$(RENDER) procedural --family one_sided --count $(TOYS) $(VIEWS)
+
 runs/vae_small/finished: data/cat128/dynamic/clips.npy data/cat128/val/clips.npy data/proc128/clips.npy
 	$(TRAIN)
 	@touch $@
 
-runs/sv3d_small/finished: runs/vae_small/finished
+runs/sv3d_small/finished: runs/vae_small/finished data/side128/clips.npy
 	$(TRAIN) --init runs/vae_small/averaged.safetensors
 	@touch $@
 

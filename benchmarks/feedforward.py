@@ -44,7 +44,8 @@ from sgm.feedforward.meshes import with_opacity  # noqa: E402
 from sgm.feedforward.rays import SV3D_INTRINSICS, UPRIGHT_SCALE, upright_cameras  # noqa: E402
 from sgm.feedforward.reconstructor import load_lrm  # noqa: E402
 from sgm.geometry import metrics as of_shapes  # noqa: E402
-from sgm.render.procedural import make_object, on_white  # noqa: E402
+from sgm.render.families.named import procedural_object  # noqa: E402
+from sgm.render.procedural import on_white  # noqa: E402
 from sgm.render.visible import OuterSurface  # noqa: E402
 from sgm.train.feedforward.feedforward_batches import input_image  # noqa: E402
 from sgm.train.objects.masked_views import MaskedViews  # noqa: E402
@@ -135,12 +136,12 @@ def rendered(model, clips, index, planes, size):
 
 
 def shape_error(model, planes, name, resolution):
-    """Return {chamfer, iou} of the mesh of planes against a procedural object, by its seed."""
+    """Return {chamfer, iou} of the mesh of planes against a procedural object, by its name."""
     try:
         vertices, faces = model.surface(planes, resolution)
     except InputError:                          # no surface at all: the worst there is
         return {"chamfer": np.nan, "shape_iou": 0.0}
-    truth = make_object(int(name))
+    truth = procedural_object(name).load()
     outer = [OuterSurface(mesh_of(vertices / UPRIGHT_SCALE, faces)), OuterSurface(truth)]
     found = of_shapes.compare((vertices / UPRIGHT_SCALE, faces), (truth.vertices, truth.faces),
                               outer=outer)
@@ -249,9 +250,9 @@ def main(argv=None):
             raise InputError(f"{clips.packed[0].folder}: found cameras that are not those of rings,"
                              " expected sets of tools/render_orbits.py --orbit rings")
     names = [str(np.load(clip.folder / "names.npy")[clip.row]) for clip in test.packed.items]
-    if args.shapes and not all(name.isdigit() for name in names):
-        raise InputError(f"--shapes: found {next(n for n in names if not n.isdigit())}, expected"
-                         " procedural objects, whose names are seeds")
+    if args.shapes and None in (objects := [procedural_object(name) for name in names]):
+        raise InputError(f"--shapes: found {names[objects.index(None)]}, expected procedural"
+                         " objects, whose names are seeds")
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     size = args.size or test.size

@@ -48,8 +48,8 @@ from sgm.render.datasets import (  # noqa: E402
     procedural_items,
     write_pictures,
 )
+from sgm.render.families.named import ProceduralObject  # noqa: E402
 from sgm.render.framing import normalized, viewing_distance  # noqa: E402
-from sgm.render.procedural import make_object  # noqa: E402
 from sgm.render.zbuffer import SOFT, STUDIO, render_views  # noqa: E402
 from sgm.views import metrics  # noqa: E402
 from sgm.views.cameras import FOV_DEG, Orbit  # noqa: E402
@@ -102,8 +102,8 @@ def measure(name, source, args):
     from sgm.reconstruct import stages as steps
     from sgm.reconstruct.pipeline import Reconstruction
     from sgm.reconstruct.texture import baking
-    if isinstance(source, int):
-        mesh, light = make_object(source), SOFT
+    if isinstance(source, ProceduralObject):
+        mesh, light = source.load(), SOFT
     else:
         mesh, light = normalized(load_mesh(source, args.up)), STUDIO
     light = lighting_of(name, OrbitSettings(

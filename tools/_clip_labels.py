@@ -15,7 +15,8 @@ from sgm.feedforward.clip_filter import (
 )
 from sgm.feedforward.reconstructor import load_lrm
 from sgm.render.datasets import begin_packed, finish_packed
-from sgm.render.procedural import make_object, on_white
+from sgm.render.families.named import procedural_object
+from sgm.render.procedural import on_white
 from sgm.render.zbuffer import render_views
 from sgm.train.data.packed import load_packed
 from sgm.views.cameras import AZIMUTH_SIGN, DISTANCE, FOV_DEG, camera_to_world
@@ -33,13 +34,13 @@ def features_of(model, frames):
     return clip_features(model.encode(np.float32(images).transpose(0, 3, 1, 2) / 255))
 
 
-def agreement(views, seed, azimuths, elevations):
+def agreement(views, mesh, azimuths, elevations):
     """Return IoU times PSNR of generated views (T, S, S, 4) with the true ones, but the input's.
 
-    seed: of the procedural object; angles (T,) in its world, degrees.
+    mesh: the true object; angles (T,) in its world, degrees.
     """
     poses = camera_to_world(AZIMUTH_SIGN * azimuths, elevations, DISTANCE)
-    truth = render_views(make_object(seed), poses, views.shape[1], FOV_DEG)
+    truth = render_views(mesh, poses, views.shape[1], FOV_DEG)
     found = [compare(a, b) for a, b in zip(views[:-1], truth[:-1])]
     return float(np.mean([view["iou"] for view in found])
                  * np.mean([view["psnr_fg"] for view in found]))
@@ -80,10 +81,11 @@ def learn(args):
                 kinds.append((k, kind))
         good = np.array([kind == "as made" for _, kind in kinds])
     else:
-        if not all(str(name).isdigit() for name in names):
-            raise InputError(f"{args.set}: found {names[0]}, expected procedural objects, whose"
-                             " names are seeds and whose true views can be rendered; --corrupt"
-                             " needs none")
+        objects = [procedural_object(str(name)) for name in names]
+        if None in objects:
+            raise InputError(f"{args.set}: found {names[objects.index(None)]}, expected procedural"
+                             " objects, whose names are seeds and whose true views can be rendered;"
+                             " --corrupt needs none")
         starts, score = np.load(args.set / STARTS), []
         for k in each(range(count), "true views", "clip", quiet=args.quiet):
             azimuths = arrays["azimuths"][k] + starts[k]
@@ -91,7 +93,7 @@ def learn(args):
             frames = on_white(clips[k])
             rows.append((features_of(model, frames), frame_change(frames),
                          hull_coverage(clips[k], arrays["azimuths"][k], elevations)))
-            score.append(agreement(clips[k], int(names[k]), azimuths, elevations))
+            score.append(agreement(clips[k], objects[k].load(), azimuths, elevations))
             kinds.append((k, "as made"))
         good = np.array(score) >= np.quantile(score, 1 - args.good)
         print(f"agreement (IoU x PSNR): {np.mean(score):.2f}, good from"

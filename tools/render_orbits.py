@@ -3,6 +3,7 @@
 
   render_orbits.py procedural --count 2000 --out data/objects --size 64
   render_orbits.py procedural --count 2000 --out data/objects64 --size 64 --pack
+  render_orbits.py procedural --family one_sided --count 1500 --out data/one_sided --size 128 --pack
   render_orbits.py meshes models/*.glb more/ --out data/models --size 576
   render_orbits.py meshes models/*.glb --out data/degraded --degrade
   render_orbits.py catalogue furniture/*.sh3f --split test --out data/test --size 128
@@ -13,6 +14,12 @@ views folder has 000.png ... (RGBA, straight alpha; the input view is last, at a
 transforms.json. A packed set has clips.npy (N, T, H, W, 4) uint8 with straight alpha, azimuths.npy
 and elevations.npy (N, T) float32 degrees, and names.npy (N,) text; cameras are 2 from the origin.
 Read clips.npy with numpy.load(..., mmap_mode="r").
+
+Procedural objects are of one of two families. Half a turn leaves those of half_turn as they are;
+one_sided are mugs, cars, chairs and others with a front and a back, turned any way. An object's
+name is its seed, with the family in front if it is one_sided. A seed of another kind than --kinds
+is left out, and the next one taken. The kind animal of one_sided is for tests: it is not rendered
+unless --kinds names it.
 
 With --variations N each mesh is rendered in N forms instead of its own: stretched by up to 15 %
 along each axis, mirrored or not, turned about the vertical, with hue and brightness changed, under
@@ -52,6 +59,7 @@ from sgm.common.cli import (
 from sgm.common.errors import InputError
 from sgm.common.locks import locked
 from sgm.common.progress import progress_bar
+from sgm.render.families.named import FAMILIES, HALF_TURN, trained_kinds
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -91,9 +99,17 @@ def parse(argv=None) -> argparse.Namespace:
                                      help="procedural objects by seed")
     procedural.add_argument("--count", type=int_range(1, 10**8), required=True,
                             help="number of objects")
+    procedural.add_argument("--family", choices=tuple(FAMILIES), default=HALF_TURN,
+                            help=f"which objects (default {HALF_TURN})")
+    procedural.add_argument("--kinds", metavar="KIND,KIND,...",
+                            help="only these kinds of the family (default all, but those held out"
+                                 " of training); " + "; ".join(
+                                     f"{family}: {', '.join(module.KINDS)}" + "".join(
+                                         f" ({kind}: held out)" for kind in module.HELD_OUT)
+                                     for family, module in FAMILIES.items()))
     procedural.add_argument("--first-seed", type=int_range(0, MAX_SEED), default=0,
                             help="seed of the first object (0-99999 are for training,"
-                                 " 1000000-1000015 held out)")
+                                 " 1000000 and above held out; default 0)")
     meshes = commands.add_parser("meshes", parents=[common, varied], help="mesh files")
     meshes.add_argument("paths", nargs="+",
                         help="mesh files, or folders and zip archives searched for them")
@@ -131,7 +147,21 @@ def parse(argv=None) -> argparse.Namespace:
     if args.command == "procedural" and args.first_seed + args.count > MAX_SEED + 1:
         raise InputError(f"--first-seed {args.first_seed} --count {args.count}: seeds must stay"
                          " under 2^32")
+    if args.command == "procedural":
+        args.kinds = read_kinds(args.kinds, args.family)
     return args
+
+
+def read_kinds(text: str | None, family: str) -> tuple[str, ...] | None:
+    """Return the kinds that --kinds lists, in the family's order; None: all. Raises InputError."""
+    known = FAMILIES[family].KINDS
+    if text is None:
+        return trained_kinds(family) if FAMILIES[family].HELD_OUT else None
+    wrong = [kind for kind in text.split(",") if kind not in known]
+    if wrong:
+        raise InputError(f"--kinds: found {wrong[0]!r}, expected some of {','.join(known)}, the"
+                         f" kinds of --family {family}")
+    return tuple(kind for kind in known if kind in text.split(","))
 
 
 def main(argv=None) -> int:
@@ -140,8 +170,8 @@ def main(argv=None) -> int:
     from sgm.render.catalogue import catalogue_items
     from sgm.render.datasets import (
         OrbitSettings,
+        items_of_kinds,
         mesh_items,
-        procedural_items,
         render_folders,
         render_packed,
     )
@@ -151,9 +181,11 @@ def main(argv=None) -> int:
     if variations:
         args.lighting = "varied"
     common = ("size", "frames", "orbit", "elevation", "lighting", "supersample", "seed")
-    settings = OrbitSettings(args.command, **{name: getattr(args, name) for name in common},
-                             up=getattr(args, "up", None), fit=getattr(args, "fit", None),
-                             variations=variations,
+    objects = {name: getattr(args, name) for name in ("family", "kinds")
+               if args.command == "procedural"}
+    objects |= {name: getattr(args, name) for name in common}
+    settings = OrbitSettings(args.command, **objects, up=getattr(args, "up", None),
+                             fit=getattr(args, "fit", None), variations=variations,
                              degrade=Degradation() if args.degrade else None)
     how = {"workers": args.workers, "overwrite": args.overwrite}
     if args.command == "meshes":
@@ -161,7 +193,7 @@ def main(argv=None) -> int:
     elif args.command == "catalogue":
         items = catalogue_items(args.paths, args.split, variations or 0)
     else:
-        items = procedural_items(range(args.first_seed, args.first_seed + args.count))
+        items = items_of_kinds(args.family, args.kinds, args.first_seed, args.count)
     with locked(args.out, "--out"), progress_bar("object", args.quiet) as progress:
         if args.pack:
             failed = {}

@@ -42,7 +42,8 @@ from sgm.common.errors import InputError
 from sgm.common.files import atomic
 from sgm.common.progress import Bar, each
 from sgm.geometry.metrics import sample
-from sgm.render.procedural import make_object, on_white
+from sgm.render.families.named import procedural_object
+from sgm.render.procedural import on_white
 from sgm.train.objects.masked_views import MaskedViews
 from sgm.train.objects.object_describing import names_of
 from sgm.train.run.validation import captioned
@@ -132,7 +133,12 @@ def main(argv=None):
     shown = np.stack([reference.pictures(k, chosen) for k in range(args.count)])
     shown = shown.transpose(0, 1, 3, 4, 2)
     true_tokens = tokens(tower, as_levels(shown[..., :3], shown[..., 3]))
-    meshes = [make_object(int(name)) for name in names_of(reference.packed)[:args.count]]
+    names = names_of(reference.packed)[:args.count]
+    objects = [procedural_object(name) for name in names]
+    if None in objects:
+        raise InputError(f"--reference: found {names[objects.index(None)]}, expected procedural"
+                         " objects, whose names are seeds")
+    meshes = [each.load() for each in objects]
     true_points = [sample(mesh.vertices, mesh.faces, POINTS, 0)[0] for mesh in meshes]
 
     def matrix(first, second, text):

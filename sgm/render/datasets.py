@@ -26,6 +26,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,8 @@ from sgm.geometry.mesh_writer import ply
 from sgm.geometry.zipped import ZippedMesh, members
 from sgm.render.catalogue import CatalogueObject
 from sgm.render.degradation import Degradation, degraded_orbit
+from sgm.render.families.named import HALF_TURN, ProceduralObject, objects_of
 from sgm.render.framing import normalized, viewing_distance
-from sgm.render.procedural import make_object
 from sgm.render.variation import variation_of
 from sgm.render.zbuffer import SOFT, STUDIO, Lighting, render_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, Orbit, position
@@ -60,8 +61,8 @@ _TEMPORARY = re.compile(r"\..+\.tmp")          # what a killed process left, see
 # that just failed, or None
 Progress = Callable[[int, int, "tuple[str, str] | None"], None]
 
-# where an object comes from: the seed of a procedural one, a mesh file, or one within an archive
-Source = int | str | ZippedMesh | CatalogueObject
+# where an object comes from: a mesh file, one within an archive, or what builds or loads itself
+Source = ProceduralObject | str | ZippedMesh | CatalogueObject
 Item = tuple[str, Source]           # its name, and that
 
 
@@ -70,6 +71,8 @@ class OrbitSettings:
     """What all orbits of a set have in common; recorded in its render.json."""
     # objects: "procedural" by seed, "meshes" from files, or those of the "catalogue"
     kind: str = "procedural"
+    family: str = HALF_TURN         # procedural only: one of sgm.render.families.named.FAMILIES
+    kinds: tuple[str, ...] | None = None    # procedural only: kinds of it, None all
     size: int = 576                 # pixels per side
     frames: int = 21                # views per orbit
     # "static": constant elevation; "dynamic": the random orbits of SV3D's paper; "rings": the same
@@ -88,7 +91,10 @@ class OrbitSettings:
 
     def record(self) -> dict:
         """Return the settings as render.json holds them."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: list(value) if name == "kinds" else value
+                  for name, value in asdict(self).items() if value is not None}
+        if self.family == HALF_TURN:        # as in sets from before there was another
+            del values["family"]
         return values | {"elevation": [float(bound) for bound in self.elevation]}
 
 
@@ -156,9 +162,7 @@ def rendered(name: str, mesh: Mesh, settings: OrbitSettings) -> Rendered:
 
 def load_object(source: Source, up: str | None) -> Mesh:
     """Return the mesh of an object, z up. Raises MeshError."""
-    if isinstance(source, int):
-        return make_object(source)
-    if isinstance(source, CatalogueObject):
+    if isinstance(source, (ProceduralObject, CatalogueObject)):
         return source.load()
     return source.load(up) if isinstance(source, ZippedMesh) else load_mesh(source, up)
 
@@ -252,9 +256,21 @@ def _start_worker():
 
 # --- whole sets -----------------------------------------------------------------------------------
 
-def procedural_items(seeds: Iterable[int]) -> list[tuple[str, int]]:
-    """Return (name, seed) of procedural objects as `render_folders` takes them."""
-    return [(f"{seed:07d}", seed) for seed in seeds]
+def procedural_items(seeds: Iterable[int]) -> list[tuple[str, ProceduralObject]]:
+    """Return (name, object) of seeds of the first family, as `render_folders` takes them."""
+    return [(each.name, each) for each in map(ProceduralObject, seeds)]
+
+
+def items_of_kinds(family: str, kinds: tuple[str, ...] | None, first: int,
+                   count: int) -> list[tuple[str, ProceduralObject]]:
+    """Return (name, object) of the first `count` objects of some kinds, None all, from a seed on.
+
+    Raises InputError if there are not so many.
+    """
+    items = [(each.name, each) for each in islice(objects_of(family, kinds, first), count)]
+    if len(items) < count:
+        raise InputError(f"--first-seed {first} --count {count}: seeds must stay under 2^32")
+    return items
 
 
 def mesh_items(paths: list[str], copies: int = 0) -> list[tuple[str, str | ZippedMesh]]:
@@ -317,8 +333,11 @@ def claim(folder: Path, record: dict, overwrite: bool = False):
         except (ValueError, TypeError, RecursionError):
             raise InputError(f"{note}: is damaged; give another --out, or --overwrite to start"
                              " afresh") from None
-        found.setdefault("lighting", "fixed")       # sets from before there was any other lighting
-        for key, value in ({"degrade": None, "variations": None} | record).items():
+        # what is not noted, since it is usual, or because the set is from before there was another
+        usual = {"kind": None, "lighting": "fixed", "family": HALF_TURN} | dict.fromkeys(
+            ("kinds", "degrade", "variations"))
+        found = usual | found
+        for key, value in (usual | record).items():
             if found.get(key) != value:
                 raise InputError(f"--out {folder}: holds orbits rendered with {key}"
                                  f" {found.get(key)}, this run has {key} {value}; give another"
@@ -390,7 +409,7 @@ def render_packed(items: list[Item], out: Path, settings: OrbitSettings, *, work
     """
     record = settings.record() | {"count": len(items)}
     if settings.kind == "procedural":
-        record["first_seed"] = items[0][1]
+        record["first_seed"] = items[0][1].seed
     names = [name for name, _ in items]
     begun = begin_packed(out, record, names, settings.frames, settings.size, overwrite)
     if begun is None:

@@ -1,6 +1,7 @@
-"""Building blocks of procedural objects: lofted shapes with painted cells.
+"""Building blocks of procedural objects.
 
-All are unchanged by half a turn about z.
+Lofts and boxes have painted cells and are unchanged by half a turn about z. Hulls and tubes need
+not be; their colors change along them.
 """
 from __future__ import annotations
 
@@ -43,6 +44,11 @@ class Paint:
             "panel": face == SIDE and cell == 1 and row == 1
         }.get(self.pattern, False)
         return self.colors["accent" if accent else "side" if face == SIDE else "end"]
+
+
+def plain(color: np.ndarray) -> Paint:
+    """Return the paint of one color."""
+    return Paint(dict.fromkeys(("side", "end", "top", "accent"), color))
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,15 @@ def loft(outline: Section, rings: list[tuple[float, float, float]], paint: Paint
             a, b = (grid[j, i], grid[j, (i + 1) % n])[::turn]
             vertices += [center, a, b]
             colors += [paint.colors["top"]] * 3
-    vertices, colors = np.array(vertices), np.array(colors, np.float32)
-    faces = np.arange(len(vertices)).reshape(-1, 3)
-    p = vertices[faces]
+    return _mesh(np.array(vertices), np.array(colors, np.float32))
+
+
+def _mesh(corners, colors):
+    """Return the mesh of triangles (3 corners each, (3 F, 3)), without those of no area."""
+    faces = np.arange(len(corners)).reshape(-1, 3)
+    p = corners[faces]
     keep = np.linalg.norm(np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]), axis=1) > 1e-9
-    return Mesh(vertices, faces[keep], colors=colors)
+    return Mesh(corners, faces[keep], colors=colors)
 
 
 def box(x: float, y: float, height: float, paint: Paint, *, top=(1.0, 1.0),
@@ -128,6 +138,74 @@ def box(x: float, y: float, height: float, paint: Paint, *, top=(1.0, 1.0),
     """
     rings = [(0, x * bottom[0], y * bottom[1]), (height, x * top[0], y * top[1])]
     return loft(section("box", paint), rings, paint)
+
+
+def hull(stations, colors, *, axis: int = 0, sides: int | None = None, caps=None) -> Mesh:
+    """Return a closed body of cross sections along a coordinate axis (0 x, 1 y, 2 z).
+
+    stations: rows (place on the axis, low and high end along the next axis, low and high end along
+    the one after it; x follows z). They may go back, into a hollow. sides: corners of the ellipses
+    that the sections are, or None: rectangles. colors: (3,), or one for each part between two
+    stations. caps: colors of the two ends, if others.
+    """
+    stations = np.asarray(stations, float)
+    circle = _outline(sides)
+    rings = np.empty((len(stations), len(circle), 3))
+    rings[..., axis] = stations[:, :1]
+    for k in (1, 2):
+        low, high = stations[:, 2 * k - 1:2 * k + 1].T[..., None]
+        rings[..., (axis + k) % 3] = (low + high) / 2 + (high - low) / 2 * circle[:, k - 1]
+    return _skin(rings, colors, caps)
+
+
+def lathe(profile, colors, *, x: float = 0.0, y: float = 0.0, sides: int = 14, caps=None) -> Mesh:
+    """Return a body turned about a vertical axis at x, y; profile: rows (z, radius)."""
+    rows = [(z, x - r, x + r, y - r, y + r) for z, r in profile]
+    return hull(rows, colors, axis=2, sides=sides, caps=caps)
+
+
+def tube(path, radii, colors, *, across=(0, 1, 0), sides: int | None = 12, caps=None) -> Mesh:
+    """Return a closed tube along a path (N, 3).
+
+    radii: half its thickness, a number, one for each point of the path, or two: along `across`,
+    which must not be the path's direction, and at right angles to that. sides, colors, caps: see
+    `hull`.
+    """
+    path = np.asarray(path, float)
+    ahead = np.gradient(path, axis=0)
+    ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
+    first = across - ahead * (ahead @ np.asarray(across, float))[:, None]
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    second = np.cross(ahead, first)
+    radii = np.asarray(radii, float)
+    radii = np.broadcast_to(radii[:, None] if radii.ndim == 1 else radii, (len(path), 2))
+    scaled = _outline(sides) * radii[:, None]
+    rings = (path[:, None] + scaled[..., :1] * first[:, None] + scaled[..., 1:] * second[:, None])
+    return _skin(rings, colors, caps)
+
+
+def _outline(sides):
+    """Return the corners, counterclockwise, of a regular polygon of radius 1, or a square."""
+    if sides is None:
+        return np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)], float)
+    angles = 2 * np.pi * (np.arange(sides) + 0.5) / sides
+    return np.stack([np.cos(angles), np.sin(angles)], -1)
+
+
+def _skin(rings, colors, caps):
+    """Return the closed surface of rings (N, M, 3), counterclockwise seen from beyond the last."""
+    colors = np.broadcast_to(np.asarray(colors, np.float32), (len(rings) - 1, 3))
+    after = np.roll(rings, -1, axis=1)
+    a, b, c, d = rings[:-1], after[:-1], after[1:], rings[1:]
+    walls = np.stack([a, b, c, a, c, d], 2)
+    painted = np.broadcast_to(colors[:, None, None], walls.shape)
+    ends = []
+    for ring, following in ((after[0], rings[0]), (rings[-1], after[-1])):
+        ends.append(np.stack([np.broadcast_to(ring.mean(0), ring.shape), ring, following], 1))
+    caps = colors[[0, -1]] if caps is None else np.asarray(caps, np.float32)
+    end_colors = np.broadcast_to(caps[:, None, None], np.shape(ends))
+    return _mesh(np.concatenate([part.reshape(-1, 3) for part in (walls, *ends)]),
+                 np.concatenate([part.reshape(-1, 3) for part in (painted, end_colors)]))
 
 
 def rotated(mesh: Mesh, degrees: float, axis: int = 2) -> Mesh:

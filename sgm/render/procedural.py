@@ -1,9 +1,10 @@
 """Procedural objects to train and test a small SV3D, deterministic across numpy versions.
 
-Every object is unchanged by half a turn about the vertical axis, so what the input view hides
-follows from what it shows. It is long and narrow, its long sides and its ends have different
-colors, and it is seen three-quarter in the input view, so its silhouette and its colors change much
-with the azimuth: the mean of an orbit is a poor guess, and so is the right orbit at wrong azimuths.
+They are the first family, half_turn; `sgm.render.families` has the second, and both by name. Every
+object is unchanged by half a turn about the vertical axis, so what the input view hides follows
+from what it shows. It is long and narrow, its long sides and its ends have different colors, and it
+is seen three-quarter in the input view, so its silhouette and its colors change much with the
+azimuth: the mean of an orbit is a poor guess, and so is the right orbit at wrong azimuths.
 """
 from __future__ import annotations
 
@@ -43,14 +44,14 @@ def make_object(seed: int) -> Mesh:
 
 def kind_of(seed: int) -> str:
     """Return the kind of the object of a seed: "vehicle", "house", "tower", ..."""
-    return _KINDS[_begun(seed)[2]].__name__.removeprefix("_")
+    return KINDS[_begun(seed)[2]]
 
 
 def _begun(seed):
     """Return the stream of a seed's object, its colors, and the place of its kind in _KINDS."""
     # numpy guarantees this stream; the newer Generator's may change
     rng = np.random.RandomState(seed)
-    colors = _palette(rng)
+    colors = palette(rng)
     return rng, colors, rng.choice(len(_KINDS), p=_SHARES)
 
 
@@ -75,7 +76,7 @@ def on_white(rgba: np.ndarray, background=(255, 255, 255)) -> np.ndarray:
     return ((rgb * alpha + behind * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def _palette(rng) -> dict[str, np.ndarray]:
+def palette(rng) -> dict[str, np.ndarray]:
     """Return the colors of side, end, top and accent.
 
     Side, end and top come from different lightness groups, side and end far apart; the accent comes
@@ -119,7 +120,8 @@ _PATTERNS = {
 }
 
 
-def _paint(rng, colors, patterns=tuple(_PATTERNS)) -> Paint:
+def some_paint(rng, colors, patterns=tuple(_PATTERNS)) -> Paint:
+    """Return a paint of these colors (see `palette`), its pattern drawn from `patterns`."""
     share = np.array([_PATTERNS[p] for p in patterns])
     return Paint(colors, str(rng.choice(patterns, p=share / share.sum())), int(rng.randint(3, 5)))
 
@@ -160,7 +162,7 @@ def _long_body(rng, paint, height, shape=None, width=None):
 def _vehicle(rng, colors):
     """Return a car, bus, engine or truck: body, cabin, wheels."""
     height = rng.uniform(0.35, 0.75)
-    body, width = _long_body(rng, _paint(rng, colors), height,
+    body, width = _long_body(rng, some_paint(rng, colors), height,
                              rng.choice(("box", "hull", "frustum", "rounded")))
     parts = [shifted(body, z=0.16)]
     if rng.rand() < 0.8:
@@ -180,7 +182,7 @@ def _vehicle(rng, colors):
 def _house(rng, colors):
     """Return a long house or barn: walls, a roof, chimneys at the ends or across the corners."""
     height = rng.uniform(0.5, 1.0)
-    body, width = _long_body(rng, _paint(rng, colors), height, "box")
+    body, width = _long_body(rng, some_paint(rng, colors), height, "box")
     over, rise = rng.uniform(1.0, 1.15), rng.uniform(0.35, 0.7)
     roof_paint = Paint({**colors, "side": colors["top"], "end": colors["accent"]}, "plain")
     ridge = rng.choice((1.0, 0.45))
@@ -198,7 +200,7 @@ def _tower(rng, colors):
     parts, z, scale, palette = [], 0.0, 1.0, colors
     for _ in range(rng.choice((1, 2, 3), p=(0.2, 0.55, 0.25))):
         height = rng.uniform(0.45, 0.9)
-        part, _ = _long_body(rng, _paint(rng, palette), height)
+        part, _ = _long_body(rng, some_paint(rng, palette), height)
         matrix = np.diag([scale, scale, 1.0, 1.0])
         parts.append(shifted(part.transformed(matrix), z=z))
         z, scale, palette = z + 0.97 * height, scale * rng.uniform(0.6, 0.85), _swapped(palette)
@@ -208,8 +210,8 @@ def _tower(rng, colors):
 def _plane(rng, colors):
     """Return a flying thing: long body, two wings, fins at both ends."""
     height = rng.uniform(0.4, 0.55)
-    body, width = _long_body(rng, _paint(rng, colors, ("plain", "bands", "two_tone", "stripes")),
-                             height, rng.choice(("capsule", "rounded", "ellipse")),
+    paint = some_paint(rng, colors, ("plain", "bands", "two_tone", "stripes"))
+    body, width = _long_body(rng, paint, height, rng.choice(("capsule", "rounded", "ellipse")),
                              rng.uniform(0.26, 0.36))
     wing_paint = Paint({k: colors["accent"] for k in colors}, "plain")
     span, chord = rng.uniform(0.5, 0.8), rng.uniform(0.22, 0.34)
@@ -227,7 +229,7 @@ def _plane(rng, colors):
 def _creature(rng, colors):
     """Return an upright slab body with a head and a pair of arms along the long axis."""
     height = rng.uniform(1.0, 1.7)
-    body, width = _long_body(rng, _paint(rng, colors), height,
+    body, width = _long_body(rng, some_paint(rng, colors), height,
                              rng.choice(("box", "ellipse", "rounded", "frustum")))
     head_paint = Paint(_swapped(colors), str(rng.choice(("plain", "two_tone", "halves"))))
     head, _ = _long_body(rng, head_paint, 0.6, rng.choice(("box", "capsule", "rounded")))
@@ -242,11 +244,11 @@ def _creature(rng, colors):
 def _arch(rng, colors):
     """Return a bridge or table: two piers at the ends, a deck, perhaps something on top."""
     height, width, pier = rng.uniform(0.6, 1.0), rng.uniform(0.36, 0.5), rng.uniform(0.2, 0.32)
-    leg = box(pier, width, height, _paint(rng, colors, ("plain", "bands", "two_tone")))
-    deck = box(1.05, width * 1.1, rng.uniform(0.25, 0.4), _paint(rng, _swapped(colors)))
+    leg = box(pier, width, height, some_paint(rng, colors, ("plain", "bands", "two_tone")))
+    deck = box(1.05, width * 1.1, rng.uniform(0.25, 0.4), some_paint(rng, _swapped(colors)))
     parts = [*with_half_turn(shifted(leg, x=1 - pier)), shifted(deck, z=height)]
     if rng.rand() < 0.6:
-        top, _ = _long_body(rng, _paint(rng, colors), rng.uniform(0.4, 0.7))
+        top, _ = _long_body(rng, some_paint(rng, colors), rng.uniform(0.4, 0.7))
         parts.append(shifted(top.transformed(np.diag([0.55, 0.8, 1, 1])), z=height + 0.3))
     return parts
 
@@ -256,7 +258,7 @@ def _pot(rng, colors):
 
     The handles lie along the long axis.
     """
-    paint = _paint(rng, colors, ("bands", "two_tone", "stripes", "halves", "plain"))
+    paint = some_paint(rng, colors, ("bands", "two_tone", "stripes", "halves", "plain"))
     height, width = rng.uniform(1.0, 1.6), rng.uniform(0.38, 0.5)
     girth = np.clip(rng.uniform(0.45, 1.0, 4), 0, 1)
     girth[rng.randint(1, 3)] = 1.0
@@ -282,4 +284,6 @@ def _pot(rng, colors):
 
 
 _KINDS = (_vehicle, _house, _tower, _plane, _creature, _arch, _pot)
+KINDS = tuple(kind.__name__.removeprefix("_") for kind in _KINDS)
+HELD_OUT = ()       # kinds never trained on: of this family, seeds are held out instead
 _SHARES = (0.19, 0.15, 0.2, 0.1, 0.14, 0.1, 0.12)

@@ -5,7 +5,7 @@ import numpy as np
 
 from sgm.common.errors import InputError
 from sgm.common.files import check_file
-from sgm.render.procedural import kind_of
+from sgm.render.families.named import procedural_object
 
 
 def names_of(packed):
@@ -30,12 +30,12 @@ def sorted_classes(told):
 
 
 def kinds_of(names):
-    """Return the kind of each procedural object, whose name is its seed. Raises InputError."""
-    wrong = [name for name in names if not name.isdecimal()]
-    if wrong:
-        raise InputError(f"--names procedural: found an object {wrong[0]}, expected seeds; give a"
-                         " CSV file")
-    return [kind_of(int(name)) for name in names]
+    """Return the kind of each procedural object, by its name. Raises InputError."""
+    objects = [procedural_object(name) for name in names]
+    if None in objects:
+        raise InputError(f"--names procedural: found an object {names[objects.index(None)]},"
+                         " expected seeds, as 0000012 or one_sided-0000012; give a CSV file")
+    return [each.kind for each in objects]
 
 
 def listed_classes(names, path):

@@ -24,12 +24,12 @@ from support.badfiles import object_on_white
 from support.paths import ROOT
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.browser, pytest.mark.slow,
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(2400),      # minutes on a busy core
               pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")]
 pytest.importorskip("gradio", reason="needs requirements-app.txt")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of requirements-dev.txt")
 
-SECONDS = 500           # for anything that computes
+SECONDS = 900           # for anything that computes
 # Python runs it at every start: connections and names elsewhere fail, and are written down.
 ONLY_LOOPBACK = """
 import os, socket

@@ -137,6 +137,8 @@ def main():
             tell({"code": code})
     except KeyboardInterrupt:                   # between two jobs
         pass
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)    # the end of stdin sends one more
 
 
 if __name__ == "__main__":

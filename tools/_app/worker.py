@@ -1,7 +1,7 @@
 """The process that computes: its main thread does one job after the other, as the commands do.
 
-Started by `_app.jobs.Queue` with the number of the pipe for what it tells. A job is a line of JSON
-on stdin: kind ("views", "mesh", "fast" or "elevation"), argv (of image_to_mesh.py), folder and
+`_app.jobs.Queue` starts `main` with the number of the pipe for what it tells. A job is a line of
+JSON on stdin: kind ("views", "mesh", "fast" or "elevation"), argv (of image_to_mesh.py), folder and
 elevation (of a mesh), scratch (folder for the preview). Ctrl-C (SIGINT) ends a job as it ends a
 command. When stdin ends, so does the process.
 """
@@ -139,7 +139,3 @@ def main():
         pass
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)    # the end of stdin sends one more
-
-
-if __name__ == "__main__":
-    main()

@@ -20,6 +20,7 @@ from sgm.config.model_files import spec_type
 from sgm.config.yaml_reader import ConfigError, find_config, read_mapping
 from sgm.reconstruct.stage_files import check_output
 from sgm.views.images import file_hash, list_images, load_image, save_png
+from sgm.views.preprocessing import cut_object
 
 # Flags that are of this way alone, and those of both.
 OWN = ("resolution", "texture", "faces", "views")
@@ -74,9 +75,12 @@ def check_flags(parser, args):
 
 
 class FeedForward:
-    """The images, the network and the settings that the flags name. Raises InputError."""
+    """The images, the network and the settings that the flags name. Raises InputError.
 
-    def __init__(self, args):
+    model: the network of an earlier FeedForward with the same flags of model and device.
+    """
+
+    def __init__(self, args, model=None):
         self.args, self.spec = args, load_lrm_spec(args.config, args.set)
         self.formats = args.format.replace(" ", "").split(",")
         self.paths = list_images(args.image)
@@ -105,7 +109,7 @@ class FeedForward:
                               f" {', '.join(FORMATS)}")
         self.background, self.faces = parse_background(args.background), args.faces or FACES
         ops.set_device(args.device, args.device_id, args.mode)
-        self.model = load_lrm(args.config, args.ckpt, args.set)
+        self.model = model or load_lrm(args.config, args.ckpt, args.set)
         self.weights = args.ckpt
         if args.ckpt not in (None, RANDOM):
             self.weights = hash_of_weights(args.ckpt)
@@ -114,6 +118,14 @@ class FeedForward:
         """Return the cameras of the views for a picture from that elevation."""
         args = argparse.Namespace(**{**vars(self.args), "elevation": elevation})
         return simple_video_sample.cameras(args, args.views or 2, args.seeds[0])
+
+    def elevation(self):
+        """Return the elevation of the first image's camera in degrees, by the network's estimator.
+
+        Raises InputError if there is none.
+        """
+        image = cut_object(load_image(self.paths[0]), name=self.paths[0].name).image
+        return float(self.model.elevation(self.model.encode(self.model.prepare(image)))[0])
 
     def made_with(self, path):
         """Return what a result depends on, as JSON has it."""
@@ -157,7 +169,6 @@ class FeedForward:
         from sgm.reconstruct import report as pictures
         from sgm.views.folder import check_replaceable, is_finished
         from sgm.views.matting import drawn
-        from sgm.views.preprocessing import cut_object
         args, made_with = self.args, json.loads(json.dumps(self.made_with(path)))
         output = folder / "mesh"
         if args.resume and finished(folder) == made_with:

@@ -3,6 +3,7 @@
 
   python tools/app.py                                     # the embedded small model, 64 pixels
   python tools/app.py --config sv3d_p --ckpt sv3d_p.safetensors --device Ascend --dtype fp16
+  python tools/app.py --config sv3d_p --ckpt sv3d_p.safetensors --also sv3d_u=sv3d_u.safetensors
   python tools/app.py --host 0.0.0.0 --password-file secret.txt --tls-cert c.pem --tls-key k.pem
 
 Open the address that it prints. Jobs wait for each other, as there is one device; their results are
@@ -24,15 +25,25 @@ from pathlib import Path
 import _checkout  # noqa: F401 - first: finds this checkout's sgm
 import _feedforward
 from _app.gate import NAMES, Gate
-from _app.studio import Studio
+from _app.studio import EMBEDDED, Model, Studio
 
 import simple_video_sample
 from sgm.common.cli import Arguments, check_folder, exit_code, int_range
 from sgm.common.errors import InputError, os_reason
+from sgm.config.model_files import load_spec
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "SV3D_APP_PASSWORD"
 SHORTEST = 8            # letters of a password
+
+
+def also(text):
+    """Return "sv3d_u=FILE" as (name or YAML, file): the argparse type of --also."""
+    config, _, ckpt = text.partition("=")
+    if not config or not ckpt:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a model and its weights, as in"
+                                         " sv3d_u=sv3d_u.safetensors")
+    return config, ckpt
 
 
 def parse(argv):
@@ -42,10 +53,14 @@ def parse(argv):
     add = parser.add_argument_group("model").add_argument
     simple_video_sample.add_model_flags(add)
     simple_video_sample.add_set_flag(add)
+    add("--also", type=also, action="append", default=[], metavar="NAME=FILE",
+        help="a further model that the page offers, and its weights, as in --config and --ckpt, of"
+        " which --lora, --ema and --set are; may be given several times")
     add("--fast-config", default=None, metavar="NAME|YAML",
-        help="a feed-forward network for the button Fast mesh: lrm_small, triposr, vfusion3d,"
-        " openlrm_base ...; default none")
-    add("--fast-ckpt", default=None, metavar="FILE", help="its weights")
+        help="a feed-forward network for the button Fast mesh: triposr, vfusion3d, openlrm_base,"
+        " lrm_small, which may also estimate the elevation ...; default none")
+    add("--fast-ckpt", default=None, metavar="FILE",
+        help="its weights; random: draw some, for tests")
     simple_video_sample.add_device_flags(
         parser.add_argument_group("device and memory").add_argument)
     add = parser.add_argument_group("page").add_argument
@@ -69,23 +84,36 @@ def parse(argv):
     if args.fast_config and not _feedforward.is_feedforward(args.fast_config):
         parser.error(f"argument --fast-config: found {args.fast_config}, expected a feed-forward"
                      " network: lrm_small, triposr, vfusion3d, openlrm_base")
-    if args.fast_ckpt and not args.fast_config:
-        parser.error("argument --fast-ckpt: is of a network; give --fast-config, too")
+    if bool(args.fast_ckpt) != bool(args.fast_config):
+        parser.error("argument --fast-ckpt: needs --fast-config, and the other way round; random"
+                     " draws weights, which make noise")
+    # what would only fail with the first job
+    if args.ckpt and not args.config:
+        parser.error("argument --ckpt: needs --config; without either it is the embedded model")
+    if args.config and not args.ckpt and Path(args.config).stem != EMBEDDED:
+        parser.error(f"argument --config: {args.config} needs weights, --ckpt; random draws some,"
+                     " which make noise")
+    for flag, given in (("--ckpt", args.ckpt), ("--fast-ckpt", args.fast_ckpt),
+                        ("--lora", args.lora), *(("--also", ckpt) for _, ckpt in args.also)):
+        if given not in (None, "random") and not Path(given).exists():
+            parser.error(f"argument {flag}: found nothing at {given}")
     if bool(args.tls_cert) != bool(args.tls_key):
         parser.error("argument --tls-cert: needs --tls-key, and the other way round")
     return args
 
 
-def model_argv(args):
-    """Return the flags of model, device and memory as the computing process gets them.
+def models(args):
+    """Return the `Model` of --config and those of --also. Raises ConfigError.
 
-    It runs elsewhere: paths are made absolute.
+    Their flags go to a process that runs elsewhere: paths are made absolute.
     """
-    argv = [f"--set={change}" for change in args.set]
-    argv += [f"--{name.replace('_', '-')}" for name in ("ema", "sequential_cfg")
-             if getattr(args, name)]
-    argv += _paths(config=args.config, ckpt=args.ckpt, lora=args.lora)
-    return argv + _values(args, "device", "device_id", "mode", "dtype", "decode_chunk")
+    shared = _values(args, "device", "device_id", "mode", "dtype", "decode_chunk")
+    shared += ["--sequential-cfg"] * args.sequential_cfg
+    first = [f"--set={change}" for change in args.set] + ["--ema"] * args.ema
+    first += _paths(config=args.config, ckpt=args.ckpt, lora=args.lora)
+    return [Model(load_spec(args.config or EMBEDDED, args.set), [*first, *shared]),
+            *(Model(load_spec(config), [*_paths(config=config, ckpt=ckpt), *shared])
+              for config, ckpt in args.also)]
 
 
 def fast_argv(args):
@@ -151,7 +179,7 @@ def main(argv=None):
     check_folder(args.output, "--output")
     secret = password(args)
     host = args.host or "127.0.0.1"
-    studio = Studio(args, model_argv(args), fast_argv(args))
+    studio = Studio(args, models(args), fast_argv(args))
     try:
         # before the toolkit loads: it tells nobody of its use, and keeps its copies in one place
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(studio.uploads),

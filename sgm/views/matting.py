@@ -90,6 +90,20 @@ def matte(image, method="auto"):
     return Cut(without_dust(Image.fromarray(rgba)), how, doubt)
 
 
+def by_color(image, threshold):
+    """Return the object of a PIL image in PIL RGBA: what is not within `threshold` of the ground.
+
+    threshold: levels (0 to 255) by which the most different channel of what is cut away differs
+    from the background: a smooth surface through the picture's border, or the border's median color
+    where there is none. It is cut away where it is connected with the border, or plainly a hole.
+    """
+    rgb = np.asarray(image.convert("RGB"))
+    background, noise, _ = _plain_background(rgb)
+    if background is None:
+        background = np.broadcast_to(np.median(_ring(rgb), axis=0), rgb.shape).astype(np.float32)
+    return without_dust(Image.fromarray(_key(rgb, background, noise, threshold)))
+
+
 def drawn(image, cut):
     """Return a picture of a matte, (h, w, 3) uint8: `image` with what is cut away in red.
 
@@ -290,10 +304,11 @@ def _unlike_ground(rgb, background):
     return difference, (tint > TINTED) | (difference > TINTED) & (light > 1)
 
 
-def _key(rgb, background, noise):
+def _key(rgb, background, noise, limit=None):
     """Flood the known background (H, W, 3) from the border and return RGBA.
 
-    noise: the background's standard deviation in levels.
+    noise: the background's standard deviation in levels; limit: levels within which a pixel is
+    background, by default chosen by the noise.
     """
     pixels = rgb.shape[0] * rgb.shape[1]
     calm = rgb.astype(np.float32)
@@ -301,7 +316,7 @@ def _key(rgb, background, noise):
     if pixels > 256 * 256 or noise > 4:
         calm, noise = cv2.GaussianBlur(calm, (3, 3), 0), 0.375 * noise
     difference = np.maximum.reduce(cv2.split(cv2.absdiff(calm, background)))
-    limit = np.clip(4 * noise, 8, 14)
+    limit = np.clip(4 * noise, 8, 14) if limit is None else limit
     alike = (difference < limit).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(alike, connectivity=4)
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])

@@ -53,6 +53,33 @@ def test_brush_removes_keeps_and_starts_again(kept, tmp_path):
     assert np.array_equal(alpha(found), before)
 
 
+def test_threshold_is_of_the_color_of_the_background(kept):
+    """Squares 20 and 80 levels from the ground: 5 % are 13 levels, 15 % 38, 50 % more than both."""
+    picture = np.full((96, 96, 3), 200, np.uint8)
+    picture[20:40, 20:40], picture[60:80, 60:80] = 180, 120
+    token, found = kept.add("squares.png", encoded(Image.fromarray(picture)))
+    first = alpha(found)
+    for percent, seen in ((5, (255, 255)), (15, (0, 255)), (50, (0, 0)), (5, (255, 255))):
+        kept.threshold(token, percent)
+        assert (alpha(found)[30, 30], alpha(found)[70, 70], alpha(found)[5, 5]) == (*seen, 0), percent
+    kept.paint(token, strokes(96, remove=np.s_[60:80, 60:80]))
+    kept.threshold(token, 15)
+    assert not alpha(found)[62:78, 62:78].any(), "strokes stay when the threshold changes"
+    kept.reset(token)
+    assert np.array_equal(alpha(found), first)
+    for bad in (0, 100, -3):
+        with pytest.raises(InputError, match="^threshold: found"):
+            kept.threshold(token, bad)
+
+
+def test_threshold_of_a_picture_with_alpha_is_of_its_alpha(kept):
+    picture = disc(64, 20)
+    picture[30:34, 30:34, 3] = 100
+    token, found = kept.add("disc.png", encoded(Image.fromarray(picture)))
+    assert alpha(kept.threshold(token, 30))[31, 31] == 100      # 30 % are 76.5 levels
+    assert alpha(kept.threshold(token, 50))[31, 31] == 0 and alpha(found)[20, 20] == 255
+
+
 def test_object_that_nothing_finds_is_painted(kept, tmp_path):
     token, found = kept.add("flat.png", encoded(Image.new("RGB", (64, 64), (250, 250, 250))))
     assert found.doubt and not alpha(found).any()

@@ -1,6 +1,7 @@
 """What stands before the web page: whom it lets in, which paths, how much, and that pages name no foreign address."""
 import asyncio
 import base64
+import json
 
 import pytest
 from _app import gate
@@ -62,7 +63,7 @@ def test_other_answers_are_left_alone_and_reports_have_no_rights():
     "/", "/en", "/en/", "/zh/config", "/en/theme.css", "/en/assets/index.js", "/en/static/img/x.svg", "/en/gradio_api/queue/join",
     "/en/gradio_api/upload", "/en/gradio_api/heartbeat/abc", "/viewer/en/cup_23", "/brush/zh/token", "/favicon.ico"])
 def test_paths_that_the_page_needs(path):
-    assert ask(Gate(inner), path)[0] == 200
+    assert ask(Gate(inner), path, body=(b"{}",))[0] == 200
 
 
 @pytest.mark.parametrize("path", [
@@ -71,6 +72,43 @@ def test_paths_that_the_page_needs(path):
     "/files/cup/..", "/en/gradio_api/component_server", "/en\n/"])
 def test_no_other_paths(path):
     assert ask(Gate(inner), path)[0] == 404
+
+
+def test_values_of_a_form_name_no_other_files(tmp_path):
+    """The toolkit would copy them to where the browser may read them, and would fetch addresses."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "a.png").touch()
+    (cache / "link.png").symlink_to("/etc/passwd")
+    app = Gate(inner, cache=cache)
+
+    def status(data):
+        body = data if isinstance(data, bytes) else json.dumps(data).encode()
+        return ask(app, "/en/gradio_api/queue/join", method="POST", body=(body[:7], body[7:]))[0]
+
+    meta = {"_type": "gradio.FileData"}
+    for path in (str(cache / "a.png"), None):
+        assert status({"data": [3, {"path": path, "meta": meta}], "fn_index": 1}) == 200
+    for path in ("/etc/passwd", f"{cache}/../secret", f"{cache}/link.png", "https://example.com/a.png", f"{cache}/a%2fb%2fc/../../../etc",
+                 5, ["/etc/passwd"]):
+        assert status({"data": [{"path": path, "meta": meta}]}) == 403
+        assert status({"data": [[{"deep": {"path": path}}]]}) == 403
+    for bad in (b"no JSON", b"[" * 10 ** 5, b"\xff\xfe"):
+        assert status(bad) == 403
+
+
+def test_values_that_are_read_ahead_are_passed_on_whole():
+    got = []
+
+    async def application(scope, receive, send):
+        while (message := await receive()).get("more_body"):
+            got.append(message["body"])
+        got.append(message["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    assert ask(Gate(application), "/en/gradio_api/queue/join", method="POST", body=(b'{"da', b'ta": 1}'))[0] == 200
+    assert b"".join(got) == b'{"data": 1}'
 
 
 def test_toolkit_reads_its_own_copies_only(tmp_path):

@@ -21,6 +21,10 @@ PROCESS = """
             if job["do"] == "draw":
                 open(os.path.join(job["scratch"], "preview.png"), "w").close()
                 tell(preview=1)
+            if job["do"] == "complain":
+                print(f"{job['scratch']}/cup.png: no picture; {os.getcwd()}/results/cup: nothing", flush=True)
+            if job["do"] == "estimate":
+                tell(elevation=12.5)
             if job["do"] == "die":
                 os._exit(7)
             if job["do"] in ("wait", "stubborn", "draw"):
@@ -40,7 +44,7 @@ PROCESS = """
 @pytest.fixture
 def queue(tmp_path):
     (tmp_path / "process.py").write_text(textwrap.dedent(PROCESS))
-    made = Queue([sys.executable, "-S", str(tmp_path / "process.py")], tmp_path)
+    made = Queue([sys.executable, "-S", str(tmp_path / "process.py")], tmp_path, output=tmp_path / "results")
     yield made
     made.close()
 
@@ -64,6 +68,16 @@ def test_jobs_are_done_in_order_by_one_process(queue):
     assert len({job.lines[0].split()[1] for job in made}) == 1
     assert not any(job.scratch.exists() for job in made) and made[0].progress == {"stage": "nothing"}
     assert queue.of("cup2") is made[1] and queue.of("mug") is None
+
+
+def test_estimate_is_kept_with_its_job(queue):
+    first, second = queue.add("elevation", "a", {"do": "estimate"}), queue.add("views", "b", {"do": "nothing"})
+    assert over(first, second) == ["done", "done"] and (first.elevation, second.elevation) == (12.5, None)
+
+
+def test_folders_of_the_machine_are_left_out_of_what_is_said(queue):
+    job = queue.add("views", "a", {"do": "complain"})
+    assert over(job) == ["done"] and job.lines[-1] == "cup.png: no picture; cup: nothing"
 
 
 def test_places_count_the_job_that_runs(queue):

@@ -40,6 +40,11 @@ def test_status_of_a_job(job):
     assert shown.status(QUEUE, None, "en") == ""
 
 
+def test_estimated_elevation_is_said(job):
+    job.state, job.elevation = "done", 12.4
+    assert "cup_23: about 12° above the horizon" in shown.status(QUEUE, job, "en")
+
+
 def test_failure_is_said(job):
     job.state = "failed"
     job.lines += ["a note", "app.py: cup<script>.png: found 3 pixels"]

@@ -20,6 +20,7 @@ def split(cell):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)          # minutes on a busy core
 def test_notebook_runs(tmp_path, monkeypatch):
     """In an empty folder with links to the clone, so that outputs stay out of it."""
     for path in ROOT.iterdir():

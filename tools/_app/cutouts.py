@@ -1,4 +1,4 @@
-"""Uploaded pictures and what is cut out of them, with corrections by a brush."""
+"""Uploaded pictures and what is cut out of them, corrected by a threshold and a brush."""
 import os
 import secrets
 import threading
@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from sgm.common.errors import InputError
 from sgm.views import preprocessing
 from sgm.views.images import ImageError, read_image, upright_rgba
-from sgm.views.matting import MATTE_SIDE, cuts_out, drawn, matte
+from sgm.views.matting import MATTE_SIDE, by_color, cuts_out, drawn, matte
 
-MOST_KEPT = 40          # pictures; one is up to 8 MB in memory
+MOST_KEPT = 40          # pictures; one is up to 13 MB in memory
 MAX_PAINTED = 4 << 20   # bytes of a brush's strokes
 REMOVE, KEEP = "#e62828", "#1e9e3c"     # colors of the brush
 MARGIN = 0.04           # around an object that fills its picture, of the longer side
@@ -26,15 +26,31 @@ PAINTED = 64            # alpha from which a pixel of a stroke counts
 class Cutout:
     """A picture of a user.
 
-    name: of its file; given, first, cut: itself, what was cut out of it, and that with corrections
-    (PIL RGBA of one size); how: it was cut out, as text; doubt: why it may be wrong, or "".
+    name: of its file; given, first: itself, and what was cut out of it (PIL RGBA of one size); how:
+    it was cut out, as text; doubt: why it may be wrong, or "". base: `first`, or what a threshold
+    cuts out; strokes (h, w) int8: -1 where the brush removes, 1 where it keeps.
     """
     name: str
     given: Image.Image
     first: Image.Image
-    cut: Image.Image
     how: str
     doubt: str
+
+    def __post_init__(self):
+        self.reset()
+
+    def reset(self):
+        """Undo all corrections."""
+        self.base, self.strokes = self.first, np.zeros(self.given.size[::-1], np.int8)
+
+    @property
+    def cut(self):
+        """Return what is cut out, with corrections, PIL RGBA."""
+        cut, given = np.array(self.base), np.asarray(self.given)
+        cut[self.strokes < 0, 3] = 0
+        keep = self.strokes > 0
+        cut[keep, :3], cut[keep, 3] = given[keep, :3], 255
+        return Image.fromarray(cut)
 
     @property
     def stem(self):
@@ -69,7 +85,7 @@ class Cutouts:
             cut.putalpha(0)
         if cut.size != given.size:
             given = given.resize(cut.size, Image.LANCZOS)
-        found = Cutout(name, given, cut, cut, how, doubt or "")
+        found = Cutout(name, given, cut, how, doubt or "")
         token = secrets.token_urlsafe(16)
         with self.lock:
             self.kept[token] = found
@@ -95,20 +111,31 @@ class Cutouts:
         if len(strokes) > MAX_PAINTED:
             raise ImageError(f"strokes: found {len(strokes)} bytes, expected at most {MAX_PAINTED}")
         layer = read_image("strokes", lambda image: image.convert("RGBA"), strokes, ("PNG",))
-        layer = np.asarray(layer.resize(found.cut.size, Image.BILINEAR)).astype(int)
-        painted = layer[..., 3] >= PAINTED
-        away = painted & (layer[..., 0] > layer[..., 1])
-        keep = painted & ~away
-        cut, given = np.array(found.cut), np.asarray(found.given)
-        cut[away, 3] = 0
-        cut[keep, :3], cut[keep, 3] = given[keep, :3], 255
-        found.cut = Image.fromarray(cut)
+        layer = np.asarray(layer.resize(found.given.size, Image.BILINEAR)).astype(int)
+        painted, is_red = layer[..., 3] >= PAINTED, layer[..., 0] > layer[..., 1]
+        found.strokes = np.where(painted, np.where(is_red, -1, 1), found.strokes)
+        return found
+
+    def threshold(self, token, percent):
+        """Cut a picture out by a threshold, below the brush's strokes; return the Cutout.
+
+        percent: of the alpha that the picture or the network gave it, less of which is cut away;
+        without one, of the levels of color within which a place is background. Raises InputError.
+        """
+        found, level = self.get(token), percent * 255 / 100
+        if not 0 < percent < 100:
+            raise InputError(f"threshold: found {percent}, expected percent between 0 and 100")
+        if found.how.startswith(("alpha", "rembg")):
+            base = np.array(found.first)
+            base[base[..., 3] < level, 3] = 0
+            found.base = Image.fromarray(base)
+        else:
+            found.base = by_color(found.given, level)
         return found
 
     def reset(self, token):
         """Undo all corrections."""
-        found = self.get(token)
-        found.cut = found.first
+        self.get(token).reset()
 
     def picture(self, token):
         """Return the picture with what is cut away in red, PIL RGB."""
@@ -118,8 +145,8 @@ class Cutouts:
     def save(self, token, path):
         """Write what is cut out as a PNG. Raises ImageError if the network cannot take it."""
         found = self.get(token)
-        preprocessing.prepare(found.cut, self.side, method="alpha", name=found.name)
         cut = found.cut
+        preprocessing.prepare(cut, self.side, method="alpha", name=found.name)
         if not cuts_out(cut):           # else the command would look for the object once more
             cut = ImageOps.expand(cut, round(MARGIN * max(cut.size)), (0, 0, 0, 0))
         cut.save(path, format="PNG")

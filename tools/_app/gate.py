@@ -1,15 +1,17 @@
 """What stands before the page: password, allowed hosts and paths, limits, and no foreign addresses.
 
 An ASGI application around the one of the page. Of the toolkit's routes it lets through only those
-that the page needs: some others read files, fetch other addresses or write records.
+that the page needs: some others read files, fetch other addresses or write records. The toolkit
+copies any path or address that a form's value says is an uploaded file, so values are looked at.
 """
 import asyncio
 import base64
 import hmac
+import json
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 NAMES = ("localhost", "127.0.0.1", "[::1]")
 # one page for each language; then what the page needs
@@ -62,6 +64,10 @@ class Gate:
         is_report = scope["path"].startswith("/files/") and scope["path"].endswith(".html")
         policy = OF_FILES if is_report else POLICY
         body = _Body(receive, send, self.limit(scope["path"]))
+        if scope["path"].endswith("/queue/join") and not self.is_own(await body.read_ahead()):
+            if not body.is_refused:
+                await _answer(send, 403, "this value is not the page's")
+            return None
         try:
             await self.app(scope, body.receive, _with_headers(body.send, policy, is_page))
         except Exception:
@@ -110,8 +116,21 @@ class Gate:
 
     def is_cached(self, file):
         """Return whether a path is one of the toolkit's own copies, links followed."""
-        place = os.path.realpath(unquote(file))
-        return bool(self.cache) and Path(place).is_relative_to(self.cache)
+        return bool(self.cache) and Path(os.path.realpath(file)).is_relative_to(self.cache)
+
+    def is_own(self, data):
+        """Return whether data is JSON, and all files in it are the toolkit's own copies."""
+        def names_own(value):
+            if isinstance(value, dict):
+                path = value.get("path")
+                if path is not None and not (isinstance(path, str) and self.is_cached(path)):
+                    return False
+                value = list(value.values())
+            return not isinstance(value, list) or all(map(names_own, value))
+        try:
+            return names_own(json.loads(data))
+        except (ValueError, RecursionError):
+            return False
 
 
 class _Body:
@@ -122,9 +141,21 @@ class _Body:
 
     def __init__(self, receive, send, most):
         self.inner_receive, self.inner_send, self.most = receive, send, most
-        self.seen, self.is_refused = 0, False
+        self.seen, self.is_refused, self.ahead = 0, False, []
+
+    async def read_ahead(self):
+        """Return all of the body, which `receive` then gives again; b"" if it is too large."""
+        message = await self.receive()
+        parts = [message]
+        while message.get("more_body"):
+            message = await self.receive()
+            parts.append(message)
+        self.ahead = parts
+        return b"".join(part.get("body", b"") for part in parts)
 
     async def receive(self):
+        if self.ahead:
+            return self.ahead.pop(0)
         message = await self.inner_receive()
         self.seen += len(message.get("body", b""))
         if self.seen > self.most and not self.is_refused:

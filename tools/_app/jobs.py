@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional
 
 from sgm.common.errors import InputError
 
@@ -31,10 +32,12 @@ STATES = {0: "done", 1: "failed", 2: "failed", 3: "doubtful", 130: "cancelled"} 
 class Job:
     """One thing to compute.
 
-    kind: "views", "mesh" or "fast"; folder: name of its results; given: what the process is told.
+    kind: "views", "mesh", "fast" or "elevation"; folder: name of its results, or only its own;
+    given: what the process is told.
     scratch: a folder of its own, which is removed when it is over. state: waiting, running, done,
     doubtful (done, and the mesh does not explain its views), failed or cancelled. progress: the
-    `state` of a `sgm.common.progress.Chain`. steps_drawn: how many previews there were.
+    `state` of a `sgm.common.progress.Chain`. steps_drawn: how many previews there were. elevation:
+    what was estimated, degrees.
     """
     kind: str
     folder: str
@@ -44,6 +47,7 @@ class Job:
     state: str = "waiting"
     progress: dict = field(default_factory=dict)
     steps_drawn: int = 0
+    elevation: Optional[float] = None
     lines: deque = field(default_factory=lambda: deque(maxlen=LINES))
     cancelled: int = 0
 
@@ -63,12 +67,12 @@ class Queue:
 
     command: starts the process; the number of the pipe's end is appended to it. directory: where it
     runs. environment: its variables, None: those of this process. log: called with each line that
-    it prints.
+    it prints. output: the folder of results, which what a job says is relative to.
     """
 
-    def __init__(self, command, directory, environment=None, log=None):
+    def __init__(self, command, directory, environment=None, log=None, output="outputs"):
         self.command, self.directory, self.environment = command, Path(directory), environment
-        self.log = log or (lambda line: None)
+        self.log, self.output = log or (lambda line: None), output
         self.waiting, self.running = deque(), None
         self.known = OrderedDict()              # {id: Job}
         self.changed = threading.Condition()
@@ -187,6 +191,7 @@ class Queue:
                 break
             job.progress = event.get("progress", job.progress)
             job.steps_drawn += "preview" in event
+            job.elevation = event.get("elevation", job.elevation)
         if code is not None:
             self.all_said.wait(SAID_SECONDS)
         if code in (None, 130):
@@ -220,8 +225,10 @@ class Queue:
             if line == END:
                 self.all_said.set()
             elif line:
-                self.speaker.lines.append(line)
                 self.log(line)
+                for folder in (self.output, self.speaker.scratch):      # users need not know them
+                    line = line.replace(f"{folder}/", "")
+                self.speaker.lines.append(line)
 
 
 def _cause(code):

@@ -8,11 +8,12 @@ from html import escape
 import gradio as gr
 
 from _app import forms, shown
+from _app.studio import EMBEDDED
 from _app.texts import say
 from sgm.common.errors import InputError
 
 EVERY = 1.0             # seconds between two looks at the queue
-OF_VIEWS = ("elevation", "orbit", "amplitude", "steps", "seed", "guidance")
+OF_VIEWS = ("model", "elevation", "orbit", "amplitude", "steps", "seed", "guidance")
 OF_MESH = ("elevation", "config", "light", "elevation_from", "distill", "resume")
 THEME = gr.themes.Default(font=["system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"],
                           font_mono=["ui-monospace", "monospace"])
@@ -57,6 +58,24 @@ class Handlers:
         """Return a text in the page's language."""
         return say(self.language, key, **values)
 
+    def of_model(self, name):
+        """Return what depends on the model.
+
+        That is a line on it, one on the elevation, steps, guidance, and whence the mesh has the
+        elevation.
+        """
+        spec = self.studio.models[name].spec
+        line = self.text("model", name=name, frames=spec.num_frames, height=spec.height,
+                         width=spec.width, device=self.studio.device)
+        return (line + (" " + self.text("small")) * (name == EMBEDDED),
+                None if spec.is_posed else self.text("elevation_label"), spec.sampling.steps,
+                spec.sampling.max_scale, "cameras" if spec.is_posed else "auto")
+
+    def changed(self, name):
+        """Set what depends on the model, which was chosen."""
+        line, info, steps, guidance, source = self.of_model(name)
+        return line, gr.Slider(info=info), steps, guidance, source
+
     def chosen(self, path):
         """Cut a new image out: its token, notes, and the brush."""
         if path is None:
@@ -79,6 +98,10 @@ class Handlers:
         """Queue the mesh of an image in one pass; return the name of its folder."""
         return _or_error(self.studio.make_fast, token, {"elevation": elevation})
 
+    def estimate(self, token):
+        """Queue the estimate of the elevation of an image; return the name of its job."""
+        return _or_error(self.studio.estimate, token)
+
     def mesh(self, name, *values):
         """Queue the mesh of the folder that is open; return its name."""
         return _or_error(self.studio.make_mesh, name, dict(zip(OF_MESH, values)))
@@ -90,14 +113,19 @@ class Handlers:
             self.studio.queue.cancel(job)
 
     def look(self, name, before):
-        """Return what has changed; a result that has not is left alone, so that a viewer stays."""
+        """Return what has changed; a result that has not is left alone, so that a viewer stays.
+
+        An elevation that was estimated is set once.
+        """
         queue, results = self.studio.queue, self.studio.results
         job, found = queue.of(name), results.get(name) if name else None
         now = (name, job and job.is_over, found and shown.version(results, found))
+        is_told = now != before and job is not None and job.elevation is not None
         return (shown.status(queue, job, self.language),
                 gr.Button(interactive=job is not None and not job.is_over),
                 gr.skip() if now == before else shown.result(results, found, self.language),
-                now, shown.queue_list(queue, self.language))
+                now, shown.queue_list(queue, self.language),
+                round(job.elevation) if is_told else gr.skip())
 
     def listed(self):
         """Return the list of results as it is now."""
@@ -125,7 +153,7 @@ def build(app, studio, language, most_bytes):
     def choices(group, names):
         return [(text(f"{group}_{name}"), name) for name in names]
 
-    spec = studio.spec
+    said, info, steps_of, scale, source = do.of_model(studio.spec.name)
     with gr.Blocks(title=text("title"), analytics_enabled=False, delete_cache=(600, 3600)) as page:
         token, opened, version = gr.State(None), gr.State(None), gr.State(None)
         with gr.Row(equal_height=True):
@@ -141,28 +169,33 @@ def build(app, studio, language, most_bytes):
                 note = gr.HTML(elem_id="note")
                 brush = gr.HTML(elem_id="brush")
                 gr.Markdown(f"## {text('views')}")
-                model = text("model", name=spec.name, frames=spec.num_frames, height=spec.height,
-                             width=spec.width, device=studio.device)
-                gr.Markdown(model + (" " + text("small")) * studio.is_embedded)
+                model = gr.Dropdown(list(studio.models), value=studio.spec.name,
+                                    label=text("models"), elem_id="model",
+                                    visible=len(studio.models) > 1)
+                line = gr.Markdown(said, elem_id="line")
                 elevation = gr.Slider(-89, 89, 10, step=1, label=text("elevation"),
-                                      info=None if spec.is_posed else text("elevation_label"))
+                                      elem_id="elevation", info=info)
+                with gr.Row():
+                    estimate = gr.Button(text("estimate"), size="sm", interactive=studio.estimates,
+                                         elem_id="estimate", scale=0, min_width=120)
+                    who = (text("estimate_on", name=studio.fast.name) if studio.estimates
+                           else text("estimate_off"))
+                    gr.HTML(f"<small>{escape(who)}</small>")
                 with gr.Row():
                     orbit = gr.Dropdown(choices("orbit", forms.ORBITS), value="default",
                                         label=text("orbit"))
                     amplitude = gr.Slider(0, 60, 30, step=1, label=text("amplitude"))
                 with gr.Row():
-                    steps = gr.Number(spec.sampling.steps, precision=0, minimum=1,
-                                      maximum=forms.MOST_STEPS, label=text("steps"), min_width=90,
-                                      elem_id="steps")
+                    steps = gr.Number(steps_of, precision=0, minimum=1, elem_id="steps",
+                                      maximum=forms.MOST_STEPS, label=text("steps"), min_width=90)
                     seed = gr.Number(23, precision=0, minimum=0, label=text("seed"), min_width=90)
-                    guidance = gr.Number(spec.sampling.max_scale, minimum=0, min_width=90,
-                                         label=text("guidance"))
+                    guidance = gr.Number(scale, minimum=0, min_width=90, label=text("guidance"))
                 with gr.Row():
                     make_views = gr.Button(text("make_views"), variant="primary",
                                            elem_id="make_views")
                     make_fast = gr.Button(text("fast"), interactive=studio.fast is not None,
                                           elem_id="make_fast")
-                fast = text("fast_on", name=studio.fast) if studio.fast else text("fast_off")
+                fast = text("fast_on", name=studio.fast.name) if studio.fast else text("fast_off")
                 gr.HTML(f"<small>{escape(fast)}</small>")
                 gr.Markdown(f"## {text('mesh')}")
                 with gr.Row():
@@ -172,7 +205,7 @@ def build(app, studio, language, most_bytes):
                                         label=text("light"))
                     elevation_from = gr.Dropdown(
                         choices("elevation", forms.ELEVATIONS), label=text("elevation_from"),
-                        value="cameras" if spec.is_posed else "auto")
+                        value=source)
                 distill = gr.Checkbox(False, label=text("distill"))
                 resume = gr.Checkbox(False, label=text("resume"), elem_id="resume")
                 make_mesh = gr.Button(text("make_mesh"), variant="primary", elem_id="make_mesh")
@@ -190,16 +223,18 @@ def build(app, studio, language, most_bytes):
                 queued = gr.HTML(shown.queue_list(studio.queue, language), elem_id="queue")
 
         # 3. what the buttons do
-        shows = [status, cancel, result, version, queued]
+        shows = [status, cancel, result, version, queued, elevation]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         one = {"concurrency_limit": 1, "api_visibility": "private"}
         upload.change(do.chosen, upload, [token, note, brush], **one)
         # in the order of OF_VIEWS and OF_MESH
-        of_views = [elevation, orbit, amplitude, steps, seed, guidance]
+        of_views = [model, elevation, orbit, amplitude, steps, seed, guidance]
         of_mesh = [elevation, config, light, elevation_from, distill, resume]
         look = (do.look, [opened, version], shows)
+        model.change(do.changed, model, [line, elevation, steps, guidance, elevation_from], **quiet)
         make_views.click(do.views, [token, *of_views], opened, **quiet).then(*look, **quiet)
         make_fast.click(do.fast, [token, elevation], opened, **quiet).then(*look, **quiet)
+        estimate.click(do.estimate, token, opened, **quiet).then(*look, **quiet)
         make_mesh.click(do.mesh, [opened, *of_mesh], opened, **quiet).then(*look, **quiet)
         cancel.click(do.stop, opened, None, **quiet)
         # not looked up in the list that this page began with: another user's result may be newer
@@ -210,6 +245,7 @@ def build(app, studio, language, most_bytes):
         version.change(do.seen, opened, names, **quiet)
         gr.Timer(EVERY).tick(*look, concurrency_limit=None, **quiet)
 
+    page.has_launched = True        # else any path is an upload: the toolkit copies the file
     gr.mount_gradio_app(app, page, f"/{language}", max_file_size=most_bytes, ssr_mode=False,
                         footer_links=[], theme=THEME, css=CSS, mcp_server=False, pwa=False,
                         head=TOO_LARGE % (most_bytes, text("too_large", most=most_bytes >> 20)),

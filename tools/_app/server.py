@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 
 from _app.page import build
@@ -88,19 +89,15 @@ def application(studio, most_bytes):
 
     @app.post("/cutout/{token}")
     async def paint(token: str, request: Request):
-        try:
-            studio.cutouts.paint(token, await request.body())
-        except InputError as error:
-            return PlainTextResponse(str(error), 400)
-        return Response(status_code=204)
+        return await run_in_threadpool(_done, studio.cutouts.paint, token, await request.body())
+
+    @app.post("/cutout/{token}/threshold/{percent}")
+    def threshold(token: str, percent: int):
+        return _done(studio.cutouts.threshold, token, percent)
 
     @app.post("/cutout/{token}/reset")
     def reset(token: str):
-        try:
-            studio.cutouts.reset(token)
-        except InputError as error:
-            return PlainTextResponse(str(error), 400)
-        return Response(status_code=204)
+        return _done(studio.cutouts.reset, token)
 
     @app.get("/preview/{job}")
     def preview(job: str):
@@ -113,6 +110,15 @@ def application(studio, most_bytes):
     for language in LANGUAGES:
         build(app, studio, language, most_bytes)
     return app
+
+
+def _done(correct, *what):
+    """Return the answer to a correction of a cut-out."""
+    try:
+        correct(*what)
+    except InputError as error:
+        return PlainTextResponse(str(error), 400)
+    return Response(status_code=204)
 
 
 def _missing():

@@ -32,6 +32,8 @@ def status(queue, job, language):
         took, left = progress["took"], progress["left"]
         bar = (f'<div class="bar"><div style="width:{100 * took / max(took + left, 1e-9):.1f}%">'
                "</div></div>")
+    elif state == "done" and job.elevation is not None:
+        text = say(language, "estimated", folder=folder, degrees=job.elevation)
     else:
         text = say(language, state, folder=folder)
     if state == "running" and job.steps_drawn and progress.get("stage") in ("sample", "decode"):

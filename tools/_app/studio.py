@@ -4,6 +4,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from _app import forms
 from _app.cutouts import Cutouts
@@ -11,31 +12,52 @@ from _app.jobs import Queue
 from _app.results import Results
 from sgm.common.cli import MAX_SEED
 from sgm.common.errors import InputError
-from sgm.config.model_files import load_spec
+from sgm.config.lrm import load_lrm_spec
+from sgm.config.model import ModelSpec
 from sgm.config.yaml_reader import ConfigError
 
 TOOLS = Path(__file__).resolve().parents[1]
 EMBEDDED = "sv3d_tiny"          # the model without --config
+# Starts the computing process. Until it is ready, Ctrl-C ends it without a word.
+WORKER = ("import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+          " from _app.worker import main; main()")
+
+
+class Model(NamedTuple):
+    """A model that the page offers: its ModelSpec, and the flags by which image_to_mesh.py has it.
+    """
+    spec: ModelSpec
+    argv: list
 
 
 class Studio:
     """Everything behind the page, without the page.
 
-    args: flags of tools/app.py; model_argv: those of them that image_to_mesh.py knows; fast_argv:
-    the same for a feed-forward network, None without one. command: of the computing process, by
-    default `_app.worker`. uploads: the folder for the toolkit's copies.
+    models: {name: Model}; spec: that of the first one; fast: the LrmSpec of the feed-forward
+    network, or None; estimates: whether that has an estimator of the elevation; uploads: the folder
+    for the toolkit's copies.
+    args: flags of tools/app.py; models: Models, of which the first is chosen at the beginning;
+    fast_argv: flags of a feed-forward network, None without one. command: of the computing process,
+    by default `_app.worker`.
     Raises ConfigError.
     """
 
-    def __init__(self, args, model_argv, fast_argv=None, command=None):
-        self.spec = load_spec(args.config or EMBEDDED, args.set)
-        if not self.spec.is_orbit:
-            raise ConfigError(f"--config {args.config}: found {self.spec.name}, which makes a video"
-                              " without cameras, expected a model of orbits: sv3d_u, sv3d_p")
-        self.fast = args.fast_config
-        self.device, self.is_embedded = args.device, args.config is None
+    def __init__(self, args, models, fast_argv=None, command=None):
+        self.models, self.spec = {model.spec.name: model for model in models}, models[0].spec
+        names = [model.spec.name for model in models]
+        if len(self.models) < len(names):
+            name = max(names, key=names.count)
+            raise ConfigError(f"--also: found two models of the name {name}, expected different"
+                              " ones; give one of them another name in a YAML file")
+        for model in models:
+            if not model.spec.is_orbit:
+                raise ConfigError(f"--config: found {model.spec.name}, which makes a video without"
+                                  " cameras, expected models of orbits: sv3d_u, sv3d_p")
+        self.fast = load_lrm_spec(args.fast_config) if args.fast_config else None
+        self.estimates = self.fast is not None and self.fast.elevation_width > 0
+        self.device = args.device
         self.output = f"--output={Path(args.output).absolute()}"
-        self.argv, self.fast_argv = [*model_argv, self.output], fast_argv
+        self.fast_argv = fast_argv
         self.results = Results(args.output)
         self.cutouts = Cutouts(self.spec.height)
         self.scratch = Path(tempfile.mkdtemp(prefix="sv3d-app-"))
@@ -44,8 +66,8 @@ class Studio:
         self.uploads.mkdir()
         paths = [str(TOOLS), os.environ.get("PYTHONPATH")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        self.queue = Queue(command or [sys.executable, "-m", "_app.worker"], self.jobs, environment,
-                           log=lambda line: print(line, flush=True))
+        self.queue = Queue(command or [sys.executable, "-c", WORKER], self.jobs, environment,
+                           lambda line: print(line, flush=True), self.results.folder)
 
     def open_upload(self, path):
         """Return (token, Cutout) of a file that the toolkit has received. Raises InputError."""
@@ -56,7 +78,8 @@ class Studio:
 
     def make_views(self, token, form):
         """Return the Job of the views of an uploaded picture. Raises InputError."""
-        argv = [*self.argv, *forms.views_argv(form, self.spec.sampling)]
+        model = self.models[forms.one_of(form, "model", tuple(self.models))]
+        argv = [*model.argv, self.output, *forms.views_argv(form, model.spec.sampling)]
         ending = f"_{forms.whole(form, 'seed', 0, MAX_SEED)}"
         return self._add("views", token, ending, argv)
 
@@ -68,6 +91,13 @@ class Studio:
         elevation = forms.number(form, "elevation", -89, 89)
         argv = [*self.fast_argv, self.output, f"--elevation={elevation:g}"]
         return self._add("fast", token, "", argv)
+
+    def estimate(self, token):
+        """Return the Job that estimates the elevation of a picture's camera. Raises InputError."""
+        if not self.estimates:
+            raise InputError("elevation: found no network with an estimator of it, expected"
+                             " --fast-config lrm_small when the page was started")
+        return self._add("elevation", token, "_elevation", [*self.fast_argv, self.output])
 
     def _add(self, kind, token, ending, argv):
         """Queue a job of a picture, whose results are in a folder of its name and an ending."""
@@ -89,12 +119,13 @@ class Studio:
         job = self.queue.of(name)
         if job is not None and not job.is_over:
             raise InputError(f"{name}: is being worked on already; cancel that first, or wait")
-        may_distill = found.run.get("model") == self.spec.name
-        argv, elevation = forms.mesh_argv(form, may_distill)
+        model = self.models.get(str(found.run.get("model")))
+        argv, elevation = forms.mesh_argv(form, may_distill=model is not None)
+        model = model or self.models[self.spec.name]
         folder = self.results.folder / name
         return self.queue.add("mesh", name, {
-            "argv": [str(folder / "input.png"), *self.argv, *argv], "folder": str(folder),
-            "elevation": elevation})
+            "argv": [str(folder / "input.png"), *model.argv, self.output, *argv],
+            "folder": str(folder), "elevation": elevation})
 
     def close(self):
         """End all jobs, keeping what they can, and remove what is temporary."""

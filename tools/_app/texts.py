@@ -9,9 +9,9 @@ _TEXTS = {
              "拖入图片（png、jpg、webp、bmp、gif、tiff、avif）"),
     "too_large": ("The file is too large: at most {most} MB. Make the image smaller.",
                   "文件太大：最大 {most} MB。请缩小图片。"),
-    "cut": ("Cut-out: red is cut away. Correct it with the brush: red removes, green keeps.",
-            "抠图：红色部分被抠除。可用画笔修正：红色去除，绿色保留。"),
-    "apply": ("Apply the brush", "应用画笔"),
+    "cut": ("Cut-out: red is cut away. The threshold cuts it out anew: the further right, the more"
+            " is background. The brush corrects it: red removes, green keeps.",
+            "抠图：红色部分被抠除。阈值重新抠图：越靠右，抠除越多。画笔修正：红色去除，绿色保留。"),
     "cut_done": ("{name}: cut out by {how}.", "{name}：已抠图（{how}）。"),
     "cut_doubt": ("The object may be cut out badly: {doubt}. Correct it with the brush.",
                   "抠图可能不准确：{doubt}。请用画笔修正。"),
@@ -24,8 +24,9 @@ _TEXTS = {
                 "快速网格：由 {name} 单次前向生成，不经过视角。"),
     "fast_facts": ("{model}, {device}", "{model}，{device}"),
     "fast": ("Fast mesh", "快速网格"),
-    "model": ("Model: {name}, {frames} views of {height} x {width} pixels, on {device}.",
-              "模型：{name}，{frames} 个视角，{height} x {width} 像素，设备 {device}。"),
+    "models": ("Model", "模型"),
+    "model": ("{name}: {frames} views of {height} x {width} pixels, on {device}.",
+              "{name}：{frames} 个视角，{height} x {width} 像素，设备 {device}。"),
     "small": ("It is the small embedded model: it knows simple procedural objects only. With a"
               " photo it shows that the program works, not quality.",
               "这是内置的小模型，只认识简单的程序化物体。对照片只能演示流程，不代表质量。"),
@@ -33,6 +34,14 @@ _TEXTS = {
     "elevation_label": ("This model is not told the elevation: it labels the cameras only. The"
                         " mesh estimates it by the outlines.",
                         "该模型不以仰角为条件：它只用于标注相机。生成网格时按轮廓估计。"),
+    "estimate": ("Estimate it", "估计仰角"),
+    "estimate_on": ("By {name}, from the image.", "由 {name} 根据图片估计。"),
+    "estimate_off": ("Estimating it takes a feed-forward network that can: start the page with"
+                     " --fast-config lrm_small and its weights.",
+                     "估计仰角需要带估计器的前馈网络："
+                     "启动网页时请给出 --fast-config lrm_small 及其权重。"),
+    "estimated": ("{folder}: about {degrees:.0f}° above the horizon",
+                  "{folder}：仰角约 {degrees:.0f}°"),
     "orbit": ("Orbit", "环绕轨道"),
     "orbit_default": ("best for a mesh", "最适合网格"),
     "orbit_static": ("at one elevation", "固定仰角"),
@@ -101,6 +110,7 @@ _TEXTS = {
     "job_views": ("views", "视角"),
     "job_mesh": ("mesh", "网格"),
     "job_fast": ("fast mesh", "快速网格"),
+    "job_elevation": ("elevation", "仰角"),
 }
 
 STAGES = {

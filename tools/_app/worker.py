@@ -1,7 +1,7 @@
 """The process that computes: its main thread does one job after the other, as the commands do.
 
-Started by `_app.jobs.Queue` with the number of the pipe for what it tells. A job is a line of JSON
-on stdin: kind ("views", "mesh" or "fast"), argv (of image_to_mesh.py), folder (of a mesh),
+`_app.jobs.Queue` starts `main` with the number of the pipe for what it tells. A job is a line of
+JSON on stdin: kind ("views", "mesh", "fast" or "elevation"), argv (of image_to_mesh.py), folder and
 elevation (of a mesh), scratch (folder for the preview). Ctrl-C (SIGINT) ends a job as it ends a
 command. When stdin ends, so does the process.
 """
@@ -21,7 +21,7 @@ import simple_video_sample
 from _app.jobs import END
 from sgm.common.cli import exit_code, loading
 from sgm.common.errors import of_command
-from sgm.common.progress import Chain
+from sgm.common.progress import Chain, stage_begins
 from sgm.config.model_files import load_spec
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.reconstruct.stage_files import check_output, mesh_folder
@@ -36,14 +36,15 @@ class Worker:
     """Does jobs; keeps the model between them. tell: gets a dict of what happens."""
 
     def __init__(self, tell):
-        self.tell, self.engine = tell, None
+        self.tell, self.model, self.named = tell, None, None        # the model, and which it is
 
     def do(self, job):
         """Do a job; return the exit code of the command that does the same."""
         args = image_to_mesh.parse(job["argv"])
-        if job["kind"] == "fast":
-            self.engine = None                  # one model at a time is in memory
-            return _feedforward.FeedForward(args).run(self.progress)
+        if self.named != (args.config, args.ckpt):      # one model at a time is in memory
+            self.model, self.named = None, (args.config, args.ckpt)
+        if args.feedforward:
+            return self.feedforward(args, job["kind"])
         with of_command(image_to_mesh.RENAMED):
             spec = load_mesh_spec(args.mesh_config,
                                   [*args.mesh_set, *image_to_mesh.views_to_mesh.settings(args)])
@@ -60,10 +61,21 @@ class Worker:
             save_png(scratch / "preview.png", contact_sheet(frames, columns=7))
             self.tell({"preview": i + 1})
 
-        sampling = simple_video_sample.Sampling(args, True, self.engine, draw)
-        self.engine = sampling.engine
+        sampling = simple_video_sample.Sampling(args, True, self.model, draw)
+        self.model = sampling.engine
         with Chain(planned(args, spec)[:1], tell=self.progress):
             return sampling.run()
+
+    def feedforward(self, args, kind):
+        """Make the mesh of an image in one pass, or only tell the elevation of its camera."""
+        made = _feedforward.FeedForward(args, self.model)
+        self.model = made.model
+        if kind == "fast":
+            return made.run(self.progress)
+        with Chain([{"encode": 1}], tell=self.progress):
+            stage_begins("encode")
+            self.tell({"elevation": made.elevation()})
+        return 0
 
     def mesh(self, args, spec, folder, elevation):
         """Make the mesh of a views folder."""
@@ -71,14 +83,12 @@ class Worker:
         with loading():
             from sgm import ops
         ops.set_device(args.device, args.device_id, args.mode)
-        engine = None
         if args.distill:
-            if self.engine is None:
-                self.engine = simple_video_sample.Sampling(args).engine
-            engine = self.engine
-        elif self.engine is not None:
-            self.engine.release()
-        meshes = image_to_mesh.Meshes(args, spec, engine, elevation=elevation)
+            self.model = simple_video_sample.Sampling(args, engine=self.model).engine
+        elif self.model is not None:
+            self.model.release()
+        meshes = image_to_mesh.Meshes(args, spec, self.model if args.distill else None,
+                                      elevation=elevation)
         with Chain(planned(args, spec)[1:], tell=self.progress):
             return meshes.run([folder], True)
 
@@ -127,7 +137,5 @@ def main():
             tell({"code": code})
     except KeyboardInterrupt:                   # between two jobs
         pass
-
-
-if __name__ == "__main__":
-    main()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)    # the end of stdin sends one more

@@ -51,7 +51,7 @@ import sgm.common.startup  # noqa: E402, F401 - first: says which packages are m
 import table  # noqa: E402
 import twins  # noqa: E402
 from rows import product, rows  # noqa: E402
-from sides import Side, SideError  # noqa: E402
+from sides import Side, SideError, Summed  # noqa: E402
 
 from sgm.common.cli import Arguments, exit_code, int_range  # noqa: E402
 from sgm.common.errors import InputError  # noqa: E402
@@ -79,7 +79,8 @@ class Counted:
         cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
         with FlopCounterMode(display=False, custom_mapping=cpu) as counter:
             output = self.task()
-        self.flops = counter.get_total_flops()
+        # of a sum, each call was made once only
+        self.flops = 0 if isinstance(output, Summed) else counter.get_total_flops()
         return output
 
 
@@ -91,39 +92,38 @@ def torch_side(theirs, case, weights, threads):
     return {name: Counted(task) for name, task in theirs(case, weights).items()}
 
 
-def measure(name, row, case, repeat, threads, speed):
+def measure(name, row, case, weights, repeat, threads, speed):
     """Return the records of a row, one for each task, {key: record}.
 
-    speed: operations a second of the product, or None: this row is the product.
+    weights: the path of a file, which is drawn if there is none; speed: operations a second of the
+    product, or None: this row is the product.
     """
     pair = sys.modules[type(case).__module__]
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        weights = Path(folder) / "weights.safetensors"
+    if not weights.exists():
         progress(f"{name}: drawing weights")
         with Side("weights", pair.draw_weights, case, weights):
             pass
 
-        def side(k):
-            progress(f"{name}: loading {weights.stat().st_size / 1e9:.2f} GB of weights")
-            if k == 0:
-                return Side("ours", pair.ours, case, weights)
-            return Side("torch", torch_side, pair.theirs, case, weights, threads)
+    def side(k):
+        progress(f"{name}: loading {weights.stat().st_size / 1e9:.2f} GB of weights")
+        if k == 0:
+            return Side("ours", pair.ours, case, weights)
+        return Side("torch", torch_side, pair.theirs, case, weights, threads)
 
-        tasks, found = None, {}
-        with ExitStack() as both:
-            living = [] if row.alone else [both.enter_context(side(k)) for k in range(2)]
-            tasks = living[0].tasks if living else tuple(row.targets)
-            for task in [task for task in tasks if not row.targets or task in row.targets]:
-                runs = found[task] = ([], [])
-                # the first run is a run of its own; alone, every process has its first
-                for turn in range(repeat + (row.warm and not row.alone)):
-                    for k in range(2):
-                        progress(f"{name}: {task}, turn {turn + 1}, {('ours', 'torch')[k]}")
-                        if living:
-                            runs[k].append([living[k].run(task)])
-                        else:
-                            with side(k) as one:
-                                runs[k].append([one.run(task) for _ in range(1 + row.warm)])
+    found = {}
+    with ExitStack() as both:
+        living = [] if row.alone else [both.enter_context(side(k)) for k in range(2)]
+        for task in row.targets:
+            runs = found[task] = ([], [])
+            # the first run is a run of its own; alone, every process has its first
+            for turn in range(repeat + (row.warm and not row.alone)):
+                for k in range(2):
+                    progress(f"{name}: {task}, turn {turn + 1}, {('ours', 'torch')[k]}")
+                    if living:
+                        runs[k].append([living[k].run(task)])
+                    else:
+                        with side(k) as one:
+                            runs[k].append([one.run(task) for _ in range(1 + row.warm)])
     progress("")
     return {f"{name} {task}": record(f"{row.title}: {task}", runs, row, task, speed)
             for task, runs in found.items()}
@@ -146,7 +146,7 @@ def record(what, runs, row, task, speed):
             "own_gb": [max(turn[-1].peak for turn in side) / 1e9 for side in runs],
             "gflop": flops / 1e9, "gflop_per_second": speed and speed / 1e9,
             "share": [flops / value / speed for value in seconds] if speed and flops else None,
-            "error": error, "aims": row.targets.get(task, (0, 0)),
+            "error": error, "aims": row.targets[task],
             "when": time.strftime("%Y-%m-%d")}
 
 
@@ -219,23 +219,29 @@ def main(argv=None) -> int:
                 path.write_text(json.dumps({**conditions, "rows": kept}, indent=1) + "\n",
                                 encoding="utf-8")
 
-    for name in ["product", *wanted] if wanted else []:
-        row = product() if name == "product" else known[name]
-        case = row.small if args.small else row.case
-        try:
-            found = measure(name, row, case, args.repeat or row.repeat, threads, speed)
-        except SideError as error:      # the other rows do not need it
-            print(f"bench.py: {name}: {error}", file=sys.stderr)
-            code = 1
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for name in ["product", *wanted] if wanted else []:
+            row = product() if name == "product" else known[name]
+            case = row.small if args.small else row.case
+            weights = Path(folder) / getattr(case, "network", name)
+            for other in Path(folder).iterdir():
+                if other != weights:            # rows of one network follow one another
+                    other.unlink()
+            try:
+                found = measure(name, row, case, weights, args.repeat or row.repeat, threads, speed)
+            except SideError as error:          # the other rows do not need it
+                print(f"bench.py: {name}: {error}", file=sys.stderr)
+                code = 1
+                weights.unlink(missing_ok=True)
+                if name == "product":
+                    break
+                continue
             if name == "product":
-                return code
-            continue
-        if name == "product":
-            only, = found.values()
-            speed = 1e9 * only["gflop"] / min(map(min, only["runs"]))
-            only["share"] = [speed and only["gflop"] * 1e9 / x / speed for x in only["seconds"]]
-            only["gflop_per_second"] = speed / 1e9
-        keep(found)
+                only, = found.values()
+                speed = 1e9 * only["gflop"] / min(map(min, only["runs"]))
+                only["share"] = [only["gflop"] * 1e9 / x / speed for x in only["seconds"]]
+                only["gflop_per_second"] = speed / 1e9
+            keep(found)
     order = ["product", *known]
     records = [kept[key] for key in sorted(kept, key=lambda key: order.index(key.split()[0]))]
     cores = ", ".join(map(str, sorted(os.sched_getaffinity(0))))

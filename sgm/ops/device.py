@@ -104,20 +104,21 @@ def wait() -> None:
 _LOOK = 50_000          # nanoseconds
 
 
-def _others_work(before):
+def _others_work(before, tasks="/proc/self/task"):
     """Return whether a thread of this process besides the caller works (Linux), and what was seen.
 
-    before: what was seen the last time, {thread: (nanoseconds that it ran, times that it began)}.
+    before: what was seen the last time, {thread: (nanoseconds that it ran, times that it began)};
+    tasks: the folder of the process's threads.
     """
     me, working, seen = str(threading.get_native_id()), False, {}
-    for thread in os.listdir("/proc/self/task"):
+    for thread in os.listdir(tasks):
         if thread == me:
             continue
         with suppress(OSError):         # it may have ended meanwhile
-            with open(f"/proc/self/task/{thread}/stat") as file:
+            with open(f"{tasks}/{thread}/stat") as file:
                 if file.read().rpartition(")")[2].split()[0] not in "RD":
                     continue
-            with open(f"/proc/self/task/{thread}/schedstat") as file:
+            with open(f"{tasks}/{thread}/schedstat") as file:
                 ran, _, begun = map(int, file.read().split())
             seen[thread] = ran, begun
             ran, begun = (now - then for now, then in zip(seen[thread], before.get(thread, (0, 0))))

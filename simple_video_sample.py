@@ -40,6 +40,7 @@ from sgm.config.model import (
     MAX_FRAMES,
     MAX_NUMBER,
     MAX_STEPS,
+    PRESETS,
     SAMPLERS,
 )
 from sgm.config.yaml_reader import ConfigError
@@ -133,6 +134,9 @@ def add_flags(parser, image, **options):
     add("--steps", type=int_range(1, MAX_STEPS), default=None,
         help="default: the model's (SV3D 50, svd 25, svd_xt 30, sv3d_tiny 3)")
     add("--sampler", choices=SAMPLERS, default=None, help="default euler")
+    add("--preset", choices=PRESETS, default=None,
+        help="few-steps: 12 steps of dpmpp2m with noise levels for them; --steps, --sampler and"
+        " --set come after it")
     add("--guidance", type=float_range(-MAX_NUMBER, MAX_NUMBER), nargs=2, default=None,
         metavar=("MIN", "MAX"),
         help="scale at the least and the most guided frame; default: the model's (SV3D 1 2.5)")
@@ -185,7 +189,7 @@ def add_device_flags(add):
 def overrides(args):
     """Return --size and --num-frames as changes of the model's configuration."""
     num_frames = [f"num_frames={args.num_frames}"] if args.num_frames else []
-    return [*args.set, *args.size, *num_frames]
+    return [*PRESETS.get(args.preset, ()), *args.set, *args.size, *num_frames]
 
 
 def sample_options(args, seed, keep_graphs):

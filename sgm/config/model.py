@@ -15,7 +15,11 @@ EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucke
 ANGLES = ("polars_rad", "azimuths_rad")
 DECODERS = ("image", "temporal")
 DTYPE_NAMES = ("fp32", "fp16", "bf16")          # precisions as flags spell them
-SAMPLERS = ("euler", "heun", "dpmpp2m")
+SAMPLERS = ("euler", "heun", "dpmpp2m", "unipc")
+# Settings of --preset: the fewest steps that are as near to the converged solution as 50 steps of
+# Euler, where that is known (benchmarks/few_steps.py).
+PRESETS = {"few-steps": ("sampling.sampler=dpmpp2m", "sampling.steps=12",
+                         "sampling.sigma_min=0.02", "sampling.sigma_second=20")}
 GUIDANCES = ("linear", "triangle", "trapezoid", "constant")
 FPS, MAX_FPS = 6, 1000      # frames per second of a video of views, unless another is asked for
 GROUPS = 32     # groups of every group norm of the published models
@@ -162,6 +166,9 @@ class SamplingSpec:
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     rho: float = 7.0
+    # Noise level of the second step, with the others spread below it; 0: all below sigma_max. While
+    # nothing but noise is to be seen, the estimate hardly changes, and one step is enough.
+    sigma_second: float = 0.0
     # Standard deviation of the first noise, relative to sigma_max. Less than 1 starts nearer to the
     # mean of what is possible: less sharp views with fewer errors (like the truncation of a GAN's
     # latents). 0 makes the result independent of the seed.
@@ -183,6 +190,10 @@ class SamplingSpec:
         require_positive(self, section, ["sigma_min", "sigma_max", "rho"], MAX_NUMBER)
         require(self.sigma_min < self.sigma_max, section + "sigma_min", self.sigma_min,
                 f"less than {section}sigma_max {self.sigma_max}")
+        require(self.sigma_second == 0 or self.sigma_min < self.sigma_second < self.sigma_max,
+                section + "sigma_second", self.sigma_second,
+                f"0, or between {section}sigma_min {self.sigma_min} and {section}sigma_max"
+                f" {self.sigma_max}")
         scales = (-MAX_NUMBER, MAX_NUMBER)
         require_within(self, section,
                        {"start_noise": (0, 1), "min_scale": scales, "max_scale": scales})

@@ -219,7 +219,7 @@ class Engine(nn.Cell):
             guidance_scales = guidance.scales(options.guidance, options.min_scale,
                                               options.max_scale, noise.shape[0])
         sigmas = samplers.karras_sigmas(steps or options.steps, options.sigma_min,
-                                        options.sigma_max, options.rho)
+                                        options.sigma_max, options.rho, options.sigma_second)
         x = tensor(noise) * float(options.start_noise * np.sqrt(1 + sigmas[0] ** 2))
         denoise = self.denoiser(c, uc, guidance_scales, sequential)
         steps = samplers.BY_NAME[sampler or options.sampler](denoise, x, sigmas)

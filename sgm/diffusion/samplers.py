@@ -9,11 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 
-def karras_sigmas(steps, sigma_min=0.002, sigma_max=700.0, rho=7.0):
+def karras_sigmas(steps, sigma_min=0.002, sigma_max=700.0, rho=7.0, sigma_second=0.0):
     """Return `steps` noise levels and a final 0, (steps + 1,) float64.
 
-    Source: Karras et al. 2022, arXiv 2206.00364, eq. 5.
+    sigma_second: the level after the first, sigma_max; the others are spread below it. 0: all are
+    spread below sigma_max. Source: Karras et al. 2022, arXiv 2206.00364, eq. 5.
     """
+    if sigma_second and steps > 1:
+        rest = karras_sigmas(steps - 1, sigma_min, sigma_second, rho)
+        return np.concatenate(([sigma_max], rest))
     ramp = np.linspace(0, 1, steps)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return np.append((high + ramp * (low - high)) ** rho, 0.0)
@@ -89,5 +93,43 @@ def dpmpp2m(denoise, x, sigmas):
         yield i, x, denoised
 
 
+def unipc(denoise, x, sigmas, order=2):
+    """Yield the steps of the multistep UniPC for EDM noise levels, one evaluation each.
+
+    Source: Zhao et al. 2023, arXiv 2302.04867. With lambda = -ln sigma the diffusion ODE is solved
+    by an integral of the clean estimate, of which the last `order` are known: their interpolation
+    predicts the next x. The estimate there, which the next step needs anyway, then corrects it,
+    with one order more. The last step is of first order. Order 3 is nearer with many steps, but
+    swings with few of them where guidance is strong (benchmarks/few_steps.py).
+    """
+    known, start = [], None         # (lambda, estimate), the oldest first; x and sigma before
+    for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        denoised = denoise(x, sigma)
+        known.append((-float(np.log(sigma)), denoised))
+        if start is not None:
+            x = _interpolated(*start, sigma, known)
+        known, start = known[-order:], (x, sigma)
+        x = denoised if following == 0 else _interpolated(x, sigma, following, known)
+        yield i, x, denoised
+
+
+def _interpolated(x, before, after, known):
+    """Return the solution at noise level `after`, from x at `before` and a polynomial in lambda.
+
+    known: (lambda, estimate) of its points.
+    """
+    lambdas = np.array([point for point, _ in known])
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    first, last = -np.log(before), -np.log(after)
+    at = first + (last - first) * (nodes + 1) / 2
+    weights = weights * (last - first) / 2 * np.exp(at - last)
+    x = x * float(after / before)
+    for k, (point, estimate) in enumerate(known):
+        others = np.delete(lambdas, k)
+        basis = np.prod((at[:, None] - others) / (point - others), 1)
+        x = x + estimate * float(weights @ basis)
+    return x
+
+
 # Its names are those of `sgm.config.model.SAMPLERS`
-BY_NAME = {sampler.__name__: sampler for sampler in (euler, heun, dpmpp2m)}
+BY_NAME = {sampler.__name__: sampler for sampler in (euler, heun, dpmpp2m, unipc)}

@@ -149,7 +149,7 @@ class ResBlock(Layer):
         h = add_per_frame(h, self.emb_layers[1](emb))
         h = self.activate(self.out_layers[0], self.out_layers[3], h, grid)
         if self.skip_connection is not None:
-            weight = self.skip_connection.weight
+            weight = ops.depend(self.skip_connection.weight, h)
             weight = weight.reshape(weight.shape[0], weight.shape[1])
             x = ops.linear(x, weight, self.skip_connection.bias)
         return x + h

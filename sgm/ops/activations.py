@@ -113,6 +113,7 @@ def geglu(x, weight, bias):
     weight (2 * inner, in): value, then gate.
     """
     inner = weight.shape[0] // 2
+    weight, bias = depend(weight, x), depend(bias, x)
     # Of weight and result, the smaller is cut in two: that moves less memory.
     if x.shape[0] > x.shape[1]:
         value = linear(x, weight[:inner], bias[:inner])

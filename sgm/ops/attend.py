@@ -13,7 +13,7 @@ from sgm.ops.tokens import bmm, bmm_t, depend, equal_slices, in_turn, permute_ro
 # Attention is cut into slices whose score matrix stays below this. A device gets fewer slices: it
 # computes large products better, and the compiler's time grows faster than their number (svd's
 # gradient in float32: over 25 minutes, or 3).
-SCORE_BYTES = 512 << 20
+SCORE_BYTES = 256 << 20
 ASCEND_SCORE_BYTES = 2 << 30
 
 

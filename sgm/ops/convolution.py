@@ -121,19 +121,23 @@ def _taps_matmul(columns, weight, bias=None):
 
 
 class _Convolve(nn.Cell):
-    """Product of the taps of tokens (rows, in) with a weight (out, in, taps): (rows out, out).
+    """Product of the taps of tokens (rows, in) with a weight (out, in, *kernel): (rows out, out).
 
     It keeps the tokens alone for its gradients, which both come from the taps of the output's
-    gradient.
+    gradient. The weight comes as it is stored and waits for the tokens: to give a parameter
+    another shape copies it.
     """
 
     def construct(self, x, weight, index, back):
-        _, channels, taps = weight.shape
+        wide, channels = weight.shape[:2]
+        taps = weight.size // (wide * channels)
         columns = _taps(x, index, taps).reshape(-1, taps, channels)
-        return _taps_matmul(columns, depend(weight, x))
+        return _taps_matmul(columns, depend(weight, x).reshape(wide, channels, taps))
 
     def bprop(self, x, weight, index, back, out, dout):
-        wide, channels, taps = weight.shape
+        shape = weight.shape
+        wide, channels = shape[:2]
+        taps = weight.size // (wide * channels)
         columns = _taps(dout, back, taps)
         weight = depend(weight, dout).reshape(wide * channels, taps)
         weight = matmul_t(_identity(1, taps)[0].astype(weight.dtype), weight)
@@ -141,8 +145,7 @@ class _Convolve(nn.Cell):
         dweight = t_matmul(x, columns).reshape(channels, taps, wide)
         dweight = t_bmm(dweight, _identity(channels, taps).astype(weight.dtype))
         dweight = permute_rows(dweight.reshape(-1, taps), (channels, wide), (1, 0))
-        dweight = dweight.reshape(wide, channels, taps)
-        return dx, dweight, ops.zeros_like(index), ops.zeros_like(back)
+        return dx, dweight.reshape(shape), ops.zeros_like(index), ops.zeros_like(back)
 
 
 _convolve = _Convolve()
@@ -159,7 +162,6 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
     height_out, width_out = height * factor // stride, width * factor // stride
     rows = frames * height_out * width_out
     if not on_ascend():
-        weight = weight.reshape(out, channels, 9)
         most = max(1, frames * IM2COL_BYTES // (rows * 9 * max(channels, out) * 4))
         slices = equal_slices(frames, most) if rows > out else 1
         count = frames // slices
@@ -184,11 +186,10 @@ def temporal_conv(x, weight, bias, videos, frames):
     """Convolve tokens (videos * frames * pixels, in) over frames; weight (out, in, 3, 1, 1)."""
     rows, channels = x.shape
     pixels = rows // (videos * frames)
-    weight = weight.reshape(weight.shape[0], channels, 3)
     if not on_ascend():
         index, back = _moment_tables(videos, frames, pixels)
         return bias_add(_convolve(x, weight, index, back), bias)
-    weight = depend(weight, x)
+    weight = depend(weight, x).reshape(weight.shape[0], channels, 3)
     video = x.reshape(videos, frames * pixels, channels)
     edge = ops.zeros((videos, pixels, channels), x.dtype)
     before, after = edge, edge
@@ -242,7 +243,7 @@ def conv2d(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
         raise ValueError(f"conv2d: input width {width} exceeds Ascend's {ASCEND_CONV_WIDTH};"
                          " tile the image")
     if kernel == (1, 1):
-        weight = weight.reshape(1, wide, channels).broadcast_to((count, wide, channels))
+        weight = depend(weight, x).reshape(1, wide, channels).broadcast_to((count, wide, channels))
         y = bmm(weight, x.reshape(count, channels, height * width))
         y = y.reshape(count, wide, height, width)
     elif not on_ascend() and kernel == (3, 3) and stride == 1 and pad == (1, 1, 1, 1):
@@ -252,7 +253,8 @@ def conv2d(x, weight, bias, stride=1, pad=(1, 1, 1, 1)):
         # A product rounds alike on any number of cores; the CPU's strided convolution does not.
         index, _ = _patch_tables(count, height, width, stride, 0)
         columns = _taps(x.transpose(0, 2, 3, 1).reshape(-1, channels), index, 9)
-        weight = weight.reshape(wide, channels, 9).transpose(0, 2, 1).reshape(wide, 9 * channels)
+        weight = depend(weight, columns).reshape(wide, channels, 9)
+        weight = weight.transpose(0, 2, 1).reshape(wide, 9 * channels)
         y = matmul_t(columns, weight).reshape(count, height // 2, width // 2, wide)
         y = y.transpose(0, 3, 1, 2)
     else:
@@ -304,4 +306,4 @@ def time_conv_nchw(x, weight, bias):
             piece = x[:, :, rows * i // count:rows * (i + 1) // count] if count > 1 else x
             pieces.append(conv2d(piece, weight, bias, pad=(0, 0, 1, 1)))
         return ops.concat(pieces, 2) if count > 1 else pieces[0]
-    return conv2d(x, weight.reshape(out, channels, 3, 1), bias, pad=(1, 1, 0, 0))
+    return conv2d(x, depend(weight, x).reshape(out, channels, 3, 1), bias, pad=(1, 1, 0, 0))

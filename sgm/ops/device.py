@@ -91,23 +91,39 @@ def wait() -> None:
     took 148 ms instead of 22 on one core). So wait until none of this process's other threads has
     work, and ask then.
     """
-    pause, idle = 0.0005, 0
+    pause, idle, before = 0.0005, 0, {}
     while _target == "CPU" and idle < 2:    # twice: one thread may just be handing over to the next
         time.sleep(pause)
-        idle = 0 if _others_run() else idle + 1
+        working, before = _others_work(before)
+        idle = 0 if working else idle + 1
         pause = min(0.01, 1.5 * pause) if idle == 0 else 0.0005
 
 
-def _others_run():
-    """Return whether a thread of this process besides the caller runs or wants to (Linux)."""
-    me = str(threading.get_native_id())
-    for thread in os.listdir("/proc/self/task"):
-        if thread != me:
-            with suppress(OSError):         # it may have ended meanwhile
-                with open(f"/proc/self/task/{thread}/stat") as file:
-                    if file.read().rpartition(")")[2].split()[0] in "RD":
-                        return True
-    return False
+# A thread that only looks whether there is work runs for about 5 microseconds at a time; but where
+# other programs want its core too, it stands in the queue for it nearly always.
+_LOOK = 50_000          # nanoseconds
+
+
+def _others_work(before, tasks="/proc/self/task"):
+    """Return whether a thread of this process besides the caller works (Linux), and what was seen.
+
+    before: what was seen the last time, {thread: (nanoseconds that it ran, times that it began)};
+    tasks: the folder of the process's threads.
+    """
+    me, working, seen = str(threading.get_native_id()), False, {}
+    for thread in os.listdir(tasks):
+        if thread == me:
+            continue
+        with suppress(OSError):         # it may have ended meanwhile
+            with open(f"{tasks}/{thread}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] not in "RD":
+                    continue
+            with open(f"{tasks}/{thread}/schedstat") as file:
+                ran, _, begun = map(int, file.read().split())
+            seen[thread] = ran, begun
+            ran, begun = (now - then for now, then in zip(seen[thread], before.get(thread, (0, 0))))
+            working |= thread not in before or begun == 0 or ran > _LOOK * begun
+    return working, seen
 
 
 def fetch(tensor: ms.Tensor) -> np.ndarray:

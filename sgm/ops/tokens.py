@@ -15,8 +15,10 @@ bmm_t = P.BatchMatMul(transpose_b=True)
 t_bmm = P.BatchMatMul(transpose_a=True)
 _bias_add = P.BiasAdd()
 bias_add_nchw = P.BiasAdd(data_format="NCHW")
-# Feed-forward layers run as many rows at a time as keep their widest array below this.
-SLICE_BYTES = 128 << 20
+# Feed-forward layers run as many rows at a time as keep their widest array below this; on a CPU six
+# such arrays are in memory at once. A device computes large products better (see `attend`).
+SLICE_BYTES = 32 << 20
+ASCEND_SLICE_BYTES = 128 << 20
 rsqrt = P.Rsqrt()
 
 
@@ -33,7 +35,8 @@ def depend(value, done):
 
 def in_slices(function, x, width):
     """Return function(x) of independent rows, in slices that bound its (rows, width) arrays."""
-    slices = equal_slices(x.shape[0], max(1, SLICE_BYTES // (4 * width)))
+    most = ASCEND_SLICE_BYTES if on_ascend() else SLICE_BYTES
+    slices = equal_slices(x.shape[0], max(1, most // (4 * width)))
     if slices == 1 or x.dtype == ms.bfloat16:   # Ascend documents no Split of bfloat16
         return function(x)
     return ops.concat(in_turn(function, (P.Split(0, slices)(x),), 0, slices, x), 0)

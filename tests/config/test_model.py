@@ -38,7 +38,7 @@ def test_released_models(name):
     ("condition.embedders=[cond_frames_without_noise,cond_frames,cond_aug,polars_rad]", "both, or neither"),
     ("condition.scalar_dim=255", "condition.scalar_dim: found 255"),
     ("condition.cond_aug=-1", "condition.cond_aug: found -1.0"),
-    ("sampling.sampler=ddim", "sampling.sampler: found 'ddim', expected one of euler, heun, dpmpp2m"),
+    ("sampling.sampler=ddim", "sampling.sampler: found 'ddim', expected one of euler, heun, dpmpp2m, unipc"),
     ("sampling.guidance=cfg", "sampling.guidance: found 'cfg', expected one of linear"),
     ("sampling.start_noise=1.5", "sampling.start_noise: found 1.5, expected a number from 0 to 1"),
     ("sampling.mesh_orbit=round", "sampling.mesh_orbit: found 'round', expected auto, static, or sine-A as in sine-30"),

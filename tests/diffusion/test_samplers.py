@@ -140,7 +140,7 @@ def test_options_of_sample(golden, tiny_engine, monkeypatch):
             z = engine.sample(g["in/randn"], *conditions(g), steps=2, sampler=name, guidance_scales=scales,
                               sequential=sequential)
             np.testing.assert_array_equal(z.asnumpy(), by_hand.asnumpy())
-    assert seen == 3 * [False, False, True]
+    assert seen == 4 * [False, False, True]
 
 
 def test_less_noise_to_start_from(golden, uncompiled_engine, monkeypatch):
@@ -181,7 +181,7 @@ def final(name, sigmas, x=1.0):
     return x
 
 
-@pytest.mark.parametrize("name, order", [("euler", 1), ("heun", 2), ("dpmpp2m", 2)])
+@pytest.mark.parametrize("name, order", [("euler", 1), ("heun", 2), ("dpmpp2m", 2), ("unipc", 3)])
 def test_order_of_convergence(name, order):
     """Halving the steps divides the error by 2^order."""
     wanted = exact(1.0, 10, 0.1)
@@ -207,7 +207,7 @@ def test_to_the_end(name):
         assert x == pytest.approx(denoised, rel=1e-12)
 
 
-@pytest.mark.parametrize("name, evaluations", [("euler", 10), ("heun", 19), ("dpmpp2m", 10)])
+@pytest.mark.parametrize("name, evaluations", [("euler", 10), ("heun", 19), ("dpmpp2m", 10), ("unipc", 10)])
 def test_number_of_evaluations(name, evaluations):
     calls = []
 
@@ -228,6 +228,12 @@ def test_noise_levels(steps, sigma_max, math):
     ours, theirs = karras_sigmas(steps, sigma_max=sigma_max), math[f"out/sigmas_{steps}_max{sigma_max}"]
     np.testing.assert_allclose(ours, theirs, **TIGHT)
     assert len(ours) == steps + 1 and ours[-1] == 0 and ours[0] == pytest.approx(sigma_max, rel=1e-12)
+
+
+def test_noise_levels_below_a_second_one():
+    """The first is alone, the others are those of the formula from the second on."""
+    np.testing.assert_array_equal(karras_sigmas(6, 0.02, 700, 7, 20), [700, *karras_sigmas(5, 0.02, 20)])
+    np.testing.assert_allclose(karras_sigmas(1, 0.02, 700, 7, 20), [700, 0], rtol=1e-12)
 
 
 def test_noise_levels_follow_their_formula():

@@ -5,22 +5,30 @@ MindSpore's idle threads spin and slow everything else, so waiting on a pipe is 
 import ctypes
 import multiprocessing
 import os
-import resource
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 SET_DEATH_SIGNAL = 1            # prctl's PR_SET_PDEATHSIG
+LOOK = 0.05                     # seconds between two looks at a side's memory
 
 
 class Result(NamedTuple):
     """What a side answers."""
     seconds: float
     output: np.ndarray
-    peak: int           # the process's peak of resident memory so far, in bytes
+    flops: int          # two for each multiplication of its products, 0 if they were not counted
+    peak: int           # bytes of its own memory at most so far, without mapped files
+
+
+class Summed(NamedTuple):
+    """What a task may return instead of an array: its seconds are not those of the call."""
+    seconds: float
+    output: np.ndarray
 
 
 class SideError(RuntimeError):
@@ -42,8 +50,9 @@ def _serve(pipe, build, arguments):
             start = time.perf_counter()
             output = task()
             seconds = time.perf_counter() - start
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            pipe.send(Result(seconds, output, peak))
+            if isinstance(output, Summed):
+                seconds, output = output
+            pipe.send((seconds, output, getattr(task, "flops", 0)))
     except EOFError:
         pass
     except Exception as error:
@@ -58,7 +67,7 @@ class Side:
 
     def __init__(self, name, build, *arguments):
         context = multiprocessing.get_context("spawn")
-        self.name = name
+        self.name, self.peak = name, 0
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
         self._process.start()
@@ -68,12 +77,14 @@ class Side:
     def run(self, task):
         """Run a task and return its Result. Raises SideError."""
         os.kill(self._process.pid, signal.SIGCONT)
-        return self._answer(task)
+        return Result(*self._answer(task), self.peak)
 
     def _answer(self, *request):
         try:
             for task in request:
                 self._pipe.send(task)
+            while not self._pipe.poll(LOOK):
+                self._look()
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
@@ -84,8 +95,15 @@ class Side:
             raise SideError(f"{self.name}: its process ended ({why})") from None
         if isinstance(answer, str):
             raise SideError(f"{self.name}: {answer}")
+        self._look()
         os.kill(self._process.pid, signal.SIGSTOP)
         return answer
+
+    def _look(self):
+        """Note the process's own memory; the kernel keeps no peak of it."""
+        with suppress(OSError, IndexError):     # it has just ended
+            status = Path(f"/proc/{self._process.pid}/status").read_text()
+            self.peak = max(self.peak, 1024 * int(status.partition("RssAnon:")[2].split()[0]))
 
     def __enter__(self):
         return self

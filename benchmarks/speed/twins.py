@@ -25,6 +25,7 @@ SMALL = replace(
     clip=ClipSpec(image_size=56, patch_size=14, width=96, layers=3, head_width=24, embed_dim=48),
     condition=ConditionSpec(scalar_dim=32))
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32).reshape(3, 1, 1)
+VIT_MEAN, VIT_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32).reshape(3, 1, 1)
 
 
@@ -43,11 +44,12 @@ def inputs(case):
     """Return {name: array}, the same in every process."""
     spec, count = case.spec, case.videos * case.frames
     if case.network == "unet":
+        scalars = sum(spec.vector_widths.values()) // spec.condition.scalar_dim
         image_only = uniform("parity.still", (case.videos, case.frames)) > 0.5
         return {"x": rand("parity.x", (count, spec.unet.in_channels, case.height, case.width)),
                 "timesteps": rand("parity.timesteps", (case.videos,)),
                 "context": rand("parity.context", (case.videos, 1, spec.unet.context_dim)),
-                "scalars": 100 * uniform("parity.scalars", (case.videos, len(spec.vector_widths))),
+                "scalars": 100 * uniform("parity.scalars", (case.videos, scalars)),
                 "image_only": (image_only & case.image_only).astype(np.float32)}
     if case.network == "vae":
         pixels = (count, 3, case.height * spec.vae.factor, case.width * spec.vae.factor)
@@ -65,14 +67,21 @@ def relative_error(found, expected):
 
 
 def draw_weights(case, path):
-    """Write the network's weights, each a function of its key, to one safetensors file.
+    """Write the network's weights to one file; see `write_weights`."""
+    from sgm.diffusion.engine import Engine
+
+    parameters = {}
+    for cell in _cells(Engine(case.spec), case.network):
+        parameters |= cell.parameters_dict()
+    return write_weights(parameters, path)
+
+
+def write_weights(parameters, path):
+    """Write weights for {key: parameter}, each a function of its key, to one safetensors file.
 
     Returns {}, the tasks of a `sides.Side` that has none: MindSpore ends with that process.
     """
-    from sgm.diffusion.engine import Engine
-
-    shapes = {key: tuple(parameter.shape) for cell in _cells(Engine(case.spec), case.network)
-              for key, parameter in cell.parameters_dict().items()}
+    shapes = {key: tuple(parameter.shape) for key, parameter in parameters.items()}
     header, at = {}, 0
     for key, shape in shapes.items():
         size = 4 * int(np.prod(shape))
@@ -88,7 +97,9 @@ def draw_weights(case, path):
 
 
 def _cells(engine, network):
-    """Return the parts of an Engine that make up a network."""
+    """Return the parts of an Engine that make up a network; "all": the Engine."""
+    if network == "all":
+        return [engine]
     if network == "unet":
         return [engine.model]
     if network == "vae":
@@ -140,7 +151,7 @@ def network_of(case, weights):
     build = {"unet": _their_unet, "vae": _their_vae, "clip": _their_clip}[case.network]
     with torch.device("meta"):
         network = build(case.spec)
-    network.load_state_dict(_their_weights(case.spec, weights), assign=True)
+    network.load_state_dict(_their_weights(case.spec, weights, network.state_dict()), assign=True)
     if case.network == "clip":
         embeddings = network.vision_model.embeddings    # the one buffer that no file holds
         positions = torch.arange(embeddings.position_embedding.num_embeddings)
@@ -188,12 +199,12 @@ def their_tasks(case, network):
         sample, given["timesteps"], given["context"], given["scalars"]).sample.flatten(0, 1))}
 
 
-def _their_weights(spec, path):
+def _their_weights(spec, path, wanted):
     from safetensors.torch import load_file
 
     published = load_file(path)
     return {place.name: to_place(published[key], place)
-            for key in published for place in places(key, spec)}
+            for key in published for place in places(key, spec) if place.name in wanted}
 
 
 def _their_unet(spec):

@@ -6,9 +6,9 @@ cup even the visible part comes out as a shallow bowl, because its walls look al
 hollow of the surface that would hold water is tried as a vessel with walls and floor of one
 thickness: the hull's cross-section below the brim, less a wall, is dug out down to the floor, but
 half a wall is left where the surface lies within the hull. A vessel that takes away what the
-outlines show, as the arms of a chair whose seat is a little hollow, is none. Of the others the wall
-with which the pictures agree best is chosen, and the vessel stays only if they agree with it far
-better than with the surface as it was. So the visible part of the inside is evidence; the part
+outlines show, as the handle over a basket, is none. Of the others the wall with which the pictures
+agree best is chosen, and the vessel stays only if they agree with it far better than with the
+surface as it was. So the visible part of the inside is evidence; the part
 below is assumed. Setting depth.cavity=false switches the prior off.
 """
 import heapq

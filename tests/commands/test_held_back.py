@@ -9,6 +9,7 @@ import pytest
 from support.commands import load_tool
 from support.paths import ROOT
 
+from sgm.render.datasets import procedural_items
 from sgm.views.folder import Views
 
 held_back = load_tool("held_back")
@@ -57,7 +58,8 @@ def test_wrong_poses_are_told(generated, tmp_path):
 
 def test_catalogue_objects(generated, tmp_path, monkeypatch, capsys):
     """Those of the test split, with their shapes; not in the folder of the others."""
-    monkeypatch.setattr("sgm.render.catalogue.catalogue_items", lambda libraries, split: [(f"{split}-{libraries[0]}", 5)])
+    (_, item), = procedural_items([5])
+    monkeypatch.setattr("sgm.render.catalogue.catalogue_items", lambda libraries, split: [(f"{split}-{libraries[0]}", item)])
     assert held_back.run(["--catalogue", "a.sh3f", "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "truth" / "test-a.sh3f" / "truth" / "mesh.ply").is_file() and len(generated) == 3
     assert held_back.run(["--output", str(tmp_path / "out")]) == 2

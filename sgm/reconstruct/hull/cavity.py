@@ -5,10 +5,11 @@ degrees see a cup's inside to a quarter of its depth, and what no view sees stay
 cup even the visible part comes out as a shallow bowl, because its walls look alike. Here every
 hollow of the surface that would hold water is tried as a vessel with walls and floor of one
 thickness: the hull's cross-section below the brim, less a wall, is dug out down to the floor, but
-half a wall is left where the surface lies within the hull. The wall with which the pictures agree
-best is chosen, and the vessel stays only if they agree with it far better than with the surface as
-it was. So the visible part of the inside is evidence; the part below is assumed. Setting
-depth.cavity=false switches the prior off.
+half a wall is left where the surface lies within the hull. A vessel that takes away what the
+outlines show, as the arms of a chair whose seat is a little hollow, is none. Of the others the wall
+with which the pictures agree best is chosen, and the vessel stays only if they agree with it far
+better than with the surface as it was. So the visible part of the inside is evidence; the part
+below is assumed. Setting depth.cavity=false switches the prior off.
 """
 import heapq
 import logging
@@ -24,6 +25,7 @@ NARROW = 25                     # vertical lines of the grid that it must have
 WALLS = np.arange(1.5, 8.1, 0.5)        # cells: thicknesses that are tried
 BETTER = 0.75  # share of the surface's disagreement, below which the vessel is believed
 GRAIN = 1 / 255 ** 2            # mean square difference that means nothing
+MISSED = 0.002                  # share of the masks that a vessel may uncover
 SIDE = 144                      # pixels of the pictures' longer side
 log = logging.getLogger("sgm")
 
@@ -149,14 +151,19 @@ def continued(sdf, outside, views):
     box |x| <= HALF.
     """
     views, cell, report = views.resized(SIDE), 2 * HALF / (sdf.shape[0] - 1), []
+    masks = views.mask > 0.5
     within_hull, within_surface = depths(outside), depths(np.maximum(sdf, outside))
     for region, brim in hollows(sdf):
-        before = sdf_grid.silhouettes(sdf, HALF, views)[1]
+        covers, before = sdf_grid.silhouettes(sdf, HALF, views)
         trials = []
         for wall in WALLS * cell:
             inwards = np.minimum(within_hull, within_surface + np.float32(wall / 2))
             trial = dug(sdf, inwards, region, brim, wall)
-            trials.append((wall, trial, sdf_grid.silhouettes(trial, HALF, views)[1]))
+            covered, distance = sdf_grid.silhouettes(trial, HALF, views)
+            if (covers & ~covered & masks).sum() <= MISSED * masks.sum():
+                trials.append((wall, trial, distance))
+        if not trials:
+            continue
         widest = trials[0][2]
         with np.errstate(invalid="ignore"):  # inf - inf
             pixels = np.nonzero(

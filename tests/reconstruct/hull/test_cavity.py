@@ -43,6 +43,22 @@ def cup():
     return pictures(CUP)
 
 
+def banded(points):
+    """Gray, but for the inside of a cup."""
+    inside = (np.hypot(points[:, 0], points[:, 1]) < 0.32) & (points[:, 2] < 0.39)
+    bands = inside * np.cos(3 * np.arctan2(points[:, 1], points[:, 0])) * np.cos(14 * points[:, 2])
+    return 0.5 + 0.3 * np.repeat(bands[:, None], 3, axis=1)
+
+
+def test_what_stands_above_a_hollow_stays():
+    """A basket's gray handle, which the prior took away with the air above the floor for the colors' sake."""
+    handle = np.maximum(np.maximum(np.abs(Y) - 0.06, np.abs(Z - 0.46) - 0.04), np.abs(X) - 0.38)
+    views = pictures(np.minimum(CUP, handle).astype(np.float32), banded, elevation=30)
+    found, report = cavity.continued(np.minimum(BOWL, handle).astype(np.float32), OUTSIDE, views)
+    covered = sdf_grid.silhouettes(found, HALF, views)[0]
+    assert report == [] and (covered & (views.mask > 0.5)).sum() > 0.999 * views.mask.sum()
+
+
 def test_tops_are_exact_for_a_slope():
     slope = (Z - 0.25 * X - 0.05).astype(np.float32)
     slope[0] = 1                                            # no surface there

@@ -8,8 +8,9 @@ The objects are twelve of the catalogue, of different kinds (docs/training.md sa
 libraries; nothing here is learned from them). Each is seen from 21 views of a static orbit at 10
 degrees. Printed are the Chamfer distance to the surface that can be seen from outside, of the mesh
 and of the hull at 128 cells, the F-score at .01, foreground PSNR and silhouette IoU from 36 cameras
-on rings at 0, 20 and 40 degrees (Orbit.rings), whether the mesh is watertight, and the seconds.
-What is finished in --out is kept.
+on rings at 0, 20 and 40 degrees (Orbit.rings), whether the mesh is watertight, and the seconds;
+then which share of that surface the 21 views see, and the mean distance from there to the mesh, and
+from what they do not see. What is finished in --out is kept.
 
 Exit code: 0 done, 1 some failed, 2 wrong input, 130 interrupted.
 """
@@ -28,6 +29,7 @@ import sgm.common.startup  # noqa: E402, F401 - first: says which packages are m
 
 # isort: split
 import numpy as np  # noqa: E402
+from scipy.spatial import cKDTree  # noqa: E402
 
 from sgm.common.cli import Arguments, check_folder, exit_code  # noqa: E402
 from sgm.common.errors import InputError  # noqa: E402
@@ -38,7 +40,10 @@ from sgm.geometry.mesh import Mesh  # noqa: E402
 from sgm.geometry.mesh_reader import load_mesh  # noqa: E402
 from sgm.render.catalogue import catalogue_items  # noqa: E402
 from sgm.render.datasets import OrbitSettings, render_folders  # noqa: E402
-from sgm.render.visible import OuterSurface  # noqa: E402
+from sgm.render.visible import OuterSurface, read_depths  # noqa: E402
+from sgm.render.zbuffer import render_depths  # noqa: E402
+from sgm.views.cameras import FOV_DEG  # noqa: E402
+from sgm.views.transforms import read_transforms  # noqa: E402
 
 # chair with thin legs, lamp with a shade, plant, creamer, figure, car, sofa, table, cat, scooter,
 # bookcase, drill: chosen before the first run
@@ -47,8 +52,10 @@ OBJECTS = ("BlendSwap-CC-BY-128", "Scopia-063", "BlendSwap-CC-0-113", "Scopia-11
            "KatorLegaz-066", "Scopia-027", "Scopia-263")
 SPLITS, FRONT = ("train", "val", "test"), "-front"
 SIZE, ELEVATION, HULL = 384, 10.0, 128
-HEAD = "{:22s} {:>8s} {:>8s} {:>6s} {:>6s} {:>6s} {:>6s} {:>5s} {:>10s}"
-ROW = "{:22s} {:8.4f} {:8.4f} {:6.2f} {:6.3f} {:6.2f} {:6.3f} {:5.0f} {:>10s}"
+POINTS = 20000
+HEAD = "{:22s} {:>8s} {:>8s} {:>6s} {:>6s} {:>6s} {:>6s} {:>5s} {:>5s} {:>6s} {:>8s} {:>10s}"
+ROW = ("{:22s} {:8.4f} {:8.4f} {:6.2f} {:6.3f} {:6.2f} {:6.3f} {:5.0f} {:5.2f} {:6.4f} {:8.4f}"
+       " {:>10s}")
 
 
 def chosen(libraries, names):
@@ -76,6 +83,23 @@ def hull_of(folder, spec):
     return placed @ np.asarray(views.upright), surface.faces
 
 
+def apart(folder, made, true, outer):
+    """Return the share of a true surface that the views of a folder see, and distances to a mesh.
+
+    The distances are means over the points that they see, and over those that they do not.
+    """
+    points, _ = mesh_metrics.sample_seen(true.vertices, true.faces, POINTS, 0, outer.sees)
+    seen = np.zeros(len(points), bool)
+    poses = np.array(read_transforms(folder).poses)
+    for pose, depth in zip(poses, render_depths(true, poses, outer.depths.shape[1], FOV_DEG)):
+        at, there = read_depths(pose, depth, points)
+        seen |= at <= there + outer.tolerance
+    near = mesh_metrics.sample(made.vertices, made.faces, POINTS, 0)[0]
+    distance = cKDTree(near).query(points)[0]
+    return {"seen": seen.mean(), "distance_seen": distance[seen].mean(),
+            "distance_unseen": distance[~seen].mean() if not seen.all() else 0.0}
+
+
 def measured(folder, output, rings, spec):
     """Return the figures of a mesh as a dict."""
     from sgm.reconstruct import report
@@ -91,7 +115,7 @@ def measured(folder, output, rings, spec):
     stages = json.loads((output / "report.json").read_text())["stages"]
     return {"chamfer": found["mesh"]["chamfer_l1"], "hull": found["hull"]["chamfer_l1"],
             "fscore": found["mesh"]["fscore_0.01"], "psnr": seen["psnr_fg"], "iou": seen["iou"],
-            "watertight": found["mesh"]["pred_watertight"],
+            "watertight": found["mesh"]["pred_watertight"], **apart(folder, made, true, outer),
             "seconds": sum(stage["seconds"] for stage in stages.values())}
 
 
@@ -107,7 +131,7 @@ def compare(args):
     setting = "_".join([Path(args.config).stem, *args.set]).replace("/", "-")
     rows = []
     print(HEAD.format("object", "Chamfer", "hull's", "ratio", "F .01", "PSNR", "IoU", "s",
-                      "watertight"))
+                      "seen", "from", "unseen", "watertight"))
     for name, _ in items:
         output = args.out / setting / name
         try:
@@ -125,7 +149,8 @@ def compare(args):
             print(f"{name:22s} {error}", flush=True)
             continue
         rows.append([row["chamfer"], row["hull"], row["chamfer"] / row["hull"], row["fscore"],
-                     row["psnr"], row["iou"], row["seconds"], row["watertight"]])
+                     row["psnr"], row["iou"], row["seconds"], row["seen"], row["distance_seen"],
+                     row["distance_unseen"], row["watertight"]])
         print(ROW.format(name, *rows[-1][:-1], "yes" if row["watertight"] else "no"), flush=True)
     if rows:
         *medians, _ = np.median(rows, 0)

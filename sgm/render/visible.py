@@ -42,7 +42,7 @@ class OuterSurface:
         seen = np.zeros(len(points), bool)
         for pose, depth in zip(self.poses, self.depths):
             rest = np.flatnonzero(~seen)
-            at, there = _read(pose, depth, points[rest])
+            at, there = read_depths(pose, depth, points[rest])
             seen[rest[at <= there + self.tolerance]] = True
         return seen
 
@@ -51,15 +51,17 @@ class OuterSurface:
         inside = np.ones(len(points), bool)
         for pose, depth in zip(self.poses, self.depths):
             rest = np.flatnonzero(inside)
-            at, there = _read(pose, depth, points[rest])
+            at, there = read_depths(pose, depth, points[rest])
             inside[rest[at < there]] = False
         return inside
 
 
-def _read(pose, depth, points):
-    """Return the depths (N,) of points, and of what the camera sees where they are.
+def read_depths(pose: np.ndarray, depth: np.ndarray,
+                points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the depths (N,) of points (N, 3), and of what a camera sees where they are.
 
-    The latter is infinite where it sees nothing.
+    The latter is infinite where it sees nothing. pose (4, 4): camera-to-world; depth (size, size):
+    the camera's map, of SV3D's field of view.
     """
     size = len(depth)
     pixels, at = project(points, pose, focal_length(size), size / 2, size / 2)

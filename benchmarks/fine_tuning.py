@@ -109,24 +109,30 @@ def render_sets(args, spec):
 
 
 def tune(args, trains, data):
-    """Train unless it is done; return the weights and the seconds, None if they are from before."""
+    """Train unless it is done; return the weights and the seconds, None if some are from before."""
     output = args.out / trains
     weights = output / ("lora.safetensors" if trains == "lora" else "averaged.safetensors")
-    seconds = None
-    if not (output / "done").exists():
-        settings = [f"data=[{data}]", f"trains={trains}", f"steps={args.steps}",
-                    f"batch={args.batch}", "accumulate=1", "frames=4", "recompute=false",
-                    f"lr={args.lr}", "warmup=20", "average_decay=0.98", "precision=fp32",
-                    f"seed={args.seed}"]
-        again = ["--resume"] if (output / "config.yaml").exists() else []
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, str(ROOT / "train.py"), "--model_cfg", args.config,
-                        "--train_cfg", "sv3d_lora", "--init", str(args.ckpt or EMBEDDED[1]),
-                        "--output", str(output), *again,
-                        *(word for value in settings for word in ("--set", value))], check=True)
-        seconds = time.perf_counter() - begun
-        (output / "done").touch()
-    return weights, seconds
+    settings = [f"data=[{data}]", f"trains={trains}", f"steps={args.steps}", f"batch={args.batch}",
+                "accumulate=1", "frames=4", "recompute=false", f"lr={args.lr}", "warmup=20",
+                "average_decay=0.98", "precision=fp32", f"seed={args.seed}"]
+    made_with = "\n".join([args.config, str(args.ckpt), *settings])
+    finished = output / "finished.txt"
+    if finished.exists():
+        if finished.read_text() != made_with:
+            raise InputError(f"--out {args.out}: holds a training with other settings ({finished});"
+                             " give another folder")
+        return weights, None
+    again = ["--resume"] if (output / "config.yaml").exists() else []
+    command = [sys.executable, str(ROOT / "train.py"), "--model_cfg", args.config, "--train_cfg",
+               "sv3d_lora", "--init", str(args.ckpt or EMBEDDED[1]), "--output", str(output),
+               *again, *(word for value in settings for word in ("--set", value))]
+    begun = time.perf_counter()
+    code = subprocess.run(command).returncode
+    if code:
+        raise InputError(f"train.py ended with exit code {code}, see its last line; the same"
+                         " command continues")
+    finished.write_text(made_with)
+    return weights, None if again else time.perf_counter() - begun
 
 
 def foreground(orbits, truths):
@@ -188,8 +194,6 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     check_folder(args.out, "--out")
-    if args.config == EMBEDDED[0] and args.ckpt:
-        raise InputError("--ckpt: found one without --config, expected both")
     return compare(args)
 
 

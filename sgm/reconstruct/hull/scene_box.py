@@ -234,23 +234,28 @@ def allowed_outliers(views):
     box |x| <= HALF.
     """
     small = views.resized(LOW)
-    if _agree_where_thick(small):
+    hull = visual_hull.closed(visual_hull.hull_sdf(small, LOW, HALF), HALF)
+    thick = _thick_parts(small)
+    if coverage(hull, small) >= BEYOND_DOUBT or thick and coverage(hull, thick) >= BEYOND_DOUBT:
         return 0
     most = len(views) // 10
     return next(
-        (count for count in range(most) if _hull_coverage(small, count) >= BEYOND_DOUBT), most
+        (count for count in range(1, most) if _hull_coverage(small, count) >= BEYOND_DOUBT), most
     )
 
 
-def _agree_where_thick(views):
-    """Return whether the hull covers the parts of the masks that are not thin, if there are any."""
+def _thick_parts(views):
+    """Return the views that show parts which are not thin, their masks of these parts alone.
+
+    None if these parts are less than MOSTLY of the masks.
+    """
     size = np.ones((2 * WIDER + 1,) * 2, np.uint8)
     masks = (views.mask > 0.5).astype(np.uint8)
     thick = np.stack([cv2.morphologyEx(mask, cv2.MORPH_OPEN, size) for mask in masks])
-    if thick.sum() < MOSTLY * masks.sum():
-        return False
-    hull = visual_hull.closed(visual_hull.hull_sdf(views, LOW, HALF), HALF)
-    return coverage(hull, replace(views, mask=thick.astype(np.float32))) >= BEYOND_DOUBT
+    if thick.sum() < max(MOSTLY * masks.sum(), 1):
+        return None
+    shown = np.flatnonzero(thick.any((1, 2)))
+    return replace(views, mask=thick.astype(np.float32)).subset(shown)
 
 
 def _hull_coverage(views, count=0):

@@ -50,10 +50,10 @@ def trained_kinds(family: str) -> tuple[str, ...]:
     return tuple(kind for kind in FAMILIES[family].KINDS if kind not in held_out)
 
 
-def objects_of(family: str, kinds: tuple[str, ...] | None, first: int,
-               last: int = MAX_SEED) -> Iterator[ProceduralObject]:
-    """Yield the objects of the seeds from first to last, or those among them of some kinds."""
-    for seed in range(first, last + 1):
+def objects_of(family: str, kinds: tuple[str, ...] | None,
+               first: int) -> Iterator[ProceduralObject]:
+    """Yield the objects of the seeds from first on, or those among them of some kinds."""
+    for seed in range(first, MAX_SEED + 1):
         each = ProceduralObject(seed, family)
         if kinds is None or each.kind in kinds:
             yield each

@@ -125,7 +125,7 @@ class FeedForward:
         Raises InputError if there is none.
         """
         image = cut_object(load_image(self.paths[0]), name=self.paths[0].name).image
-        return float(self.model.elevation(self.model.encode(self.model.prepare(image)))[0])
+        return self.model.elevation_of(image)
 
     def made_with(self, path):
         """Return what a result depends on, as JSON has it."""

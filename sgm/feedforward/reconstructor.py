@@ -13,7 +13,7 @@ from mindspore import Tensor
 from sgm import ops
 from sgm.common.errors import InputError, argument
 from sgm.config.lrm import load_lrm_spec
-from sgm.config.yaml_reader import ConfigError
+from sgm.config.yaml_reader import DATA, ConfigError, find_config
 from sgm.feedforward import rays
 from sgm.feedforward.layers.triplanes import PROJECTIONS, GridRows, GridSlab, PlaneReader
 from sgm.feedforward.marching import EvenSamples, Points, TwoPasses
@@ -26,19 +26,23 @@ from sgm.reconstruct.dmtet import marching_tets, tet_grid
 from sgm.views.preprocessing import cut_object
 
 log = logging.getLogger("sgm")
+EMBEDDED = ("lrm_small", DATA / "assets" / "lrm_small.safetensors")
 RANDOM = "random"               # in place of a file: weights are drawn
 ELEVATION = 10.0                # of a picture of which nobody says, as of the orbit models
 POINTS = 65536                  # points of the field in one call, all in one static shape
 
 
-def load_lrm(name, ckpt=None, overrides=()):
+def load_lrm(name=EMBEDDED[0], ckpt=None, overrides=()):
     """Return the `Reconstructor` of a feed-forward network with its weights.
 
-    name: vfusion3d, openlrm_small, openlrm_base, openlrm_large, triposr, or one of our YAML files.
-    ckpt: the published file, .safetensors or PyTorch's .bin, .ckpt or .pt; "random" draws weights,
-    for tests. overrides: ["key=value", ...]. Raises ConfigError, CheckpointError.
+    name: lrm_small, vfusion3d, openlrm_small, openlrm_base, openlrm_large, triposr, or one of our
+    YAML files. ckpt: the published file, .safetensors or PyTorch's .bin, .ckpt or .pt; None: those
+    that are embedded, of lrm_small only; "random" draws weights, for tests. overrides:
+    ["key=value", ...]. Raises ConfigError, CheckpointError.
     """
     spec = load_lrm_spec(name, overrides)
+    if ckpt is None and find_config(name, "lrm") == find_config(EMBEDDED[0], "lrm"):
+        ckpt = EMBEDDED[1]
     if ckpt == RANDOM:
         log.warning("%s has random weights, as %s %s asks for: it makes noise", spec.name,
                     argument("ckpt"), RANDOM)
@@ -49,7 +53,8 @@ def load_lrm_of(spec, ckpt, seed=0):
     """Return the `Reconstructor` of an LrmSpec; see `load_lrm`. seed: of weights that are drawn."""
     if ckpt is None:
         raise ConfigError(f"{argument('ckpt')}: found none for {spec.name}, expected its weights,"
-                          f" since none are embedded; {RANDOM} draws some that make noise")
+                          f" since only those of {EMBEDDED[0]} are embedded; {RANDOM} draws some that"
+                          " make noise")
     network = build_network(spec)
     if ckpt == RANDOM:
         initialize(network, seed)
@@ -124,6 +129,13 @@ class Reconstructor:
                              f" {self.spec.name} {why}; give degrees above the horizon")
         return ops.fetch(self._graph("elevation", lambda network: head)(
             Tensor(np.asarray(tokens, np.float32))))
+
+    def elevation_of(self, picture):
+        """Return the elevation of the camera of a cut-out object, in degrees above the horizon.
+
+        picture: as `prepare` takes it. Raises as `prepare` and `elevation` do.
+        """
+        return float(self.elevation(self.encode(self.prepare(picture)))[0])
 
     def field(self, planes, points):
         """Return raw density (B, P, 1), before activation, and color (B, P, 3) at points (B, P, 3).

@@ -21,7 +21,7 @@ from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError
 from sgm.reconstruct.texture import baking
 from sgm.reconstruct.upright import turned_upright
 from sgm.reconstruct.views_reader import read_views
-from sgm.views.folder import is_elevation_unknown
+from sgm.views.folder import elevation_estimate, is_elevation_unknown
 
 log = logging.getLogger("sgm")
 
@@ -63,7 +63,8 @@ def read(source, spec, azimuth_sign=1, progress=False, up="auto", elevation=None
                 f"hold_out={spec.hold_out} leaves {len(kept)} of {len(views)} views, expected at"
                 f" least {MIN_VIEWS}; hold fewer out"
             )
-    views, told = outlines.settled(views, elevation, is_elevation_unknown(source), source, kept)
+    views, told = outlines.settled(views, elevation, is_elevation_unknown(source), source, kept,
+                                   elevation_estimate(source))
     used = scene_box.framed(capture.settled(views.subset(kept), source), source)
     held_out = views.subset(np.setdiff1d(np.arange(len(views)), kept)).moved(
         used.scale / views.scale, (used.center - views.center) * views.scale)

@@ -186,6 +186,15 @@ def is_elevation_unknown(path):
     return run.get("model") == "sv3d_u" or run.get("elevation") == "unknown"
 
 
+def elevation_estimate(path):
+    """Return the degrees that a network told of the input view, by run.json; None if it did not.
+
+    path: the folder or its transforms.json.
+    """
+    estimate = read_run(path).get("elevation_estimate")
+    return estimate if isinstance(estimate, (int, float)) else None
+
+
 def read_run(path):
     """Return what the run.json beside views says; {} where there is none, or a damaged one.
 

@@ -25,6 +25,7 @@ APART, DROP, LEAST = 5.0, 0.01, 0.75
 ALIKE = 0.003           # loss of coverage up to which an elevation explains as well as the best
 CLEARLY = 0.02          # gain in coverage that makes another elevation clearly better
 SAME = 2.0              # degrees within which two elevations are one
+FAR = 10.0              # degrees between what the outlines and the picture tell that are warned of
 STATIC = 1.0            # degrees by which a static orbit's cameras may differ
 # Coverage above which nothing is sought: no other elevation can be clearly better.
 BEYOND_DOUBT = 1 - CLEARLY
@@ -145,14 +146,16 @@ def search(views, cameras, source="the views"):
     return Elevation(cameras, cameras, found[cameras], best, found[best], certain)
 
 
-def settled(views, wanted=None, is_unknown=False, source="the views", seen=None):
+def settled(views, wanted=None, is_unknown=False, source="the views", seen=None, estimate=None):
     """Return views whose cameras stand at the elevation to work with, and the `Elevation` or None.
 
     wanted: degrees; "auto": what the outlines tell; None: the cameras' own, or "auto" where that
     `is_unknown`. An elevation that explains the outlines clearly worse than another is warned of.
-    seen: indices of the views that may be looked at; None = all. None is returned for orbits that
-    are not static. Raises ShapeError if such a one is to have another elevation, for another
-    `wanted`, and as `scene_box.check_cameras` does.
+    seen: indices of the views that may be looked at; None = all. estimate: the elevation, degrees,
+    that a network told of the input view before the others were made, or None; outlines that tell
+    another for certain are warned of. None is returned for orbits that are not static. Raises
+    ShapeError if such a one is to have another elevation, for another `wanted`, and as
+    `scene_box.check_cameras` does.
     """
     if wanted not in (None, "auto") and not (
             isinstance(wanted, (int, float)) and abs(wanted) < 90):
@@ -176,14 +179,16 @@ def settled(views, wanted=None, is_unknown=False, source="the views", seen=None)
             log.warning("%s: its outlines do not tell the elevation; of those that explain them,"
                         " the nearest to the cameras' own is taken, %.1f degrees (%s says another)",
                         source, found.told, argument("elevation"))
+        _compare(found, estimate, source)
         found = found._replace(used=found.told, coverage=found.told_coverage)
         return _raised(views, found.used - cameras), found
     used = cameras if wanted is None else float(wanted)
     views, looked_at = _raised(views, used - cameras), _raised(looked_at, used - cameras)
     covered, is_beyond_doubt = _judged(looked_at, source)
-    if is_beyond_doubt:
+    if is_beyond_doubt and estimate is None:
         return views, Elevation(cameras, used, covered)
     found = search(looked_at, used, source)._replace(cameras=cameras)
+    _compare(found, estimate, source)
     if found.told_coverage >= found.coverage + CLEARLY and abs(found.told - used) > SAME:
         log.warning(
             "%s: at the elevation of %.1f degrees the views' common hull covers %.0f%% of their"
@@ -192,6 +197,16 @@ def settled(views, wanted=None, is_unknown=False, source="the views", seen=None)
             argument("elevation"),
         )
     return views, found
+
+
+def _compare(found, estimate, source):
+    """Warn if outlines tell for certain another elevation than was estimated of the picture."""
+    if estimate is not None and found.certain and abs(found.told - estimate) > FAR:
+        log.warning(
+            "%s: before the views were made the picture told an elevation of %.0f degrees, their"
+            " outlines tell %.0f: look at the views, and give the one that is right as %s",
+            source, estimate, found.told, argument("elevation"),
+        )
 
 
 def _check_sign(views, found, source):

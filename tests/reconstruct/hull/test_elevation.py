@@ -127,3 +127,21 @@ def test_views_held_back_are_not_asked(views):
     found = elevation.settled(said_at(other, 0), "auto", seen=seen)[1]
     assert found.told_coverage > 0.95 and abs(found.told - TRUE) <= 1.5
     assert elevation.coverage(said_at(other, found.told)) < 0.9
+
+
+@pytest.mark.parametrize("cameras, wanted", [(TRUE, None), (0.0, "auto")])
+@pytest.mark.parametrize("estimate, is_warned", [(TRUE + 7, False), (TRUE + 13, True), (TRUE - 13, True)])
+def test_picture_and_outlines_that_disagree_are_warned_of(views, caplog, cameras, wanted, estimate, is_warned):
+    """Neither wins: the views stay where they are, or go where the outlines say."""
+    moved, found = elevation.settled(said_at(views, cameras), wanted, source="there", estimate=estimate)
+    assert abs(found.used - TRUE) <= 1.5 and len(moved) == len(views)
+    said = [message for message in caplog.messages if "before the views were made" in message]
+    assert len(said) == is_warned
+    if said:
+        assert f"of {estimate:.0f} degrees" in said[0] and "there" in said[0]
+
+
+def test_outlines_that_tell_nothing_do_not_contradict_the_picture(caplog):
+    ball = rendered([trimesh.creation.icosphere(3, 0.35)], TRUE, 6)
+    elevation.settled(ball, source="there", estimate=TRUE + 30)
+    assert not caplog.messages

@@ -8,18 +8,22 @@ Each image and seed becomes a folder OUTPUT/<image>_<seed> with 000.png ..., tra
 views.mp4, contact.png and run.json. Finished folders are skipped when the command is run again; if
 they were made of another image or with other flags, a line says what differs.
 A single image gives the memory of each stage back before the next; several keep what was compiled
-for the next image.
-Exit code: 0 done, 1 some images failed, 2 wrong input, 130 interrupted (finished folders stay).
+for the next image. While one is sampled, the one before is written and the next one prepared.
+Started by MindSpore's launcher (msrun --worker_num=8 --local_worker_num=8 --join=True
+simple_video_sample.py ...), each process makes its share of the images on an NPU of its own.
+Exit code: 0 done, 1 some images failed (0 under msrun, which would end the other processes),
+2 wrong input, 130 interrupted (finished folders stay).
 """
 import argparse
 import re
 import sys
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from errno import ENAMETOOLONG
 from pathlib import Path
 
 import sgm.common.startup  # noqa: F401 - first: Ctrl-C while modules load
+from sgm.common.background import Line
 from sgm.common.cli import (
     Arguments,
     check_folder,
@@ -33,6 +37,7 @@ from sgm.common.cli import (
 from sgm.common.errors import one_line, os_reason
 from sgm.common.locks import LockedError, locked
 from sgm.common.progress import Bar, job_begins, say
+from sgm.common.ranks import this_rank
 from sgm.config.model import (
     DTYPE_NAMES,
     FPS,
@@ -262,16 +267,18 @@ def folder_names(paths):
 
 def main(argv=None):
     """Make the views of all images and seeds; return the exit code."""
-    return Sampling(parse(argv)).run()
+    sampling = Sampling(parse(argv))
+    return sampling.rank.exit_code(sampling.run())
 
 
 class Sampling:
     """The images, seeds and cameras that the flags of `add_flags` name, and the model, loaded once.
 
-    jobs: (image, seed, views folder) of each result; finished: the folders that are there after
-    `run`. is_for_mesh: whether the orbit, where no flag says it, is the model's best for a mesh.
-    engine: that of an earlier Sampling with the same flags of model and device. on_step: called
-    as that of `sgm.diffusion.pipeline.generate_views` is.
+    jobs: (image, seed, views folder) of each result, of this process's share if msrun has started
+    several; finished: the folders that are there after `run`. is_for_mesh: whether the orbit, where
+    no flag says it, is the model's best for a mesh. engine: that of an earlier Sampling with the
+    same flags of model and device. on_step: called as that of
+    `sgm.diffusion.pipeline.generate_views` is.
     Raises ConfigError, ImageError, CameraError and the like for flags that cannot be used.
     """
 
@@ -293,13 +300,16 @@ class Sampling:
         self.background = parse_background(args.background)
         self.paths = list_images(args.image)
         check_folder(args.output, "--output")
-        self.jobs = [(path, seed, Path(args.output) / f"{name}_{seed}")
-                     for path, name in zip(self.paths, folder_names(self.paths))
-                     for seed in args.seeds]
+        jobs = [(path, seed, Path(args.output) / f"{name}_{seed}")
+                for path, name in zip(self.paths, folder_names(self.paths))
+                for seed in args.seeds]
+        self.rank = this_rank()
+        self.jobs, self.is_only_one = self.rank.share(jobs), len(jobs) == 1
         self.finished = []
 
         # 2. the model
-        ops.set_device(args.device, args.device_id, args.mode)
+        device_id = args.device_id if self.rank.device is None else self.rank.device
+        ops.set_device(args.device, device_id, args.mode)
         self.engine = engine or load_model(args.config or EMBEDDED[0], args.ckpt, args.dtype,
                                            overrides(args), args.lora, ema=args.ema)
         self.spec = self.engine.spec
@@ -308,15 +318,34 @@ class Sampling:
         if self.spec.is_orbit:      # wrong cameras are found before any work
             cameras(args, self.spec.num_frames, args.seeds[0])
 
-    def _make(self, number, path, seed, folder):
-        """Make the views folder of a job, the `number`-th, unless it is finished."""
-        from sgm.diffusion.pipeline import generate_views, run_record
+    def run(self):
+        """Make the views of all jobs; return the exit code of the command.
+
+        While an image is sampled, the one before is written and the next is prepared.
+        """
+        self._line = Line(self._prepare, self._sample, self._save, self._tell, self._explain)
+        self._locks, self._compiles = {}, True
+        try:
+            self._line.run(enumerate(self.jobs, 1))
+        except _OnlyOne:
+            return 2
+        finally:
+            for locks in self._locks.values():
+                locks.close()
+        return 1 if len(self.finished) < len(self.jobs) else 0
+
+    def _prepare(self, item):
+        """Return what `_sample` needs of the `number`-th job, and take the lock of its folder.
+
+        (image, matte, what run.json says of it, orbit, options); image: None if it is finished.
+        """
+        from sgm.diffusion.pipeline import run_record
         from sgm.views.folder import check_replaceable, check_same, is_finished, output_record
-        args, spec, count = self.args, self.spec, len(self.jobs)
-        place = f"{number} of {count}: " * (count > 1)
+        number, (path, seed, folder) = item
+        args, spec = self.args, self.spec
         check_replaceable(folder)
         orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
-        options = sample_options(args, seed, keep_graphs=count > 1)
+        options = sample_options(args, seed, keep_graphs=len(self.jobs) > 1)
         given = {"file": path.name, "hash": file_hash(path), "frame_ratio": args.frame_ratio,
                  "matte": spec.is_orbit and not args.no_matte}
         if is_finished(folder) and not args.overwrite:
@@ -325,47 +354,76 @@ class Sampling:
             if spec.vae.decoder != "temporal":
                 del run["decode_chunk"]     # its views are the same
             check_same(folder, run)
-            say(f"{place}{folder}: finished already, skipped (--overwrite makes it again)")
-            return
+            return None, None, given, orbit, options
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder, "--output"):
-            image, given["cut_out"], matte = prepare(
-                load_image(path), (spec.height, spec.width), args.frame_ratio,
-                cut_out=given["matte"], name=path.name)
-            shown = Shown(args, spec, folder, compiles=number == 1 or count == 1,
-                          on_step=self.on_step)
-            shown.say(f"{place}{path.name}, seed {seed}: {given['cut_out']}")
-            with closing(shown):
-                views = generate_views(self.engine, image, orbit, options, on_step=shown.step,
-                                       on_begin=shown.begin, on_stage=shown.end)
-            views.run["image"], views.matte = given, matte
-            say(str(views.save(folder, self.background, args.fps, self.formats, args.overwrite)))
-            preview_of(folder).unlink(missing_ok=True)
+        self._locks[number] = ExitStack()
+        self._locks[number].enter_context(locked(folder, "--output"))
+        image, given["cut_out"], matte = prepare(
+            load_image(path), (spec.height, spec.width), args.frame_ratio,
+            cut_out=given["matte"], name=path.name)
+        return image, matte, given, orbit, options
 
-    def run(self):
-        """Make the views of all jobs; return the exit code of the command."""
+    def _sample(self, item, prepared):
+        """Return the `Views` of a job; None if it is finished."""
+        from sgm.diffusion.pipeline import generate_views
+        number, (path, seed, folder) = item
+        count, (image, matte, given, orbit, options) = len(self.jobs), prepared
+        place = f"{number} of {count}: " * (count > 1)
+        job_begins(path.name, number, count)
+        if image is None:
+            self._line.look(wait=True)      # said and listed in the order of the jobs
+            say(f"{place}{folder}: finished already, skipped (--overwrite makes it again)")
+            self.finished.append(folder)
+            return None
+        shown = Shown(self.args, self.spec, folder, compiles=self._compiles or count == 1,
+                      on_step=self.on_step, on_stage=self._line.look)
+        shown.say(f"{place}{path.name}, seed {seed}: {given['cut_out']}")
+        with closing(shown):
+            views = generate_views(self.engine, image, orbit, options, on_step=shown.step,
+                                   on_begin=shown.begin, on_stage=shown.end)
+        self._compiles = False
+        views.run["image"], views.matte = given, matte
+        return views
+
+    def _save(self, item, views):
+        """Write the views folder of a job; return its path."""
+        number, (_, _, folder) = item
+        saved = views.save(folder, self.background, self.args.fps, self.formats,
+                           self.args.overwrite)
+        preview_of(folder).unlink(missing_ok=True)
+        self._locks.pop(number).close()
+        return saved
+
+    def _tell(self, item, saved):
+        say(str(saved))
+        self.finished.append(item[1][2])
+
+    def _explain(self, item, error):
+        """Say why a job failed; raise the error if it ends the command."""
         from sgm.diffusion.guards import PipelineError
         from sgm.views.folder import ViewsError
-        for number, (path, seed, folder) in enumerate(self.jobs, 1):
-            job_begins(path.name, number, len(self.jobs))
-            try:
-                self._make(number, path, seed, folder)
-                self.finished.append(folder)
-            except (ImageError, LockedError, PipelineError, ViewsError) as error:
-                is_named = str(error).startswith((f"{path}: ", "--output"))
-                say(one_line(str(error) if is_named else f"{path}: {error}"), sys.stderr)
-                of_image = isinstance(error, ImageError)
-                is_only_one = len(self.paths if of_image else self.jobs) == 1
-                if is_only_one and not isinstance(error, PipelineError):
-                    return 2
-            except OSError as error:
-                if error.errno != ENAMETOOLONG or len(self.jobs) == 1:
-                    raise ConfigError(f"--output {folder}: cannot be written:"
-                                      f" {os_reason(error)}") from None
-                # only this image's name is too long
-                say(one_line(f"{path}: {folder}: cannot be written: {os_reason(error)}"),
-                    sys.stderr)
-        return 1 if len(self.finished) < len(self.jobs) else 0
+        number, (path, _, folder) = item
+        if isinstance(error, (ImageError, LockedError, PipelineError, ViewsError)):
+            is_named = str(error).startswith((f"{path}: ", "--output"))
+            say(one_line(str(error) if is_named else f"{path}: {error}"), sys.stderr)
+            of_image = isinstance(error, ImageError)
+            is_only_one = len(self.paths) == 1 if of_image else self.is_only_one
+            if is_only_one and not isinstance(error, PipelineError):
+                raise _OnlyOne
+        elif isinstance(error, OSError):
+            if error.errno != ENAMETOOLONG or self.is_only_one:
+                raise ConfigError(f"--output {folder}: cannot be written:"
+                                  f" {os_reason(error)}") from None
+            # only this image's name is too long
+            say(one_line(f"{path}: {folder}: cannot be written: {os_reason(error)}"), sys.stderr)
+        else:
+            raise error
+        if number in self._locks:
+            self._locks.pop(number).close()
+
+
+class _OnlyOne(Exception):
+    """What is wrong with the only job of the command has been said."""
 
 
 def preview_of(folder):
@@ -377,13 +435,14 @@ class Shown:
     """What the terminal shows of an image's stages: a spinner or a bar, then a line of figures.
 
     compiles: whether the stages have to be compiled first. on_step: told of each step, too.
+    on_stage: called after each stage.
     """
 
-    def __init__(self, args, spec, folder, compiles, on_step=None):
+    def __init__(self, args, spec, folder, compiles, on_step=None, on_stage=None):
         self.steps = args.steps or spec.sampling.steps
         self.preview, self.folder, self.quiet, self.compiles = (args.preview, folder, args.quiet,
                                                                 compiles)
-        self.bar, self.on_step = None, on_step
+        self.bar, self.on_step, self.on_stage = None, on_step, on_stage
 
     def say(self, text):
         """Print a note."""
@@ -408,6 +467,8 @@ class Shown:
         """Print the figures of a stage."""
         self.close()
         self.say(f"  {name}: {seconds} s, peak {peak_gb} GB")
+        if self.on_stage:
+            self.on_stage()
 
     def close(self):
         """Take the bar away."""

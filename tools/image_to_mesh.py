@@ -119,7 +119,7 @@ def main(argv=None):
         sampling.engine.release()
         sampling.engine = None
         with of_command(RENAMED):
-            of_meshes = meshes.run(sampling.finished, len(sampling.jobs) == 1)
+            of_meshes = meshes.run(sampling.finished, sampling.is_only_one)
     code = of_meshes if of_meshes == 130 or not of_views else of_views
 
     # 3. what it took
@@ -131,7 +131,7 @@ def main(argv=None):
     if code == 3:
         print("image_to_mesh.py: a mesh does not explain its views; what disagrees is said above"
               " and in report.html", file=sys.stderr)
-    return code
+    return sampling.rank.exit_code(code)
 
 
 class Meshes:

@@ -7,6 +7,7 @@ from contextlib import suppress
 import mindspore as ms
 import numpy as np
 
+from sgm.common.background import THREADS
 from sgm.common.errors import argument
 from sgm.config.yaml_reader import ConfigError
 
@@ -89,7 +90,7 @@ def wait() -> None:
     MindSpore computes in background threads, and whoever asks for a value spins until it is there:
     on a few cores that starves the computation itself (measured: one convolution and its gradient
     took 148 ms instead of 22 on one core). So wait until none of this process's other threads has
-    work, and ask then.
+    work, and ask then. Those of `sgm.common.background` do not compute for the device.
     """
     pause, idle, before = 0.0005, 0, {}
     while _target == "CPU" and idle < 2:    # twice: one thread may just be handing over to the next
@@ -112,7 +113,7 @@ def _others_work(before, tasks="/proc/self/task"):
     """
     me, working, seen = str(threading.get_native_id()), False, {}
     for thread in os.listdir(tasks):
-        if thread == me:
+        if thread == me or thread in THREADS:
             continue
         with suppress(OSError):         # it may have ended meanwhile
             with open(f"{tasks}/{thread}/stat") as file:

@@ -1,8 +1,11 @@
 """simple_video_sample.py from its flags to its files, on a network of random weights."""
+import errno
 import hashlib
 import inspect
 import json
+import time
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,3 +267,81 @@ def test_the_average_of_the_weights_is_asked_for(photo, tmp_path, capsys, monkey
     monkeypatch.setattr(pipeline, "load_model", load_model)
     argv = ["--config", "sv3d_p", "--ckpt", "x.safetensors", "--image", str(photo), "--output", str(tmp_path / "out")]
     assert command.run(argv) == command.run([*argv, "--ema"]) == 2 and asked == [False, True]
+
+
+# --- several images: the one before is written and the next is prepared while one is sampled -------------------------
+
+@pytest.fixture
+def three(cup, monkeypatch):
+    """three(act) -> (flags, output): a.png, b.png, c.png, and act(name) is called where each of them would be sampled."""
+    photo, argv, folder = cup
+    images = photo.parent / "images"
+    images.mkdir()
+    for name in "abc":
+        object_on_white().save(images / f"{name}.png")
+    argv[1] = str(images)
+
+    def sampled_by(act):
+        from sgm.diffusion import pipeline
+        usual = pipeline.generate_views
+        names = iter("abc")
+
+        def generate_views(*args, **callbacks):
+            act(next(names))
+            return usual(*args, **callbacks)
+        monkeypatch.setattr(pipeline, "generate_views", generate_views)
+        return argv, folder.parent
+    return sampled_by
+
+
+def wait_for(path):
+    end = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < end, f"{path}: not there after 30 s"
+        time.sleep(0.005)
+
+
+def test_an_image_is_written_and_the_next_one_prepared_meanwhile(three, capsys):
+    def act(name):      # without overlap this waits for ever
+        if name == "b":
+            wait_for(out / "a_23" / "run.json")
+        if name != "c":
+            wait_for(out / f".{chr(ord(name) + 1)}_23.lock")
+    argv, out = three(act)
+    assert command.run(argv) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a_23", "b_23", "c_23"]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith((str(out), "1 of", "2 of", "3 of"))]
+    assert [line for line in said if line.startswith(str(out))] == [f"{out}/{name}_23" for name in "abc"]
+    assert [line[:6] for line in said if " of " in line] == ["1 of 3", "2 of 3", "3 of 3"]
+
+
+def test_ctrl_c_leaves_what_is_sampled(three, capsys):
+    """At the third image, when the second one may not be written yet."""
+    def act(name):
+        if name == "c":
+            raise KeyboardInterrupt
+    argv, out = three(act)
+    assert command.run(argv) == 130
+    assert sorted(path.name for path in out.iterdir()) == ["a_23", "b_23"]          # and no lock
+    assert all((out / name / "run.json").exists() for name in ("a_23", "b_23"))
+
+
+def test_a_bad_image_between_others_is_one_line(three, capsys):
+    argv, out = three(lambda name: None)
+    (Path(argv[1]) / "b.png").write_bytes(b"no image")
+    assert command.run(argv) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["a_23", "c_23"]
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith(f"{argv[1]}/b.png: found no image of a known kind")
+
+
+def test_a_full_disk_ends_it(three, monkeypatch, capsys):
+    def save(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    argv, out = three(lambda name: sampled.append(name))
+    sampled = []
+    monkeypatch.setattr(Views, "_write", save)
+    assert command.run(argv) == 2 and sampled == ["a", "b"]
+    assert capsys.readouterr().err.endswith(f"--output {out}/a_23: cannot be written: No space left on device; free space, or"
+                                            " write to another disk\n")
+    assert not list(out.iterdir())

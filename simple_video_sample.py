@@ -18,7 +18,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from errno import ENAMETOOLONG
 from pathlib import Path
 
@@ -58,7 +58,7 @@ from sgm.views.images import (
     load_image,
     parse_background,
 )
-from sgm.views.preprocessing import prepare
+from sgm.views.preprocessing import cut_object, prepare
 from sgm.views.transforms import read_orbit
 
 
@@ -76,7 +76,7 @@ def elevation(text):
     try:
         return text if text == "auto" else float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected degrees") from None
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected degrees, or auto") from None
 
 
 def parse(argv):
@@ -118,9 +118,10 @@ def add_flags(parser, image, **options):
         help="object's larger side / frame side; default: the image's larger side makes the frame")
 
     add = parser.add_argument_group("cameras (orbit models)").add_argument
-    add("--elevation", type=elevation, default=10.0, metavar="DEG",
-        help="elevation of the input view above the horizon; default 10. sv3d_u is not conditioned"
-        " on it: it only labels the cameras")
+    add("--elevation", type=elevation, default=10.0, metavar="DEG|auto",
+        help="elevation of the input view above the horizon, or auto: the estimate of the embedded"
+        " feed-forward network; default 10. sv3d_u is not conditioned on it: it only labels the"
+        " cameras")
     add("--orbit", default=None, metavar="static|dynamic|sine-A|FILE.json",
         help="dynamic: random as in the paper, by seed; sine-30: elevation + 30 sin(azimuth);"
         " default static (image_to_mesh.py: sine-30 for sv3d_p)")
@@ -206,31 +207,33 @@ def sample_options(args, seed, keep_graphs):
         decode_chunk=args.decode_chunk, sequential=args.sequential_cfg, keep_graphs=keep_graphs)
 
 
-def cameras(args, num_frames, seed):
-    """Return the orbit of `num_frames` views that the flags describe. Raises CameraError."""
-    if args.elevation == "auto":
-        raise CameraError("--elevation auto: is of feed-forward networks that have an estimator of"
-                          " it (image_to_mesh.py --config lrm_small); give degrees")
-    kind = args.orbit or "static"
-    if not abs(args.elevation) < 90:
-        raise CameraError(f"--elevation: found {args.elevation:g}, expected degrees above -90 and"
+def cameras(args, num_frames, seed, estimate=0.0):
+    """Return the orbit of `num_frames` views that the flags describe. Raises CameraError.
+
+    estimate: the elevation in degrees that --elevation auto stands for.
+    """
+    kind, elevation = args.orbit or "static", args.elevation
+    if elevation == "auto":
+        elevation = estimate
+    if not abs(elevation) < 90:
+        raise CameraError(f"--elevation: found {elevation:g}, expected degrees above -90 and"
                           " below 90")
     for flag, values in (("--azimuths", args.azimuths), ("--elevations", args.elevations)):
         if values:
             check_count(flag, len(values), num_frames)
     if args.azimuths or args.elevations:
-        even = Orbit.static(args.elevation, num_frames)
+        even = Orbit.static(elevation, num_frames)
         orbit = Orbit.from_lists(args.azimuths or even.azimuths_deg,
                                  args.elevations or even.elevations_deg)
     elif kind == "static":
-        orbit = Orbit.static(args.elevation, num_frames)
+        orbit = Orbit.static(elevation, num_frames)
     elif kind == "dynamic":
-        orbit = Orbit.dynamic(seed, args.elevation, num_frames)
+        orbit = Orbit.dynamic(seed, elevation, num_frames)
     elif kind.startswith("sine-"):
         try:
-            orbit = Orbit.sine(float(kind[5:]), args.elevation, num_frames)
+            orbit = Orbit.sine(float(kind[5:]), elevation, num_frames)
         except CameraError as error:
-            raise CameraError(f"--orbit {kind} at --elevation {args.elevation:g}:"
+            raise CameraError(f"--orbit {kind} at --elevation {elevation:g}:"
                               f" {error}") from None
         except ValueError:
             raise CameraError(f"--orbit {kind}: expected a number of degrees after sine-, as"
@@ -305,7 +308,7 @@ class Sampling:
                 for seed in args.seeds]
         self.rank = this_rank()
         self.jobs, self.is_only_one = self.rank.share(jobs), len(jobs) == 1
-        self.finished = []
+        self.finished, self._estimates = [], {}
 
         # 2. the model
         device_id = args.device_id if self.rank.device is None else self.rank.device
@@ -323,6 +326,8 @@ class Sampling:
 
         While an image is sampled, the one before is written and the next is prepared.
         """
+        if self.args.elevation == "auto" and self.spec.is_orbit:
+            self._estimates = self._estimated()
         self._line = Line(self._prepare, self._sample, self._save, self._tell, self._explain)
         self._locks, self._compiles = {}, True
         try:
@@ -334,6 +339,22 @@ class Sampling:
                 locks.close()
         return 1 if len(self.finished) < len(self.jobs) else 0
 
+    def _estimated(self):
+        """Return the elevation in degrees that the embedded estimator tells of each image, by path.
+
+        An image that cannot be used has none: why is said when its turn comes.
+        """
+        from sgm.feedforward.reconstructor import load_lrm
+        try:
+            network, found = load_lrm(), {}
+        except ConfigError as error:
+            raise ConfigError(f"--elevation auto: {error}; or give degrees") from None
+        for path in dict.fromkeys(path for path, _, _ in self.jobs):
+            with suppress(ImageError):
+                cut = cut_object(load_image(path), name=path.name).image
+                found[path] = round(network.elevation_of(cut), 1)
+        return found
+
     def _prepare(self, item):
         """Return what `_sample` needs of the `number`-th job, and take the lock of its folder.
 
@@ -344,10 +365,13 @@ class Sampling:
         number, (path, seed, folder) = item
         args, spec = self.args, self.spec
         check_replaceable(folder)
-        orbit = cameras(args, spec.num_frames, seed) if spec.is_orbit else None
+        estimate = self._estimates.get(path)
+        orbit = cameras(args, spec.num_frames, seed, estimate or 0.0) if spec.is_orbit else None
         options = sample_options(args, seed, keep_graphs=len(self.jobs) > 1)
         given = {"file": path.name, "hash": file_hash(path), "frame_ratio": args.frame_ratio,
                  "matte": spec.is_orbit and not args.no_matte}
+        if estimate is not None:
+            given["elevation_estimate"] = estimate
         if is_finished(folder) and not args.overwrite:
             run = {**run_record(self.engine, orbit, options.of_model(spec)), "image": given,
                    **output_record(self.background, args.fps, self.formats)}
@@ -378,6 +402,8 @@ class Sampling:
         shown = Shown(self.args, self.spec, folder, compiles=self._compiles or count == 1,
                       on_step=self.on_step, on_stage=self._line.look)
         shown.say(f"{place}{path.name}, seed {seed}: {given['cut_out']}")
+        if "elevation_estimate" in given:
+            shown.say(f"  seen from {given['elevation_estimate']:g} degrees above (estimated)")
         with closing(shown):
             views = generate_views(self.engine, image, orbit, options, on_step=shown.step,
                                    on_begin=shown.begin, on_stage=shown.end)

@@ -37,11 +37,12 @@ def load_lrm(name=EMBEDDED[0], ckpt=None, overrides=()):
 
     name: lrm_small, vfusion3d, openlrm_small, openlrm_base, openlrm_large, triposr, or one of our
     YAML files. ckpt: the published file, .safetensors or PyTorch's .bin, .ckpt or .pt; None: those
-    that are embedded, of lrm_small only; "random" draws weights, for tests. overrides:
+    of lrm_small that are in assets, if any; "random" draws weights, for tests. overrides:
     ["key=value", ...]. Raises ConfigError, CheckpointError.
     """
     spec = load_lrm_spec(name, overrides)
-    if ckpt is None and find_config(name, "lrm") == find_config(EMBEDDED[0], "lrm"):
+    is_embedded = find_config(name, "lrm") == find_config(EMBEDDED[0], "lrm")
+    if ckpt is None and is_embedded and EMBEDDED[1].is_file():
         ckpt = EMBEDDED[1]
     if ckpt == RANDOM:
         log.warning("%s has random weights, as %s %s asks for: it makes noise", spec.name,
@@ -53,8 +54,7 @@ def load_lrm_of(spec, ckpt, seed=0):
     """Return the `Reconstructor` of an LrmSpec; see `load_lrm`. seed: of weights that are drawn."""
     if ckpt is None:
         raise ConfigError(f"{argument('ckpt')}: found none for {spec.name}, expected its weights,"
-                          f" since only those of {EMBEDDED[0]} are embedded; {RANDOM} draws some that"
-                          " make noise")
+                          f" since none are embedded; {RANDOM} draws some that make noise")
     network = build_network(spec)
     if ckpt == RANDOM:
         initialize(network, seed)

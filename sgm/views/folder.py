@@ -191,7 +191,8 @@ def elevation_estimate(path):
 
     path: the folder or its transforms.json.
     """
-    estimate = read_run(path).get("elevation_estimate")
+    image = read_run(path).get("image")
+    estimate = image.get("elevation_estimate") if isinstance(image, dict) else None
     return estimate if isinstance(estimate, (int, float)) else None
 
 

@@ -345,3 +345,41 @@ def test_a_full_disk_ends_it(three, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith(f"--output {out}/a_23: cannot be written: No space left on device; free space, or"
                                             " write to another disk\n")
     assert not list(out.iterdir())
+
+
+class Estimator:
+    """Tells more degrees of taller objects."""
+
+    def elevation_of(self, picture):
+        left, top, right, bottom = picture.getbbox()
+        return 33.333 * (bottom - top) / (right - left)
+
+
+def test_elevation_is_told_by_each_picture(small, photos, tmp_path, monkeypatch, capsys):
+    from sgm.feedforward import reconstructor
+    loaded = []
+    monkeypatch.setattr(reconstructor, "load_lrm", lambda: loaded.append(1) or Estimator())
+    tall = np.zeros((120, 120, 4), np.uint8)
+    tall[10:110, 20:70] = (40, 200, 40, 255)
+    Image.fromarray(tall).save(photos / "tall.png")
+    output = tmp_path / "out"
+    argv = [*small, "--image", str(photos), "--output", str(output), "--steps", "1", "--mode", "pynative",
+            "--elevation", "auto"]
+    assert command.run(argv) == 1 and "broken.png" in capsys.readouterr().err
+    assert loaded == [1]
+    for name, degrees in (("cut", 33.3), ("tall", 66.7)):
+        run = json.loads((output / f"{name}_23" / "run.json").read_text())
+        assert run["image"]["elevation_estimate"] == degrees
+        assert set(run["orbit"]["elevations_deg"]) == {degrees}
+    assert command.run(argv) == 1                           # finished folders are those of the same estimate
+    assert "finished already" in capsys.readouterr().out
+    assert command.run([*argv[:-1], "33.3"]) == 1           # but not those of another wish
+    assert "made otherwise" in capsys.readouterr().err
+
+
+def test_elevation_auto_without_an_estimator(small, photos, tmp_path, monkeypatch, capsys):
+    from sgm.feedforward import reconstructor
+    monkeypatch.setattr(reconstructor, "EMBEDDED", ("lrm_small", tmp_path / "none.safetensors"))
+    assert command.run([*small, "--image", str(photos), "--output", str(tmp_path / "out"), "--elevation", "auto"]) == 2
+    said = capsys.readouterr().err
+    assert "--elevation auto" in said and "give degrees" in said and said.count("\n") == 1

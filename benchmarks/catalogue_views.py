@@ -53,9 +53,9 @@ from sgm.render.catalogue import (  # noqa: E402
     read_list,
     with_sibling,
 )
-from sgm.render.datasets import write_pictures  # noqa: E402
 from sgm.render.framing import normalized, viewing_distance  # noqa: E402
 from sgm.render.primitives import rotated  # noqa: E402
+from sgm.render.sets.folders import write_pictures  # noqa: E402
 from sgm.render.zbuffer import STUDIO, render_views  # noqa: E402
 from sgm.views import metrics  # noqa: E402
 from sgm.views.cameras import FOV_DEG, Orbit  # noqa: E402

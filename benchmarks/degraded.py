@@ -52,14 +52,11 @@ from sgm.geometry import metrics as mesh_metrics  # noqa: E402
 from sgm.geometry.mesh_reader import load_mesh  # noqa: E402
 from sgm.reconstruct.hull.agreement import color_residual, outline_coverage  # noqa: E402
 from sgm.reconstruct.posed_views import PosedViews  # noqa: E402
-from sgm.render.datasets import (  # noqa: E402
-    TRUTH,
-    OrbitSettings,
-    mesh_items,
-    procedural_items,
-    render_folders,
-)
 from sgm.render.degradation import Degradation  # noqa: E402
+from sgm.render.sets.claims import TRUTH  # noqa: E402
+from sgm.render.sets.folders import render_folders  # noqa: E402
+from sgm.render.sets.items import mesh_items, procedural_items  # noqa: E402
+from sgm.render.sets.settings import OrbitSettings  # noqa: E402
 from sgm.views import metrics  # noqa: E402
 from sgm.views.cameras import DISTANCE, Orbit, focal_length  # noqa: E402
 from sgm.views.images import load_image  # noqa: E402

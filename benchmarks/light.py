@@ -41,15 +41,12 @@ from sgm.common.locks import locked  # noqa: E402
 from sgm.config.reconstruction import load_mesh_spec  # noqa: E402
 from sgm.geometry.mesh import linear_from_srgb  # noqa: E402
 from sgm.geometry.mesh_reader import load_mesh  # noqa: E402
-from sgm.render.datasets import (  # noqa: E402
-    OrbitSettings,
-    lighting_of,
-    mesh_items,
-    procedural_items,
-    write_pictures,
-)
 from sgm.render.families.named import ProceduralObject  # noqa: E402
 from sgm.render.framing import normalized, viewing_distance  # noqa: E402
+from sgm.render.sets.folders import write_pictures  # noqa: E402
+from sgm.render.sets.items import mesh_items, procedural_items  # noqa: E402
+from sgm.render.sets.objects import lighting_of  # noqa: E402
+from sgm.render.sets.settings import OrbitSettings  # noqa: E402
 from sgm.render.zbuffer import SOFT, STUDIO, render_views  # noqa: E402
 from sgm.views import metrics  # noqa: E402
 from sgm.views.cameras import FOV_DEG, Orbit  # noqa: E402

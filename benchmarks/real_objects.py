@@ -39,7 +39,8 @@ from sgm.geometry import metrics as mesh_metrics  # noqa: E402
 from sgm.geometry.mesh import Mesh  # noqa: E402
 from sgm.geometry.mesh_reader import load_mesh  # noqa: E402
 from sgm.render.catalogue import catalogue_items  # noqa: E402
-from sgm.render.datasets import OrbitSettings, render_folders  # noqa: E402
+from sgm.render.sets.folders import render_folders  # noqa: E402
+from sgm.render.sets.settings import OrbitSettings  # noqa: E402
 from sgm.render.visible import OuterSurface, read_depths  # noqa: E402
 from sgm.render.zbuffer import render_depths  # noqa: E402
 from sgm.views.cameras import FOV_DEG  # noqa: E402

@@ -14,9 +14,9 @@ from sgm.feedforward.clip_filter import (
     load_filter,
 )
 from sgm.feedforward.reconstructor import load_lrm
-from sgm.render.datasets import begin_packed, finish_packed
 from sgm.render.families.named import procedural_object
 from sgm.render.procedural import on_white
+from sgm.render.sets.packing import begin_packed, finish_packed
 from sgm.render.zbuffer import render_views
 from sgm.train.data.packed import load_packed
 from sgm.views.cameras import AZIMUTH_SIGN, DISTANCE, FOV_DEG, camera_to_world

@@ -43,8 +43,10 @@ def main(argv=None):
         import views_to_mesh
 
         import simple_video_sample
-        from sgm.render.datasets import OrbitSettings, procedural_items, render_folders
         from sgm.render.procedural import make_object
+        from sgm.render.sets.folders import render_folders
+        from sgm.render.sets.items import procedural_items
+        from sgm.render.sets.settings import OrbitSettings
         from sgm.render.zbuffer import SOFT, render_views
         from sgm.views.cameras import FOV_DEG, Orbit
         from sgm.views.images import save_png

@@ -138,7 +138,9 @@ def make(args):
         from sgm import ops
         from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
         from sgm.render.catalogue import catalogue_items
-        from sgm.render.datasets import OrbitSettings, procedural_items, render_folders
+        from sgm.render.sets.folders import render_folders
+        from sgm.render.sets.items import procedural_items
+        from sgm.render.sets.settings import OrbitSettings
         from sgm.views.folder import is_finished
         from sgm.views.images import load_image
         from sgm.views.transforms import read_orbit

@@ -168,14 +168,11 @@ def main(argv=None) -> int:
     """Render what the flags ask for; return the exit code."""
     args = parse(argv)
     from sgm.render.catalogue import catalogue_items
-    from sgm.render.datasets import (
-        OrbitSettings,
-        items_of_kinds,
-        mesh_items,
-        render_folders,
-        render_packed,
-    )
     from sgm.render.degradation import Degradation
+    from sgm.render.sets.folders import render_folders
+    from sgm.render.sets.items import items_of_kinds, mesh_items
+    from sgm.render.sets.packing import render_packed
+    from sgm.render.sets.settings import OrbitSettings
     check_folder(args.out, "--out")
     variations = getattr(args, "variations", None)
     if variations:

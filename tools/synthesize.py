@@ -162,7 +162,7 @@ class FromImages:
 def make_clips(args):
     """Make the clips; return the exit code."""
     from sgm.diffusion.pipeline import SampleOptions, generate_views, load_model
-    from sgm.render.datasets import begin_packed, finish_packed, write_row
+    from sgm.render.sets.packing import begin_packed, finish_packed, write_row
     from sgm.views.cameras import Orbit
     number, count = args.shard or (int(os.environ.get("RANK_ID", 0)),
                                    int(os.environ.get("RANK_SIZE", 1)))

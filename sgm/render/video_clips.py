@@ -9,8 +9,9 @@ import numpy as np
 
 from sgm.common.errors import InputError
 from sgm.common.files import atomic
-from sgm.render.datasets import in_processes, write_pictures
 from sgm.render.procedural import make_object, on_white
+from sgm.render.sets.folders import write_pictures
+from sgm.render.sets.processes import in_processes
 from sgm.render.zbuffer import SOFT, render_views
 from sgm.views.cameras import DISTANCE, FOV_DEG, camera_to_world
 from sgm.views.images import read_image

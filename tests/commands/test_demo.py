@@ -33,7 +33,7 @@ def test_the_chain_comes_last_and_its_page_is_named(failing, tmp_path, monkeypat
 
     for module in (simple_video_sample, views_to_mesh, image_to_mesh):
         stub(module)
-    monkeypatch.setattr("sgm.render.datasets.render_folders", lambda *items: None)
+    monkeypatch.setattr("sgm.render.sets.folders.render_folders", lambda *items: None)
     assert demo.main(["--output", str(tmp_path)]) == (3 if failing else 0)
     sampled, meshed, chained = ran
     assert sampled.image.endswith("coffee.png") and meshed.output == tmp_path / "mesh"

@@ -14,7 +14,9 @@ from sgm.config.model import ModelSpec
 from sgm.config.recipe import Recipe
 from sgm.reconstruct.pipeline import _of_surface
 from sgm.reconstruct.stage_files import Work, load_state, restore_state, save_state
-from sgm.render.datasets import OrbitSettings, _make_arrays, _rows_to_do, claim
+from sgm.render.sets.claims import claim
+from sgm.render.sets.packing import _make_arrays, _rows_to_do
+from sgm.render.sets.settings import OrbitSettings
 from sgm.train.data.clips import Memo
 from sgm.train.data.latent_cache import LatentStore
 from sgm.train.data.packed import load_packed

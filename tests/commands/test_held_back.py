@@ -9,7 +9,7 @@ import pytest
 from support.commands import load_tool
 from support.paths import ROOT
 
-from sgm.render.datasets import procedural_items
+from sgm.render.sets.items import procedural_items
 from sgm.views.folder import Views
 
 held_back = load_tool("held_back")

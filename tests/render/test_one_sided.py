@@ -7,11 +7,11 @@ from support.commands import ending, load_tool
 
 from sgm.common.errors import InputError
 from sgm.render import procedural
-from sgm.render.datasets import OrbitSettings
 from sgm.render.families import one_sided
 from sgm.render.families.named import HALF_TURN, ProceduralObject, objects_of, procedural_object
 from sgm.render.families.one_sided import HELD_OUT, KINDS, kind_of, make_object
 from sgm.render.primitives import hull, lathe, tube
+from sgm.render.sets.settings import OrbitSettings
 from sgm.render.zbuffer import Lighting, render_views
 from sgm.train.objects.object_describing import kinds_of
 from sgm.views.cameras import FOV_DEG, camera_to_world

@@ -9,9 +9,10 @@ from support.commands import ending, load_tool, tree
 from support.making_data import small_spec
 
 from sgm.geometry.mesh_reader import load_mesh
-from sgm.render import datasets
-from sgm.render.datasets import OrbitSettings, lighting_of
 from sgm.render.procedural import make_object, on_white, render_clip
+from sgm.render.sets import packing
+from sgm.render.sets.objects import lighting_of
+from sgm.render.sets.settings import OrbitSettings
 from sgm.render.zbuffer import SOFT, STUDIO
 from sgm.train.data import DataSettings, Memo, read_clips
 from sgm.train.data.examples import choose_views
@@ -122,15 +123,15 @@ def test_folders_and_pack_agree_and_resume(tmp_path, capsys):
 def test_packing_goes_on_where_it_stopped(tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert render_orbits.run([*PROCEDURAL, str(whole), "--pack"]) == 0
-    monkeypatch.setattr(datasets, "PACK_BLOCK", 1)
-    render, calls = datasets.rendered, []
+    monkeypatch.setattr(packing, "PACK_BLOCK", 1)
+    render, calls = packing.rendered, []
 
     def interrupted(*args, **more):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return render(*args, **more)
-    monkeypatch.setattr(datasets, "rendered", interrupted)
+    monkeypatch.setattr(packing, "rendered", interrupted)
     assert render_orbits.run([*PROCEDURAL, str(broken), "--pack"]) == 130
     assert not broken.exists()
     assert render_orbits.run([*PROCEDURAL, str(broken), "--pack"]) == 0

@@ -201,10 +201,11 @@ class Encoders:
         return tuple(np.concatenate([part[k] for part in parts])[:len(frames)] for k in (0, 1))
 
     def tokens(self, frames):
-        """Return CLIP tokens (n, 1, D) of frames (n, 3, H, W), computed one frame at a time."""
+        """Return CLIP tokens (n, 1, D) of frames (n, 3, H, W); a single one is not filled up."""
         from sgm import ops  # MindSpore, which reading clips does without
         clip = self.engine.conditioner.embedder("cond_frames_without_noise")
-        return np.concatenate([ops.fetch(clip.embed(frame[None])) for frame in frames])
+        pieces = [frames] if len(frames) == 1 else self._pieces(frames)
+        return np.concatenate([ops.fetch(clip.embed(piece)) for piece in pieces])[:len(frames)]
 
     def _pieces(self, frames):
         short = -len(frames) % self.chunk

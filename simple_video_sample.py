@@ -39,12 +39,12 @@ from sgm.common.locks import LockedError, locked
 from sgm.common.progress import Bar, job_begins, say
 from sgm.common.ranks import this_rank
 from sgm.config.model import (
-    DTYPE_NAMES,
     FPS,
     MAX_FPS,
     MAX_FRAMES,
     MAX_NUMBER,
     MAX_STEPS,
+    PRECISIONS,
     PRESETS,
     SAMPLERS,
 )
@@ -182,8 +182,9 @@ def add_device_flags(add):
     add("--device-id", type=int, default=0, help="which NPU; default 0")
     add("--mode", choices=("graph", "pynative"), default="graph",
         help="pynative: operator by operator, for debugging")
-    add("--dtype", choices=DTYPE_NAMES, default="fp32",
-        help="precision of the UNet, everything else is float32; default fp32")
+    add("--dtype", choices=PRECISIONS, default="fp32",
+        help="precision of the UNet, everything else is float32; fp16-weights computes in float32"
+        " too and only keeps its weights in half precision; default fp32")
     add("--decode-chunk", type=int_range(1, MAX_FRAMES), default=7, metavar="T",
         help="frames decoded at once; default 7. The temporal decoder of svd sees one chunk as one"
         " video, so its result depends on it; the image decoder's does not")

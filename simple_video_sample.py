@@ -153,7 +153,11 @@ def add_flags(parser, image, **options):
         help="noise added to the condition image; default: the model's (SV3D 1e-5, svd 0.02)")
     add_set_flag(add)
 
-    add_device_flags(parser.add_argument_group("device and memory").add_argument)
+    add = parser.add_argument_group("device and memory").add_argument
+    add_device_flags(add)
+    add("--keep-compiled", default=None, metavar="DIR",
+        help="keep compiled networks in this folder: the next run with this model and these flags"
+        " need not compile them")
 
 
 def add_model_flags(add):
@@ -301,6 +305,8 @@ class Sampling:
         self.background = parse_background(args.background)
         self.paths = list_images(args.image)
         check_folder(args.output, "--output")
+        if args.keep_compiled:
+            check_folder(args.keep_compiled, "--keep-compiled")
         jobs = [(path, seed, Path(args.output) / f"{name}_{seed}")
                 for path, name in zip(self.paths, folder_names(self.paths))
                 for seed in args.seeds]
@@ -324,10 +330,16 @@ class Sampling:
 
         While an image is sampled, the one before is written and the next is prepared.
         """
+        from sgm.ops.compilation import kept_graphs
+        args = self.args
+        identity = " ".join(map(str, (
+            self.spec, self.engine.precision, args.device, self.rank.number, args.sequential_cfg,
+            args.decode_chunk, args.preview > 0, len(self.jobs) > 1)))
         self._line = Line(self._prepare, self._sample, self._save, self._tell, self._explain)
         self._locks, self._compiles = {}, True
         try:
-            self._line.run(enumerate(self.jobs, 1))
+            with kept_graphs(args.keep_compiled, identity):
+                self._line.run(enumerate(self.jobs, 1))
         except _OnlyOne:
             return 2
         finally:
@@ -444,6 +456,7 @@ class Shown:
         self.preview, self.folder, self.quiet, self.compiles = (args.preview, folder, args.quiet,
                                                                 compiles)
         self.bar, self.on_step, self.on_stage = None, on_step, on_stage
+        self.compiled = 0.0
 
     def say(self, text):
         """Print a note."""
@@ -452,6 +465,8 @@ class Shown:
 
     def begin(self, name):
         """Show that a stage begins."""
+        from sgm.ops.compilation import compile_seconds
+        self.compiled = compile_seconds()
         waiting = "compiling" if self.compiles else "computing"
         self.bar = Bar(self.steps if name == "sample" else None, name, waiting=waiting,
                        quiet=self.quiet)
@@ -466,8 +481,11 @@ class Shown:
 
     def end(self, name, seconds, peak_gb):
         """Print the figures of a stage."""
+        from sgm.ops.compilation import compile_seconds
         self.close()
-        self.say(f"  {name}: {seconds} s, peak {peak_gb} GB")
+        compiled = compile_seconds() - self.compiled
+        part = f" ({compiled:.2f} s of them compiling)" * (compiled > 0)
+        self.say(f"  {name}: {seconds} s{part}, peak {peak_gb} GB")
         if self.on_stage:
             self.on_stage()
 

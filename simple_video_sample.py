@@ -39,12 +39,12 @@ from sgm.common.locks import LockedError, locked
 from sgm.common.progress import Bar, job_begins, say
 from sgm.common.ranks import this_rank
 from sgm.config.model import (
-    DTYPE_NAMES,
     FPS,
     MAX_FPS,
     MAX_FRAMES,
     MAX_NUMBER,
     MAX_STEPS,
+    PRECISIONS,
     PRESETS,
     SAMPLERS,
 )
@@ -154,7 +154,11 @@ def add_flags(parser, image, **options):
         help="noise added to the condition image; default: the model's (SV3D 1e-5, svd 0.02)")
     add_set_flag(add)
 
-    add_device_flags(parser.add_argument_group("device and memory").add_argument)
+    add = parser.add_argument_group("device and memory").add_argument
+    add_device_flags(add)
+    add("--keep-compiled", default=None, metavar="DIR",
+        help="keep compiled networks in this folder: the next run with this model and these flags"
+        " need not compile them")
 
 
 def add_model_flags(add):
@@ -183,8 +187,9 @@ def add_device_flags(add):
     add("--device-id", type=int, default=0, help="which NPU; default 0")
     add("--mode", choices=("graph", "pynative"), default="graph",
         help="pynative: operator by operator, for debugging")
-    add("--dtype", choices=DTYPE_NAMES, default="fp32",
-        help="precision of the UNet, everything else is float32; default fp32")
+    add("--dtype", choices=PRECISIONS, default="fp32",
+        help="precision of the UNet, everything else is float32; fp16-weights computes in float32"
+        " too and only keeps its weights in half precision; default fp32")
     add("--decode-chunk", type=int_range(1, MAX_FRAMES), default=7, metavar="T",
         help="frames decoded at once; default 7. The temporal decoder of svd sees one chunk as one"
         " video, so its result depends on it; the image decoder's does not")
@@ -303,6 +308,8 @@ class Sampling:
         self.background = parse_background(args.background)
         self.paths = list_images(args.image)
         check_folder(args.output, "--output")
+        if args.keep_compiled:
+            check_folder(args.keep_compiled, "--keep-compiled")
         jobs = [(path, seed, Path(args.output) / f"{name}_{seed}")
                 for path, name in zip(self.paths, folder_names(self.paths))
                 for seed in args.seeds]
@@ -326,12 +333,18 @@ class Sampling:
 
         While an image is sampled, the one before is written and the next is prepared.
         """
-        if self.args.elevation == "auto" and self.spec.is_orbit:
+        from sgm.ops.compilation import kept_graphs
+        args = self.args
+        if args.elevation == "auto" and self.spec.is_orbit:
             self._estimates = self._estimated()
+        identity = " ".join(map(str, (
+            self.spec, self.engine.precision, args.device, self.rank.number, args.sequential_cfg,
+            args.decode_chunk, args.preview > 0, len(self.jobs) > 1)))
         self._line = Line(self._prepare, self._sample, self._save, self._tell, self._explain)
         self._locks, self._compiles = {}, True
         try:
-            self._line.run(enumerate(self.jobs, 1))
+            with kept_graphs(args.keep_compiled, identity):
+                self._line.run(enumerate(self.jobs, 1))
         except _OnlyOne:
             return 2
         finally:
@@ -469,6 +482,7 @@ class Shown:
         self.preview, self.folder, self.quiet, self.compiles = (args.preview, folder, args.quiet,
                                                                 compiles)
         self.bar, self.on_step, self.on_stage = None, on_step, on_stage
+        self.compiled = 0.0
 
     def say(self, text):
         """Print a note."""
@@ -477,6 +491,8 @@ class Shown:
 
     def begin(self, name):
         """Show that a stage begins."""
+        from sgm.ops.compilation import compile_seconds
+        self.compiled = compile_seconds()
         waiting = "compiling" if self.compiles else "computing"
         self.bar = Bar(self.steps if name == "sample" else None, name, waiting=waiting,
                        quiet=self.quiet)
@@ -491,8 +507,11 @@ class Shown:
 
     def end(self, name, seconds, peak_gb):
         """Print the figures of a stage."""
+        from sgm.ops.compilation import compile_seconds
         self.close()
-        self.say(f"  {name}: {seconds} s, peak {peak_gb} GB")
+        compiled = compile_seconds() - self.compiled
+        part = f" ({compiled:.2f} s of them compiling)" * (compiled > 0)
+        self.say(f"  {name}: {seconds} s{part}, peak {peak_gb} GB")
         if self.on_stage:
             self.on_stage()
 

@@ -41,7 +41,7 @@ from sgm.common.cli import (
 from sgm.common.errors import InputError
 from sgm.common.locks import locked
 from sgm.common.progress import progress_bar
-from sgm.config.model import DTYPE_NAMES, MAX_FRAMES, MAX_STEPS
+from sgm.config.model import MAX_FRAMES, MAX_STEPS, PRECISIONS
 
 STARTS = "starts.npy"       # azimuths of the inputs in the world of their objects, degrees
 
@@ -75,7 +75,7 @@ def parse(argv):
     add("--steps", type=int_range(1, MAX_STEPS), help="default: the model's")
     add("--seed", type=int_range(0, MAX_SEED), default=0, help="default 0")
     add("--shard", type=shard, metavar="K/N", help="make every N-th, from the K-th on")
-    add("--dtype", choices=DTYPE_NAMES, default="fp32", help="precision of the UNet (default fp32)")
+    add("--dtype", choices=PRECISIONS, default="fp32", help="precision of the UNet (default fp32)")
     add("--overwrite", action="store_true", help="delete what an earlier run left in --out")
     learn = commands.add_parser("learn", help="train the filter")
     keep = commands.add_parser("keep", help="copy what the filter takes for good")

@@ -27,7 +27,7 @@ import _checkout  # noqa: F401 - first: finds this checkout's sgm
 from sgm.common.cli import Arguments, check_folder, exit_code, float_range, int_range, loading
 from sgm.common.errors import InputError
 from sgm.common.progress import say
-from sgm.config.model import DTYPE_NAMES
+from sgm.config.model import PRECISIONS
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.reconstruct.stage_files import STAGES, check_output, mesh_folder
 from sgm.views.folder import read_run
@@ -100,7 +100,7 @@ def parse(argv):
         " says)")
     add("--ckpt", help="its weights (default: those of the embedded model)")
     add("--lora", help="a LoRA for them")
-    add("--dtype", choices=DTYPE_NAMES, default="fp32", help="precision of its UNet (default fp32)")
+    add("--dtype", choices=PRECISIONS, default="fp32", help="precision of its UNet (default fp32)")
     add("--sequential-cfg", action="store_true",
         help="the two sides of its guidance one after the other: half the memory")
     add("--device", default="CPU", choices=("CPU", "Ascend"), help="default CPU")

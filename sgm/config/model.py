@@ -14,7 +14,9 @@ EMBEDDERS = ("cond_frames_without_noise", "cond_frames", "fps_id", "motion_bucke
              "polars_rad", "azimuths_rad")
 ANGLES = ("polars_rad", "azimuths_rad")
 DECODERS = ("image", "temporal")
-DTYPE_NAMES = ("fp32", "fp16", "bf16")          # precisions as flags spell them
+DTYPE_NAMES = ("fp32", "fp16", "bf16")          # types of numbers as flags spell them
+# precisions of the UNet; the last one only keeps its weights in float16 and computes in float32
+PRECISIONS = (*DTYPE_NAMES, "fp16-weights")
 SAMPLERS = ("euler", "heun", "dpmpp2m", "unipc")
 # Settings of --preset: the fewest steps that are as near to the converged solution as 50 steps of
 # Euler, where that is known (benchmarks/few_steps.py).

@@ -32,6 +32,7 @@ class PublishedUNet(VideoUNet):
     def __init__(self, spec, vector_width):
         super().__init__(spec, vector_width)
         self.before_call = None                 # a function that loads the weights
+        self.dtype = None                       # what it computes in; None: as its weights
 
     def __call__(self, x, timesteps, context, y, num_video_frames, image_only_indicator=None):
         """Evaluate the network operator by operator, on tensors or arrays.
@@ -44,7 +45,7 @@ class PublishedUNet(VideoUNet):
             self.before_call()
         x, timesteps, context, y = (tensor(value) for value in (x, timesteps, context, y))
         image_only = None if image_only_indicator is None else tensor(image_only_indicator)
-        context = context.astype(self.time_embed[0].weight.dtype)
+        context = context.astype(self.dtype or self.time_embed[0].weight.dtype)
         result = super().__call__(x, timesteps, context, y, num_video_frames, image_only)
         return result.astype(x.dtype)
 

@@ -62,50 +62,56 @@ class GuidedDenoiser(nn.Cell):
 class Engine(nn.Cell):
     """All networks of a `sgm.config.model.ModelSpec`; parameters take no memory until loaded.
 
-    weights: an open TensorStore; dtype: the UNet's precision. Every public call, and
-    `model.diffusion_model(...)`, loads the part of `PARTS` that it needs if it is not in memory,
-    and keeps it; `weights_loaded` and `release` give it back. Without `weights`, the caller fills
-    the parameters.
+    weights: an open TensorStore; dtype: what the UNet computes in, kept: the type in which its
+    weights are in memory (None: the same). Every public call, and `model.diffusion_model(...)`,
+    loads the part of `PARTS` that it needs if it is not in memory, and keeps it; `weights_loaded`
+    and `release` give it back. Without `weights`, the caller fills the parameters.
     """
 
     PARTS = ("conditioner", "model", "first_stage_model")
 
-    def __init__(self, spec, weights=None, dtype=ms.float32):
+    def __init__(self, spec, weights=None, dtype=ms.float32, kept=None):
         super().__init__()
         self.spec = spec
         self.weights = weights
         self.is_random = False                  # whether its weights were only drawn
-        self.dtype = dtype
+        self.dtype, self.kept = dtype, kept or dtype
         self.model = Denoiser(spec.unet, sum(spec.vector_widths.values()))
         self.first_stage_model = FirstStage(spec.vae)
         self.conditioner = Conditioner(spec)
         for name, parameter in self.parameters_and_names():
             parameter.name = name
         self.model.diffusion_model.before_call = partial(self._load, "model")
+        self.model.diffusion_model.dtype = None if kept is None else dtype
         self._loaded = set()                    # parts whose weights are in memory
         self._stages = []                       # parts of the `weights_loaded` blocks that are open
         self._graphs = {}
         self._hash = None
 
     def __repr__(self):
-        spec, dtype = self.spec, str(self.dtype).lower()
+        spec, dtype = self.spec, self.precision.lower()
         origin = "random weights" if self.is_random else "no file"
         origin = origin if self.weights is None else self.weights.path.name
         size = f"{spec.num_frames} frames of {spec.height}x{spec.width}"
         return f"<Engine {spec.name}: {size}, {dtype}, {origin}>"
 
+    @property
+    def precision(self):
+        """Return the UNet's precision as text: "Float32", or "Float32, weights Float16"."""
+        return str(self.dtype) + f", weights {self.kept}" * (self.kept != self.dtype)
+
     def _load(self, part):
         """Load the weights of one of `PARTS`, unless they are in memory."""
         cell = getattr(self, part)
         if self.weights is None:
-            if part == "model" and self.dtype != ms.float32:
+            if part == "model" and self.kept != ms.float32:
                 for parameter in cell.get_parameters():
-                    if parameter.dtype != self.dtype:
-                        parameter.set_dtype(self.dtype)
+                    if parameter.dtype != self.kept:
+                        parameter.set_dtype(self.kept)
         elif part not in self._loaded:
             # before: a part that fails half way is given back too
             self._loaded.add(part)
-            dtype = self.dtype if part == "model" else None
+            dtype = self.kept if part == "model" else None
             load_weights(cell, self.weights, dtype, prefix=part + ".")
 
     def _unload(self, parts):

@@ -17,7 +17,7 @@ from sgm.checkpoints.loading import check_weights
 from sgm.checkpoints.lora_fusion import fuse
 from sgm.checkpoints.opening import open_weights
 from sgm.common.errors import argument
-from sgm.config.model import DTYPE_NAMES, FPS
+from sgm.config.model import FPS, PRECISIONS
 from sgm.config.model_files import load_spec
 from sgm.config.yaml_reader import DATA, ConfigError, find_config
 from sgm.diffusion import guidance, sketch
@@ -35,7 +35,9 @@ from sgm.views import images, preprocessing
 from sgm.views.cameras import Orbit
 from sgm.views.folder import Views
 
-_DTYPES = dict(zip(DTYPE_NAMES, (ms.float32, ms.float16, ms.bfloat16)))
+# what the UNet computes in, and what its weights are kept in
+_DTYPES = dict(zip(PRECISIONS, ((ms.float32, None), (ms.float16, None), (ms.bfloat16, None),
+                                (ms.float32, ms.float16))))
 EMBEDDED = ("sv3d_tiny", DATA / "assets" / "sv3d_tiny.safetensors")
 RANDOM = "random"           # the `ckpt` of a model without weights
 log = logging.getLogger("sgm")
@@ -48,13 +50,14 @@ def load_model(model=EMBEDDED[0], ckpt=None, dtype="fp32", overrides=(), lora=No
     model: a name, one of our YAML files, or one of the reference's. ckpt: .safetensors (published
     or ours), .ckpt, or a diffusers folder; None: those that are embedded, of sv3d_tiny only;
     "random" draws them, for tests: such a model makes noise, as a warning says. dtype: precision of
-    the UNet, "fp32", "fp16" or "bf16"; the rest runs in float32. lora: a LoRA file of train.py for
+    the UNet, "fp32", "fp16", "bf16", or "fp16-weights", which keeps its weights in half precision
+    and computes in float32; the rest runs in float32. lora: a LoRA file of train.py for
     those weights. ema: take the moving average that the file holds besides the weights. Raises
     ConfigError, CheckpointError.
     """
-    if dtype not in DTYPE_NAMES:
+    if dtype not in PRECISIONS:
         raise PipelineError(f"{argument('dtype')}: found {dtype!r}, expected one of"
-                            f" {', '.join(DTYPE_NAMES)}")
+                            f" {', '.join(PRECISIONS)}")
     if dtype == "bf16" and ops.target() == "CPU":
         raise PipelineError(f"{argument('dtype')} bf16: MindSpore has no bfloat16 kernels for a"
                             " CPU; use fp32")
@@ -66,7 +69,7 @@ def load_model(model=EMBEDDED[0], ckpt=None, dtype="fp32", overrides=(), lora=No
                                 " that it is for")
         log.warning("%s has random weights, as %s %s asks for: it makes noise", spec.name,
                     argument("ckpt"), RANDOM)
-        engine = Engine(spec, dtype=_DTYPES[dtype])
+        engine = Engine(spec, None, *_DTYPES[dtype])
         initialize(engine, seed=0)
         engine.is_random = True
         return engine
@@ -79,7 +82,7 @@ def load_model(model=EMBEDDED[0], ckpt=None, dtype="fp32", overrides=(), lora=No
     weights, spec = open_weights(ckpt, spec, ema=ema)
     if lora is not None:
         weights = fuse(weights, lora)
-    engine = Engine(spec, weights, _DTYPES[dtype])
+    engine = Engine(spec, weights, *_DTYPES[dtype])
     check_weights(engine, weights)
     return engine
 
@@ -245,7 +248,7 @@ def run_record(engine, orbit, options):
            "sampler": options.sampler,
            "guidance": {"kind": spec.sampling.guidance, "min": low, "max": high},
            "cond_aug": options.cond_aug, "decode_chunk": options.decode_chunk,
-           "dtype": str(engine.dtype), "device": ops.target(),
+           "dtype": engine.precision, "device": ops.target(),
            "versions": {"sv3d-mindspore": __version__, "python": platform.python_version(),
                         "mindspore": ms.__version__, "numpy": np.__version__}}
     if engine.is_random:

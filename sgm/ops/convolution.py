@@ -14,6 +14,7 @@ from sgm.ops.tokens import (
     bmm_t,
     depend,
     equal_slices,
+    held,
     in_turn,
     linear,
     matmul,
@@ -161,6 +162,7 @@ def conv3x3(x, weight, bias, frames, height, width, stride=1, upsample=False):
     factor = 2 if upsample else 1
     height_out, width_out = height * factor // stride, width * factor // stride
     rows = frames * height_out * width_out
+    weight, bias = held(weight, x), held(bias, x)
     if not on_ascend():
         most = max(1, frames * IM2COL_BYTES // (rows * 9 * max(channels, out) * 4))
         slices = equal_slices(frames, most) if rows > out else 1
@@ -186,6 +188,7 @@ def temporal_conv(x, weight, bias, videos, frames):
     """Convolve tokens (videos * frames * pixels, in) over frames; weight (out, in, 3, 1, 1)."""
     rows, channels = x.shape
     pixels = rows // (videos * frames)
+    weight, bias = held(weight, x), held(bias, x)
     if not on_ascend():
         index, back = _moment_tables(videos, frames, pixels)
         return bias_add(_convolve(x, weight, index, back), bias)

@@ -33,6 +33,14 @@ def depend(value, done):
     return P.Depend()(value, done)
 
 
+def held(weight, x):
+    """Return a weight as the products with x need it, in the type of x.
+
+    One that is kept in half precision to save memory is widened when x is there, and not before.
+    """
+    return weight if weight.dtype == x.dtype else depend(weight, x).astype(x.dtype)
+
+
 def in_slices(function, x, width):
     """Return function(x) of independent rows, in slices that bound its (rows, width) arrays."""
     most = ASCEND_SLICE_BYTES if on_ascend() else SLICE_BYTES
@@ -91,8 +99,8 @@ def bias_add(x, bias):
 
 def linear(x, weight, bias=None):
     """Map x (rows, in) to (rows, out); weight (out, in) as published, bias (out,)."""
-    y = matmul_t(x, weight)
-    return y if bias is None else bias_add(y, bias)
+    y = matmul_t(x, held(weight, x))
+    return y if bias is None else bias_add(y, held(bias, x))
 
 
 @constexpr

@@ -108,7 +108,7 @@ class Trainer:
             if name not in trained and name in self.kept:
                 self.exact[name] = parameter.asnumpy()
             parameter.set_dtype(dtype)
-        self.engine.dtype = dtype               # the precision in which it samples
+        self.engine.dtype = self.engine.kept = dtype        # the precision in which it samples
 
     def _run(self, name, *inputs):
         """Run a part of the step as a compiled graph."""

@@ -21,11 +21,11 @@ def test_what_is_not_measured_is_not_shown():
 
 def test_a_curve_is_where_its_values_are():
     """Two points at the left and the right edge: 0, and the most, which is at 1 / 1.1 of the height."""
-    picture = scale.panel("title", [1, 5], [("a", [0.0, 4.0]), ("b", [1.0, 1.0])], width=640, height=300)
+    picture = scale.panel("title", [1, 5], [("a", [0.0, 4.0]), ("b", [1.0, 0.0])], width=640, height=300)
     top, bottom = 50, 260
-    blue = (picture == scale.BLUE).all(-1)
-    assert blue[bottom, 60] and blue[round(bottom - (bottom - top) / 1.1), 580]
-    assert (picture == scale.ORANGE).all(-1)[round(bottom - (bottom - top) / 1.1), 320]
+    most = round(bottom - (bottom - top) / 1.1)
+    blue, orange = ((picture == color).all(-1) for color in (scale.BLUE, scale.ORANGE))
+    assert blue[bottom, 60] and blue[most, 580] and orange[most, 60] and orange[bottom, 580]
 
 
 def test_it_goes_on(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,9 @@ import errno
 import hashlib
 import inspect
 import json
+import os
+import subprocess
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 from support.badfiles import object_on_white
+from support.paths import ROOT
 from support.training import SV3D_P, drawn, write_model
 
 import simple_video_sample as command
@@ -383,3 +387,19 @@ def test_elevation_auto_without_an_estimator(small, photos, tmp_path, monkeypatc
     assert command.run([*small, "--image", str(photos), "--output", str(tmp_path / "out"), "--elevation", "auto"]) == 2
     said = capsys.readouterr().err
     assert "--elevation auto" in said and "give degrees" in said and said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_bad_image_of_one_process_does_not_end_the_other(three):
+    """Two processes of msrun, which kills all when one of them ends with another exit code than 0."""
+    argv, out = three(lambda name: None)
+    (Path(argv[1]) / "a.png").write_bytes(b"no image")          # the first one's, which then has "c" only
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", "--master_port=8235",
+                           f"--log_dir={out.parent / 'logs'}", "simple_video_sample.py", *argv, "--steps", "1", "--mode",
+                           "pynative"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["b_23", "c_23"]
+    logs = [(out.parent / "logs" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
+    assert "a.png: found no image" in logs[0] and f"{out}/c_23\n" in logs[0]
+    assert f"{out}/b_23\n" in logs[1] and "c_23" not in logs[1]

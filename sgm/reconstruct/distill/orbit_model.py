@@ -52,7 +52,7 @@ class ModelDenoiser:
             raise ShapeError(f"{argument('model')}: found {spec.name}, a model of videos, expected"
                              " one of orbits (sv3d_u, sv3d_p)")
         self.engine, self.image, self.chunk, self.sequential = engine, image, chunk, sequential
-        self.name = " ".join([spec.name, *weights_of(engine).values(), str(engine.dtype)])
+        self.name = " ".join([spec.name, *weights_of(engine).values(), engine.precision])
         self.num_frames, self.size = spec.num_frames, (spec.height, spec.width)
         self.is_posed = spec.is_posed
         own = 1.0 if spec.sampling.max_scale == 1 else GUIDANCE

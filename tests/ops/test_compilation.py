@@ -60,6 +60,7 @@ def process(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_graphs_are_taken_only_where_they_are_the_same(process, tmp_path):
     assert process("ab") == [[17, 19], 0, True]
     assert process("ab", weight=2) == [[11, 13], 2, True]           # with the weights of now

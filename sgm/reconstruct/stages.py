@@ -83,7 +83,9 @@ def carve(views, spec, source="the views"):
     )
     base = flat_base.base_height(closed, HALF, views) if spec.hull.base else None
     covered = scene_box.coverage(closed, views.resized(144))
-    enough = min(scene_box.POOR, covered) - scene_box.ADVANTAGE
+    # of views that agree, whatever a grid loses is lost for its coarseness
+    most = covered if allowed_outliers == 0 else min(scene_box.POOR, covered)
+    enough = most - scene_box.ADVANTAGE
     outside, smooth, kept = _open(views, spec.depth, base, allowed_outliers, enough)
     finest = max(spec.depth.finest, spec.depth.resolution)
     setting = f"depth.finest={128 if kept < scene_box.HOPELESS else finest}"
@@ -156,12 +158,16 @@ def field_settings(spec, disagree):
 def depth_settings(spec, disagree, hull):
     """Return the `DepthSpec` for views that agree, or that disagree, of a `MeshSpec`.
 
-    Its resolution and smooth are those of the hull, which may have thin parts.
+    Its resolution and smooth are those of the hull, which may have thin parts. Outlines may
+    disagree, too: then the hull is not exact, and depth does not count near it.
     """
+    most = spec.disagreement
     depth = replace(spec.depth, resolution=len(hull.open) - 1, smooth=hull.smooth)
-    if not disagree or not spec.disagreement.blur:
+    if disagree or hull.agreeing is None:
+        depth = replace(depth, deep=max(depth.deep, most.deep))
+    if not disagree or not most.blur:
         return depth
-    return replace(depth, truncation=spec.disagreement.truncation, blur=spec.disagreement.blur)
+    return replace(depth, truncation=most.truncation, blur=most.blur)
 
 
 def distance(trainer, hull, settings, progress=False):

@@ -55,6 +55,8 @@ def needed(pieces, views, hits):
     pixels = np.nonzero(views.mask > 0.5)
     kept, least = [], max(LEAST * len(pixels[0]), 1)
     for piece in pieces:
+        if kept and len(pixels[0]) < least:
+            break
         hit = hits(piece, pixels)
         if not kept or hit.sum() >= least:
             kept.append(piece)

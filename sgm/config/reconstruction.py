@@ -40,12 +40,14 @@ class DisagreementSpec:
     # these take the places of depth.truncation and depth.blur, unless blur is 0
     truncation: float = 0.1
     blur: float = 1.5
+    deep: float = 0.02          # least depth.deep, also where only outlines disagree
 
     def validate(self, section="disagreement."):
         """Raise ConfigError for an unknown word or a number out of bounds."""
         require_one_of(self.cure, section + "cure", CURES)
         require_within(self, section, {
             "grid": (0, 64), "weight": (0, 1000), "truncation": (0.005, 0.2), "blur": (0, 5),
+            "deep": (0, 0.5),
             "finest": (16, 4095), "side": (16, 4096), "steps": (1, 100_000)})
 
 
@@ -109,7 +111,7 @@ class DepthSpec:
     samples: int = 64           # samples per ray
     truncation: float = 0.03    # truncation of the fused distance, box units
     blur: float = 0.0           # standard deviation of the fused distance's blur, cells
-    deep: float = 0.02          # "deep": depth counts where it is this far below the hull
+    deep: float = 0.005         # "deep": depth counts where it is this far below the hull
     smooth: float = 0.6         # standard deviation of the last blur, cells
     # prior: a hollow that opens upwards continues below what is seen of it (hull/cavity.py)
     cavity: bool = True

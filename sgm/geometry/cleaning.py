@@ -24,14 +24,16 @@ log = logging.getLogger("sgm")
 SHORTEST = 5e-4
 
 
-def clean(vertices: np.ndarray, faces: np.ndarray, settings) -> tuple[np.ndarray, np.ndarray]:
+def clean(vertices: np.ndarray, faces: np.ndarray, settings,
+          needed=None) -> tuple[np.ndarray, np.ndarray]:
     """Return the cleaned mesh: vertices (K, 3) float32, faces (L, 3) int32.
 
     L is within the budget if that can be reached. In this order: vertices at one place are merged,
     unusable faces removed, faces oriented alike and outwards, floaters and parts inside others
     removed, edges collapsed. A closed mesh stays closed and keeps its handles.
-    vertices (N, 3), faces (M, 3). settings: a `CleanSpec`. Raises InputError if there is no usable
-    triangle.
+    vertices (N, 3), faces (M, 3). settings: a `CleanSpec`. needed: a function that returns which
+    parts are no floaters, however small: of vertices, faces, the part (M,) of each face, and the
+    parts, largest first. Raises InputError if there is no usable triangle.
     """
     vertices, faces = usable(np.asarray(vertices, np.float64), np.asarray(faces, np.int32))
     if not len(faces):
@@ -41,7 +43,7 @@ def clean(vertices: np.ndarray, faces: np.ndarray, settings) -> tuple[np.ndarray
             " the object in them)"
         )
     faces = outwards(vertices, turned_alike(faces))
-    kept = kept_parts(vertices, faces, settings.floaters)
+    kept = kept_parts(vertices, faces, settings.floaters, needed)
     parts = int(face_components(faces).max()) + 1
     faces = faces[kept]
     if not kept.all():
@@ -87,8 +89,11 @@ def outwards(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.where((signed < 0)[label][:, None], faces[:, ::-1], faces)
 
 
-def kept_parts(vertices: np.ndarray, faces: np.ndarray, floaters: float) -> np.ndarray:
+def kept_parts(vertices: np.ndarray, faces: np.ndarray, floaters: float,
+               needed=None) -> np.ndarray:
     """Return bool (M,): faces of parts that are large enough by area and not inside a larger part.
+
+    needed: see `clean`.
     """
     label = face_components(faces)
     area = np.bincount(label, areas(vertices, faces))
@@ -96,6 +101,8 @@ def kept_parts(vertices: np.ndarray, faces: np.ndarray, floaters: float) -> np.n
     keep[area.argmax()] = True
     solid = np.ascontiguousarray(vertices[faces])
     ranks = np.argsort(-area, kind="stable")
+    if needed is not None:
+        keep[needed(vertices, faces, label, ranks)] = True
     for rank, part in enumerate(ranks):
         if not keep[part] or rank == 0:
             continue

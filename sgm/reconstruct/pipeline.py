@@ -147,6 +147,7 @@ class Reconstruction:
                 "disagree": disagree,
             }
             if disagree:
+                hull = hull._replace(agreeing=None)
                 origin["disagreement"] = _of_field(self.spec.disagreement)
             if disagree and self.spec.disagreement.cure == "auto":
                 log.info("%s: the views' exposures differ by %.0f%%, so they are taken to disagree"
@@ -340,7 +341,8 @@ class Reconstruction:
         if "texture" not in self.stages:
             self.report["mesh"] = topology.describe(vertices, faces)
             return None
-        mesh, found, facts = steps.texture(vertices, faces, even, self.spec, stopped, imagined)
+        mesh, found, facts = steps.texture(vertices, faces, even, self.spec, stopped, imagined,
+                                           hull.agreeing)
         if found is not None:
             self.report["light"] = facts
         saved = replace(mesh, albedo=None) if self.spec.light.bake else mesh

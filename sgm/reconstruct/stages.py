@@ -13,11 +13,11 @@ import numpy as np
 from sgm.common.errors import argument
 from sgm.geometry import cleaning
 from sgm.reconstruct import exposure, light
-from sgm.reconstruct.dmtet import pixel_batches, tet_grid
+from sgm.reconstruct.dmtet import pixel_batches, rasterizer, tet_grid
 from sgm.reconstruct.hull import capture, flat_base, scene_box, sdf_grid, visual_hull
 from sgm.reconstruct.hull import elevation as outlines
 from sgm.reconstruct.nerf import depth_fusion
-from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, ShapeError
+from sgm.reconstruct.posed_views import HALF, MIN_VIEWS, PosedViews, ShapeError
 from sgm.reconstruct.texture import baking
 from sgm.reconstruct.upright import turned_upright
 from sgm.reconstruct.views_reader import read_views
@@ -40,6 +40,7 @@ class Hull(NamedTuple):
     base: float | None
     allowed_outliers: int
     coverage: float
+    agreeing: PosedViews | None = None
 
 
 def read(source, spec, azimuth_sign=1, progress=False, up="auto", elevation=None):
@@ -83,7 +84,9 @@ def carve(views, spec, source="the views"):
     )
     base = flat_base.base_height(closed, HALF, views) if spec.hull.base else None
     covered = scene_box.coverage(closed, views.resized(144))
-    enough = min(scene_box.POOR, covered) - scene_box.ADVANTAGE
+    # of views that agree, whatever a grid loses is lost for its coarseness
+    most = covered if allowed_outliers == 0 else min(scene_box.POOR, covered)
+    enough = most - scene_box.ADVANTAGE
     outside, smooth, kept = _open(views, spec.depth, base, allowed_outliers, enough)
     finest = max(spec.depth.finest, spec.depth.resolution)
     setting = f"depth.finest={128 if kept < scene_box.HOPELESS else finest}"
@@ -97,7 +100,8 @@ def carve(views, spec, source="the views"):
     elif len(outside) > spec.depth.resolution + 1:
         log.info("%s: parts are thin, so the grid has %d cells per side", source, len(outside) - 1)
     return Hull(closed if base is None else flat_base.cut_below(closed, HALF, base), outside,
-                smooth, base, allowed_outliers, covered)
+                smooth, base, allowed_outliers, covered,
+                views.resized(scene_box.LOW) if allowed_outliers == 0 else None)
 
 
 def _open(views, settings, base, allowed_outliers, enough):
@@ -155,12 +159,16 @@ def field_settings(spec, disagree):
 def depth_settings(spec, disagree, hull):
     """Return the `DepthSpec` for views that agree, or that disagree, of a `MeshSpec`.
 
-    Its resolution and smooth are those of the hull, which may have thin parts.
+    Its resolution and smooth are those of the hull, which may have thin parts. Outlines may
+    disagree, too: then the hull is not exact, and depth does not count near it.
     """
+    most = spec.disagreement
     depth = replace(spec.depth, resolution=len(hull.open) - 1, smooth=hull.smooth)
-    if not disagree or not spec.disagreement.blur:
+    if disagree or hull.agreeing is None:
+        depth = replace(depth, deep=max(depth.deep, most.deep))
+    if not disagree or not most.blur:
         return depth
-    return replace(depth, truncation=spec.disagreement.truncation, blur=spec.disagreement.blur)
+    return replace(depth, truncation=most.truncation, blur=most.blur)
 
 
 def distance(trainer, hull, settings, progress=False):
@@ -171,8 +179,9 @@ def distance(trainer, hull, settings, progress=False):
     settings: a `DepthSpec`, see `depth_settings`.
     """
     if trainer is not None and trainer.done:
-        return depth_fusion.surface(trainer, hull.open, hull.base, settings, progress)
-    return sdf_grid.one_piece(_hull_alone(hull.open, hull.base, settings.smooth)), {
+        return depth_fusion.surface(trainer, hull, settings, progress)
+    alone = _hull_alone(hull.open, hull.base, settings.smooth)
+    return sdf_grid.one_piece(alone, hull.agreeing), {
         "fusion": "hull",
         "candidates": {},
     }
@@ -193,13 +202,26 @@ def flattened(surface, hull):
     ), surface.faces
 
 
-def texture(vertices, faces, views, spec, stopped=(), imagined=None):
+def needed_by(views):
+    """Return a function as `cleaning.clean` takes it: which parts of a mesh `views` need."""
+    def needed(vertices, faces, label, parts):
+        def hits(part, pixels):
+            ours = faces[label == part]
+            return np.stack([
+                rasterizer.face_ids(vertices, ours, c2w, views.intrinsics, views.w, views.h)[0] >= 0
+                for c2w in views.c2w])[pixels]
+        return sdf_grid.needed(parts, views, hits)
+    return needed
+
+
+def texture(vertices, faces, views, spec, stopped=(), imagined=None, agreeing=None):
     """Return the TexturedMesh of a surface, cleaned, in the box of the views.
 
     Then the `light.Light` of the views and a dict of what report.json says of it; None and None if
-    that is not asked for. stopped, imagined: see `baking.bake`.
+    that is not asked for. stopped, imagined: see `baking.bake`. agreeing: see `Hull`.
     """
-    vertices, faces = cleaning.clean(vertices, faces, spec.clean)
+    vertices, faces = cleaning.clean(vertices, faces, spec.clean,
+                                     needed_by(agreeing) if agreeing is not None else None)
     if not spec.light.use:
         mesh = baking.bake(vertices, faces, views, spec.texture, stopped, imagined)
         return mesh, None, None

@@ -30,6 +30,17 @@ def test_floaters_and_hidden_parts_go():
     assert alone["components"] == 1 and alone["volume"] == pytest.approx(body.volume, rel=1e-5)
 
 
+def test_floaters_that_are_needed_stay():
+    body, floater, other = ball(0.5), ball(0.05, (0, 0.8, 0)), ball(0.04, (0, 0, 0.8))
+
+    def needed(vertices, faces, label, parts):
+        assert len(parts) == 3 and parts[0] == label[-1]        # largest first
+        return [part for part in parts if vertices[faces[label == part]][..., 1].min() > 0.7]
+
+    shape = topology.describe(*clean(*joined(floater, other, body), KEEP, needed))
+    assert shape["components"] == 2 and shape["volume"] == pytest.approx(body.volume + floater.volume, rel=1e-5)
+
+
 def test_faces_are_turned_outwards():
     solid = trimesh.creation.torus(0.3, 0.1, 32, 16)
     rng = np.random.default_rng(0)

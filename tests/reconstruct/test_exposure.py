@@ -101,11 +101,13 @@ def test_field_settings_of_views_that_disagree():
 
 def test_depth_settings_of_views_that_disagree():
     spec = MeshSpec()
-    hull = stages.Hull(None, np.zeros((spec.depth.resolution + 1,) * 3), spec.depth.smooth, None, 0, 1.0)
+    hull = stages.Hull(None, np.zeros((spec.depth.resolution + 1,) * 3), spec.depth.smooth, None, 0, 1.0, agreeing="views")
     assert stages.depth_settings(spec, False, hull) == spec.depth
+    for_outlines = stages.depth_settings(spec, False, hull._replace(agreeing=None))
+    assert for_outlines == replace(spec.depth, deep=spec.disagreement.deep) != spec.depth
     found = stages.depth_settings(spec, True, hull)
     assert (found.truncation, found.blur) == (spec.disagreement.truncation, spec.disagreement.blur)
-    assert replace(found, truncation=spec.depth.truncation, blur=spec.depth.blur) == spec.depth
+    assert replace(found, truncation=spec.depth.truncation, blur=spec.depth.blur) == for_outlines
 
 
 def test_drift_round_the_orbit(views, sdf):

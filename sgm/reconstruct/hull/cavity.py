@@ -22,6 +22,8 @@ from sgm.reconstruct.posed_views import HALF
 
 HOLLOW = 0.02                   # box units under its brim that a hollow must reach to be tried
 NARROW = 25                     # vertical lines of the grid that it must have
+# share that it must have of what a vessel of the thinnest wall would be open; a seat's dent is less
+OPEN = 0.3
 WALLS = np.arange(1.5, 8.1, 0.5)        # cells: thicknesses that are tried
 BETTER = 0.75  # share of the surface's disagreement, below which the vessel is believed
 GRAIN = 1 / 255 ** 2            # mean square difference that means nothing
@@ -98,16 +100,25 @@ def depths(sdf):
     return found * np.float32(cell)
 
 
+def opened(inwards, region, brim, wall):
+    """Return where a vessel under the brim of a hollow is open (n, n) bool, and how deep within.
+
+    The latter (n, n) is less the wall, box units. Last, the number of the grid's level below the
+    brim. inwards: see `depths`.
+    """
+    top = int(np.searchsorted(sdf_grid.vertices(inwards.shape[0] - 1, HALF), brim)) - 1
+    opening = inwards[:, :, top] - np.float32(wall)
+    labels = cv2.connectedComponents((opening > 0).astype(np.uint8), connectivity=4)[1]
+    return np.isin(labels, np.unique(labels[region & (labels > 0)])) & (labels > 0), opening, top
+
+
 def dug(sdf, inwards, region, brim, wall):
     """Return the surface with a vessel dug out under the brim of a hollow.
 
     wall: its thickness, box units. inwards: see `depths`.
     """
     z = sdf_grid.vertices(sdf.shape[0] - 1, HALF)
-    top = int(np.searchsorted(z, brim)) - 1
-    opening = inwards[:, :, top] - np.float32(wall)
-    labels = cv2.connectedComponents((opening > 0).astype(np.uint8), connectivity=4)[1]
-    ours = np.isin(labels, np.unique(labels[region & (labels > 0)])) & (labels > 0)
+    ours, opening, top = opened(inwards, region, brim, wall)
     if not ours.any():
         return sdf
     opening = np.where(ours | (opening <= 0), opening, -np.float32(wall))
@@ -154,6 +165,8 @@ def continued(sdf, outside, views):
     masks = views.mask > 0.5
     within_hull, within_surface = depths(outside), depths(np.maximum(sdf, outside))
     for region, brim in hollows(sdf):
+        if region.sum() < OPEN * opened(within_hull, region, brim, WALLS[0] * cell)[0].sum():
+            continue
         covers, before = sdf_grid.silhouettes(sdf, HALF, views)
         trials = []
         for wall in WALLS * cell:

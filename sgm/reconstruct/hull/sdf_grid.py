@@ -9,29 +9,59 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
-from sgm.reconstruct.posed_views import ShapeError
+from sgm.reconstruct.posed_views import HALF, ShapeError
 
+# neighbors of a vertex, by the edges of the tetrahedral grid (dmtet/tet_grid.py)
+JOINED = np.zeros((3, 3, 3), bool)
+JOINED[1:, 1:, 1:] = JOINED[:2, :2, :2] = True
+LEAST = 5e-4                    # share of the masks that a piece must cover alone to be needed
 log = logging.getLogger("sgm")
 
 
-def one_piece(sdf):
+def one_piece(sdf, views=None):
     """Return the grid with its largest connected inside alone, and voids in it filled.
 
-    Raises ShapeError if there is none.
+    Vertices are connected that the tetrahedral grid joins by an edge. views: small `PosedViews`, in
+    the box |x| <= HALF, that agree with each other: other pieces stay too, where they need them,
+    see `needed`. Raises ShapeError if there is no inside.
     """
-    inside = sdf < 0
-    if not inside.any():
+    if not (sdf < 0).any():
         raise ShapeError(
             "the surface is empty: nothing is left inside; check masks and poses, or use"
             " depth.fusion=hull"
         )
-    labels, _ = ndimage.label(inside)           # connected by faces
-    inside = labels == 1 + int(np.argmax(np.bincount(labels.reshape(-1))[1:]))
-    empty, _ = ndimage.label(~inside)
-    void = ~inside & (empty != empty[0, 0, 0])
+    labels, count = ndimage.label(sdf < 0, JOINED)
+    order = 1 + np.argsort(-np.bincount(labels.reshape(-1))[1:], kind="stable")
     smallest = np.float32(1e-3)
+
+    def hits(piece, pixels):
+        alone = np.where((labels == piece) | (sdf >= 0), sdf, smallest)
+        return np.isfinite(trace(alone, HALF, *views.rays(*pixels)))
+
+    kept = order[:1] if views is None or count == 1 else needed(order, views, hits)
+    inside = np.isin(labels, kept)
+    empty, _ = ndimage.label(~inside, JOINED)
+    void = ~inside & (empty != empty[0, 0, 0])
     sdf = np.where(inside, sdf, np.maximum(sdf, smallest))
     return np.where(void, -np.maximum(np.abs(sdf), smallest), sdf)
+
+
+def needed(pieces, views, hits):
+    """Return the pieces, largest first, that views need: the first, and those that cover enough.
+
+    Enough is LEAST of the masks' pixels that no piece kept before covers. hits(piece, pixels):
+    which of the pixels, a tuple (view, row, column), show something of a piece, (N,) bool.
+    """
+    pixels = np.nonzero(views.mask > 0.5)
+    kept, least = [], max(LEAST * len(pixels[0]), 1)
+    for piece in pieces:
+        if kept and len(pixels[0]) < least:
+            break
+        hit = hits(piece, pixels)
+        if not kept or hit.sum() >= least:
+            kept.append(piece)
+            pixels = tuple(index[~hit] for index in pixels)
+    return kept
 
 
 def blurred(grid, sigma, mode="nearest"):

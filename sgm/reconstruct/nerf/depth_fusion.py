@@ -152,14 +152,16 @@ def choice(errors):
     return min(errors, key=errors.get)
 
 
-def surface(trainer, sdf, base, settings, progress=False):
+def surface(trainer, hull, settings, progress=False):
     """Return the signed distance (R + 1,) * 3 float32 to start a mesh from, and how it was chosen.
 
-    sdf: that of the hull, on a grid of `settings.resolution` cells, not closed; base: height of the
-    flat underside, or None. The fusions that `settings.fusion` allows are made, compared with the
-    pictures by `score`, and one is chosen by `choice`.
+    hull: a `stages.Hull` whose open grid has `settings.resolution` cells. The fusions that
+    `settings.fusion` allows are made, compared with the pictures by `score`, and one is chosen by
+    `choice`.
     """
-    outside = sdf if base is None else flat_base.cut_below(sdf, HALF, base)
+    outside = hull.open
+    if hull.base is not None:
+        outside = flat_base.cut_below(outside, HALF, hull.base)
     candidates, offset = {}, 0.0
     if settings.fusion in ("auto", "hull"):
         candidates["hull"] = outside
@@ -176,7 +178,7 @@ def surface(trainer, sdf, base, settings, progress=False):
     small, found = trainer.views.resized(SCORED), {}
     for name, candidate in each(candidates.items(), "fusion", "candidate", quiet=not progress):
         candidate = visual_hull.closed(blurred(candidate, settings.smooth), HALF)
-        candidates[name] = candidate = one_piece(candidate)
+        candidates[name] = candidate = one_piece(candidate, hull.agreeing)
         iou, error = score(candidate, trainer.field, small, offset)
         found[name] = {"iou": round(iou, 4), "error": round(error, 6)}
     best = choice({name: figures["error"] for name, figures in found.items()})
@@ -186,4 +188,4 @@ def surface(trainer, sdf, base, settings, progress=False):
         sdf, chosen["hollows"] = cavity.continued(
             sdf, visual_hull.closed(outside, HALF), trainer.views
         )
-    return one_piece(sdf), chosen
+    return one_piece(sdf, hull.agreeing), chosen

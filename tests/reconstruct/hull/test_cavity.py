@@ -159,6 +159,14 @@ def test_cup_reconstructed_as_a_bowl_is_dug_out(cup):
     assert volume == pytest.approx(((CUP >= 0) & (OUTSIDE < 0)).sum() * CELL ** 3, rel=0.2)
 
 
+def test_a_dent_in_a_wide_top_is_no_vessel(cup):
+    """A seat's hollow, which the prior took for all that can be seen of a vessel as wide as the seat."""
+    dent = np.maximum(SOLID, np.minimum(0.08 - RADIUS, Z - 0.3)).astype(np.float32)
+    assert len(cavity.hollows(dent)) == 1
+    found, report = cavity.continued(dent, OUTSIDE, cup)
+    assert found is dent and report == []
+
+
 def gray(points):
     return np.full(points.shape, 0.5)
 

@@ -1,9 +1,12 @@
 """Signed distances on a grid: sampled, traced, blurred, made one piece."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sgm.reconstruct.hull import sdf_grid
-from sgm.reconstruct.posed_views import HALF, ShapeError
+from sgm.reconstruct.posed_views import HALF, PosedViews, ShapeError
+from sgm.views.cameras import camera_to_world
 
 
 def test_sampling_and_gradient_of_a_plane_are_exact():
@@ -43,6 +46,29 @@ def test_pieces_voids_and_cavities():
     assert np.array_equal(found, expected)
     with pytest.raises(ShapeError, match="empty"):
         sdf_grid.one_piece(np.ones((4, 4, 4), np.float32))
+
+
+def test_pieces_are_joined_as_in_the_tetrahedral_grid():
+    """By the diagonals of Kuhn's triangulation, not by the other ones."""
+    sdf = np.ones((9, 9, 9), np.float32)
+    sdf[1:4, 1:4, 1:4] = -1
+    sdf[4, 4, 4] = sdf[4, 0, 2] = -1
+    found = sdf_grid.one_piece(sdf) < 0
+    assert found[4, 4, 4] and not found[4, 0, 2] and found.sum() == 28
+
+
+def test_pieces_that_views_need_stay():
+    axis = sdf_grid.vertices(48, HALF)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    ball, leaf, ghost, speck = (np.linalg.norm(grid - middle, axis=-1).astype(np.float32) - radius for middle, radius in (
+        ((0, 0, -0.1), 0.25), ((0, 0, 0.35), 0.08), ((0.4, 0, -0.1), 0.06), ((0, 0.4, 0.4), 0.012)))
+    blank = PosedViews(np.zeros((8, 48, 48, 3), np.float32), np.zeros((8, 48, 48), np.float32),
+                       camera_to_world(45 * np.arange(8.0), np.zeros(8), 2.0), 70.0, 70.0, 24.0, 24.0)
+    mask = sdf_grid.silhouettes(np.minimum(ball, leaf), HALF, blank)[0].astype(np.float32)
+    views = replace(blank, mask=mask)
+    found = sdf_grid.one_piece(np.minimum.reduce([ball, leaf, ghost, speck]), views) < 0
+    assert np.array_equal(found, np.minimum(ball, leaf) < 0)        # no view needs the ghost, nor the speck
+    assert np.array_equal(sdf_grid.one_piece(np.minimum(ball, leaf)) < 0, ball < 0)
 
 
 def test_blurring_keeps_planes_and_is_a_gaussian():

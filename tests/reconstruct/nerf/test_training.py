@@ -9,6 +9,7 @@ from sgm.reconstruct.hull import sdf_grid, visual_hull
 from sgm.reconstruct.nerf import depth_fusion, training, volume_rendering
 from sgm.reconstruct.posed_views import HALF, ShapeError
 from sgm.reconstruct.stage_files import load_state, save_state
+from sgm.reconstruct.stages import Hull
 
 SETTINGS = {"resolutions": [8, 24], "steps": 80, "lr": 0.03, "rays": 512, "samples": 16, "width": 16, "side": SIDE,
             "refresh": 15, "preview_every": 0, "save_every": 0}
@@ -73,7 +74,8 @@ def test_depth_and_fusion_give_the_ball_back(trained, sdf):
     assert np.isfinite(maps[0][middle]).all()
     assert np.abs(maps[0] - exact)[middle].mean() < 0.03
     settings = DepthSpec(resolution=32, side=SIDE, samples=32)
-    found, chosen = depth_fusion.surface(trainer, visual_hull.hull_sdf(views, 32, HALF), None, settings)
+    hull = Hull(None, visual_hull.hull_sdf(views, 32, HALF), 0.6, None, 0, 1.0, views)
+    found, chosen = depth_fusion.surface(trainer, hull, settings)
     axis = sdf_grid.vertices(32, HALF)
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2)
     assert (found[radius < RADIUS - 0.06] < 0).all() and (found[radius > RADIUS + 0.08] > 0).all()

@@ -338,7 +338,7 @@ class Sampling:
         if args.elevation == "auto" and self.spec.is_orbit:
             self._estimates = self._estimated()
         identity = " ".join(map(str, (
-            self.spec, self.engine.precision, args.device, self.rank.number, args.sequential_cfg,
+            self.spec, args.dtype, args.device, self.rank.number, args.sequential_cfg,
             args.decode_chunk, args.preview > 0, len(self.jobs) > 1, args.elevation == "auto")))
         self._line = Line(self._prepare, self._sample, self._save, self._tell, self._explain)
         self._locks, self._compiles = {}, True

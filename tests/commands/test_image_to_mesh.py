@@ -36,7 +36,7 @@ brick = cache(textured_brick)
 def made(monkeypatch):
     """The command without networks and optimizations. What was loaded and made, in order; `report` changes the meshes'."""
     made = SimpleNamespace(list=[], report={})
-    engine = SimpleNamespace(dtype="Float32", is_random=False, weights=None, release=lambda: None)
+    engine = SimpleNamespace(precision="Float32", is_random=False, weights=None, release=lambda: None)
 
     def load_model(model, ckpt, dtype, overrides, lora, ema):
         made.list.append("model")

@@ -34,7 +34,8 @@ def half_engine(filled, spec, dtype, kept):
 
 
 @HALVES
-@pytest.mark.parametrize("name", ["sv3d_p", "sv3d_u", "svd"])
+@pytest.mark.parametrize("name", [
+    pytest.param("sv3d_p", marks=pytest.mark.slow), pytest.param("sv3d_u", marks=pytest.mark.slow), "svd"])
 def test_outputs(name, dtype, kept, golden, tiny_spec, filled, relative_error):
     g, engine = golden(f"unet_{name}"), half_engine(filled, tiny_spec(name), dtype, kept)
     x, timesteps, context, y = inputs(g)
@@ -44,9 +45,9 @@ def test_outputs(name, dtype, kept, golden, tiny_spec, filled, relative_error):
         assert result.dtype == ms.float32 and 1e-5 < relative_error(result, g[f"out/y{which}"]) < LIMIT
 
 
+@pytest.mark.slow
 @HALVES
-@pytest.mark.parametrize("name", [
-    pytest.param("sv3d_p", marks=pytest.mark.slow), pytest.param("sv3d_u", marks=pytest.mark.slow), "svd"])
+@pytest.mark.parametrize("name", ["sv3d_p", "sv3d_u", "svd"])
 def test_width_64(name, dtype, kept, golden, filled, relative_error):
     name = f"unet64_{name}_noweights"
     g = golden(name)
@@ -61,6 +62,7 @@ def test_width_64(name, dtype, kept, golden, filled, relative_error):
     assert 1e-5 < relative_error(unet(*inputs(g), FRAMES), g["out/y"]) < LIMIT
 
 
+@pytest.mark.slow
 @HALVES
 def test_sampled_latents(dtype, kept, golden, tiny_spec, filled, relative_error, pynative):
     """Ten guided steps from the same noise."""

@@ -175,7 +175,7 @@ def test_without_certain_meaning_keys_are_left_over():
 def test_the_flag_of_the_converter_and_of_the_library(tmp_path, capsys, caplog, monkeypatch):
     """--ema in convert.py and load_model alike."""
     from sgm.diffusion import pipeline
-    monkeypatch.setattr(pipeline, "Engine", lambda spec, weights, dtype: weights)
+    monkeypatch.setattr(pipeline, "Engine", lambda spec, weights, dtype, kept: weights)
     monkeypatch.setattr(pipeline, "check_weights", lambda engine, weights: None)
     source = write_file(tmp_path / "both.safetensors", {**PLAIN, **litema(AVERAGES)})
     for flags, wanted in (((), PLAIN), (("--ema",), {**PLAIN, **AVERAGES})):

@@ -23,7 +23,7 @@ from sgm.reconstruct.posed_views import HALF
 HOLLOW = 0.02                   # box units under its brim that a hollow must reach to be tried
 NARROW = 25                     # vertical lines of the grid that it must have
 # share that it must have of what a vessel of the thinnest wall would be open; a seat's dent is less
-OPEN = 0.3
+OPEN = 0.15
 WALLS = np.arange(1.5, 8.1, 0.5)        # cells: thicknesses that are tried
 BETTER = 0.75  # share of the surface's disagreement, below which the vessel is believed
 GRAIN = 1 / 255 ** 2            # mean square difference that means nothing

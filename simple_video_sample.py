@@ -18,7 +18,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from errno import ENAMETOOLONG
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from sgm.common.cli import (
 )
 from sgm.common.errors import one_line, os_reason
 from sgm.common.locks import LockedError, locked
-from sgm.common.progress import Bar, job_begins, say
+from sgm.common.progress import Bar, each, job_begins, say
 from sgm.common.ranks import this_rank
 from sgm.config.model import (
     FPS,
@@ -355,17 +355,20 @@ class Sampling:
     def _estimated(self):
         """Return the elevation in degrees that the embedded estimator tells of each image, by path.
 
-        An image that cannot be used has none: why is said when its turn comes.
+        An image that cannot be used has the ImageError instead, for when its turn comes.
         """
         from sgm.feedforward.reconstructor import load_lrm
         try:
             network, found = load_lrm(), {}
         except ConfigError as error:
             raise ConfigError(f"--elevation auto: {error}; or give degrees") from None
-        for path in dict.fromkeys(path for path, _, _ in self.jobs):
-            with suppress(ImageError):
+        paths = list(dict.fromkeys(path for path, _, _ in self.jobs))
+        for path in each(paths, "elevation", "image", self.args.quiet):
+            try:
                 cut = cut_object(load_image(path), name=path.name).image
                 found[path] = round(network.elevation_of(cut), 1)
+            except ImageError as error:
+                found[path] = error
         return found
 
     def _prepare(self, item):
@@ -379,6 +382,8 @@ class Sampling:
         args, spec = self.args, self.spec
         check_replaceable(folder)
         estimate = self._estimates.get(path)
+        if isinstance(estimate, ImageError):    # with --no-matte, nothing else would notice
+            raise estimate
         orbit = cameras(args, spec.num_frames, seed, estimate or 0.0) if spec.is_orbit else None
         options = sample_options(args, seed, keep_graphs=len(self.jobs) > 1)
         given = {"file": path.name, "hash": file_hash(path), "frame_ratio": args.frame_ratio,

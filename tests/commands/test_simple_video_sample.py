@@ -381,6 +381,19 @@ def test_elevation_is_told_by_each_picture(small, photos, tmp_path, monkeypatch,
     assert "made otherwise" in capsys.readouterr().err
 
 
+def test_a_picture_that_tells_no_elevation_is_not_taken_for_level(small, tmp_path, monkeypatch, capsys):
+    """Its object is too small to be cut out, which --no-matte alone would not notice."""
+    from sgm.feedforward import reconstructor
+    monkeypatch.setattr(reconstructor, "load_lrm", Estimator)
+    pixels = np.zeros((80, 80, 4), np.uint8)
+    pixels[40:43, 40:43] = 255
+    Image.fromarray(pixels).save(tmp_path / "dot.png")
+    argv = [*small, "--image", str(tmp_path / "dot.png"), "--output", str(tmp_path / "out"), "--no-matte", "--steps", "1",
+            "--mode", "pynative", "--elevation"]
+    assert command.run([*argv, "auto"]) == 2 and "dot.png: the object" in capsys.readouterr().err
+    assert command.run([*argv, "10"]) == 0
+
+
 def test_elevation_auto_without_an_estimator(small, photos, tmp_path, monkeypatch, capsys):
     from sgm.feedforward import reconstructor
     monkeypatch.setattr(reconstructor, "EMBEDDED", ("lrm_small", tmp_path / "none.safetensors"))

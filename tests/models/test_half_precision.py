@@ -1,17 +1,14 @@
 """The UNet in half precision against the original in float32: outputs, sampled latents, pictures of the embedded model."""
-import json
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
 from PIL import Image
-from safetensors import safe_open
 from support.badfiles import object_on_white
-from support.goldens import golden_file
+from support.goldens import unet_of
 
 from sgm import ops
-from sgm.config.model import UNetSpec
 from sgm.diffusion.denoiser import PublishedUNet
 from sgm.diffusion.engine import Engine
 from sgm.diffusion.pipeline import generate, load_model
@@ -51,11 +48,7 @@ def test_outputs(name, dtype, kept, golden, tiny_spec, filled, relative_error):
 def test_width_64(name, dtype, kept, golden, filled, relative_error):
     name = f"unet64_{name}_noweights"
     g = golden(name)
-    with safe_open(golden_file(f"{name}.safetensors"), "np") as file:
-        config = json.loads(file.metadata()["cfg"])
-    fields = ("in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks",
-              "attention_resolutions", "num_head_channels", "context_dim")
-    unet = filled(PublishedUNet(UNetSpec(**{key: config[key] for key in fields}), config["adm_in_channels"]), "unet64.")
+    unet = filled(PublishedUNet(*unet_of(name)), "unet64.")
     for parameter in unet.get_parameters():
         parameter.set_dtype(ms.float16)
     unet.dtype = dtype

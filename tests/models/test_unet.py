@@ -1,5 +1,4 @@
 """The video UNet against the original: outputs, every block, still-image frames, width 64; and its Ascend form."""
-import json
 from collections import Counter
 
 import mindspore as ms
@@ -7,8 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
-from safetensors import safe_open
-from support.goldens import golden_file
+from support.goldens import unet_of
 
 from sgm import ops
 from sgm.config.model import UNetSpec
@@ -70,11 +68,7 @@ def test_width_64(name, golden, filled, agree):
     """Four levels with two blocks each, as in the released networks."""
     name = f"unet64_{name}_noweights"
     g = golden(name)
-    with safe_open(golden_file(f"{name}.safetensors"), "np") as file:
-        config = json.loads(file.metadata()["cfg"])
-    fields = ("in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks",
-              "attention_resolutions", "num_head_channels", "context_dim")
-    unet = filled(VideoUNet(UNetSpec(**{key: config[key] for key in fields}), config["adm_in_channels"]), "unet64.")
+    unet = filled(VideoUNet(*unet_of(name)), "unet64.")
     agree(f"{name} y", unet(*inputs(g), FRAMES), g["out/y"])
 
 

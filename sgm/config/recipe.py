@@ -51,6 +51,7 @@ OBJECT_TASKS = ("autodecoder", "latent_diffusion", "feedforward", "elevation")
 WITH_SHEETS = ("diffusion", *OBJECT_TASKS[:3])      # of held-out clips or objects
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")       # auto: bf16 where the device has it, else fp32
 SCHEDULES = ("cosine", "linear", "constant")
+OPTIMIZERS = ("adamw", "muon")
 MAX_COUNT = 1 << 31     # upper bound of any number of steps, clips or pixels: catches typos
 # What a resumed run may change: none of it changes what a step computes. (With a cosine, `steps`
 # bends the rates to come.)
@@ -80,6 +81,9 @@ class Recipe(DataSettings):
     precision: str = "fp32"
     # recompute blocks in the backward pass: less memory, a third more time
     recompute: bool = False
+    # "adamw", or "muon" for weight matrices (AdamW for the rest), which needs fewer steps to train a
+    # network from the start
+    optimizer: str = "adamw"
     lr: float = 1e-4                # learning rate after `warmup` steps of linear rise
     # "cosine" and "linear": the rate falls to lr_final * lr at the last step; "constant": it stays
     schedule: str = "cosine"
@@ -160,6 +164,7 @@ class Recipe(DataSettings):
         require_one_of(self.trains, "trains", TRAINS[self.task], f" for task {self.task}")
         require_one_of(self.precision, "precision", PRECISIONS)
         require_one_of(self.schedule, "schedule", SCHEDULES)
+        require_one_of(self.optimizer, "optimizer", OPTIMIZERS)
         counts = ("steps", "batch", "accumulate", "bad_steps", "val_batches", "save_every", "keep",
                   "log_every", "lora_rank", "sheet_clips", "sheet_steps", "predicted_clips",
                   "views")

@@ -29,7 +29,6 @@ from sgm.train.trainable import is_kept, is_trained
 
 log = logging.getLogger("sgm")
 HALVES = {"fp16": ms.float16, "bf16": ms.bfloat16}
-MOMENTS = ("m", "v", "average")  # a state has <moment>/<published key> for what is trained
 
 
 class TrainingError(InputError):
@@ -60,7 +59,7 @@ class Trainer:
         self.step = TrainStep(self.objective, list(parameters.values()), tuple(recipe.betas),
                               weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm,
                               accumulate=recipe.accumulate, half=recipe.precision in HALVES,
-                              world_size=world_size)
+                              world_size=world_size, with_muon=recipe.optimizer == "muon")
         self.kept = self._kept(lambda name: is_kept(recipe, engine.spec, name))
         self.exact = {}  # float32 values of frozen weights that compute in half precision
         if recipe.precision in HALVES:
@@ -244,25 +243,29 @@ class Trainer:
         return arrays
 
     def state(self):
-        """Return ({name: array}, {name: number or dict}): all that `restore` needs."""
+        """Return ({name: array}, {name: number or dict}): all that `restore` needs.
+
+        For what is trained there are <moment>/<published key>, of moment m, v and average.
+        """
         arrays = self.weights(False)
-        for weight, *moments in zip(self.step.weights, self.step.m, self.step.v, self.step.average):
-            arrays.update({
-                f"{kind}/{weight.name}": moment.asnumpy() for kind, moment in zip(MOMENTS, moments)
-            })
+        arrays.update({name: moment.asnumpy() for name, moment in self._moments().items()})
         return arrays, {
             "step": self.done, "updates": self.updates, "skipped": self.skipped, "bad": self.bad,
             "best": self.best, "scale": self.scale.state()
         }
+
+    def _moments(self):
+        return {f"{kind}/{weight.name}": moment
+                for weight, found in zip(self.step.weights, self.step.moments())
+                for kind, moment in found.items()}
 
     def restore(self, checkpoint, numbers):
         """Continue from a `state`: an open TensorStore, and the numbers.
 
         Raises CheckpointError if it is that of another model, or holds what is no number.
         """
-        wanted = {name: parameter.shape for name, parameter in self.kept.items()}
-        for weight in self.step.weights:
-            wanted.update({f"{kind}/{weight.name}": weight.shape for kind in MOMENTS})
+        moments = self._moments()
+        wanted = {name: parameter.shape for name, parameter in (self.kept | moments).items()}
         for name, shape in wanted.items():
             if name not in checkpoint or tuple(checkpoint.shape(name)) != tuple(shape):
                 raise CheckpointError(f"{checkpoint.path}: {name} is missing or of another shape;"
@@ -270,7 +273,7 @@ class Trainer:
             value, unfit = checkpoint.read(name), None
             if not np.isfinite(value).all():
                 unfit = "found values that are not finite, expected numbers"
-            elif name.startswith(f"{MOMENTS[1]}/") and (value < 0).any():
+            elif name.startswith("v/") and (value < 0).any():
                 unfit = "found values below 0, expected mean squares of gradients"
             if unfit:
                 raise CheckpointError(f"{checkpoint.path}: {name}: {unfit}; the state is of no use:"
@@ -282,10 +285,9 @@ class Trainer:
             if name in self.exact:
                 self.exact[name] = value
             parameter.set_data(Tensor(value).astype(parameter.dtype))
-        for weight, master, *moments in zip(self.step.weights, self.step.master, self.step.m,
-                                            self.step.v, self.step.average):
-            for kind, moment in zip(MOMENTS, moments):
-                moment.set_data(Tensor(np.array(checkpoint.read(f"{kind}/{weight.name}"))))
+        for name, moment in moments.items():
+            moment.set_data(Tensor(np.array(checkpoint.read(name))))
+        for weight, master in zip(self.step.weights, self.step.master):
             if master is not weight:
                 master.set_data(Tensor(np.array(checkpoint.read(weight.name))))
         self._graphs.clear()

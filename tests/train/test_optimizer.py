@@ -182,3 +182,56 @@ def test_the_update_compiles_in_little_memory():
     before = resident()
     ms.jit(step.update)(step.rates(1, 0.1, 0.5), Tensor(np.float32(1))).asnumpy()
     assert resident() - before < 0.2
+
+
+class TwoLayers(nn.Cell):
+    """|W2 W1 x + b - y|^2, with matrices that Muon updates, one of each shape, and a vector."""
+
+    def __init__(self):
+        super().__init__()
+        rng = np.random.RandomState(1)
+        self.one, self.two = (Parameter(Tensor(rng.randn(*shape).astype(np.float32) / 8), name=name)
+                              for name, shape in (("one.weight", (48, 4, 3, 3)), ("two.weight", (40, 48))))
+        self.bias = Parameter(Tensor(rng.randn(40).astype(np.float32)), name="two.bias")
+
+    def construct(self, x, y):
+        inner = ms.ops.matmul(self.one.reshape(48, 36), x)
+        error = ms.ops.matmul(self.two, inner) + self.bias - y
+        return (error * error).sum()
+
+
+def orthogonal(matrix):
+    """The nearest orthogonal matrix's directions with Newton-Schulz's own singular values: float64."""
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    s = s / np.sqrt((s ** 2).sum())
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
+    return u * s @ v
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_three_steps_of_muon_by_hand(half, relative_error):
+    """Momentum, Nesterov's form, decay, average of matrices against float64; the bias is AdamW's as without Muon."""
+    rng = np.random.RandomState(2)
+    x, y = rng.randn(36).astype(np.float32), rng.randn(40).astype(np.float32)
+    objective = TwoLayers()
+    step = TrainStep(objective, objective.trainable_params(), BETAS, EPS, DECAY, with_muon=True, half=half)
+    exact = [w.asnumpy().astype(np.float64).reshape(len(w.asnumpy()), -1) for w in (objective.one, objective.two)]
+    bias = objective.bias.asnumpy().astype(np.float64)
+    momentum, average, m, v = [0, 0], [value.copy() for value in exact], 0, 0
+    run = ms.jit(step.construct)
+    for number, (lr, follow) in enumerate(RATES, 1):
+        run(step.rates(number, lr, follow), Tensor(x), Tensor(y))
+        error = 2 * (exact[1] @ exact[0] @ x + bias - y)
+        gradients = [np.outer(exact[1].T @ error, x), np.outer(error, exact[0] @ x)]
+        for i, gradient in enumerate(gradients):
+            momentum[i] = 0.95 * momentum[i] + gradient
+            turned = orthogonal(gradient + 0.95 * momentum[i])
+            exact[i] = exact[i] * (1 - lr * DECAY) - lr * 0.2 * np.sqrt(max(gradient.shape)) * turned
+            average[i] = follow * average[i] + (1 - follow) * exact[i]
+        m, v = BETAS[0] * m + (1 - BETAS[0]) * error, BETAS[1] * v + (1 - BETAS[1]) * error ** 2
+        bias = bias * (1 - lr * DECAY) - lr * m / (1 - BETAS[0] ** number) / (
+            np.sqrt(v / (1 - BETAS[1] ** number)) + EPS)
+    for ours, theirs in zip((objective.one, objective.two, objective.bias, *step.average[:2]), (*exact, bias, *average)):
+        assert relative_error(ours.asnumpy().reshape(theirs.shape), theirs) < 1e-3
+    assert [sorted(found) for found in step.moments()] == [["average", "m"]] * 2 + [["average", "m", "v"]]

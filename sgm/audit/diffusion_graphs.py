@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import mindspore as ms
-from mindspore import ParameterTuple, nn
-from mindspore.common.initializer import initializer
+from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from sgm.audit import reference_flops
@@ -160,7 +159,9 @@ def training(spec, dtype, lora=False):
                    if not lora or p.name.endswith((DOWN, UP))]
         weights = frame_weights(frames, FRONT) if spec.is_orbit else None
         loss = DiffusionLoss(model, frames, getattr(ms, dtype), weights)
-        return optimizer_step(loss, trained, dtype)
+        # a LoRA's matrices are too narrow for Muon, a UNet's are updated by it
+        return TrainStep(loss, trained, clip_norm=1.0, accumulate=2, half=dtype != "float32",
+                         with_muon=not lora)
 
     batch = {"rates": floats(8), "x0": floats(frames, *latent), "noise": floats(frames, *latent),
              "sigma": floats(frames), "crossattn": floats(frames, 1, spec.unet.context_dim),
@@ -169,22 +170,6 @@ def training(spec, dtype, lora=False):
     flops = reference_flops.unet(spec, *latent[1:], frames)
     name = f"training step, {'LoRA' if lora else 'UNet'}, {dtype}"
     return GraphBuilder(name, step, batch, tuple(batch), True, 3 * flops)
-
-
-def optimizer_step(loss, weights, dtype):
-    """Return the TrainStep of a training whose weights have the type `dtype` already.
-
-    All that it keeps besides them is float32, as it is where `sgm.train.trainer` lowers the weights
-    after it has made its step.
-    """
-    half = dtype != "float32"
-    step = TrainStep(loss, weights, clip_norm=1.0, accumulate=2, half=half)
-    if half:
-        for name in ("master", "m", "v", "average", "sums"):
-            wide = [ms.Parameter(initializer("zeros", kept.shape, ms.float32), name=kept.name)
-                    for kept in getattr(step, name)]
-            setattr(step, name, ParameterTuple(wide))
-    return step
 
 
 def autoencoding(spec):

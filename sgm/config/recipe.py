@@ -204,13 +204,14 @@ class Recipe(DataSettings):
         """Return the differences from a recipe recorded as a mapping: (harmful, harmless).
 
         Both are lists of lines like "lr: 0.1, now 0.2". Keys that the record lacks are of a later
-        version and are ignored.
+        version: the recorded run was as their defaults say.
         """
         harmful, harmless = [], []
+        before = {**vars(type(self)()), **recorded}
         for name, value in vars(self).items():
-            if name in recorded and recorded[name] != value:
+            if before[name] != value:
                 (harmless if name in HARMLESS else
-                 harmful).append(f"{name}: {shown(recorded[name])}, now {shown(value)}")
+                 harmful).append(f"{name}: {shown(before[name])}, now {shown(value)}")
         return harmful, harmless
 
 

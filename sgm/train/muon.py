@@ -12,17 +12,15 @@ STEPS, A, B, C = 5, 3.4445, -4.7750, 2.0315
 # Liu et al. 2025, section 2.2. Learning rates and decay then mean the same for both.
 SCALE = 0.2
 SMALLEST = 32   # rows or columns; what is narrower is left to AdamW
-TABLES = ("embedding", "pos_embed")     # in names of tables, whose rows learn one by one
 
 
 def is_matrix(name, shape):
     """Return whether the parameter of that name and shape is one that Muon updates.
 
-    They are the weights of linear layers and convolutions; vectors, tables and narrow layers are
-    not.
+    They are the weights of linear layers and convolutions. Vectors and narrow layers are not, nor
+    tables of embeddings and positions, whose rows learn one by one and which are not named weight.
     """
-    return (len(shape) > 1 and name.endswith("weight") and min(sides(shape)) >= SMALLEST
-            and not any(table in name for table in TABLES))
+    return len(shape) > 1 and name.endswith("weight") and min(sides(shape)) >= SMALLEST
 
 
 def sides(shape):

@@ -18,6 +18,13 @@ def learning_rate(recipe, step):
                         (1 + np.cos(np.pi * progress)))
 
 
+def described_rate(recipe):
+    """Return in words which optimizer a recipe takes, and at what rates."""
+    name = {"adamw": "AdamW", "muon": "Muon, AdamW for what is no matrix"}[recipe.optimizer]
+    return (f"{recipe.lr:g}, {recipe.schedule}, {recipe.warmup} steps of warm-up; {name}, decay"
+            f" {recipe.weight_decay:g}")
+
+
 def average_decay(recipe, step):
     """Return the decay of the moving average, low at first: it has to forget the start."""
     return min(recipe.average_decay, (1 + step) / (10 + step))

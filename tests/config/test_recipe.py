@@ -78,7 +78,10 @@ def test_memory_is_told():
     full, half, twice = (memory(spec, Recipe(**changes)) for changes in (
         {}, {"precision": "fp16"}, {"precision": "fp16", "recompute": True}))
     trained = counts(spec, Recipe())["trained"]
-    assert full["AdamW moments"] == 2 * full["moving average"] == 8 * trained and half["float32 weights"] == 4 * trained
+    muon = counts(spec, Recipe(optimizer="muon"))["matrices"]
+    assert 0.95 * trained < muon < trained
+    assert memory(spec, Recipe(optimizer="muon"))["moments"] == full["moments"] - 4 * muon
+    assert full["moments"] == 2 * full["moving average"] == 8 * trained and half["float32 weights"] == 4 * trained
     assert full["activations (estimate)"] > 2 * half["activations (estimate)"] > 5 * twice["activations (estimate)"]
     lines = dict(describe(spec, Recipe(steps=100, accumulate=3, batch=2), clips=12, world=4))
     assert lines["steps"].startswith("100, each of 24 clips") and lines["data"] == "12 clips, each seen 200.0 times"
@@ -98,6 +101,10 @@ def test_what_a_resumed_run_may_change():
     assert harmful == ["data: ['a'], now ['a', 'b']", "lr: 0.1, now 0.2"]
     assert harmless == ["steps: 10000, now 3", "sheet_steps: 10, now 2", "log_every: 20, now 7"]
     assert Recipe().differences(vars(Recipe())) == ([], [])
+    old = vars(Recipe()).copy()
+    old.pop("optimizer")
+    assert Recipe().differences(old) == ([], [])
+    assert Recipe(optimizer="muon").differences(old) == (["optimizer: 'adamw', now 'muon'"], [])
 
 
 def test_learning_rate():

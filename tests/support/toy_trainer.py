@@ -45,7 +45,7 @@ class ToyNetwork(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.first, self.time_stack = Linear(256, 8), nn.CellList([Linear(8, 256)])
+        self.first, self.time_stack = Linear(256, 32), nn.CellList([Linear(32, 256)])
 
 
 class ToyDenoiser(nn.Cell):
@@ -60,7 +60,7 @@ class ToyDenoiser(nn.Cell):
 
     def construct(self, x, sigma, prepared, concat, vector, image_only, num_frames):
         network, rows = self.diffusion_model, x.reshape(-1, 256)
-        hidden = ops.silu(network.first(rows.astype(prepared.dtype)) + prepared[:, :8])
+        hidden = ops.silu(network.first(rows.astype(prepared.dtype)) + prepared)
         return x * 0.1 + network.time_stack[0](hidden).astype(ms.float32).reshape(x.shape)
 
 

@@ -33,10 +33,11 @@ def resumed(trainer, tmp_path, **changes):
     return other
 
 
-@pytest.mark.parametrize("make", [ToyEngine, pytest.param(Engine, marks=pytest.mark.slow)])
-def test_only_layers_over_frames(make, tmp_path):
+@pytest.mark.parametrize("make, optimizer", [
+    (ToyEngine, "adamw"), (ToyEngine, "muon"), pytest.param(Engine, "adamw", marks=pytest.mark.slow)])
+def test_only_layers_over_frames(make, optimizer, tmp_path):
     """The others have no moments either; and it goes on bit for bit."""
-    changes = {"trains": "temporal", "accumulate": 2, "make": make}
+    changes = {"trains": "temporal", "accumulate": 2, "make": make, "optimizer": optimizer}
     trainer = trainer_of(**changes)
     before = values(trainer.engine)
     trainer.advance()

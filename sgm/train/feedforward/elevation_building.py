@@ -7,6 +7,7 @@ from sgm.feedforward.reconstructor import load_lrm_of
 from sgm.train.data import shuffled
 from sgm.train.feedforward.feedforward_batches import check_size, input_image
 from sgm.train.objects.masked_views import MaskedViews
+from sgm.train.schedule import described_rate
 
 
 class ElevationBatches:
@@ -72,5 +73,4 @@ def describe_elevation(spec, recipe, objects, world):
     yield "loss", "mean absolute error, degrees; so is val_loss"
     if objects:
         yield "data", f"{objects} objects, each seen {recipe.steps * each / objects:.1f} times"
-    yield "rate", (f"{recipe.lr:g}, {recipe.schedule}, {recipe.warmup} steps of warm-up; decay"
-                   f" {recipe.weight_decay:g}")
+    yield "rate", described_rate(recipe)

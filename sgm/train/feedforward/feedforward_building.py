@@ -10,6 +10,7 @@ from sgm.feedforward.training_loss import ReconstructionLoss
 from sgm.train.feedforward.feedforward_batches import ViewsOfInputs
 from sgm.train.feedforward.lpips import load_lpips
 from sgm.train.objects.masked_views import MaskedViews
+from sgm.train.schedule import described_rate
 
 GB = 1e9
 
@@ -78,8 +79,7 @@ def describe_feedforward(spec, recipe, objects, world):
     yield "input", (f"camera noise {recipe.camera_noise:g}, {recipe.recentered:.0%} recentered")
     if objects:
         yield "data", f"{objects} objects, each seen {recipe.steps * each / objects:.1f} times"
-    yield "rate", (f"{recipe.lr:g}, {recipe.schedule}, {recipe.warmup} steps of warm-up; decay"
-                   f" {recipe.weight_decay:g}")
+    yield "rate", described_rate(recipe)
     yield "files", (f"state {4 * total * 4 / GB:.2f} GB, weights {total * 4 / GB:.2f} GB, every"
                     f" {recipe.save_every} steps, {recipe.keep} kept"
                     + " and the best" * bool(recipe.val))

@@ -12,6 +12,7 @@ from sgm.train.data import DataError
 from sgm.train.objects.masked_views import MaskedViews
 from sgm.train.objects.object_batches import LatentBatches, ViewSquares
 from sgm.train.objects.object_conditions import read_conditions
+from sgm.train.schedule import described_rate
 
 GB = 1e9
 
@@ -134,8 +135,7 @@ def describe_objects(spec, recipe, objects, world):
                        if recipe.color_weight else f"opacity x {recipe.mask_weight:g} alone")
     if objects:
         yield "data", f"{objects} objects, each seen {recipe.steps * each / objects:.1f} times"
-    yield "rate", (f"{recipe.lr:g}, {recipe.schedule}, {recipe.warmup} steps of warm-up; decay"
-                   f" {recipe.weight_decay:g}")
+    yield "rate", described_rate(recipe)
     yield "files", (f"state {(total + 3 * trained) * 4 / GB:.2f} GB, weights"
                     f" {total * 4 / GB:.2f} GB, every {recipe.save_every} steps, {recipe.keep}"
                     " kept" + " and the best" * bool(recipe.hold_out))

@@ -8,7 +8,9 @@ from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
 from sgm.config.recipe import OBJECT_TASKS
 from sgm.config.yaml_reader import ConfigError
 from sgm.models.architecture import RESIDUAL, TRANSFORMER, unet_layers
+from sgm.train.muon import is_matrix
 from sgm.train.objects.tasks import PARTS, check_task
+from sgm.train.schedule import described_rate
 from sgm.train.trainable import is_kept, is_trained
 
 GB = 1e9
@@ -59,15 +61,24 @@ def shapes_of(spec, recipe):
 
 
 def counts(spec, recipe):
-    """Return {"all", "UNet", "decoder", "trained", "kept": number of parameters}."""
-    shapes = {key: math.prod(shape) for key, shape in shapes_of(spec, recipe).items()}
+    """Return {"all", "UNet", "decoder", "trained", "matrices", "kept": number of parameters}.
+
+    "matrices" are those trained ones that Muon updates.
+    """
+    shapes = shapes_of(spec, recipe)
 
     def total(belongs):
-        return sum(size for key, size in shapes.items() if belongs(key))
+        return sum(math.prod(shape) for key, shape in shapes.items() if belongs(key))
 
-    return {"all": sum(shapes.values()), "UNet": total(lambda key: key.startswith(UNET)),
+    def trained(key):
+        return is_trained(recipe, spec, key)
+
+    def turned(key):
+        return recipe.optimizer == "muon" and trained(key) and is_matrix(key, shapes[key])
+
+    return {"all": total(lambda key: True), "UNet": total(lambda key: key.startswith(UNET)),
             "decoder": total(lambda key: key.startswith(FIRST_STAGE)),
-            "trained": total(lambda key: is_trained(recipe, spec, key)),
+            "trained": total(trained), "matrices": total(turned),
             "kept": total(lambda key: is_kept(recipe, spec, key))}
 
 
@@ -89,7 +100,7 @@ def memory(spec, recipe):
                           + max(working + kept * recipe.recompute for kept, working, _ in blocks))
     found = {"weights": (count["all"] - count["UNet"]) * 4 + count["UNet"] * wide,
              "float32 weights": trained * 4 if wide == 2 else 0, "gradients": trained * (4 + wide),
-             "AdamW moments": trained * 8, "moving average": trained * 4,
+             "moments": (2 * trained - count["matrices"]) * 4, "moving average": trained * 4,
              "activations (estimate)": activations}
     return {name: size for name, size in found.items() if size}
 
@@ -137,8 +148,7 @@ def describe(spec, recipe, clips=None, world=1):
     yield "steps", f"{recipe.steps}, each of {some}{each} {what} ({split})"
     if clips:
         yield "data", f"{clips} clips, each seen {recipe.steps * each / clips:.1f} times"
-    yield "rate", (f"{recipe.lr:g}, {recipe.schedule}, {recipe.warmup} steps of warm-up; decay"
-                   f" {recipe.weight_decay:g}")
+    yield "rate", described_rate(recipe)
     yield "precision", recipe.precision + (", blocks computed twice" if recipe.recompute else "")
     state = (count["kept"] + 3 * count["trained"]) * 4
     yield "files", (f"state {state / GB:.2f} GB, weights {count['kept'] * 4 / GB:.2f} GB, every"

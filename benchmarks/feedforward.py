@@ -47,7 +47,7 @@ from sgm.geometry import metrics as of_shapes  # noqa: E402
 from sgm.render.families.named import procedural_object  # noqa: E402
 from sgm.render.procedural import on_white  # noqa: E402
 from sgm.render.visible import OuterSurface  # noqa: E402
-from sgm.train.feedforward.feedforward_batches import input_image  # noqa: E402
+from sgm.train.feedforward.feedforward_batches import input_view  # noqa: E402
 from sgm.train.objects.masked_views import MaskedViews  # noqa: E402
 from sgm.train.run.validation import captioned  # noqa: E402
 from sgm.views.cameras import EVALUATION  # noqa: E402
@@ -96,7 +96,7 @@ class Baselines:
             small = clips.pictures(index, views, THUMB)
             pixels += list((small[:, :3] + 1 - small[:, 3:]).reshape(len(views), -1))
             rng = np.random.default_rng(0)
-            images = np.stack([input_image(clips, model.spec, rng, index, v) for v in views])
+            images = np.stack([input_view(clips, model.spec, rng, index, v)[0] for v in views])
             features += list(feature_of(model, images))
             self.candidates += [(index, view) for view in views]
             total = total + clips.pictures(index, EVALUATION, size)
@@ -122,7 +122,7 @@ def feature_of(model, images):
 
 def planes_of(model, clips, index):
     """Return the planes of the last view of an object."""
-    image = input_image(clips, model.spec, np.random.default_rng(0), index, clips.num_frames - 1)
+    image, _ = input_view(clips, model.spec, np.random.default_rng(0), index, clips.num_frames - 1)
     camera = upright_cameras([clips.angles[index][-1][1]])
     return model.planes(model.encode(image[None]), camera), image
 

@@ -86,7 +86,9 @@ class OpenLRM(ModulatedNetwork):
         super().__init__()
         size, triplane = (spec.image_size, spec.image_size), spec.triplane
         self.side = triplane.side
-        self.encoder = Holder(model=OriginalDinov2(spec.encoder, spec.family, size))
+        # An encoder that is trained from the start sees little but white in images from 0 to 1.
+        self.encoder = Holder(model=OriginalDinov2(spec.encoder, spec.family, size,
+                                                   normalize=spec.upright))
         self.camera_embedder = CameraEmbedder(triplane.camera_width)
         self.pos_embed = empty(1, 3 * triplane.side ** 2, triplane.width)
         self.transformer = Holder(

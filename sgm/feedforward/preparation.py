@@ -9,7 +9,7 @@ from PIL import Image
 
 from sgm.models.resampling import aligned_bicubic, antialiased_bilinear
 from sgm.views.images import ImageError
-from sgm.views.preprocessing import recenter
+from sgm.views.preprocessing import frame, recenter
 
 BORDER = 0.2                    # share of the side that vfusion3d and openlrm leave free
 OPENLRM_CANVAS = 512            # pixels of the square that openlrm's script places an object in
@@ -55,6 +55,18 @@ def upright_image(rgba, size, share):
     """
     square = np.asarray(recenter(Image.fromarray(rgba), size, share))
     return np.ascontiguousarray(on_white(square).transpose(2, 0, 1))
+
+
+def upright_intrinsics(rgba, share, intrinsics):
+    """Return (fx, fy, cx, cy) of what `upright_image` makes of a view seen with `intrinsics`.
+
+    All are shares of the image's sides. rgba (H, W, 4) uint8 as for `upright_image`.
+    """
+    left, top, side = frame(Image.fromarray(rgba).getchannel("A").getbbox(), share)
+    height, width = rgba.shape[:2]
+    fx, fy, cx, cy = intrinsics
+    return (fx * width / side, fy * height / side,
+            (cx * width - left) / side, (cy * height - top) / side)
 
 
 def box_of(rgba, alpha=0):

@@ -37,14 +37,25 @@ def recenter(image, size, frame_ratio=None):
     box = image.getchannel("A").getbbox()
     if box is None:
         raise ImageError("the image is all transparent; there is no object to put into the frame")
-    width, height = box[2] - box[0], box[3] - box[1]
-    side = max(image.size) if frame_ratio is None else int(max(width, height) / frame_ratio)
+    left, top, side = frame(box, frame_ratio, max(image.size))
     if side * side > 4 * MAX_PIXELS:
-        raise ImageError(f"{argument('frame_ratio')} is {frame_ratio:g}: {max(width, height)}"
+        raise ImageError(f"{argument('frame_ratio')} is {frame_ratio:g}:"
+                         f" {max(box[2] - box[0], box[3] - box[1])}"
                          f" pixels of object in {side} of frame; give a larger ratio")
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
-    square.paste(image.crop(box), (side // 2 - width // 2, side // 2 - height // 2))
+    square.paste(image.crop(box), (box[0] - left, box[1] - top))
     return square.resize((size, size), Image.LANCZOS)       # Pillow weights the colors by alpha
+
+
+def frame(box, frame_ratio, side=None):
+    """Return (left, top, side), in an image's pixels, of the square that `recenter` cuts out.
+
+    box: (left, top, right, bottom) of the object; side: of the square if frame_ratio is None.
+    """
+    width, height = box[2] - box[0], box[3] - box[1]
+    if frame_ratio is not None:
+        side = int(max(width, height) / frame_ratio)
+    return box[0] - (side // 2 - width // 2), box[1] - (side // 2 - height // 2), side
 
 
 def cut_object(image, method="auto", name="the image"):

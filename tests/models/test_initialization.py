@@ -25,6 +25,7 @@ def test_initial_weights():
     assert (initial_weight("a.mix_factor", (1,), 0) == 0.5).all()
     assert (initial_weight("a.layer_scale1.lambda1", (5,), 0) == 1).all() and (initial_weight("a.ls1.gamma", (5,), 0) == 1).all()
     assert initial_weight("a.visual.proj", (400, 100), 0).std() == pytest.approx(0.1, rel=0.05)
+    assert initial_weight("transformer.pos_embed", (1, 192, 256), 0).std() == pytest.approx(0.5, rel=0.05)
 
 
 def test_a_network_starts_as_the_identity(relative_error):

@@ -248,8 +248,8 @@ class TransformersVit(Encoder):
 class OriginalDinov2(Encoder):
     """The original DINOv2 with registers, which attend but are left out of the result."""
 
-    def __init__(self, spec, family, size):
-        super().__init__(spec, family, size, normalize=False)   # openlrm trains it without
+    def __init__(self, spec, family, size, normalize=False):    # openlrm trains it without
+        super().__init__(spec, family, size, normalize)
         self.cls_token = empty(1, 1, spec.width)
         self.pos_embed = empty(1, 1 + spec.grid ** 2, spec.width)
         self.registers = spec.registers

@@ -5,7 +5,7 @@ from sgm.config.yaml_reader import ConfigError
 from sgm.feedforward.layers.elevation_head import ElevationLoss
 from sgm.feedforward.reconstructor import load_lrm_of
 from sgm.train.data import shuffled
-from sgm.train.feedforward.feedforward_batches import check_size, input_image
+from sgm.train.feedforward.feedforward_batches import check_size, input_view
 from sgm.train.objects.masked_views import MaskedViews
 from sgm.train.schedule import described_rate
 
@@ -30,7 +30,7 @@ class ElevationBatches:
         objects = self.clip_indices(number)
         views = rng.integers(self.clips.num_frames, size=len(objects))
         recentered = 0.0 if self.still else self.recipe.recentered
-        images = [input_image(self.clips, self.spec, rng, index, view, recentered)
+        images = [input_view(self.clips, self.spec, rng, index, view, recentered)[0]
                   for index, view in zip(objects, views)]
         elevations = [self.clips.angles[index][view][1] for index, view in zip(objects, views)]
         return np.stack(images).astype(np.float32), np.array(elevations, np.float32)

@@ -3,7 +3,7 @@ import numpy as np
 
 from sgm.autodecoder.perceptual import LEAST_SIDE
 from sgm.config.yaml_reader import ConfigError
-from sgm.feedforward.preparation import upright_image
+from sgm.feedforward.preparation import upright_image, upright_intrinsics
 from sgm.feedforward.rays import (
     SV3D_INTRINSICS,
     camera_vectors,
@@ -16,21 +16,23 @@ from sgm.train.feedforward import lpips
 from sgm.views.cameras import AZIMUTH_SIGN
 
 BACKGROUNDS = (0.0, 0.5, 1.0)       # of what is rendered; the input is on white
+NEAR = 0.75                         # share of the squares that are near the object
 SHARES = (0.75, 0.9)    # of the side of a recentered input that its object takes up
 
 
-def input_image(clips, spec, rng, index, view, recentered=0.0):
-    """Return the input (3, S, S) of a network of an LrmSpec: a view of an object, on white.
+def input_view(clips, spec, rng, index, view, recentered=0.0):
+    """Return the input (3, S, S) of a network of an LrmSpec and its (fx, fy, cx, cy).
 
-    clips: the MaskedViews of objects; recentered: with which probability it is placed and scaled as
-    a photograph's object is.
+    It is a view of an object, on white. clips: the MaskedViews of objects; recentered: with which
+    probability it is placed and scaled as a photograph's object is.
     """
     if rng.random() < recentered:
         clip = clips.packed[index]
-        return upright_image(clip.arrays["clips"][clip.row][view], spec.image_size,
-                             rng.uniform(*SHARES))
+        rgba, share = clip.arrays["clips"][clip.row][view], rng.uniform(*SHARES)
+        return (upright_image(rgba, spec.image_size, share),
+                upright_intrinsics(rgba, share, SV3D_INTRINSICS))
     picture, = clips.pictures(index, [view], spec.image_size)
-    return picture[:3] + 1 - picture[3:]
+    return picture[:3] + 1 - picture[3:], SV3D_INTRINSICS
 
 
 def check_size(clips, **sizes):
@@ -91,9 +93,10 @@ class ViewsOfInputs:
         for index in self.clip_indices(number):
             source = self.inputs[-1] if self.still else rng.choice(self.inputs)
             views = np.resize(rng.permutation(self.targets), recipe.views)
-            images.append(input_image(self.clips, self.spec, rng, index, source,
-                                      self.recentered))
-            cameras.append(self.camera(rng, index, source))
+            image, intrinsics = input_view(self.clips, self.spec, rng, index, source,
+                                           self.recentered)
+            images.append(image)
+            cameras.append(self.camera(rng, index, source, intrinsics))
             pictures = self.clips.pictures(index, views, size)
             for picture, pose in zip(pictures, self.poses(index, source, views)):
                 y, x = self.place(rng, picture[3])
@@ -109,11 +112,11 @@ class ViewsOfInputs:
                   *self.samples(rng, len(rays[0])))
         return tuple(np.array(array, np.float32) for array in arrays)
 
-    def camera(self, rng, index, view):
+    def camera(self, rng, index, view, intrinsics=SV3D_INTRINSICS):
         """Return what the network is told of its input's camera, (1, 16)."""
         pose = upright_poses([0], [self.clips.angles[index][view][1]])
         noise = rng.uniform(-1, 1, (1, 16)) * self.recipe.camera_noise
-        return camera_vectors(pose, SV3D_INTRINSICS) + noise * (not self.still)
+        return camera_vectors(pose, intrinsics) + noise * (not self.still)
 
     def poses(self, index, source, views):
         """Return the cameras (n, 4, 4) of views, the input `source` at azimuth 0."""
@@ -122,8 +125,12 @@ class ViewsOfInputs:
         return upright_poses(azimuths, elevations)
 
     def place(self, rng, opacity):
-        """Return the corner (row, column) of a square of a view, its middle near the object."""
-        rows, columns = (np.flatnonzero(opacity.any(axis)) for axis in (1, 0))
+        """Return the corner (row, column) of a square of a view.
+
+        Most have their middle near the object; the others see that there is nothing elsewhere.
+        """
+        around = opacity if rng.random() < NEAR else np.zeros_like(opacity)
+        rows, columns = (np.flatnonzero(around.any(axis)) for axis in (1, 0))
         corner = []
         for hit in (rows, columns):
             low, high = (hit[0], hit[-1] + 1) if len(hit) else (0, len(opacity))

@@ -4,7 +4,7 @@ import numpy as np
 from sgm.feedforward.meshes import with_opacity
 from sgm.feedforward.rays import SV3D_INTRINSICS
 from sgm.render.procedural import on_white
-from sgm.train.feedforward.feedforward_batches import input_image
+from sgm.train.feedforward.feedforward_batches import input_view
 from sgm.train.run.validation import captioned
 from sgm.views.images import as_levels
 from sgm.views.metrics import compare
@@ -20,7 +20,7 @@ def draw_reconstructed(model, held_out, recipe):
     views, size = held_out.targets, held_out.stages[-1]
     for index in range(min(recipe.sheet_clips, len(held_out.clips))):
         source = held_out.inputs[-1]
-        image = input_image(held_out.clips, held_out.spec, rng, index, source)[None]
+        image = input_view(held_out.clips, held_out.spec, rng, index, source)[0][None]
         planes = model.planes(model.encode(image), held_out.camera(rng, index, source))
         made, opacity, _ = model.render(planes, held_out.poses(index, source, views),
                                         SV3D_INTRINSICS, (size, size))

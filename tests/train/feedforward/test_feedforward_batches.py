@@ -6,7 +6,7 @@ from support.small_lrm import CENTERS, CHANGES, RADIUS, hits, write_balls
 from sgm.common.errors import InputError
 from sgm.config.lrm import load_lrm_spec
 from sgm.config.recipe import Recipe
-from sgm.feedforward.rays import upright_cameras
+from sgm.feedforward.rays import SV3D_INTRINSICS, pixel_rays, upright_cameras
 from sgm.train.feedforward.feedforward_batches import BACKGROUNDS, ViewsOfInputs
 from sgm.train.objects.masked_views import MaskedViews
 
@@ -60,6 +60,31 @@ def test_input_is_a_view_that_is_trained_on(clips):
     recentered = batches(clips, recentered=1.0)(1)[0]
     covered = (recentered.min(1) < 0.9)
     assert all(0.6 < covered[k].any(axis).mean() <= 1 for k in range(2) for axis in (0, 1))
+
+
+def test_recentered_inputs_are_told_their_intrinsics(clips):
+    """The ball, seen by the camera that the network is told, covers what it covers in the input."""
+    made = batches(clips, recentered=1.0, camera_noise=0.0)
+    for number in range(3):
+        images, cameras, *_ = made(number)
+        for image, camera, index in zip(images, cameras, made.clip_indices(number)):
+            elevation = np.degrees(np.arcsin(camera[11] / 4))
+            turn = np.radians(-clips.angles[index][np.abs(clips.angles[index][:, 1] - elevation).argmin()][0])
+            rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+            rays = pixel_rays(camera[None, :12].reshape(1, 3, 4), camera[12:], 16, 16)
+            center, covered = 2 * rotation @ CENTERS[index], image.min(0).reshape(-1)
+            larger, smaller = (hits(*rays, center, 2 * r) for r in (RADIUS + 0.06, RADIUS - 0.06))
+            assert covered[smaller].max() < 0.5 < 0.9 < covered[~larger].min() and smaller.mean() > 0.2
+            assert abs(camera[12] / SV3D_INTRINSICS[0] - 1) > 0.02 or abs(camera[14] - 0.5) > 0.02
+
+
+def test_some_squares_are_anywhere(clips):
+    """Three in four have their middle in the object's box, the others in the whole view."""
+    made, opacity = batches(clips), np.zeros((32, 32))
+    opacity[4:6, 4:6] = 1
+    corners = np.array([made.place(np.random.default_rng(k), opacity) for k in range(400)])
+    far = (corners > 4).any(1).mean()
+    assert 0.15 < far < 0.3
 
 
 def test_batches_follow_from_their_number(clips):

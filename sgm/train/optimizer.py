@@ -101,9 +101,10 @@ class TrainStep(nn.Cell):
     Source: Loshchilov & Hutter 2019, arXiv 1711.05101. MindSpore's own AdamWeightDecay has no bias
     correction; its fused Adam kernel has, and takes the decay beforehand. `objective(*batch)`
     returns the loss, a float32 scalar. weights: float32 Parameters; `average` is their exponential
-    moving average. accumulate: batches whose mean gradient makes a step. half: the weights
-    have half precision, or the caller gives it to them after this; `master` then holds them in
-    float32, and the weights follow it. world_size: devices that each have their own batches, and whose gradients are added.
+    moving average. accumulate: batches whose mean gradient makes a step. half: the weights have
+    half precision, or the caller gives it to them after this; `master` then holds them in float32,
+    and the weights follow it. world_size: devices that each have their own batches, and whose
+    gradients are added.
     with_muon: matrices are updated by Muon (see `sgm.train.muon`), which keeps no second moment.
     """
 

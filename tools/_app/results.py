@@ -75,10 +75,10 @@ class Results:
     def path(self, name, file):
         """Return the path of a file of a result that may be read; None for any other.
 
-        file: as in a URL, "mesh/mesh.glb".
+        file: as in a URL, "mesh/mesh.glb"; only in this form, not as "./mesh//mesh.glb/".
         """
         parts = (name, *PurePosixPath(file).parts)
-        if file.startswith("/") or len(parts) > 3 or Path(file).suffix not in SUFFIXES:
+        if "/".join(parts[1:]) != file or len(parts) > 3 or Path(file).suffix not in SUFFIXES:
             return None
         place = self.folder
         for part in parts:

@@ -428,7 +428,8 @@ def views_to_mesh(views, output=None, config="default", overrides=(), **options)
     transforms.json. output: the folder to write; None = `mesh` within the views folder. config:
     default, fast, fine or a YAML file; overrides: ["nerf.steps=300", ...]. options: those of
     `Reconstruction`; with `stages` that leave out "texture" there is no mesh yet and None is
-    returned: `output` holds what they made.
+    returned: `output` holds what they made. None, too, after Ctrl-C where `output` has a finished
+    mesh, which stays.
     The device is that of sgm.ops.set_device, a CPU if nobody called it. Raises ShapeError,
     CameraError, ImageError, ConfigError (all sgm.common.errors.InputError).
     """

@@ -1,5 +1,4 @@
 """The queue of the web page, with a process that does nothing but what a job says."""
-import os
 import signal
 import sys
 import textwrap
@@ -122,6 +121,7 @@ def test_a_second_cancel_ends_what_does_not_listen(queue):
 
 def test_cancel_that_comes_too_late_leaves_the_next_job_alone(queue, monkeypatch):
     """Before the process tells that it is done, which then ends, and after that: nothing is signalled."""
+    monkeypatch.setattr(jobs, "SAID_SECONDS", 1)
     first, second = queue.add("views", "a", {"do": "late"}), queue.add("views", "b", {"do": "silent"})
     until(lambda: first.progress)
     queue.cancel(first)
@@ -148,7 +148,7 @@ def test_job_is_waited_for_when_the_page_ends(queue, tmp_path, monkeypatch):
 def test_second_ctrl_c_of_the_page_ends_what_does_not_listen(queue):
     job = queue.add("mesh", "cup", {"do": "stubborn"})
     until(lambda: job.progress)
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
     timer.start()
     queue.close()
     timer.join()

@@ -249,16 +249,17 @@ def test_from_views_to_files_killed_and_resumed(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_makes_files_of_what_there_is(folder, tmp_path):
+@pytest.mark.parametrize("stage, steps", [("nerf", "4000"), ("dmtet", "[4000,2]")])
+def test_ctrl_c_makes_files_of_what_there_is(stage, steps, folder, tmp_path):
     output = tmp_path / "out"
-    process = subprocess.Popen(command(folder, output, "--set=nerf.steps=4000"), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (output / "work" / "nerf.npz").exists():
+    process = subprocess.Popen(command(folder, output, f"--set={stage}.steps={steps}"), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (output / "work" / f"{stage}.npz").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
     report = json.loads((output / "report.json").read_text())
-    assert report["interrupted"] and report["nerf"]["steps"] < 4000
+    assert report["interrupted"] and 0 < report[stage]["steps"] < 4000
     assert (output / "mesh.glb").stat().st_size > 1000 and not [f for f in os.listdir(output) if f.startswith(".")]
 
 

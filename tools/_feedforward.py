@@ -183,17 +183,17 @@ class FeedForward:
         cut = cut_object(image, name=path.name)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "--output"):
-            for name in (_html_report.NAME, "report.json"):     # of an earlier mesh
-                (folder / name).unlink(missing_ok=True)
-            # It tells that the folder is ours, from the beginning.
-            write_json(output / "report.json", {"settings": made_with, "interrupted": True})
-            for name in ("mesh.mtl", "mesh.png", "turntable.mp4", "turntable.gif"):
-                (output / name).unlink(missing_ok=True)         # which this one may not have
             timer = StageTimer()
             scene = self.model.scene(cut.image, args.elevation, timer)
             with counted("grid", made_with["resolution"]) as count:
                 mesh = scene.mesh(args.resolution, self.faces, args.texture or 0, timer, count)
             with timer("files"):
+                for name in (_html_report.NAME, "report.json"):     # of an earlier mesh
+                    (folder / name).unlink(missing_ok=True)
+                # It tells that the folder is ours, before anything else is in it.
+                write_json(output / "report.json", {"settings": made_with, "interrupted": True})
+                for name in ("mesh.mtl", "mesh.png", "turntable.mp4", "turntable.gif"):
+                    (output / name).unlink(missing_ok=True)         # which this one may not have
                 for kind in ("obj", "ply", "glb"):
                     mesh.save(output / f"mesh.{kind}", args.obj_up)
                 if {"mp4", "gif"} & set(self.formats):

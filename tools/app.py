@@ -11,13 +11,15 @@ those of image_to_mesh.py, folders in --output, where the page finds them again.
 app, or pip install -r requirements-app.txt.
 Only this machine can open the page unless --host is given; then a password is needed, from
 --password-file, from the environment variable SV3D_APP_PASSWORD, or typed in.
-Ctrl-C ends it, and the job that runs as Ctrl-C ends a command: what is finished stays.
+Ctrl-C ends it, and the job that runs as Ctrl-C ends a command: what is finished stays. A second one
+ends that job at once.
 Exit code: 0 ended, 2 wrong input.
 """
 import argparse
 import getpass
 import os
 import socket
+import ssl
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,6 +159,17 @@ def password(args):
     return text
 
 
+def check_certificate(certificate, key):
+    """Raise InputError unless two files are a certificate and its key, which is not encrypted."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
+    except (OSError, ValueError) as error:          # an SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise InputError(f"--tls-cert {certificate}: found no certificate with its key, --tls-key"
+                         f" {key} ({reason}), expected both as PEM, the key without a passphrase"
+                         ) from None
+
+
 def listening(host, port):
     """Return a socket that listens. Raises InputError."""
     try:
@@ -173,6 +186,8 @@ def listening(host, port):
 def main(argv=None):
     """Serve the page until Ctrl-C; return the exit code."""
     args = parse(argv)
+    if args.tls_cert:
+        check_certificate(args.tls_cert, args.tls_key)
     if find_spec("gradio") is None:
         raise InputError("found no package gradio, which the page needs; make app installs it, or"
                          " pip install -r requirements-app.txt")

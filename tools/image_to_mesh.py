@@ -126,8 +126,7 @@ def main(argv=None):
     if meshes.peaks:
         say(f"{time.monotonic() - started:.0f} s in all, at most {max(meshes.peaks):.1f} GB")
     if code == 130:
-        print("image_to_mesh.py: interrupted: the last mesh is made of what there was; --resume"
-              " continues", file=sys.stderr)
+        print("image_to_mesh.py: interrupted; --resume continues", file=sys.stderr)
     if code == 3:
         print("image_to_mesh.py: a mesh does not explain its views; what disagrees is said above"
               " and in report.html", file=sys.stderr)
@@ -165,34 +164,36 @@ class Meshes:
                 failed = True
                 say(one_line(f"{folder}: {error}"), sys.stderr)
                 continue
-            if report["interrupted"]:
+            if report is None:
                 return 130
             has_doubts |= bool(report["doubts"])
         return 1 if failed else 3 if has_doubts else 0
 
     def make(self, folder):
-        """Make the mesh of a views folder and its report; return what report.json says."""
+        """Make the mesh of a views folder and its report; return what report.json says.
+
+        None if it was interrupted.
+        """
         from sgm.reconstruct.pipeline import Reconstruction
         report = self.finished(folder) if self.args.resume else None
         if report is not None:
             say(f"{folder}: finished already, skipped (without --resume it is made again)")
             return report
-        for name in REPORTS:                    # of an earlier mesh
-            (folder / name).unlink(missing_ok=True)
         distiller = None
         if self.engine is not None:
             distiller = views_to_mesh.distiller_of(folder, self.engine, self.spec,
                                                    self.args.sequential_cfg)
         run = Reconstruction(folder, self.spec, mesh_folder(folder), distiller=distiller,
-                             **self.options)
+                             outdated=[folder / name for name in REPORTS], **self.options)
         run.run()
-        say(views_to_mesh.result(run.output, run.report))
+        say(views_to_mesh.result(run))
+        if run.interrupted:
+            return None
         report = record(folder, run.report, self.made_with)
         self.peaks.append(report["peak_gb"])
-        if not run.interrupted:
-            with atomic(folder / "report.json") as temporary:
-                temporary.write_text(json.dumps(report, indent=1))
-            say(f"{_html_report.write(folder, mesh_folder(folder), report)}")
+        with atomic(folder / "report.json") as temporary:
+            temporary.write_text(json.dumps(report, indent=1))
+        say(f"{_html_report.write(folder, mesh_folder(folder), report)}")
         return report
 
     def finished(self, folder):

@@ -16,7 +16,8 @@ mesh.glb (y up), mesh.obj with .mtl and .png, mesh.ply (both in the views' own w
 turns the .obj), contact.png, light.png, turntable.mp4 and .gif, report.json; its folder `work` gets
 previews and what --resume continues.
 Exit code: 0 done, 2 wrong input, 3 the files are written, but the mesh does not explain its views,
-130 ended by Ctrl-C (the mesh is then made of what there was, with its report.json).
+130 ended by Ctrl-C (the mesh is then made of what there was, with its report.json; a finished one
+of an earlier run stays instead).
 """
 import argparse
 import sys
@@ -142,8 +143,11 @@ def options(args):
     return {"resume": args.resume, "progress": not args.quiet, "obj_up": args.obj_up}
 
 
-def result(output, report):
-    """Return the lines about a run that has ended. report: that of `Reconstruction`."""
+def result(run):
+    """Return the lines about a `Reconstruction` that has ended."""
+    if run.kept:
+        return f"{run.output}: the finished mesh of an earlier run stays"
+    output, report = run.output, run.report
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
     peak = max(stage["peak_gb"] for stage in report["stages"].values())
     mesh = report["mesh"]
@@ -153,6 +157,8 @@ def result(output, report):
         lines.append(f"mesh.obj, mesh.ply: in {report['views']['world']}")
     lines += [f"{name.replace('_', ' ')} views: {found['psnr_fg']:.2f} dB on the object, silhouette"
               f" IoU {found['iou']:.3f}" for name, found in report.get("metrics", {}).items()]
+    if run.interrupted:
+        lines.append(f"{output}: the mesh is made of what there was")
     return "\n".join(lines)
 
 
@@ -212,15 +218,11 @@ def main(argv=None):
         **options(args),
     )
     run.run()
-    report = run.report
-    print(result(output, report))
+    print(result(run))
     if run.interrupted:
-        print(
-            "views_to_mesh.py: interrupted: the mesh is made of what there was; --resume continues",
-            file=sys.stderr,
-        )
+        print("views_to_mesh.py: interrupted; --resume continues", file=sys.stderr)
         return 130
-    if report["doubts"]:
+    if run.report["doubts"]:
         print("views_to_mesh.py: the mesh does not explain its views; what disagrees is said above"
               " and in report.json", file=sys.stderr)
         return 3

@@ -60,14 +60,15 @@ class Reconstruction:
     source's transforms.json. orbit: one of `sgm.views.frames.RIGS` if the source has no cameras; it
     is then a folder of pictures, a video, a GIF or a sheet; fov: the field of view of its cameras
     in degrees, None: the orbit's own. distiller: an `sgm.reconstruct.distill.goals.Distiller`, or
-    None.
+    None. outdated: paths of files that tell of an earlier mesh; they are removed when it is
+    replaced.
     Raises ShapeError and the like.
     """
 
     def __init__(
         self, source, spec, output, stages=STAGES, resume=False, azimuth_sign=1, progress=True,
         obj_up=None, up="auto", original_world=False, elevation=None, write_cameras=False,
-        orbit=None, fov=None, distiller=None,
+        orbit=None, fov=None, distiller=None, outdated=(),
     ):
         unknown = [name for name in stages if name not in STAGES]
         if unknown:
@@ -87,9 +88,9 @@ class Reconstruction:
         self.obj_up = obj_up
         self.up, self.original_world = up, original_world
         self.elevation, self.write_cameras, self.orbit = elevation, write_cameras, orbit
-        self.fov, self.distiller = fov, distiller
+        self.fov, self.distiller, self.outdated = fov, distiller, outdated
         self.work, self.timer = Work(self.output / "work"), StageTimer()
-        self.report, self.interrupted = {}, False
+        self.report, self.interrupted, self.kept = {}, False, False
 
     def run(self):
         """Run the stages, as `_run` says, alone in the output folder. Raises LockedError."""
@@ -102,8 +103,11 @@ class Reconstruction:
         Without the texture stage that is None. `report` then holds what report.json does. Ctrl-C
         during an optimization, that of the texture too, ends it, skips those that would follow, and
         makes files of what there is; in the last stage it also leaves out figures and pictures that
-        are not made yet. `interrupted` then says so.
+        are not made yet. `interrupted` then says so. A finished mesh of an earlier run is not
+        replaced by such a one: it stays as it was with its report.json, `kept` says so, and None is
+        returned.
         """
+        had_mesh = is_finished(self.output)
         with self.timer("views"):
             if self.orbit is not None:
                 self.report["frames"] = {"source": self.source, "orbit": self.orbit}
@@ -165,10 +169,15 @@ class Reconstruction:
             field.forget_graphs()
             ops.release()
         surface, imagined = self.surface(plain, sdf, field, origin)
+        self.kept = self.interrupted and had_mesh
+        if self.kept:
+            return None
         with until_stopped() as stopped:        # what is done is saved before the end
             with self.timer("texture"):
-                mesh = self.mesh(surface, views, even, imagined, held_out, hull, stopped)
+                mesh = self.mesh(surface, views, even, imagined, held_out, hull, stopped, had_mesh)
             self.interrupted |= bool(stopped)
+            if self.kept:
+                return None
             if not self.interrupted:
                 iou = self.report.get("metrics", {}).get("input", {}).get("iou")
                 self.report["doubts"] = doubts.of_mesh(views, hull.coverage, iou, elevation)
@@ -329,13 +338,14 @@ class Reconstruction:
             self.interrupted |= not optimize(trainer, end=end, save=save, preview=preview,
                                              progress=show)
 
-    def mesh(self, surface, views, even, imagined, held_out, hull, stopped):
+    def mesh(self, surface, views, even, imagined, held_out, hull, stopped, had_mesh):
         """Clean, texture, write files and figures. Return the TexturedMesh in the files' world.
 
         Without the texture stage: report the surface as it is, and return None. even: the views in
         one exposure, which give the texture; imagined: views of what they do not show, or None;
         figures compare with `views` and `held_out`, as they came. stopped: the list of
-        `until_stopped`; the files of the mesh are written even if it holds something.
+        `until_stopped`; the files of the mesh are written even if it holds something, unless
+        `had_mesh`, a finished one is there: then it is `kept`.
         """
         vertices, faces = steps.flattened(surface, hull)
         if "texture" not in self.stages:
@@ -343,17 +353,20 @@ class Reconstruction:
             return None
         mesh, found, facts = steps.texture(vertices, faces, even, self.spec, stopped, imagined,
                                            hull.agreeing)
+        self.kept = bool(stopped) and had_mesh
+        if self.kept:
+            return None
         if found is not None:
             self.report["light"] = facts
         saved = replace(mesh, albedo=None) if self.spec.light.bake else mesh
         placed = saved.placed(views.scale, views.center).turned_back(views.upright)
         if self.original_world:
             placed = placed.undone(views.applied)
+        for file in (*self.outdated, *(self.output / name for name in (*PICTURES, "report.json"))):
+            file.unlink(missing_ok=True)        # those of an earlier mesh
         for kind in FORMATS:
             mesh_writer.save(placed, self.output / f"mesh.{kind}", self.obj_up)
         self.report["mesh"] = report.facts(placed)
-        for name in PICTURES:                   # those of an earlier mesh
-            (self.output / name).unlink(missing_ok=True)
         if not stopped:
             self.report["metrics"] = {"input": _rounded(report.view_metrics(mesh, views))}
             if len(held_out):
@@ -398,6 +411,16 @@ class Reconstruction:
             temporary.write_text(json.dumps(self.report, indent=1))
 
 
+def is_finished(folder):
+    """Return whether a folder has a mesh that its report.json says is whole, with its figures."""
+    try:
+        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        is_whole = found["interrupted"] is False and "input" in found["metrics"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return False
+    return is_whole and (folder / "mesh.glb").is_file()
+
+
 def views_to_mesh(views, output=None, config="default", overrides=(), **options):
     """Make a mesh of views with cameras, as tools/views_to_mesh.py does it.
 
@@ -405,7 +428,8 @@ def views_to_mesh(views, output=None, config="default", overrides=(), **options)
     transforms.json. output: the folder to write; None = `mesh` within the views folder. config:
     default, fast, fine or a YAML file; overrides: ["nerf.steps=300", ...]. options: those of
     `Reconstruction`; with `stages` that leave out "texture" there is no mesh yet and None is
-    returned: `output` holds what they made.
+    returned: `output` holds what they made. None, too, after Ctrl-C where `output` has a finished
+    mesh, which stays.
     The device is that of sgm.ops.set_device, a CPU if nobody called it. Raises ShapeError,
     CameraError, ImageError, ConfigError (all sgm.common.errors.InputError).
     """

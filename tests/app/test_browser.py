@@ -100,6 +100,7 @@ class Server:
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(60) in (0, 130)
         self.said.close()
+        assert not self.asked.exists(), self.asked.read_text()      # it asks nothing but loopback
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,6 @@ def server(tmp_path_factory):
     made = Server(tmp_path_factory.mktemp("app"), "--also", "sv3d_u=random")
     yield made
     made.close()
-    assert not made.asked.exists(), made.asked.read_text()
 
 
 @pytest.fixture
@@ -361,10 +361,10 @@ def test_elevation_is_estimated_and_a_fast_mesh_made(tmp_path, serve, visitor, p
     choose(page, picture)
     assert page.input_value("#elevation input[type=number]") == "10"
     page.click("#estimate")
-    assert wait_for(page, "done", "failed") == "red_elevation: about 27° above the horizon"
+    assert wait_for(page, "done", "failed") == "red: about 27° above the horizon"
     until(page, lambda: page.input_value("#elevation input[type=number]") == "27")
     page.click("#make_fast")
-    until(page, lambda: state(page)[1].startswith("red:"))
+    until(page, lambda: state(page)[1].startswith("red:") and "27°" not in state(page)[1])
     assert wait_for(page, "done", "failed") == "red: done"
     page.wait_for_selector("#result p:has-text('lrm_small, CPU')")
     faces = int(until(page, lambda: [text for text in page.console if " faces, en" in text])[-1].split()[1])
@@ -373,6 +373,10 @@ def test_elevation_is_estimated_and_a_fast_mesh_made(tmp_path, serve, visitor, p
     mesh = trimesh.load(downloaded(page, "mesh.glb"), file_type="glb", force="mesh")
     assert len(mesh.faces) == faces and mesh.extents.max() == pytest.approx(1, abs=1e-4)
     assert json.loads((server.output / "red" / "report.json").read_text())["elevation"] == 27
+    # the result stays open while an elevation is estimated
+    page.click("#estimate")
+    until(page, lambda: "27°" in state(page)[1])
+    assert page.inner_text("#result h3") == "red"
 
 
 def test_password(tmp_path, serve, chromium):

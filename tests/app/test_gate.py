@@ -21,7 +21,8 @@ async def inner(scope, receive, send):
         await send({"type": "http.response.start", "status": 500, "headers": []})
         await send({"type": "http.response.body", "body": b""})
         raise ConnectionError
-    headers = [(b"content-length", str(len(PAGE)).encode()), (b"access-control-allow-origin", b"*"), (b"content-type", b"text/html")]
+    kind = b"video/mp4" if scope["path"].endswith(".mp4") else b"text/html; charset=utf-8"
+    headers = [(b"content-length", str(len(PAGE)).encode()), (b"access-control-allow-origin", b"*"), (b"content-type", kind)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": PAGE[:50], "more_body": True})
     await send({"type": "http.response.body", "body": PAGE[50:]})
@@ -55,8 +56,11 @@ def test_page_asks_nobody_else():
 
 def test_other_answers_are_left_alone_and_reports_have_no_rights():
     app = Gate(inner)
-    assert ask(app, "/files/cup_23/views.mp4")[2] == PAGE
-    assert ask(app, "/files/cup_23/report.html")[1]["content-security-policy"].startswith("sandbox allow-scripts;")
+    _, headers, body = ask(app, "/files/cup_23/views.mp4")
+    assert body == PAGE and headers["content-security-policy"] == gate.POLICY
+    for path in ("report.html", "report.html/", "report.html/.", "mesh//report.html", "report.HTML", "report"):
+        assert ask(app, f"/files/cup_23/{path}")[1]["content-security-policy"].startswith("sandbox allow-scripts;")
+    assert ask(app, "/viewer/en/cup_23")[1]["content-security-policy"] == gate.POLICY
 
 
 @pytest.mark.parametrize("path", [

@@ -1,6 +1,8 @@
 """The queue of the web page, with a process that does nothing but what a job says."""
+import signal
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -27,14 +29,23 @@ PROCESS = """
                 tell(elevation=12.5)
             if job["do"] == "die":
                 os._exit(7)
-            if job["do"] in ("wait", "stubborn", "draw"):
+            if job["do"] in ("wait", "stubborn", "draw", "slow", "late"):
                 time.sleep(60)
             code = job.get("code", 0)
         except KeyboardInterrupt:
             if job["do"] == "stubborn":
                 time.sleep(60)
+            if job["do"] == "slow":
+                time.sleep(1)
+                open("mesh", "w").close()
             code = 130
-        print("\\0", flush=True)
+        if job["do"] == "late":         # the signal came when all was done
+            print("\\0", flush=True)
+            tell(code=0)
+            time.sleep(0.3)
+            break
+        if job["do"] != "silent":
+            print("\\0", flush=True)
         tell(code=code)
         if code == 130:
             break
@@ -106,6 +117,42 @@ def test_a_second_cancel_ends_what_does_not_listen(queue):
     assert job.state == "running" and job.cancelled == 1
     queue.cancel(job)
     assert over(job) == ["cancelled"]
+
+
+def test_cancel_that_comes_too_late_leaves_the_next_job_alone(queue, monkeypatch):
+    """Before the process tells that it is done, which then ends, and after that: nothing is signalled."""
+    monkeypatch.setattr(jobs, "SAID_SECONDS", 1)
+    first, second = queue.add("views", "a", {"do": "late"}), queue.add("views", "b", {"do": "silent"})
+    until(lambda: first.progress)
+    queue.cancel(first)
+    until(lambda: second.code == 0)
+    assert first.state == "done" and not second.is_over
+    third = queue.add("views", "c", {"do": "nothing"})
+    queue.cancel(second)
+    assert over(second, third) == ["done", "done"] and not second.cancelled
+    processes = [job.lines[0].split()[1] for job in (first, second, third)]
+    assert processes[0] != processes[1] == processes[2]
+
+
+def test_job_is_waited_for_when_the_page_ends(queue, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "END_SECONDS", 0.1)
+    said = []
+    queue.log = said.append
+    job = queue.add("mesh", "cup", {"do": "slow"})
+    until(lambda: job.progress)
+    queue.close()
+    assert job.state == "cancelled" and (tmp_path / "mesh").is_file() and queue.process.poll() is not None
+    assert said[-1] == "cup: is being cancelled; what is finished stays. Ctrl-C again ends it at once"
+
+
+def test_second_ctrl_c_of_the_page_ends_what_does_not_listen(queue):
+    job = queue.add("mesh", "cup", {"do": "stubborn"})
+    until(lambda: job.progress)
+    timer = threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    queue.close()
+    timer.join()
+    assert job.state == "cancelled" and queue.process.poll() == -signal.SIGKILL
 
 
 def test_process_that_dies_fails_its_job_only(queue):

@@ -35,7 +35,8 @@ def test_files_of_a_result(results):
     ("cup_23", "../../secret.json"), ("cup_23", "mesh/../../../secret.json"), ("..", "secret.json"), ("../other", "000.png"),
     (".", "cup_23/000.png"), ("cup_23", "/etc/passwd"), ("", "secret.json"), ("cup_23", ""), ("cup_23", "mesh"),
     ("cup_23", "."), ("cup_23", "mesh/work/nerf.json"), ("cup_23", ".hidden.png"), ("cup_23", "notes.txt"),
-    ("cup_23", "000.png\0.json"), ("cup_23/mesh", "mesh.glb"), ("cup_23", "a" * 300 + ".png"), ("cup_23", "missing.png")])
+    ("cup_23", "000.png\0.json"), ("cup_23/mesh", "mesh.glb"), ("cup_23", "a" * 300 + ".png"), ("cup_23", "missing.png"),
+    ("cup_23", "000.png/"), ("cup_23", "000.png/."), ("cup_23", "./000.png"), ("cup_23", "mesh//mesh.glb")])
 def test_nothing_else_is_read(results, name, file):
     assert results.path(name, file) is None
 

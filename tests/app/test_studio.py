@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import app
 import image_to_mesh
 import pytest
+from _app import jobs
 from _app.studio import Studio
 from support.badfiles import encoded, object_on_white
 
@@ -59,6 +60,16 @@ def test_wrong_wishes_leave_nothing_behind(studio):
         with pytest.raises(InputError, match="found no views"):
             studio.make_mesh(name, MESH)
     assert not list(studio.jobs.iterdir()) and not studio.queue.known
+
+
+def test_name_of_a_job_that_is_refused_is_free_again(studio, monkeypatch):
+    token, _ = studio.cutouts.add("cup.png", encoded(object_on_white()))
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "MOST_WAITING", 0)
+        for make, given in ((studio.make_views, VIEWS), (studio.make_fast, {"elevation": 0})):
+            with pytest.raises(InputError, match="the queue is full"):
+                make(token, given)
+    assert studio.make_views(token, VIEWS).folder == "cup_23" and studio.make_fast(token, {"elevation": 0}).folder == "cup"
 
 
 def test_only_uploads_are_opened(studio, tmp_path):
@@ -115,7 +126,8 @@ def test_estimate_of_an_upload(studio, told):
         studio.estimate(token)
     studio.estimates = True
     jobs = [studio.estimate(token) for _ in range(2)]
-    assert [job.folder for job in jobs] == ["cup_elevation", "cup-2_elevation"], "each user is told of one's own"
+    assert [job.folder for job in jobs] == ["cup", "cup"] and jobs[0].id != jobs[1].id
+    assert studio.queue.of("cup") is None and not studio.results.reserved, "it is no result, and takes no name of one"
     given = told(jobs[0])
     args = image_to_mesh.parse(given["argv"])
     assert (given["kind"], args.feedforward) == ("elevation", True) and args.image.endswith("/cup.png")
@@ -165,7 +177,7 @@ def test_flags_go_to_the_process_with_whole_paths(tmp_path, monkeypatch):
     assert found.set == ["height=320", "width=320"] and found.dtype == "fp16" and not found.sequential_cfg
 
 
-def test_other_machines_need_a_password(tmp_path, monkeypatch):
+def test_other_machines_need_a_password(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv(app.PASSWORD, raising=False)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     assert app.password(app.parse([])) is app.password(app.parse(["--host", "localhost"])) is None
@@ -177,6 +189,9 @@ def test_other_machines_need_a_password(tmp_path, monkeypatch):
     monkeypatch.setenv(app.PASSWORD, "short")
     with pytest.raises(InputError, match="found 5 letters, expected at least 8"):
         app.password(app.parse([]))
+    pair = ["--tls-cert", str(tmp_path / "secret"), "--tls-key", str(tmp_path / "secret")]
+    assert app.exit_code("app.py", app.main, pair) == 2
+    assert capsys.readouterr().err.startswith(f"app.py: --tls-cert {tmp_path / 'secret'}: found no certificate with its key")
     for bad in (["--tls-cert", str(tmp_path / "secret")], ["--tls-key", "nothing.pem"]):
         with pytest.raises(SystemExit):
             app.parse(bad)

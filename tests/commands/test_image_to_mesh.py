@@ -35,7 +35,7 @@ brick = cache(textured_brick)
 @pytest.fixture
 def made(monkeypatch):
     """The command without networks and optimizations. What was loaded and made, in order; `report` changes the meshes'."""
-    made = SimpleNamespace(list=[], report={})
+    made = SimpleNamespace(list=[], report={}, kept=False)
     engine = SimpleNamespace(precision="Float32", is_random=False, weights=None, release=lambda: None)
 
     def load_model(model, ckpt, dtype, overrides, lora, ema):
@@ -54,11 +54,17 @@ def made(monkeypatch):
         def __init__(self, source, spec, output, **options):
             self.source, self.spec, self.output, self.options = source, spec, output, options
             self.interrupted = made.report.get("interrupted", False)
+            self.kept = made.kept
+            self.outdated = options.pop("outdated")
 
         def run(self):
             made.list.append((self.source.name, self.options))
             if self.source.name.startswith("bad"):
                 raise ShapeError("the object is too thin")
+            if self.kept:
+                return
+            for file in self.outdated:
+                file.unlink(missing_ok=True)
             (self.output / "work").mkdir(parents=True, exist_ok=True)
             mesh_writer.save(brick(), self.output / "mesh.glb")
             Image.new("RGB", (64, 48), "green").save(self.output / "contact.png")
@@ -170,10 +176,17 @@ def test_doubts_and_an_interrupted_mesh(made, photo, tmp_path, capsys):
     made.report = {"doubts": ["elevation: look"]}
     assert command.run(flags(photo, tmp_path)) == 3
     assert "a mesh does not explain its views" in capsys.readouterr().err
-    made.report = {"interrupted": True}
+    made.report, made.kept = {"interrupted": True}, True
+    assert command.run(flags(photo, tmp_path, "--resume", "--mesh-config", "fast")) == 130
+    said = capsys.readouterr()
+    assert "the finished mesh of an earlier run stays" in said.out and said.err.endswith("interrupted; --resume continues\n")
+    folder = tmp_path / "out" / "cup_23"
+    assert (folder / "report.html").exists() and json.loads((folder / "report.json").read_text())["doubts"]
+    made.kept = False
     assert command.run(flags(photo, tmp_path)) == 130
-    assert not (tmp_path / "out" / "cup_23" / "report.html").exists()            # that of the run before
-    assert "--resume continues" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "the mesh is made of what there was" in said.out and "--resume continues" in said.err
+    assert not (folder / "report.html").exists() and not (folder / "report.json").exists(), "those of the run before"
 
 
 @pytest.mark.parametrize("more, expected", [

@@ -249,29 +249,37 @@ def test_from_views_to_files_killed_and_resumed(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_makes_files_of_what_there_is(folder, tmp_path):
+@pytest.mark.parametrize("stage, steps", [("nerf", "4000"), ("dmtet", "[4000,2]")])
+def test_ctrl_c_makes_files_of_what_there_is(stage, steps, folder, tmp_path):
     output = tmp_path / "out"
-    process = subprocess.Popen(command(folder, output, "--set=nerf.steps=4000"), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (output / "work" / "nerf.npz").exists():
+    process = subprocess.Popen(command(folder, output, f"--set={stage}.steps={steps}"), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (output / "work" / f"{stage}.npz").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
     report = json.loads((output / "report.json").read_text())
-    assert report["interrupted"] and report["nerf"]["steps"] < 4000
+    assert report["interrupted"] and 0 < report[stage]["steps"] < 4000
     assert (output / "mesh.glb").stat().st_size > 1000 and not [f for f in os.listdir(output) if f.startswith(".")]
 
 
-def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch):
-    """The handler is called as Ctrl-C calls it, once before and once within the texture's least squares, once after."""
+def test_ctrl_c_leaves_a_mesh(folder, tmp_path, monkeypatch):
+    """The handler is called as Ctrl-C calls it, once before and once within the texture's least squares, once after.
+
+    A finished mesh of an earlier run is left as it was, unless the new one is complete.
+    """
     from sgm.reconstruct import report as report_module
     from sgm.reconstruct.texture import baking, least_squares
-    output = tmp_path / "out"
+    output, told = tmp_path / "out", tmp_path / "report.html"
     settings = [item.removeprefix("--set=") for item in TINY]
     observations, facts = least_squares._observations, report_module.facts
 
     def run(*more):
-        return Reconstruction(folder, load_mesh_spec("default", [*settings, *more]), output, ("texture",), progress=False)
+        return Reconstruction(folder, load_mesh_spec("default", [*settings, *more]), output, ("texture",), progress=False,
+                              outdated=[told])
+
+    def files():
+        return {path: path.read_bytes() for path in (told, *output.iterdir()) if path.is_file()}
 
     def interrupted(of):
         once = iter([signal.SIGINT])
@@ -285,6 +293,27 @@ def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch)
     ended = run()
     assert ended.run().albedo is not None and ended.report["light"]["shading"][0] < ended.report["light"]["shading"][1]
     assert ended.report["interrupted"] is False and (output / "contact.png").exists() and (output / "light.png").exists()
+    told.write_text("of the first mesh")
+    before = files()
+
+    def ends_optimization(run, *args):
+        run.interrupted = True
+        return surface(run, *args)
+
+    def fails(*args):
+        raise KeyboardInterrupt
+
+    surface = Reconstruction.surface
+    for place, name, instead in ((Reconstruction, "surface", ends_optimization), (baking, "texels", interrupted(baking.texels))):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, instead)
+            ended = run("light.bake=true")
+            assert ended.run() is None and ended.interrupted and ended.kept and files() == before, name
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Reconstruction, "field", fails)
+        run("light.bake=true").run()
+    assert files() == before
+
     baked = (output / "mesh.png").read_bytes()
     for place, name, of in ((baking, "texels", baking.texels), (least_squares, "_observations", observations),
                             (report_module, "facts", facts)):
@@ -296,6 +325,7 @@ def test_ctrl_c_in_the_last_stage_leaves_the_mesh(folder, tmp_path, monkeypatch)
             assert ended.run().albedo is None
         report = json.loads((output / "report.json").read_text())
         assert ended.interrupted and report["interrupted"] and report["mesh"]["faces"] > 100 and "metrics" not in report
+        assert not ended.kept and not told.exists()
         assert (output / "mesh.glb").stat().st_size > 1000 and "texture" in report["stages"]
         assert not any((output / name).exists() for name in ("contact.png", "light.png", "turntable.gif"))
         assert ((output / "mesh.png").read_bytes() == baked) == (name == "facts")

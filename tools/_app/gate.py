@@ -61,15 +61,13 @@ class Gate:
         if is_page:                     # its text is changed, so it must not come compressed
             scope = {**scope, "headers": [pair for pair in scope["headers"]
                                           if pair[0].lower() != b"accept-encoding"]}
-        is_report = scope["path"].startswith("/files/") and scope["path"].endswith(".html")
-        policy = OF_FILES if is_report else POLICY
         body = _Body(receive, send, self.limit(scope["path"]))
         if scope["path"].endswith("/queue/join") and not self.is_own(await body.read_ahead()):
             if not body.is_refused:
                 await _answer(send, 403, "this value is not the page's")
             return None
         try:
-            await self.app(scope, body.receive, _with_headers(body.send, policy, is_page))
+            await self.app(scope, body.receive, _with_headers(body.send, scope["path"], is_page))
         except Exception:
             if not body.is_refused:             # else the application misses the rest of it
                 raise
@@ -172,8 +170,11 @@ def _too_large(most):
     return f"found a larger upload, expected at most {most >> 20} MB; make the image smaller"
 
 
-def _with_headers(send, policy, is_page):
-    """Return a `send` that adds our headers, and takes foreign addresses out of the page."""
+def _with_headers(send, path, is_page):
+    """Return a `send` that adds our headers, and takes foreign addresses out of the page.
+
+    The policy goes by what the answer says it is: a path may name a page in more than one way.
+    """
     start, body = None, b""
 
     async def changed(message):
@@ -182,6 +183,9 @@ def _with_headers(send, policy, is_page):
             kept = [pair for pair in message["headers"]
                     if pair[0].lower() not in (b"access-control-allow-origin",
                                                b"access-control-allow-credentials")]
+            is_html = any(name.lower() == b"content-type" and kind.lower().startswith(b"text/html")
+                          for name, kind in kept)
+            policy = OF_FILES if is_html and path.startswith("/files/") else POLICY
             message = {**message, "headers": [
                 *kept, (b"content-security-policy", policy.encode()),
                 (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]}

@@ -24,7 +24,7 @@ MOST_KEPT = 200         # jobs that are over and still known
 LINES = 40              # of what a job says; earlier ones are forgotten
 END = "\0"              # a line that the process prints after the last one of a job
 SAID_SECONDS = 5        # in which that line comes
-END_SECONDS = 20        # in which the process ends when the page does
+END_SECONDS = 20        # in which the process ends when its last job has
 STATES = {0: "done", 1: "failed", 2: "failed", 3: "doubtful", 130: "cancelled"}   # by exit code
 
 
@@ -32,12 +32,12 @@ STATES = {0: "done", 1: "failed", 2: "failed", 3: "doubtful", 130: "cancelled"} 
 class Job:
     """One thing to compute.
 
-    kind: "views", "mesh", "fast" or "elevation"; folder: name of its results, or only its own;
-    given: what the process is told.
+    kind: "views", "mesh", "fast" or "elevation"; folder: name of its results, of an elevation that
+    of its picture; given: what the process is told.
     scratch: a folder of its own, which is removed when it is over. state: waiting, running, done,
     doubtful (done, and the mesh does not explain its views), failed or cancelled. progress: the
     `state` of a `sgm.common.progress.Chain`. steps_drawn: how many previews there were. elevation:
-    what was estimated, degrees.
+    what was estimated, degrees. code: the exit code that the process told, None before.
     """
     kind: str
     folder: str
@@ -50,6 +50,7 @@ class Job:
     elevation: Optional[float] = None
     lines: deque = field(default_factory=lambda: deque(maxlen=LINES))
     cancelled: int = 0
+    code: Optional[int] = None
 
     @property
     def is_over(self):
@@ -107,8 +108,8 @@ class Queue:
     def of(self, folder):
         """Return the last job of a folder of results; None without one."""
         with self.changed:
-            return next((job for job in reversed(self.known.values()) if job.folder == folder),
-                        None)
+            return next((job for job in reversed(self.known.values())
+                         if job.folder == folder and job.kind != "elevation"), None)
 
     def unfinished(self):
         """Return the jobs that run or wait, in their order."""
@@ -124,23 +125,32 @@ class Queue:
             if job in self.waiting:
                 self.waiting.remove(job)
                 self._end(job, "cancelled")
-            elif job is self.running:
+            elif job is self.running and job.code is None:      # else the process has done with it
                 job.cancelled += 1
                 self._signal(signal.SIGINT if job.cancelled == 1 else signal.SIGKILL)
 
     def close(self):
-        """End all jobs; the one that runs as Ctrl-C ends it, within END_SECONDS."""
+        """End all jobs; wait for the one that runs, which ends as `cancel` ends it.
+
+        A KeyboardInterrupt while it waits, a second Ctrl-C, ends the process at once.
+        """
         with self.changed:
             self.is_closed = True
             for job in list(self.waiting):
                 self.waiting.remove(job)
                 self._end(job, "cancelled")
             if self.running is not None:
-                self.running.cancelled += 1
-                self._signal(signal.SIGINT)
+                self.log(f"{self.running.folder}: is being cancelled; what is finished stays."
+                         " Ctrl-C again ends it at once")
+                if not self.running.cancelled:
+                    self.cancel(self.running)
             elif self.process is not None:
                 self.process.stdin.close()
             self.changed.notify_all()
+            try:                # not by thread.join, which takes it for ended if it is interrupted
+                self.changed.wait_for(lambda: self.running is None)
+            except KeyboardInterrupt:
+                self._signal(signal.SIGKILL)
         self.thread.join(END_SECONDS)
         if self.process is not None and self.process.poll() is None:
             self._signal(signal.SIGKILL)
@@ -181,21 +191,24 @@ class Queue:
                 return 130
         self.speaker = job
         self.all_said.clear()
-        self.process.stdin.write(json.dumps({**job.given, "scratch": str(job.scratch)}) + "\n")
-        self.process.stdin.flush()
-        code = None
+        with suppress(BrokenPipeError):         # it has died: `events` ends at once
+            self.process.stdin.write(json.dumps({**job.given, "scratch": str(job.scratch)}) + "\n")
+            self.process.stdin.flush()
         for line in self.events:        # until the job, or the process, ends
             event = json.loads(line)
             if "code" in event:
-                code = event["code"]
+                with self.changed:      # from now on nobody signals it
+                    job.code = event["code"]
                 break
             job.progress = event.get("progress", job.progress)
             job.steps_drawn += "preview" in event
             job.elevation = event.get("elevation", job.elevation)
+        code = job.code
         if code is not None:
             self.all_said.wait(SAID_SECONDS)
-        if code in (None, 130):
-            self.process.stdin.close()
+        if code in (None, 130) or job.cancelled:    # a signal that came too late ends it, too
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
             try:
                 self.process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:

@@ -91,41 +91,44 @@ class Handlers:
         return token, "".join(f"<p>{escape(line)}</p>" for line in lines), brush
 
     def views(self, token, *values):
-        """Queue the views of an image; return the name of their folder, which is then open."""
-        return _or_error(self.studio.make_views, token, dict(zip(OF_VIEWS, values)))
+        """Queue the views of an image; return what is then open: their folder, and no estimate."""
+        return _or_error(self.studio.make_views, token, dict(zip(OF_VIEWS, values))).folder, None
 
     def fast(self, token, elevation):
-        """Queue the mesh of an image in one pass; return the name of its folder."""
-        return _or_error(self.studio.make_fast, token, {"elevation": elevation})
+        """Queue the mesh of an image in one pass; return its folder, and no estimate."""
+        return _or_error(self.studio.make_fast, token, {"elevation": elevation}).folder, None
 
     def estimate(self, token):
-        """Queue the estimate of the elevation of an image; return the name of its job."""
-        return _or_error(self.studio.estimate, token)
+        """Queue the estimate of the elevation of an image; return the id of its job."""
+        return _or_error(self.studio.estimate, token).id
 
     def mesh(self, name, *values):
-        """Queue the mesh of the folder that is open; return its name."""
-        return _or_error(self.studio.make_mesh, name, dict(zip(OF_MESH, values)))
+        """Queue the mesh of the folder that is open; return its name, and no estimate."""
+        return _or_error(self.studio.make_mesh, name, dict(zip(OF_MESH, values))).folder, None
 
-    def stop(self, name):
-        """Cancel the job of a folder."""
-        job = self.studio.queue.of(name)
-        if job is not None:
-            self.studio.queue.cancel(job)
+    def stop(self, name, estimate):
+        """Cancel the estimate of an id if it is not over, else the job of a folder."""
+        for job in (self.studio.queue.known.get(estimate), self.studio.queue.of(name)):
+            if job is not None and not job.is_over:
+                return self.studio.queue.cancel(job)
 
-    def look(self, name, before):
+    def look(self, name, estimate, before):
         """Return what has changed; a result that has not is left alone, so that a viewer stays.
 
-        An elevation that was estimated is set once.
+        name: of the folder that is open; estimate: the id of the job that estimates an elevation,
+        which is set once; both None without one. before: what this returned for it the last time.
         """
         queue, results = self.studio.queue, self.studio.results
         job, found = queue.of(name), results.get(name) if name else None
+        asked = queue.known.get(estimate)
         now = (name, job and job.is_over, found and shown.version(results, found))
-        is_told = now != before and job is not None and job.elevation is not None
-        return (shown.status(queue, job, self.language),
-                gr.Button(interactive=job is not None and not job.is_over),
-                gr.skip() if now == before else shown.result(results, found, self.language),
-                now, shown.queue_list(queue, self.language),
-                round(job.elevation) if is_told else gr.skip())
+        told = None if asked is None or asked.elevation is None else (asked.id, asked.elevation)
+        was, was_told = before or (None, None)
+        return (shown.status(queue, asked, self.language) + shown.status(queue, job, self.language),
+                gr.Button(interactive=any(one and not one.is_over for one in (asked, job))),
+                gr.skip() if now == was else shown.result(results, found, self.language),
+                (now, told), shown.queue_list(queue, self.language),
+                gr.skip() if told in (None, was_told) else round(asked.elevation))
 
     def listed(self):
         """Return the list of results as it is now."""
@@ -138,9 +141,9 @@ class Handlers:
 
 
 def _or_error(make, *what):
-    """Return the folder of the job that make(*what) queues; its error is shown on the page."""
+    """Return the job that make(*what) queues; its error is shown on the page."""
     try:
-        return make(*what).folder
+        return make(*what)
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
@@ -155,7 +158,7 @@ def build(app, studio, language, most_bytes):
 
     said, info, steps_of, scale, source = do.of_model(studio.spec.name)
     with gr.Blocks(title=text("title"), analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        token, opened, version = gr.State(None), gr.State(None), gr.State(None)
+        token, opened, asked, version = (gr.State(None) for _ in range(4))
         with gr.Row(equal_height=True):
             gr.Markdown(f"# {text('title')}")
             other = "zh" if language == "en" else "en"
@@ -230,15 +233,16 @@ def build(app, studio, language, most_bytes):
         # in the order of OF_VIEWS and OF_MESH
         of_views = [model, elevation, orbit, amplitude, steps, seed, guidance]
         of_mesh = [elevation, config, light, elevation_from, distill, resume]
-        look = (do.look, [opened, version], shows)
+        look = (do.look, [opened, asked, version], shows)
+        what = [opened, asked]
         model.change(do.changed, model, [line, elevation, steps, guidance, elevation_from], **quiet)
-        make_views.click(do.views, [token, *of_views], opened, **quiet).then(*look, **quiet)
-        make_fast.click(do.fast, [token, elevation], opened, **quiet).then(*look, **quiet)
-        estimate.click(do.estimate, token, opened, **quiet).then(*look, **quiet)
-        make_mesh.click(do.mesh, [opened, *of_mesh], opened, **quiet).then(*look, **quiet)
-        cancel.click(do.stop, opened, None, **quiet)
+        make_views.click(do.views, [token, *of_views], what, **quiet).then(*look, **quiet)
+        make_fast.click(do.fast, [token, elevation], what, **quiet).then(*look, **quiet)
+        estimate.click(do.estimate, token, asked, **quiet).then(*look, **quiet)
+        make_mesh.click(do.mesh, [opened, *of_mesh], what, **quiet).then(*look, **quiet)
+        cancel.click(do.stop, what, None, **quiet)
         # not looked up in the list that this page began with: another user's result may be newer
-        names.input(lambda name: name, names, opened, preprocess=False, **quiet).then(
+        names.input(lambda name: (name, None), names, what, preprocess=False, **quiet).then(
             *look, **quiet)
         refresh.click(do.listed, None, names, **quiet)
         page.load(do.listed, None, names, **quiet)

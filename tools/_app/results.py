@@ -61,9 +61,9 @@ class Results:
     def free_name(self, stem, ending):
         """Return a stem for which neither a folder stem + ending is there, nor another user has it.
 
-        `stem` itself, or with a number.
+        `stem`, as `plain` has it, or with a number. It is reserved until `release`.
         """
-        stem = re.sub(r"[^\w-]+", "_", stem).strip("_-")[:60] or "image"
+        stem = plain(stem)
         with self.lock:
             for number in range(1, 1 << 20):
                 name = stem if number == 1 else f"{stem}-{number}"
@@ -72,13 +72,18 @@ class Results:
                     self.reserved.add(folder)
                     return name
 
+    def release(self, folder):
+        """Give a folder back that `free_name` has reserved, and in which nothing will be."""
+        with self.lock:
+            self.reserved.discard(folder)
+
     def path(self, name, file):
         """Return the path of a file of a result that may be read; None for any other.
 
-        file: as in a URL, "mesh/mesh.glb".
+        file: as in a URL, "mesh/mesh.glb"; only in this form, not as "./mesh//mesh.glb/".
         """
         parts = (name, *PurePosixPath(file).parts)
-        if file.startswith("/") or len(parts) > 3 or Path(file).suffix not in SUFFIXES:
+        if "/".join(parts[1:]) != file or len(parts) > 3 or Path(file).suffix not in SUFFIXES:
             return None
         place = self.folder
         for part in parts:
@@ -147,6 +152,11 @@ class Results:
             prefix = re.escape(f"{folder}/" * bool(folder))
             return any(re.fullmatch(f"{prefix}(?:{pattern})", file) for file in result.files)
         return [name for name in DOWNLOADS if is_there(name)]
+
+
+def plain(stem):
+    """Return a text as a file's name may have it: letters, digits, - and _, at most 60."""
+    return re.sub(r"[^\w-]+", "_", stem).strip("_-")[:60] or "image"
 
 
 def _time(file):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from _app import forms
 from _app.cutouts import Cutouts
 from _app.jobs import Queue
-from _app.results import Results
+from _app.results import Results, plain
 from sgm.common.cli import MAX_SEED
 from sgm.common.errors import InputError
 from sgm.config.lrm import load_lrm_spec
@@ -97,17 +97,27 @@ class Studio:
         if not self.estimates:
             raise InputError("elevation: found no network with an estimator of it, expected"
                              " --fast-config lrm_small when the page was started")
-        return self._add("elevation", token, "_elevation", [*self.fast_argv, self.output])
+        stem = plain(self.cutouts.get(token).stem)
+        return self._queue("elevation", token, stem, stem, [*self.fast_argv, self.output])
 
     def _add(self, kind, token, ending, argv):
         """Queue a job of a picture, whose results are in a folder of its name and an ending."""
         stem = self.results.free_name(self.cutouts.get(token).stem, ending)
+        folder = f"{stem}{ending}"
+        try:
+            return self._queue(kind, token, stem, folder, argv)
+        except Exception:
+            self.results.release(folder)
+            raise
+
+    def _queue(self, kind, token, stem, folder, argv):
+        """Queue a job of a picture, which is written as stem.png for it."""
         scratch = Path(tempfile.mkdtemp(dir=self.jobs))
         try:
             image = scratch / f"{stem}.png"
             self.cutouts.save(token, image)
-            return self.queue.add(kind, f"{stem}{ending}", {"argv": [str(image), *argv]}, scratch)
-        except InputError:
+            return self.queue.add(kind, folder, {"argv": [str(image), *argv]}, scratch)
+        except Exception:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
 
@@ -129,5 +139,7 @@ class Studio:
 
     def close(self):
         """End all jobs, keeping what they can, and remove what is temporary."""
-        self.queue.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        try:
+            self.queue.close()
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)

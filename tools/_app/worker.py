@@ -109,7 +109,7 @@ def read_jobs(jobs):
     for line in sys.stdin:
         jobs.put(json.loads(line))
     jobs.put(None)
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)      # it may be waiting
     timer = threading.Timer(LEAVE_SECONDS, os._exit, [1])
     timer.daemon = True
     timer.start()

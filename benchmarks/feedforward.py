@@ -10,14 +10,16 @@ object, as it was rendered; measured are the twelve cameras that nothing is trai
 (sgm.views.cameras.EVALUATION).
 
   model     the network
-  other     the network, with the image of another object of TEST
+  other     the network, with the image of the next row of TEST that shows another object
   mean      the mean of all objects of TRAIN, as premultiplied pictures
   pixels    the object of TRAIN, at one of four turns, whose view is nearest to the input, by pixels
   features  the same, by the network's own features (class token, mean of the others)
 
 Printed are the means over objects of PSNR on the object and of the silhouettes' IoU, by how much
 the model is better than each other arm (mean of the paired differences, with the 95 % interval of a
-bootstrap over objects) and in how many objects. Without --train there are only the first two arms.
+bootstrap over objects) and in how many objects. Rows that show one object in several forms (-front
+and -quarter of test sets, -00 and -01 of variations) count together as one. Without --train there
+are only the first two arms.
 --against: the same differences to the `model` of another run on the same objects, for arms that are
 trained in another way. --shapes: also Chamfer distance and IoU of the
 mesh, procedural objects only, whose shape is known.
@@ -46,6 +48,7 @@ from sgm.feedforward.reconstructor import load_lrm  # noqa: E402
 from sgm.geometry import metrics as of_shapes  # noqa: E402
 from sgm.render.families.named import procedural_object  # noqa: E402
 from sgm.render.procedural import on_white  # noqa: E402
+from sgm.render.sets.row_names import next_other, objects_of_rows  # noqa: E402
 from sgm.render.visible import OuterSurface  # noqa: E402
 from sgm.train.feedforward.feedforward_batches import input_view  # noqa: E402
 from sgm.train.objects.masked_views import MaskedViews  # noqa: E402
@@ -156,10 +159,10 @@ def mesh_of(vertices, faces):
 
 def measure(args, model, test, baselines, names, size):
     """Yield (name, {arm: {measure: value}}, pictures of a sheet) of every test object."""
-    count = len(test)
-    for index in each(range(count), "test objects", "object", quiet=args.quiet):
+    objects = objects_of_rows(names)
+    for index in each(range(len(test)), "test objects", "object", quiet=args.quiet):
         planes, image = planes_of(model, test, index)
-        other, _ = planes_of(model, test, (index + 1) % count)
+        other, _ = planes_of(model, test, next_other(objects, index))
         truth = straight(test.pictures(index, EVALUATION, size))
         small = test.pictures(index, [test.num_frames - 1], THUMB)[0]
         made = {"model": rendered(model, test, index, planes, size),
@@ -199,10 +202,14 @@ def table(results, against=None):
                    for name, found in results.items()}
     arms = [arm for arm in (*ARMS, "against") if all(arm in found for found in results.values())]
 
-    def column(arm, key):
-        return np.array([found[arm].get(key, np.nan) for found in results.values()])
+    objects = objects_of_rows(results)
 
-    lines = [f"{len(results)} objects: mean PSNR on the object, IoU of silhouettes; model minus the"
+    def column(arm, key):
+        """Return the mean over each object's rows."""
+        rows = np.array([found[arm].get(key, np.nan) for found in results.values()])
+        return np.bincount(objects, rows) / np.bincount(objects)
+
+    lines = [f"{objects.max() + 1} objects: mean PSNR on the object, IoU of silhouettes; model minus the"
              " arm: mean difference of PSNR, 95 % interval, share of objects better"]
     for arm in arms:
         psnr, iou = column(arm, "psnr_fg"), column(arm, "iou")
@@ -250,6 +257,9 @@ def main(argv=None):
             raise InputError(f"{clips.packed[0].folder}: found cameras that are not those of rings,"
                              " expected sets of tools/render_orbits.py --orbit rings")
     names = [str(np.load(clip.folder / "names.npy")[clip.row]) for clip in test.packed.items]
+    if objects_of_rows(names).max() == 0:
+        raise InputError(f"{args.test[0]}: found one object, expected several: the image of another"
+                         " is one of the arms")
     if args.shapes and None in (objects := [procedural_object(name) for name in names]):
         raise InputError(f"--shapes: found {names[objects.index(None)]}, expected procedural"
                          " objects, whose names are seeds")

@@ -1,0 +1,47 @@
+"""benchmarks/feedforward.py: what is another object, and what the table counts."""
+import feedforward
+import numpy as np
+
+
+def results(**psnr):
+    """Of {row name: PSNR of the model}; another object's image gives 10 dB everywhere."""
+    return {name.replace("_", "-"): {"model": {"psnr_fg": value, "iou": 0.5}, "other": {"psnr_fg": 10.0, "iou": 0.25}}
+            for name, value in psnr.items()}
+
+
+def test_objects_count_once(monkeypatch):
+    """Two rows of one object are one difference, of 5 dB; of the other 1 dB: the bootstrap draws of those two."""
+    drawn = []
+    interval = feedforward.interval
+    monkeypatch.setattr(feedforward, "interval", lambda differences: drawn.append(differences) or interval(differences))
+    lines = feedforward.table(results(A_001_front=12.0, A_001_quarter=18.0, A_002_front=11.0))
+    assert lines[0].startswith("2 objects") and lines[1].split()[:4] == ["model", "13.00", "dB", "0.500"]
+    assert "+3.00 dB [+1.00, +5.00]  100%" in lines[2]
+    np.testing.assert_allclose(drawn, [[5, 1]])
+
+
+def test_another_object_is_another(monkeypatch):
+    """Not the same one in its other form."""
+    asked = []
+
+    class Test:
+        num_frames = 1
+
+        def __len__(self):
+            return 4
+
+        def pictures(self, index, views, size):
+            return np.ones((12 if isinstance(views, slice) else len(views), 4, 8, 8), np.float32)
+
+    def planes_of(model, clips, index):
+        asked.append(index)
+        return index, np.zeros((3, 8, 8), np.float32)
+
+    monkeypatch.setattr(feedforward, "planes_of", planes_of)
+    monkeypatch.setattr(feedforward, "rendered", lambda model, clips, index, planes, size: np.full((12, 8, 8, 4), 255, np.uint8))
+    args = type("Args", (), {"quiet": True, "shapes": False})
+    names = ["A-001-front", "A-001-quarter", "A-002-front", "A-002-quarter"]
+    list(feedforward.measure(args, None, Test(), None, names, 8))
+    assert asked == [0, 2, 1, 2, 2, 0, 3, 0]
+
+

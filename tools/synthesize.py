@@ -14,8 +14,9 @@ OUT/shard_0; of several processes that msrun has started, each makes its own.
 learn: trains the filter, a linear SVM on the features of the frames by the encoder of the network
 in --lrm. Clips are good if they agree with the true views of their objects, which are rendered:
 procedural objects only. --corrupt: good are all, bad are copies that are spoilt on purpose. Half of
-the objects is trained on; of the others it prints the area under the ROC curve, and those of two
-baselines that need no labels: the change between frames, and the coverage of the visual hull.
+the objects, with all their forms, is trained on; of the others it prints the area under the ROC
+curve, and those of two baselines: the change between frames, and the coverage of the visual hull,
+of which the half that is trained on tells only whether high or low (", low") values are good.
 
 keep: copies the clips that the filter takes for good into another set.
 Exit code: 0 done, 2 wrong input, 130 interrupted.

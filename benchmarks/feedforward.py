@@ -21,8 +21,9 @@ bootstrap over objects) and in how many objects. Rows that show one object in se
 and -quarter of test sets, -00 and -01 of variations) count together as one. Without --train there
 are only the first two arms.
 --against: the same differences to the `model` of another run on the same objects, for arms that are
-trained in another way. --shapes: also Chamfer distance and IoU of the
-mesh, procedural objects only, whose shape is known.
+trained in another way. --shapes: also Chamfer distance and IoU of the mesh, procedural objects
+only, whose shape is known. An object without a surface has an IoU of 0 and no distance: mean
+distances are over the objects of which all that are compared have one; how many lack it is said.
 """
 from __future__ import annotations
 
@@ -117,7 +118,7 @@ class Baselines:
 
 
 def feature_of(model, images):
-    """Return the features (B, 2 C) of images: class token and mean of the others, standardized."""
+    """Return the features (B, 2 C) of images: class token and mean of the others, of length 1."""
     tokens = model.encode(images)
     both = np.concatenate([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
     return both / np.linalg.norm(both, axis=1, keepdims=True)
@@ -142,8 +143,8 @@ def shape_error(model, planes, name, resolution):
     """Return {chamfer, iou} of the mesh of planes against a procedural object, by its name."""
     try:
         vertices, faces = model.surface(planes, resolution)
-    except InputError:                          # no surface at all: the worst there is
-        return {"chamfer": np.nan, "shape_iou": 0.0}
+    except InputError:                          # no surface at all
+        return {"chamfer": None, "shape_iou": 0.0}
     truth = procedural_object(name).load()
     outer = [OuterSurface(mesh_of(vertices / UPRIGHT_SCALE, faces)), OuterSurface(truth)]
     found = of_shapes.compare((vertices / UPRIGHT_SCALE, faces), (truth.vertices, truth.faces),
@@ -206,11 +207,13 @@ def table(results, against=None):
 
     def column(arm, key):
         """Return the mean over each object's rows."""
-        rows = np.array([found[arm].get(key, np.nan) for found in results.values()])
+        rows = np.array([found[arm].get(key) for found in results.values()], float)
         return np.bincount(objects, rows) / np.bincount(objects)
 
-    lines = [f"{objects.max() + 1} objects: mean PSNR on the object, IoU of silhouettes; model minus the"
-             " arm: mean difference of PSNR, 95 % interval, share of objects better"]
+    lines = [f"{objects.max() + 1} objects: mean PSNR on the object, IoU of silhouettes; model"
+             " minus the arm: mean difference of PSNR, 95 % interval, share of objects better"]
+    shaped = [arm for arm in arms if not np.isnan(column(arm, "shape_iou")).any()]
+    common = np.all([np.isfinite(column(arm, "chamfer")) for arm in shaped], 0)
     for arm in arms:
         psnr, iou = column(arm, "psnr_fg"), column(arm, "iou")
         line = f"{arm:9} {psnr.mean():6.2f} dB {iou.mean():6.3f}"
@@ -219,9 +222,12 @@ def table(results, against=None):
             low, high = interval(better)
             share = (better > 0).mean()
             line += f"   {better.mean():+6.2f} dB [{low:+.2f}, {high:+.2f}] {share:5.0%}"
-        if not np.isnan(column(arm, "shape_iou")).all():
-            line += (f"   Chamfer {np.nanmean(column(arm, 'chamfer')):.4f}"
-                     f" IoU {column(arm, 'shape_iou').mean():.3f}")
+        if arm in shaped:
+            distance = column(arm, "chamfer")
+            line += f"   IoU of shapes {column(arm, 'shape_iou').mean():.3f}"
+            if common.any():
+                line += f" Chamfer {distance[common].mean():.4f} of {common.sum()} objects"
+            line += f", {np.isnan(distance).sum()} without a surface"
         lines.append(line)
     return lines
 

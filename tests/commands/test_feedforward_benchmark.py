@@ -45,3 +45,18 @@ def test_another_object_is_another(monkeypatch):
     assert asked == [0, 2, 1, 2, 2, 0, 3, 0]
 
 
+
+
+def test_objects_without_a_surface_are_counted():
+    """Distances are compared over the objects of which both have one."""
+    ours, theirs = results(A=12.0, B=12.0, C=12.0), results(A=12.0, B=12.0, C=12.0)
+    for found, distances in ((ours, (0.1, None, 0.3)), (theirs, (0.2, 0.7, None))):
+        for name, distance in zip("ABC", distances):
+            found[name]["model"] |= {"chamfer": distance, "shape_iou": 0.0 if distance is None else 0.6}
+    lines = feedforward.table(ours, theirs)
+    assert lines[1].endswith("IoU of shapes 0.400 Chamfer 0.1000 of 1 objects, 1 without a surface")
+    assert lines[3].startswith("against") and lines[3].endswith("Chamfer 0.2000 of 1 objects, 1 without a surface")
+    assert "Chamfer" not in lines[2] and lines[2].startswith("other")
+    assert feedforward.table(ours)[1].endswith("Chamfer 0.2000 of 2 objects, 1 without a surface")
+    ours["A"]["model"]["chamfer"] = ours["C"]["model"]["chamfer"] = None
+    assert feedforward.table(ours)[1].endswith("IoU of shapes 0.400, 3 without a surface")

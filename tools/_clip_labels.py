@@ -2,7 +2,9 @@
 import cv2
 import numpy as np
 
+from sgm.common.cli import check_folder
 from sgm.common.errors import InputError
+from sgm.common.locks import locked
 from sgm.common.progress import each
 from sgm.feedforward.clip_filter import (
     CORRUPTIONS,
@@ -64,6 +66,9 @@ def hull_coverage(views, azimuths, elevations):
 
 def learn(args):
     """Train the filter and print its tables; return the exit code."""
+    if args.out.is_dir():
+        raise InputError(f"--out {args.out}: is a folder, expected a file to write; give its name")
+    check_folder(args.out.parent, "--out")
     arrays = load_packed(args.set)
     names = np.load(args.set / "names.npy")
     clips, count = arrays["clips"], len(names)
@@ -90,6 +95,9 @@ def learn(args):
             raise InputError(f"{args.set}: found {names[shapes.index(None)]}, expected procedural"
                              " objects, whose names are seeds and whose true views can be rendered;"
                              " --corrupt needs none")
+        if not (args.set / STARTS).is_file():
+            raise InputError(f"{args.set}: found no {STARTS}, expected a set of synthesize.py clips"
+                             " or keep; --corrupt needs none")
         starts, score = np.load(args.set / STARTS), []
         for k in each(range(count), "true views", "clip", quiet=args.quiet):
             azimuths = arrays["azimuths"][k] + starts[k]
@@ -132,6 +140,13 @@ def learn(args):
 
 def keep(args):
     """Copy the clips that the filter takes for good into a set; return the exit code."""
+    check_folder(args.out, "--out")
+    with locked(args.out, "--out"):
+        return keep_locked(args)
+
+
+def keep_locked(args):
+    """See `keep`."""
     chosen, arrays = load_filter(args.filter), load_packed(args.set)
     model = load_lrm(args.lrm_config, args.lrm)
     if chosen.name != model.spec.name:
@@ -158,6 +173,8 @@ def keep(args):
     work, _ = begun
     for name in ("clips", "azimuths", "elevations"):
         np.save(work / f"{name}.npy", arrays[name][good])
+    if (args.set / STARTS).exists():        # which `learn` needs
+        np.save(work / STARTS, np.load(args.set / STARTS)[good])
     finish_packed(work, out)
     print(f"{out}: {len(good)} clips")
     return 0

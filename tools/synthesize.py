@@ -22,7 +22,6 @@ keep: copies the clips that the filter takes for good into another set.
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse
-import os
 import sys
 import zlib
 from pathlib import Path
@@ -42,6 +41,7 @@ from sgm.common.cli import (
 from sgm.common.errors import InputError
 from sgm.common.locks import locked
 from sgm.common.progress import progress_bar
+from sgm.common.ranks import this_rank
 from sgm.config.model import MAX_FRAMES, MAX_STEPS, PRECISIONS
 
 STARTS = "starts.npy"       # azimuths of the inputs in the world of their objects, degrees
@@ -160,13 +160,13 @@ class FromImages:
         return np.asarray(recenter(cut, self.size)), elevation, 0.0
 
 
-def make_clips(args):
-    """Make the clips; return the exit code."""
+def make_clips(args, rank):
+    """Make the clips of a `Rank`'s share; return the exit code."""
+    from sgm.checkpoints.loading import file_hash
     from sgm.diffusion.pipeline import SampleOptions, generate_views, load_model
     from sgm.render.sets.packing import begin_packed, finish_packed, write_row
     from sgm.views.cameras import Orbit
-    number, count = args.shard or (int(os.environ.get("RANK_ID", 0)),
-                                   int(os.environ.get("RANK_SIZE", 1)))
+    number, count = args.shard or (rank.number, rank.count)
     out = (args.out / f"shard_{number}" if count > 1 else args.out).resolve()
     check_folder(out, "--out")
     overrides = [f"num_frames={args.frames}"] if args.frames else []
@@ -187,6 +187,8 @@ def make_clips(args):
     record = {"kind": "synthetic", "model": spec.name, "weights": engine.weights_hash(),
               "size": spec.height, "frames": spec.num_frames, "steps": options.steps,
               "elevation": list(args.elevation), "seed": args.seed, "count": len(rows),
+              "dtype": args.dtype, "lora": args.lora and file_hash(args.lora),
+              "lrm": args.lrm and file_hash(args.lrm),
               "sources": [Path(place).name for place in args.sources]}
     names = [source.names[row] for row in rows]
     with locked(out, "--out"), progress_bar("clip", args.quiet) as progress:
@@ -220,9 +222,12 @@ def main(argv=None):
         import _clip_labels
 
         from sgm import ops
-    ops.set_device(args.device, args.device_id)
+    rank = this_rank()
+    if not rank.count:          # msrun's scheduler
+        return 0
+    ops.set_device(args.device, args.device_id if rank.device is None else rank.device)
     if args.command == "clips":
-        return make_clips(args)
+        return make_clips(args, rank)
     return (_clip_labels.learn if args.command == "learn" else _clip_labels.keep)(args)
 
 

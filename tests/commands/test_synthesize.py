@@ -95,6 +95,22 @@ def test_clips_of_sets_are_sets(objects, made, tmp_path, capsys):
     assert (load_packed(tmp_path / "quarters" / "shard_1")["clips"] == arrays["clips"][1::4]).all()
     code, line = ending(command.run, ["clips", str(objects), "--out", str(out), "--seed", "1"], capsys)
     assert code == 2 and "holds orbits rendered with seed 0, this run has seed 1" in line
+    code, line = ending(command.run, ["clips", str(objects), "--out", str(out), "--dtype", "fp16"], capsys)
+    assert code == 2 and "holds orbits rendered with dtype fp32, this run has dtype fp16" in line
+    (tmp_path / "lora").write_bytes(b"of a LoRA")
+    code, line = ending(command.run, ["clips", str(objects), "--out", str(out), "--lora", str(tmp_path / "lora")], capsys)
+    assert code == 2 and "holds orbits rendered with lora None, this run has lora sha256:" in line
+
+
+def test_processes_of_msrun(objects, made, tmp_path, monkeypatch):
+    """Each worker makes its share on its NPU; the scheduler makes nothing."""
+    devices = []
+    monkeypatch.setattr(ops, "set_device", lambda *given: devices.append(given))
+    for name, value in (("MS_ROLE", "MS_WORKER"), ("RANK_ID", "1"), ("RANK_SIZE", "4"), ("DEVICE_ID", "3")):
+        monkeypatch.setenv(name, value)
+    assert clips(objects, tmp_path / "made") == 0 and devices == [("CPU", 3)] and [index for index, *_ in made] == [1, 5]
+    monkeypatch.setenv("MS_ROLE", "MS_SCHED")
+    assert clips(objects, tmp_path / "none") == 0 and not (tmp_path / "none").exists() and len(made) == 2
 
 
 def test_filter_learns_what_is_bad(objects, made, tmp_path, capsys):
@@ -109,6 +125,7 @@ def test_filter_learns_what_is_bad(objects, made, tmp_path, capsys):
     assert command.run(["keep", str(out), "--filter", str(file), "--out", str(kept), *network]) == 0
     assert "4 of 8 clips are taken for good" in capsys.readouterr().out
     assert np.load(kept / "names.npy").tolist() == [f"{seed:07d}" for seed in range(4)]
+    assert (np.load(kept / "starts.npy") == np.load(out / "starts.npy")[:4]).all()
     assert (load_packed(kept)["clips"] == load_packed(out)["clips"][:4]).all()
     assert command.run(["learn", str(out), "--out", str(file), "--corrupt", *network]) == 0
     said = capsys.readouterr().out
@@ -161,6 +178,10 @@ def test_what_is_refused(objects, made, flags, said, tmp_path, capsys):
 
 
 def test_filters_and_sets_that_do_not_fit(objects, made, tmp_path, capsys):
+    code, line = ending(command.run, ["learn", str(objects), "--out", str(tmp_path), "--lrm", "x"], capsys)
+    assert code == 2 and "is a folder, expected a file to write" in line
+    code, line = ending(command.run, ["learn", str(objects), "--out", str(tmp_path / "f"), "--lrm", "x"], capsys)
+    assert code == 2 and "found no starts.npy, expected a set of synthesize.py clips or keep" in line
     code, line = ending(command.run, ["keep", str(objects), "--filter", str(tmp_path / "no"), "--out", str(tmp_path / "kept"),
                                       "--lrm", "x"], capsys)
     assert code == 2 and "no" in line

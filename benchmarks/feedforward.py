@@ -61,6 +61,7 @@ from sgm.views.metrics import compare  # noqa: E402
 ARMS = ("model", "other", "mean", "pixels", "features")
 THUMB = 32              # pixels of a side of the pictures that are compared by pixels
 BOOTSTRAP = 10_000
+TABLE = "table.txt"     # what is printed, in --out
 
 
 def straight(pictures):
@@ -232,6 +233,19 @@ def table(results, against=None):
     return lines
 
 
+def results_of(path):
+    """Return the results of another run, a JSON file. Raises InputError."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        for found in results.values():
+            for key in ("psnr_fg", "iou"):
+                float(found["model"][key])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"--against: {path}: is missing or damaged, expected the results of this"
+                         " program; measure that run again") from None
+    return results
+
+
 def parse(argv):
     """Return the flags."""
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -276,7 +290,7 @@ def main(argv=None):
         if clips.size % size:
             raise InputError(f"--size: found {size}, expected a divisor of {clips.size}, the pixels"
                              " of a side of the views")
-    against = args.against and json.loads((args.against / "results.json").read_text())
+    against = args.against and results_of(args.against / "results.json")
     if against and set(against) != set(names):
         raise InputError(f"--against {args.against}: found the results of other objects, expected"
                          " those of the same sets")
@@ -292,7 +306,10 @@ def main(argv=None):
     sheets.sort(key=lambda pair: -pair[0])
     for file, chosen in (("best.png", sheets[:4]), ("worst.png", sheets[-4:])):
         save_png(out / file, np.concatenate([sheet for _, sheet in chosen]))
-    print("\n".join(table(results, against)))
+    said = "\n".join(table(results, against))
+    with atomic(out / TABLE) as temporary:
+        temporary.write_text(f"{said}\n")
+    print(said)
     return 0
 
 

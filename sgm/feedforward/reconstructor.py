@@ -133,9 +133,10 @@ class Reconstructor:
     def elevation_of(self, picture):
         """Return the elevation of the camera of a cut-out object, in degrees above the horizon.
 
-        picture: as `prepare` takes it. Raises as `prepare` and `elevation` do.
+        picture: as `prepare` takes it. Raises as `prepare` and `elevation` do. The estimate is at
+        most 89 degrees from the horizon: cameras there are none that look straight down.
         """
-        return float(self.elevation(self.encode(self.prepare(picture)))[0])
+        return float(self.elevation(self.encode(self.prepare(picture)))[0].clip(-89, 89))
 
     def field(self, planes, points):
         """Return raw density (B, P, 1), before activation, and color (B, P, 3) at points (B, P, 3).

@@ -1,6 +1,11 @@
 """benchmarks/feedforward.py: what is another object, and what the table counts."""
+import json
+
 import feedforward
 import numpy as np
+import pytest
+
+from sgm.common.errors import InputError
 
 
 def results(**psnr):
@@ -60,3 +65,13 @@ def test_objects_without_a_surface_are_counted():
     assert feedforward.table(ours)[1].endswith("Chamfer 0.2000 of 2 objects, 1 without a surface")
     ours["A"]["model"]["chamfer"] = ours["C"]["model"]["chamfer"] = None
     assert feedforward.table(ours)[1].endswith("IoU of shapes 0.400, 3 without a surface")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"model": {"iou": 1}}}', '{"a": {"model": {"iou": 1, "psnr_fg": null}}}'])
+def test_damaged_results_are_an_error_of_one_line(text, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="--against: .*results.json: is missing or damaged"):
+        feedforward.results_of(path)
+    path.write_text(json.dumps(results(A=12.0)))
+    assert feedforward.results_of(path) == results(A=12.0)

@@ -70,8 +70,9 @@ def parse(argv):
         help="views of an orbit, 16 as in VFusion3D or 21 (default: the model's)")
     add("--elevation", type=float_range(-89, 89), nargs=2, default=(0.0, 45.0),
         metavar=("MIN", "MAX"), help="degrees: of sets, views between these may be inputs (default"
-        " 0 45); of images, give the one that they have twice, or --lrm")
-    add("--lrm", help="weights of lrm_small, whose estimator tells the elevation of images")
+        " 0 45); of images, give the one that they have twice, or it is estimated")
+    add("--lrm", help="weights of lrm_small, whose estimator tells the elevation of images"
+        " (default: the embedded ones, if any)")
     add("--count", type=int_range(1, 10 ** 8), help="make only the first so many")
     add("--steps", type=int_range(1, MAX_STEPS), help="default: the model's")
     add("--seed", type=int_range(0, MAX_SEED), default=0, help="default 0")
@@ -103,6 +104,8 @@ def parse(argv):
 
 class FromSets:
     """One view of each object of packed sets, as it was rendered."""
+
+    lrm = None                  # nothing is estimated
 
     def __init__(self, places, elevations, seed, size):
         from sgm.train.objects.masked_views import MaskedViews
@@ -137,16 +140,19 @@ class FromImages:
     """Images, cut out; from one elevation, or from what an estimator says."""
 
     def __init__(self, places, elevations, size, lrm):
+        from sgm.feedforward.reconstructor import EMBEDDED, load_lrm
         from sgm.views.images import list_images
         self.paths = [path for place in places for path in list_images(place)]
         self.names, self.size, self.model = [path.name for path in self.paths], size, None
-        self.elevation = elevations[0]
-        if lrm:
-            from sgm.feedforward.reconstructor import load_lrm
-            self.model = load_lrm("lrm_small", lrm)
-        elif elevations[0] != elevations[1]:
-            raise InputError(f"--elevation: found {elevations[0]:g} {elevations[1]:g}, expected the"
-                             " one elevation of the images, twice; or give --lrm, which tells it")
+        self.elevation, self.lrm = elevations[0], lrm
+        if not lrm and elevations[0] != elevations[1]:
+            if not EMBEDDED[1].is_file():
+                raise InputError(f"--elevation: found {elevations[0]:g} {elevations[1]:g}, expected"
+                                 " the one elevation of the images, twice; or give --lrm, which"
+                                 " tells it")
+            self.lrm = EMBEDDED[1]
+        if self.lrm:
+            self.model = load_lrm("lrm_small", self.lrm)
 
     def __call__(self, row):
         """Return (input (S, S, 4) uint8, elevation, 0) of a row."""
@@ -155,8 +161,7 @@ class FromImages:
         cut = cut_object(load_image(self.paths[row]), name=self.names[row]).image
         elevation = self.elevation
         if self.model is not None:
-            tokens = self.model.encode(self.model.prepare(cut))
-            elevation = float(self.model.elevation(tokens)[0].clip(-89, 89))
+            elevation = self.model.elevation_of(cut)
         return np.asarray(recenter(cut, self.size)), elevation, 0.0
 
 
@@ -188,7 +193,7 @@ def make_clips(args, rank):
               "size": spec.height, "frames": spec.num_frames, "steps": options.steps,
               "elevation": list(args.elevation), "seed": args.seed, "count": len(rows),
               "dtype": args.dtype, "lora": args.lora and file_hash(args.lora),
-              "lrm": args.lrm and file_hash(args.lrm),
+              "lrm": source.lrm and file_hash(source.lrm),
               "sources": [Path(place).name for place in args.sources]}
     names = [source.names[row] for row in rows]
     with locked(out, "--out"), progress_bar("clip", args.quiet) as progress:

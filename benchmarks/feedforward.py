@@ -6,8 +6,9 @@
   python benchmarks/feedforward.py TEST --ckpt ... --out runs/arms/one_stage --against runs/arms/all
 
 TEST, TRAIN: packed sets of tools/render_orbits.py --orbit rings. The input is the last view of an
-object, as it was rendered; measured are the twelve cameras that nothing is trained in
-(sgm.views.cameras.EVALUATION).
+object, as it was rendered or, with --placed, as image_to_mesh.py places a photograph of it, of
+whose size and place in the picture nothing is known; measured are the twelve cameras that nothing
+is trained in (sgm.views.cameras.EVALUATION).
 
   model     the network
   other     the network, with the image of the next row of TEST that shows another object
@@ -24,6 +25,8 @@ are only the first two arms.
 trained in another way. --shapes: also Chamfer distance and IoU of the mesh, procedural objects
 only, whose shape is known. An object without a surface has an IoU of 0 and no distance: mean
 distances are over the objects of which all that are compared have one; how many lack it is said.
+--clip: also VFusion3D's metrics, the mean cosine of CLIP's embeddings of the views with that of the
+input and, with --clip-texts, with those of texts that were embedded elsewhere.
 """
 from __future__ import annotations
 
@@ -43,6 +46,7 @@ from sgm.common.cli import Arguments, exit_code, int_range  # noqa: E402
 from sgm.common.errors import InputError  # noqa: E402
 from sgm.common.files import atomic  # noqa: E402
 from sgm.common.progress import each  # noqa: E402
+from sgm.feedforward.clip_similarity import load_clip, read_texts, similarity  # noqa: E402
 from sgm.feedforward.meshes import with_opacity  # noqa: E402
 from sgm.feedforward.rays import SV3D_INTRINSICS, UPRIGHT_SCALE, upright_cameras  # noqa: E402
 from sgm.feedforward.reconstructor import load_lrm  # noqa: E402
@@ -92,7 +96,7 @@ def turns_of(angles):
 class Baselines:
     """What is known of the training objects: their mean, and their views as candidates."""
 
-    def __init__(self, clips, model, size, quiet):
+    def __init__(self, clips, model, size, placed, quiet):
         self.clips, self.size = clips, size
         self.turns = turns_of(clips.angles[0])
         self.candidates, pixels, features, total = [], [], [], 0.0
@@ -100,8 +104,7 @@ class Baselines:
             views = list(self.turns)
             small = clips.pictures(index, views, THUMB)
             pixels += list((small[:, :3] + 1 - small[:, 3:]).reshape(len(views), -1))
-            rng = np.random.default_rng(0)
-            images = np.stack([input_view(clips, model.spec, rng, index, v)[0] for v in views])
+            images = np.stack([image_of(model, clips, index, view, placed) for view in views])
             features += list(feature_of(model, images))
             self.candidates += [(index, view) for view in views]
             total = total + clips.pictures(index, EVALUATION, size)
@@ -125,9 +128,20 @@ def feature_of(model, images):
     return both / np.linalg.norm(both, axis=1, keepdims=True)
 
 
-def planes_of(model, clips, index):
-    """Return the planes of the last view of an object."""
-    image, _ = input_view(clips, model.spec, np.random.default_rng(0), index, clips.num_frames - 1)
+def image_of(model, clips, index, view, placed):
+    """Return a view of an object as the network's input (3, S, S).
+
+    placed: as image_to_mesh.py prepares a photograph, instead of as it was rendered.
+    """
+    if placed:
+        clip = clips.packed[index]
+        return model.prepare(clip.arrays["clips"][clip.row][view])[0]
+    return input_view(clips, model.spec, np.random.default_rng(0), index, view)[0]
+
+
+def planes_of(model, clips, index, placed):
+    """Return the planes of the last view of an object, and that input; see `image_of`."""
+    image = image_of(model, clips, index, clips.num_frames - 1, placed)
     camera = upright_cameras([clips.angles[index][-1][1]])
     return model.planes(model.encode(image[None]), camera), image
 
@@ -159,12 +173,15 @@ def mesh_of(vertices, faces):
     return Mesh(vertices, faces)
 
 
-def measure(args, model, test, baselines, names, size):
-    """Yield (name, {arm: {measure: value}}, pictures of a sheet) of every test object."""
+def measure(args, model, test, baselines, names, size, clip=None, texts=None):
+    """Yield (name, {arm: {measure: value}}, pictures of a sheet) of every test object.
+
+    clip: a `ClipImages`; texts (N, D): embeddings of length 1 for it, of each object.
+    """
     objects = objects_of_rows(names)
     for index in each(range(len(test)), "test objects", "object", quiet=args.quiet):
-        planes, image = planes_of(model, test, index)
-        other, _ = planes_of(model, test, next_other(objects, index))
+        planes, image = planes_of(model, test, index, args.placed)
+        other, _ = planes_of(model, test, next_other(objects, index), args.placed)
         truth = straight(test.pictures(index, EVALUATION, size))
         small = test.pictures(index, [test.num_frames - 1], THUMB)[0]
         made = {"model": rendered(model, test, index, planes, size),
@@ -183,6 +200,13 @@ def measure(args, model, test, baselines, names, size):
         if args.shapes:
             found["model"] |= shape_error(model, planes, names[index], args.resolution)
         shown = as_levels(image.transpose(1, 2, 0))
+        if clip is not None:
+            wanted = {"clip_image": clip.embed(shown[None])[0]}
+            if texts is not None:
+                wanted["clip_text"] = texts[index]
+            for arm, views in made.items():
+                embedded = clip.embed(on_white(views))
+                found[arm] |= {key: similarity(embedded, one) for key, one in wanted.items()}
         yield names[index], found, ([shown, *on_white(truth)],
                                     [np.full_like(shown, 255), *on_white(made["model"])])
 
@@ -223,6 +247,9 @@ def table(results, against=None):
             low, high = interval(better)
             share = (better > 0).mean()
             line += f"   {better.mean():+6.2f} dB [{low:+.2f}, {high:+.2f}] {share:5.0%}"
+        for key, name in (("clip_image", "CLIP to the input"), ("clip_text", "to the text")):
+            if not np.isnan(column(arm, key)).any():
+                line += f"   {name} {column(arm, key).mean():.3f}"
         if arm in shaped:
             distance = column(arm, "chamfer")
             line += f"   IoU of shapes {column(arm, 'shape_iou').mean():.3f}"
@@ -256,6 +283,12 @@ def parse(argv):
     add("--config", default="lrm_small", help="the network (default lrm_small)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of it")
     add("--ckpt", required=True, help="its weights")
+    add("--placed", action="store_true",
+        help="place inputs as image_to_mesh.py does, instead of as they were rendered")
+    add("--clip", metavar="FILE", help="weights with an image tower of OpenCLIP: its own, or those"
+        " of an orbit model")
+    add("--clip-texts", metavar="FILE.npy", help="embeddings of texts by that CLIP, one for each"
+        " object of TEST in turn: (N, D) numbers")
     add("--shapes", action="store_true", help="also measure meshes; procedural objects only")
     add("--resolution", type=int_range(16, 512), default=128,
         help="points along a side of the grid of the meshes (default 128)")
@@ -283,6 +316,10 @@ def main(argv=None):
     if args.shapes and None in (objects := [procedural_object(name) for name in names]):
         raise InputError(f"--shapes: found {names[objects.index(None)]}, expected procedural"
                          " objects, whose names are seeds")
+    if args.clip_texts and not args.clip:
+        raise InputError("--clip-texts: found no --clip, expected the file whose texts they are")
+    clip = load_clip(args.clip) if args.clip else None
+    texts = read_texts(args.clip_texts, len(names), clip.width) if args.clip_texts else None
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     size = args.size or test.size
@@ -294,9 +331,10 @@ def main(argv=None):
     if against and set(against) != set(names):
         raise InputError(f"--against {args.against}: found the results of other objects, expected"
                          " those of the same sets")
-    baselines = Baselines(train, model, size, args.quiet) if train else None
+    baselines = Baselines(train, model, size, args.placed, args.quiet) if train else None
     results, sheets = {}, []
-    for name, found, pictures in measure(args, model, test, baselines, names, size):
+    for name, found, pictures in measure(args, model, test, baselines, names, size, clip,
+                                         texts):
         results[name] = found
         sheets.append((found["model"]["psnr_fg"], captioned(
             f"{name}: input, true; reconstructed; {found['model']['psnr_fg']:.1f} dB, silhouettes"

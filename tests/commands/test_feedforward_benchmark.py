@@ -4,8 +4,13 @@ import json
 import feedforward
 import numpy as np
 import pytest
+from support.small_lrm import CHANGES, write_balls
 
 from sgm.common.errors import InputError
+from sgm.config.lrm import load_lrm_spec
+from sgm.feedforward.reconstructor import Reconstructor
+from sgm.train.feedforward.feedforward_batches import input_view
+from sgm.train.objects.masked_views import MaskedViews
 
 
 def results(**psnr):
@@ -38,16 +43,22 @@ def test_another_object_is_another(monkeypatch):
         def pictures(self, index, views, size):
             return np.ones((12 if isinstance(views, slice) else len(views), 4, 8, 8), np.float32)
 
-    def planes_of(model, clips, index):
+    def planes_of(model, clips, index, placed):
         asked.append(index)
         return index, np.zeros((3, 8, 8), np.float32)
 
     monkeypatch.setattr(feedforward, "planes_of", planes_of)
     monkeypatch.setattr(feedforward, "rendered", lambda model, clips, index, planes, size: np.full((12, 8, 8, 4), 255, np.uint8))
-    args = type("Args", (), {"quiet": True, "shapes": False})
+    args = type("Args", (), {"quiet": True, "shapes": False, "placed": False})
     names = ["A-001-front", "A-001-quarter", "A-002-front", "A-002-quarter"]
-    list(feedforward.measure(args, None, Test(), None, names, 8))
+    # CLIP's embedding: how bright a picture is, the input black and the views white
+    clip = type("Clip", (), {"embed": staticmethod(lambda images: np.stack([[1 - x.mean() / 255, x.mean() / 255] for x in images]))})
+    texts = np.float64([[0, 1], [0, 1], [0.6, 0.8], [0, 1]])
+    found = {name: arms for name, arms, _ in feedforward.measure(args, None, Test(), None, names, 8, clip, texts)}
     assert asked == [0, 2, 1, 2, 2, 0, 3, 0]
+    assert found["A-002-front"]["model"]["clip_image"] == 0 and found["A-002-front"]["other"]["clip_text"] == pytest.approx(0.8)
+    lines = feedforward.table(found)
+    assert lines[1].endswith("   CLIP to the input 0.000   to the text 0.950")
 
 
 
@@ -75,3 +86,15 @@ def test_damaged_results_are_an_error_of_one_line(text, tmp_path):
         feedforward.results_of(path)
     path.write_text(json.dumps(results(A=12.0)))
     assert feedforward.results_of(path) == results(A=12.0)
+
+
+def test_inputs_as_rendered_and_as_photographs_are_placed(tmp_path):
+    """A ball beside the middle stays there, or takes up the middle of the picture."""
+    spec = load_lrm_spec("lrm_small", CHANGES)
+    clips, model = MaskedViews([str(write_balls(tmp_path / "balls"))]), Reconstructor(spec, None)
+    rendered, placed = (feedforward.image_of(model, clips, 0, 5, way)[2] < 0.7 for way in (False, True))
+    assert rendered.shape == placed.shape == (16, 16) and 4 * rendered.sum() < placed.sum()
+    rows, columns = np.nonzero(placed)
+    assert abs(rows.mean() - 7.5) < 0.5 and abs(columns.mean() - 7.5) < 0.5 and 12 <= np.ptp(rows) + 1 <= 14
+    wanted, _ = input_view(clips, spec, np.random.default_rng(0), 0, 5)
+    assert (feedforward.image_of(model, clips, 0, 5, False) == wanted).all()

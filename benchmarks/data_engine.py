@@ -142,7 +142,7 @@ def measure(args, name, weights):
     if name != FIRST and not compared:
         print(f"{name}: no measured arm {FIRST} in {args.out}, so it is compared with none")
     now = {"test": args.test, "compared": compared}
-    if noted(args.out / name / MEASURED) == now:
+    if noted(args.out / name / MEASURED) == now and (folder / TABLE).is_file():
         print((folder / TABLE).read_text(encoding="utf-8"), end="")
         return
     call("benchmarks/feedforward.py", *args.test, "--ckpt", weights, "--out", folder,

@@ -56,6 +56,7 @@ from sgm.render.catalogue import (  # noqa: E402
 from sgm.render.framing import normalized, viewing_distance  # noqa: E402
 from sgm.render.primitives import rotated  # noqa: E402
 from sgm.render.sets.folders import write_pictures  # noqa: E402
+from sgm.render.sets.row_names import object_of  # noqa: E402
 from sgm.render.zbuffer import STUDIO, render_views  # noqa: E402
 from sgm.views import metrics  # noqa: E402
 from sgm.views.cameras import FOV_DEG, Orbit  # noqa: E402
@@ -156,11 +157,6 @@ def add_nearest(folder, names, items, bank):
 
 
 # --- tables ---------------------------------------------------------------------------------------
-
-def object_of(name):
-    """Return the object of a views folder: Scopia-012 of Scopia-012-front."""
-    return name.rpartition("-")[0]
-
 
 def per_object(results):
     """Return {object: {method: mean metrics over its inputs and views}} of {name: methods}."""

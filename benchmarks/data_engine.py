@@ -17,10 +17,12 @@ recipe lrm_small, and is measured by benchmarks/feedforward.py on the same objec
   no_camera_noise      true, told exact cameras
 
 --arm NAME chooses some of them; "250 data=[data/true250]" is one of your own. What is trained or
-measured already is kept: start again with the same flags to continue.
+measured already is kept: start again with the same flags to continue. An arm that was begun with
+other flags is refused. Arms are compared with `true` if that is among the arms or in --out.
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -30,11 +32,15 @@ sys.path.insert(0, str(ROOT))
 import sgm.common.startup  # noqa: E402, F401 - first: says which packages are missing
 
 # isort: split
-from sgm.common.cli import Arguments, exit_code, int_range  # noqa: E402
+from sgm.common.cli import Arguments, check_folder, exit_code, int_range  # noqa: E402
 from sgm.common.errors import InputError  # noqa: E402
+from sgm.common.files import atomic  # noqa: E402
+from sgm.common.records import described, differing  # noqa: E402
 
 FIRST = "true"          # the arm that the others are compared with
+TABLE = "table.txt"     # of benchmarks/feedforward.py
 STATE, WEIGHTS = "state.safetensors", "averaged.safetensors"
+SETTINGS, MEASURED = "arm.json", "measured.json"    # what an arm is trained, and was measured, with
 
 
 def arms_of(args):
@@ -78,22 +84,71 @@ def call(script, *words):
         raise InputError(f"{script} {' '.join(map(str, words))}: ended with exit code {code}")
 
 
-def train(args, folder, parts):
-    """Train the parts of an arm, one after the other; return the weights."""
+def noted(path):
+    """Return what a JSON file of ours says; {} where there is none, or a damaged one."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def note(path, values):
+    """Write a JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1))
+
+
+def claim(args, folder, parts):
+    """Note what an arm is trained with; return the values of the recipe of each of its parts.
+
+    Raises InputError if the folder holds an arm of other ones.
+    """
+    settings = {f"part_{number}": [*args.set, *changes, f"val=[{','.join(args.val)}]",
+                                   f"steps={round(share * args.steps)}"]
+                for number, (share, changes) in enumerate(parts)}
+    now, path = {**settings, "model": args.model_set}, folder / SETTINGS
+    before = noted(path)
+    begun = any((folder / name / STATE).exists() for name in settings)
+    if (before or begun) and (names := differing(before, now)):
+        raise InputError(f"{folder}: holds an arm trained otherwise"
+                         f" ({described(names, before, now)}); give another --out, or the same"
+                         " flags")
+    note(path, now)
+    return settings
+
+
+def train(args, folder, settings):
+    """Train the parts of an arm, of `claim`, one after the other; return the weights."""
     before = None
-    for number, (share, changes) in enumerate(parts):
-        output = folder / f"part_{number}"
+    for name, values in settings.items():
+        output = folder / name
         if (output / STATE).exists():
             call("train.py", "--resume", output)
         else:
-            values = [*args.set, *changes, f"val=[{','.join(args.val)}]",
-                      f"steps={round(share * args.steps)}"]
             call("train.py", "--model_cfg", "lrm_small", "--train_cfg", "lrm_small", "--output",
                  output, *(word for value in values for word in ("--set", value)),
                  *(word for value in args.model_set for word in ("--model-set", value)),
                  *(["--init", before] if before else []))
         before = output / WEIGHTS
     return before
+
+
+def measure(args, name, weights):
+    """Measure an arm, unless that is done; print its table."""
+    folder = args.out / name / "measured"
+    first = args.out / FIRST / "measured"
+    compared = name != FIRST and (args.out / FIRST / MEASURED).exists()
+    if name != FIRST and not compared:
+        print(f"{name}: no measured arm {FIRST} in {args.out}, so it is compared with none")
+    now = {"test": args.test, "compared": compared}
+    if noted(args.out / name / MEASURED) == now and (folder / TABLE).is_file():
+        print((folder / TABLE).read_text(encoding="utf-8"), end="")
+        return
+    call("benchmarks/feedforward.py", *args.test, "--ckpt", weights, "--out", folder,
+         *(["--against", first] if compared else []),
+         *(word for value in args.model_set for word in ("--set", value)))
+    note(args.out / name / MEASURED, now)
 
 
 def main(argv=None):
@@ -115,14 +170,11 @@ def main(argv=None):
         help="change the network of all")
     add("--out", type=Path, default=Path("runs/arms"), help="folder (default runs/arms)")
     args = parser.parse_args(argv)
-    for name, parts in arms_of(args).items():
+    check_folder(args.out, "--out")
+    arms = {name: claim(args, args.out / name, parts) for name, parts in arms_of(args).items()}
+    for name, settings in arms.items():
         print(f"== {name}", flush=True)
-        weights = train(args, args.out / name, parts)
-        first = args.out / FIRST / "measured"
-        others = ["--against", first] if name != FIRST and first.exists() else []
-        call("benchmarks/feedforward.py", *args.test, "--ckpt", weights, "--out",
-             args.out / name / "measured", *others,
-             *(word for value in args.model_set for word in ("--set", value)))
+        measure(args, name, train(args, args.out / name, settings))
     return 0
 
 

@@ -6,21 +6,27 @@
   python benchmarks/feedforward.py TEST --ckpt ... --out runs/arms/one_stage --against runs/arms/all
 
 TEST, TRAIN: packed sets of tools/render_orbits.py --orbit rings. The input is the last view of an
-object, as it was rendered; measured are the twelve cameras that nothing is trained in
-(sgm.views.cameras.EVALUATION).
+object, as it was rendered or, with --placed, as image_to_mesh.py places a photograph of it, of
+whose size and place in the picture nothing is known; measured are the twelve cameras that nothing
+is trained in (sgm.views.cameras.EVALUATION).
 
   model     the network
-  other     the network, with the image of another object of TEST
+  other     the network, with the image of the next row of TEST that shows another object
   mean      the mean of all objects of TRAIN, as premultiplied pictures
   pixels    the object of TRAIN, at one of four turns, whose view is nearest to the input, by pixels
   features  the same, by the network's own features (class token, mean of the others)
 
 Printed are the means over objects of PSNR on the object and of the silhouettes' IoU, by how much
 the model is better than each other arm (mean of the paired differences, with the 95 % interval of a
-bootstrap over objects) and in how many objects. Without --train there are only the first two arms.
+bootstrap over objects) and in how many objects. Rows that show one object in several forms (-front
+and -quarter of test sets, -00 and -01 of variations) count together as one. Without --train there
+are only the first two arms.
 --against: the same differences to the `model` of another run on the same objects, for arms that are
-trained in another way. --shapes: also Chamfer distance and IoU of the
-mesh, procedural objects only, whose shape is known.
+trained in another way. --shapes: also Chamfer distance and IoU of the mesh, procedural objects
+only, whose shape is known. An object without a surface has an IoU of 0 and no distance: mean
+distances are over the objects of which all that are compared have one; how many lack it is said.
+--clip: also VFusion3D's metrics, the mean cosine of CLIP's embeddings of the views with that of the
+input and, with --clip-texts, with those of texts that were embedded elsewhere.
 """
 from __future__ import annotations
 
@@ -40,12 +46,14 @@ from sgm.common.cli import Arguments, exit_code, int_range  # noqa: E402
 from sgm.common.errors import InputError  # noqa: E402
 from sgm.common.files import atomic  # noqa: E402
 from sgm.common.progress import each  # noqa: E402
+from sgm.feedforward.clip_similarity import load_clip, read_texts, similarity  # noqa: E402
 from sgm.feedforward.meshes import with_opacity  # noqa: E402
 from sgm.feedforward.rays import SV3D_INTRINSICS, UPRIGHT_SCALE, upright_cameras  # noqa: E402
 from sgm.feedforward.reconstructor import load_lrm  # noqa: E402
 from sgm.geometry import metrics as of_shapes  # noqa: E402
 from sgm.render.families.named import procedural_object  # noqa: E402
 from sgm.render.procedural import on_white  # noqa: E402
+from sgm.render.sets.row_names import next_other, objects_of_rows  # noqa: E402
 from sgm.render.visible import OuterSurface  # noqa: E402
 from sgm.train.feedforward.feedforward_batches import input_view  # noqa: E402
 from sgm.train.objects.masked_views import MaskedViews  # noqa: E402
@@ -57,6 +65,7 @@ from sgm.views.metrics import compare  # noqa: E402
 ARMS = ("model", "other", "mean", "pixels", "features")
 THUMB = 32              # pixels of a side of the pictures that are compared by pixels
 BOOTSTRAP = 10_000
+TABLE = "table.txt"     # what is printed, in --out
 
 
 def straight(pictures):
@@ -87,7 +96,7 @@ def turns_of(angles):
 class Baselines:
     """What is known of the training objects: their mean, and their views as candidates."""
 
-    def __init__(self, clips, model, size, quiet):
+    def __init__(self, clips, model, size, placed, quiet):
         self.clips, self.size = clips, size
         self.turns = turns_of(clips.angles[0])
         self.candidates, pixels, features, total = [], [], [], 0.0
@@ -95,8 +104,7 @@ class Baselines:
             views = list(self.turns)
             small = clips.pictures(index, views, THUMB)
             pixels += list((small[:, :3] + 1 - small[:, 3:]).reshape(len(views), -1))
-            rng = np.random.default_rng(0)
-            images = np.stack([input_view(clips, model.spec, rng, index, v)[0] for v in views])
+            images = np.stack([image_of(model, clips, index, view, placed) for view in views])
             features += list(feature_of(model, images))
             self.candidates += [(index, view) for view in views]
             total = total + clips.pictures(index, EVALUATION, size)
@@ -114,15 +122,26 @@ class Baselines:
 
 
 def feature_of(model, images):
-    """Return the features (B, 2 C) of images: class token and mean of the others, standardized."""
+    """Return the features (B, 2 C) of images: class token and mean of the others, of length 1."""
     tokens = model.encode(images)
     both = np.concatenate([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
     return both / np.linalg.norm(both, axis=1, keepdims=True)
 
 
-def planes_of(model, clips, index):
-    """Return the planes of the last view of an object."""
-    image, _ = input_view(clips, model.spec, np.random.default_rng(0), index, clips.num_frames - 1)
+def image_of(model, clips, index, view, placed):
+    """Return a view of an object as the network's input (3, S, S).
+
+    placed: as image_to_mesh.py prepares a photograph, instead of as it was rendered.
+    """
+    if placed:
+        clip = clips.packed[index]
+        return model.prepare(clip.arrays["clips"][clip.row][view])[0]
+    return input_view(clips, model.spec, np.random.default_rng(0), index, view)[0]
+
+
+def planes_of(model, clips, index, placed):
+    """Return the planes of the last view of an object, and that input; see `image_of`."""
+    image = image_of(model, clips, index, clips.num_frames - 1, placed)
     camera = upright_cameras([clips.angles[index][-1][1]])
     return model.planes(model.encode(image[None]), camera), image
 
@@ -139,8 +158,8 @@ def shape_error(model, planes, name, resolution):
     """Return {chamfer, iou} of the mesh of planes against a procedural object, by its name."""
     try:
         vertices, faces = model.surface(planes, resolution)
-    except InputError:                          # no surface at all: the worst there is
-        return {"chamfer": np.nan, "shape_iou": 0.0}
+    except InputError:                          # no surface at all
+        return {"chamfer": None, "shape_iou": 0.0}
     truth = procedural_object(name).load()
     outer = [OuterSurface(mesh_of(vertices / UPRIGHT_SCALE, faces)), OuterSurface(truth)]
     found = of_shapes.compare((vertices / UPRIGHT_SCALE, faces), (truth.vertices, truth.faces),
@@ -154,12 +173,15 @@ def mesh_of(vertices, faces):
     return Mesh(vertices, faces)
 
 
-def measure(args, model, test, baselines, names, size):
-    """Yield (name, {arm: {measure: value}}, pictures of a sheet) of every test object."""
-    count = len(test)
-    for index in each(range(count), "test objects", "object", quiet=args.quiet):
-        planes, image = planes_of(model, test, index)
-        other, _ = planes_of(model, test, (index + 1) % count)
+def measure(args, model, test, baselines, names, size, clip=None, texts=None):
+    """Yield (name, {arm: {measure: value}}, pictures of a sheet) of every test object.
+
+    clip: a `ClipImages`; texts (N, D): embeddings of length 1 for it, of each object.
+    """
+    objects = objects_of_rows(names)
+    for index in each(range(len(test)), "test objects", "object", quiet=args.quiet):
+        planes, image = planes_of(model, test, index, args.placed)
+        other, _ = planes_of(model, test, next_other(objects, index), args.placed)
         truth = straight(test.pictures(index, EVALUATION, size))
         small = test.pictures(index, [test.num_frames - 1], THUMB)[0]
         made = {"model": rendered(model, test, index, planes, size),
@@ -178,6 +200,13 @@ def measure(args, model, test, baselines, names, size):
         if args.shapes:
             found["model"] |= shape_error(model, planes, names[index], args.resolution)
         shown = as_levels(image.transpose(1, 2, 0))
+        if clip is not None:
+            wanted = {"clip_image": clip.embed(shown[None])[0]}
+            if texts is not None:
+                wanted["clip_text"] = texts[index]
+            for arm, views in made.items():
+                embedded = clip.embed(on_white(views))
+                found[arm] |= {key: similarity(embedded, one) for key, one in wanted.items()}
         yield names[index], found, ([shown, *on_white(truth)],
                                     [np.full_like(shown, 255), *on_white(made["model"])])
 
@@ -199,11 +228,17 @@ def table(results, against=None):
                    for name, found in results.items()}
     arms = [arm for arm in (*ARMS, "against") if all(arm in found for found in results.values())]
 
-    def column(arm, key):
-        return np.array([found[arm].get(key, np.nan) for found in results.values()])
+    objects = objects_of_rows(results)
 
-    lines = [f"{len(results)} objects: mean PSNR on the object, IoU of silhouettes; model minus the"
-             " arm: mean difference of PSNR, 95 % interval, share of objects better"]
+    def column(arm, key):
+        """Return the mean over each object's rows."""
+        rows = np.array([found[arm].get(key) for found in results.values()], float)
+        return np.bincount(objects, rows) / np.bincount(objects)
+
+    lines = [f"{objects.max() + 1} objects: mean PSNR on the object, IoU of silhouettes; model"
+             " minus the arm: mean difference of PSNR, 95 % interval, share of objects better"]
+    shaped = [arm for arm in arms if not np.isnan(column(arm, "shape_iou")).any()]
+    common = np.all([np.isfinite(column(arm, "chamfer")) for arm in shaped], 0)
     for arm in arms:
         psnr, iou = column(arm, "psnr_fg"), column(arm, "iou")
         line = f"{arm:9} {psnr.mean():6.2f} dB {iou.mean():6.3f}"
@@ -212,11 +247,30 @@ def table(results, against=None):
             low, high = interval(better)
             share = (better > 0).mean()
             line += f"   {better.mean():+6.2f} dB [{low:+.2f}, {high:+.2f}] {share:5.0%}"
-        if not np.isnan(column(arm, "shape_iou")).all():
-            line += (f"   Chamfer {np.nanmean(column(arm, 'chamfer')):.4f}"
-                     f" IoU {column(arm, 'shape_iou').mean():.3f}")
+        for key, name in (("clip_image", "CLIP to the input"), ("clip_text", "to the text")):
+            if not np.isnan(column(arm, key)).any():
+                line += f"   {name} {column(arm, key).mean():.3f}"
+        if arm in shaped:
+            distance = column(arm, "chamfer")
+            line += f"   IoU of shapes {column(arm, 'shape_iou').mean():.3f}"
+            if common.any():
+                line += f" Chamfer {distance[common].mean():.4f} of {common.sum()} objects"
+            line += f", {np.isnan(distance).sum()} without a surface"
         lines.append(line)
     return lines
+
+
+def results_of(path):
+    """Return the results of another run, a JSON file. Raises InputError."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        for found in results.values():
+            for key in ("psnr_fg", "iou"):
+                float(found["model"][key])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"--against: {path}: is missing or damaged, expected the results of this"
+                         " program; measure that run again") from None
+    return results
 
 
 def parse(argv):
@@ -229,6 +283,12 @@ def parse(argv):
     add("--config", default="lrm_small", help="the network (default lrm_small)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of it")
     add("--ckpt", required=True, help="its weights")
+    add("--placed", action="store_true",
+        help="place inputs as image_to_mesh.py does, instead of as they were rendered")
+    add("--clip", metavar="FILE", help="weights with an image tower of OpenCLIP: its own, or those"
+        " of an orbit model")
+    add("--clip-texts", metavar="FILE.npy", help="embeddings of texts by that CLIP, one for each"
+        " object of TEST in turn: (N, D) numbers")
     add("--shapes", action="store_true", help="also measure meshes; procedural objects only")
     add("--resolution", type=int_range(16, 512), default=128,
         help="points along a side of the grid of the meshes (default 128)")
@@ -250,9 +310,16 @@ def main(argv=None):
             raise InputError(f"{clips.packed[0].folder}: found cameras that are not those of rings,"
                              " expected sets of tools/render_orbits.py --orbit rings")
     names = [str(np.load(clip.folder / "names.npy")[clip.row]) for clip in test.packed.items]
+    if objects_of_rows(names).max() == 0:
+        raise InputError(f"{args.test[0]}: found one object, expected several: the image of another"
+                         " is one of the arms")
     if args.shapes and None in (objects := [procedural_object(name) for name in names]):
         raise InputError(f"--shapes: found {names[objects.index(None)]}, expected procedural"
                          " objects, whose names are seeds")
+    if args.clip_texts and not args.clip:
+        raise InputError("--clip-texts: found no --clip, expected the file whose texts they are")
+    clip = load_clip(args.clip) if args.clip else None
+    texts = read_texts(args.clip_texts, len(names), clip.width) if args.clip_texts else None
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     size = args.size or test.size
@@ -260,13 +327,14 @@ def main(argv=None):
         if clips.size % size:
             raise InputError(f"--size: found {size}, expected a divisor of {clips.size}, the pixels"
                              " of a side of the views")
-    against = args.against and json.loads((args.against / "results.json").read_text())
+    against = args.against and results_of(args.against / "results.json")
     if against and set(against) != set(names):
         raise InputError(f"--against {args.against}: found the results of other objects, expected"
                          " those of the same sets")
-    baselines = Baselines(train, model, size, args.quiet) if train else None
+    baselines = Baselines(train, model, size, args.placed, args.quiet) if train else None
     results, sheets = {}, []
-    for name, found, pictures in measure(args, model, test, baselines, names, size):
+    for name, found, pictures in measure(args, model, test, baselines, names, size, clip,
+                                         texts):
         results[name] = found
         sheets.append((found["model"]["psnr_fg"], captioned(
             f"{name}: input, true; reconstructed; {found['model']['psnr_fg']:.1f} dB, silhouettes"
@@ -276,7 +344,10 @@ def main(argv=None):
     sheets.sort(key=lambda pair: -pair[0])
     for file, chosen in (("best.png", sheets[:4]), ("worst.png", sheets[-4:])):
         save_png(out / file, np.concatenate([sheet for _, sheet in chosen]))
-    print("\n".join(table(results, against)))
+    said = "\n".join(table(results, against))
+    with atomic(out / TABLE) as temporary:
+        temporary.write_text(f"{said}\n")
+    print(said)
     return 0
 
 

@@ -2,7 +2,9 @@
 import cv2
 import numpy as np
 
+from sgm.common.cli import check_folder
 from sgm.common.errors import InputError
+from sgm.common.locks import locked
 from sgm.common.progress import each
 from sgm.feedforward.clip_filter import (
     CORRUPTIONS,
@@ -17,6 +19,7 @@ from sgm.feedforward.reconstructor import load_lrm
 from sgm.render.families.named import procedural_object
 from sgm.render.procedural import on_white
 from sgm.render.sets.packing import begin_packed, finish_packed
+from sgm.render.sets.row_names import next_other, objects_of_rows
 from sgm.render.zbuffer import render_views
 from sgm.train.data.packed import load_packed
 from sgm.views.cameras import AZIMUTH_SIGN, DISTANCE, FOV_DEG, camera_to_world
@@ -63,29 +66,38 @@ def hull_coverage(views, azimuths, elevations):
 
 def learn(args):
     """Train the filter and print its tables; return the exit code."""
+    if args.out.is_dir():
+        raise InputError(f"--out {args.out}: is a folder, expected a file to write; give its name")
+    check_folder(args.out.parent, "--out")
     arrays = load_packed(args.set)
     names = np.load(args.set / "names.npy")
     clips, count = arrays["clips"], len(names)
-    if count < 8:
-        raise InputError(f"{args.set}: found {count} clips, expected at least 8: half of them are"
-                         " trained on")
+    objects = objects_of_rows(names)
+    if objects.max() < 7:
+        raise InputError(f"{args.set}: found clips of {objects.max() + 1} objects, expected at"
+                         " least 8: half of them are trained on")
+    half = objects % 2 == 0                     # of the rows: all forms of an object are in one
     model = load_lrm(args.lrm_config, args.lrm)
     rng = np.random.default_rng(0)
     rows, kinds = [], []            # (features, change, coverage), and what each row is
     if args.corrupt:
         for k in each(range(count), "features", "clip", quiet=args.quiet):
-            frames, other = on_white(clips[k]), on_white(clips[(k + 1) % count])
+            other = next_other(objects, k, half == half[k])
+            frames, other = on_white(clips[k]), on_white(clips[other])
             for kind in ("as made", *CORRUPTIONS):
                 made = frames if kind == "as made" else corrupted(kind, frames, other, rng)
                 rows.append((features_of(model, made), frame_change(made)))
                 kinds.append((k, kind))
         good = np.array([kind == "as made" for _, kind in kinds])
     else:
-        objects = [procedural_object(str(name)) for name in names]
-        if None in objects:
-            raise InputError(f"{args.set}: found {names[objects.index(None)]}, expected procedural"
+        shapes = [procedural_object(str(name)) for name in names]
+        if None in shapes:
+            raise InputError(f"{args.set}: found {names[shapes.index(None)]}, expected procedural"
                              " objects, whose names are seeds and whose true views can be rendered;"
                              " --corrupt needs none")
+        if not (args.set / STARTS).is_file():
+            raise InputError(f"{args.set}: found no {STARTS}, expected a set of synthesize.py clips"
+                             " or keep; --corrupt needs none")
         starts, score = np.load(args.set / STARTS), []
         for k in each(range(count), "true views", "clip", quiet=args.quiet):
             azimuths = arrays["azimuths"][k] + starts[k]
@@ -93,13 +105,12 @@ def learn(args):
             frames = on_white(clips[k])
             rows.append((features_of(model, frames), frame_change(frames),
                          hull_coverage(clips[k], arrays["azimuths"][k], elevations)))
-            score.append(agreement(clips[k], objects[k].load(), azimuths, elevations))
+            score.append(agreement(clips[k], shapes[k].load(), azimuths, elevations))
             kinds.append((k, "as made"))
         good = np.array(score) >= np.quantile(score, 1 - args.good)
         print(f"agreement (IoU x PSNR): {np.mean(score):.2f}, good from"
               f" {np.quantile(score, 1 - args.good):.2f} on")
-    objects = np.array([k for k, _ in kinds])
-    trained = objects % 2 == 0
+    trained = np.array([half[k] for k, _ in kinds])
     features = np.stack([row[0] for row in rows])
     if good[trained].all() or not good[trained].any():
         raise InputError(f"--good {args.good:g}: leaves one kind of clips, expected some good and"
@@ -112,7 +123,10 @@ def learn(args):
     if not args.corrupt:
         columns["hull coverage"] = np.array([row[2] for row in rows])
     for name, values in columns.items():
-        line = f"{name:15} {auc(values[held], good[held]):.3f}"
+        # whether a baseline's high or low values are good, the clips trained on tell
+        low = name != "filter" and auc(values[trained], good[trained]) < 0.5
+        values = -values if low else values
+        line = f"{name + ', low' * low:19} {auc(values[held], good[held]):.3f}"
         if args.corrupt:
             for kind in CORRUPTIONS:
                 pair = held & (good | np.array([kind == k for _, k in kinds]))
@@ -126,6 +140,13 @@ def learn(args):
 
 def keep(args):
     """Copy the clips that the filter takes for good into a set; return the exit code."""
+    check_folder(args.out, "--out")
+    with locked(args.out, "--out"):
+        return keep_locked(args)
+
+
+def keep_locked(args):
+    """See `keep`."""
     chosen, arrays = load_filter(args.filter), load_packed(args.set)
     model = load_lrm(args.lrm_config, args.lrm)
     if chosen.name != model.spec.name:
@@ -152,6 +173,8 @@ def keep(args):
     work, _ = begun
     for name in ("clips", "azimuths", "elevations"):
         np.save(work / f"{name}.npy", arrays[name][good])
+    if (args.set / STARTS).exists():        # which `learn` needs
+        np.save(work / STARTS, np.load(args.set / STARTS)[good])
     finish_packed(work, out)
     print(f"{out}: {len(good)} clips")
     return 0

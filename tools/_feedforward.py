@@ -15,10 +15,12 @@ from sgm.common.errors import InputError, one_line, os_reason
 from sgm.common.files import atomic
 from sgm.common.locks import locked
 from sgm.common.progress import Bar, Chain, job_begins, say
+from sgm.common.ranks import this_rank
 from sgm.config.lrm import LrmSpec, load_lrm_spec
 from sgm.config.model_files import spec_type
 from sgm.config.yaml_reader import ConfigError, find_config, read_mapping
 from sgm.reconstruct.stage_files import check_output
+from sgm.views.folder import read_run
 from sgm.views.images import file_hash, list_images, load_image, save_png
 from sgm.views.preprocessing import cut_object
 
@@ -86,7 +88,9 @@ class FeedForward:
         self.paths = list_images(args.image)
         check_folder(args.output, "--output")
         names = simple_video_sample.folder_names(self.paths)
-        self.jobs = [(path, Path(args.output) / name) for path, name in zip(self.paths, names)]
+        self.rank = this_rank()
+        jobs = [(path, Path(args.output) / name) for path, name in zip(self.paths, names)]
+        self.jobs, self.is_only_one = self.rank.share(jobs), len(jobs) == 1
         for _, folder in self.jobs:
             check_output(folder / "mesh")
         self.orbit(0.0 if args.elevation == "auto" else args.elevation)     # or why there is none
@@ -108,7 +112,8 @@ class FeedForward:
             raise ConfigError(f"--format: found {', '.join(sorted(unknown))}, expected any of"
                               f" {', '.join(FORMATS)}")
         self.background, self.faces = parse_background(args.background), args.faces or FACES
-        ops.set_device(args.device, args.device_id, args.mode)
+        device_id = args.device_id if self.rank.device is None else self.rank.device
+        ops.set_device(args.device, device_id, args.mode)
         self.model = model or load_lrm(args.config, args.ckpt, args.set)
         self.weights = args.ckpt
         if args.ckpt not in (None, RANDOM):
@@ -152,7 +157,7 @@ class FeedForward:
                 except InputError as error:
                     said = str(error)
                     named = said.startswith((f"{path}: ", "--output"))
-                    if len(self.jobs) == 1:
+                    if self.is_only_one:
                         raise InputError(said if named else f"{path}: {said}") from None
                     failed += 1
                     say(one_line(said if named else f"{path}: {said}"), sys.stderr)
@@ -161,7 +166,7 @@ class FeedForward:
                                       f" {os_reason(error)}") from None
         if peaks:
             say(f"{time.monotonic() - started:.1f} s in all, at most {max(peaks):.1f} GB")
-        return 1 if failed else 0
+        return self.rank.exit_code(1 if failed else 0)
 
     def make(self, path, folder):
         """Write the mesh of an image into a folder; return its report, None if it was there."""
@@ -176,7 +181,8 @@ class FeedForward:
             return None
         if args.views:
             check_replaceable(folder / "views")
-            if is_finished(folder / "views") and not args.overwrite:
+            if is_finished(folder / "views") and not args.overwrite and not (
+                    args.resume and image_of(folder / "views") == made_with["image"]):
                 raise InputError(f"{folder / 'views'}: holds views already; --overwrite replaces"
                                  " them, or give another --output")
         image = load_image(path)
@@ -238,6 +244,12 @@ class FeedForward:
                 "peak_gb": max(stage["peak_gb"] for stage in stages.values()), "stages": stages,
                 "made_with": made_with, "mesh": describe(mesh.vertices, mesh.faces),
                 "metrics": {}, "doubts": [], "interrupted": False}
+
+
+def image_of(views):
+    """Return the hash of the image that a views folder was made of, by its run.json; or None."""
+    image = read_run(views).get("image")
+    return image.get("hash") if isinstance(image, dict) else None
 
 
 def write_json(path, values):

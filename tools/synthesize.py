@@ -14,14 +14,14 @@ OUT/shard_0; of several processes that msrun has started, each makes its own.
 learn: trains the filter, a linear SVM on the features of the frames by the encoder of the network
 in --lrm. Clips are good if they agree with the true views of their objects, which are rendered:
 procedural objects only. --corrupt: good are all, bad are copies that are spoilt on purpose. Half of
-the objects is trained on; of the others it prints the area under the ROC curve, and those of two
-baselines that need no labels: the change between frames, and the coverage of the visual hull.
+the objects, with all their forms, is trained on; of the others it prints the area under the ROC
+curve, and those of two baselines: the change between frames, and the coverage of the visual hull,
+of which the half that is trained on tells only whether high or low (", low") values are good.
 
 keep: copies the clips that the filter takes for good into another set.
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 import argparse
-import os
 import sys
 import zlib
 from pathlib import Path
@@ -41,6 +41,7 @@ from sgm.common.cli import (
 from sgm.common.errors import InputError
 from sgm.common.locks import locked
 from sgm.common.progress import progress_bar
+from sgm.common.ranks import this_rank
 from sgm.config.model import MAX_FRAMES, MAX_STEPS, PRECISIONS
 
 STARTS = "starts.npy"       # azimuths of the inputs in the world of their objects, degrees
@@ -69,8 +70,9 @@ def parse(argv):
         help="views of an orbit, 16 as in VFusion3D or 21 (default: the model's)")
     add("--elevation", type=float_range(-89, 89), nargs=2, default=(0.0, 45.0),
         metavar=("MIN", "MAX"), help="degrees: of sets, views between these may be inputs (default"
-        " 0 45); of images, give the one that they have twice, or --lrm")
-    add("--lrm", help="weights of lrm_small, whose estimator tells the elevation of images")
+        " 0 45); of images, give the one that they have twice, or it is estimated")
+    add("--lrm", help="weights of lrm_small, whose estimator tells the elevation of images"
+        " (default: the embedded ones, if any)")
     add("--count", type=int_range(1, 10 ** 8), help="make only the first so many")
     add("--steps", type=int_range(1, MAX_STEPS), help="default: the model's")
     add("--seed", type=int_range(0, MAX_SEED), default=0, help="default 0")
@@ -102,6 +104,8 @@ def parse(argv):
 
 class FromSets:
     """One view of each object of packed sets, as it was rendered."""
+
+    lrm = None                  # nothing is estimated
 
     def __init__(self, places, elevations, seed, size):
         from sgm.train.objects.masked_views import MaskedViews
@@ -136,16 +140,19 @@ class FromImages:
     """Images, cut out; from one elevation, or from what an estimator says."""
 
     def __init__(self, places, elevations, size, lrm):
+        from sgm.feedforward.reconstructor import EMBEDDED, load_lrm
         from sgm.views.images import list_images
         self.paths = [path for place in places for path in list_images(place)]
         self.names, self.size, self.model = [path.name for path in self.paths], size, None
-        self.elevation = elevations[0]
-        if lrm:
-            from sgm.feedforward.reconstructor import load_lrm
-            self.model = load_lrm("lrm_small", lrm)
-        elif elevations[0] != elevations[1]:
-            raise InputError(f"--elevation: found {elevations[0]:g} {elevations[1]:g}, expected the"
-                             " one elevation of the images, twice; or give --lrm, which tells it")
+        self.elevation, self.lrm = elevations[0], lrm
+        if not lrm and elevations[0] != elevations[1]:
+            if not EMBEDDED[1].is_file():
+                raise InputError(f"--elevation: found {elevations[0]:g} {elevations[1]:g}, expected"
+                                 " the one elevation of the images, twice; or give --lrm, which"
+                                 " tells it")
+            self.lrm = EMBEDDED[1]
+        if self.lrm:
+            self.model = load_lrm("lrm_small", self.lrm)
 
     def __call__(self, row):
         """Return (input (S, S, 4) uint8, elevation, 0) of a row."""
@@ -154,18 +161,17 @@ class FromImages:
         cut = cut_object(load_image(self.paths[row]), name=self.names[row]).image
         elevation = self.elevation
         if self.model is not None:
-            tokens = self.model.encode(self.model.prepare(cut))
-            elevation = float(self.model.elevation(tokens)[0].clip(-89, 89))
+            elevation = self.model.elevation_of(cut)
         return np.asarray(recenter(cut, self.size)), elevation, 0.0
 
 
-def make_clips(args):
-    """Make the clips; return the exit code."""
+def make_clips(args, rank):
+    """Make the clips of a `Rank`'s share; return the exit code."""
+    from sgm.checkpoints.loading import file_hash
     from sgm.diffusion.pipeline import SampleOptions, generate_views, load_model
     from sgm.render.sets.packing import begin_packed, finish_packed, write_row
     from sgm.views.cameras import Orbit
-    number, count = args.shard or (int(os.environ.get("RANK_ID", 0)),
-                                   int(os.environ.get("RANK_SIZE", 1)))
+    number, count = args.shard or (rank.number, rank.count)
     out = (args.out / f"shard_{number}" if count > 1 else args.out).resolve()
     check_folder(out, "--out")
     overrides = [f"num_frames={args.frames}"] if args.frames else []
@@ -186,6 +192,8 @@ def make_clips(args):
     record = {"kind": "synthetic", "model": spec.name, "weights": engine.weights_hash(),
               "size": spec.height, "frames": spec.num_frames, "steps": options.steps,
               "elevation": list(args.elevation), "seed": args.seed, "count": len(rows),
+              "dtype": args.dtype, "lora": args.lora and file_hash(args.lora),
+              "lrm": source.lrm and file_hash(source.lrm),
               "sources": [Path(place).name for place in args.sources]}
     names = [source.names[row] for row in rows]
     with locked(out, "--out"), progress_bar("clip", args.quiet) as progress:
@@ -219,9 +227,12 @@ def main(argv=None):
         import _clip_labels
 
         from sgm import ops
-    ops.set_device(args.device, args.device_id)
+    rank = this_rank()
+    if not rank.count:          # msrun's scheduler
+        return 0
+    ops.set_device(args.device, args.device_id if rank.device is None else rank.device)
     if args.command == "clips":
-        return make_clips(args)
+        return make_clips(args, rank)
     return (_clip_labels.learn if args.command == "learn" else _clip_labels.keep)(args)
 
 

@@ -71,7 +71,7 @@ class Reconstructor:
 
     def __init__(self, spec, network):
         self.spec, self.network = spec, network
-        self._graphs = {}
+        self._graphs, self._estimator = {}, None
 
     def __repr__(self):
         size = sum(p.size for p in self.network.get_parameters())
@@ -133,9 +133,25 @@ class Reconstructor:
     def elevation_of(self, picture):
         """Return the elevation of the camera of a cut-out object, in degrees above the horizon.
 
-        picture: as `prepare` takes it. Raises as `prepare` and `elevation` do.
+        picture: as `prepare` takes it. A network without an estimator asks that of the embedded
+        lrm_small. At most 89, as cameras do not look straight down. Raises as `prepare` and
+        `elevation` do, and ConfigError if nothing is embedded.
         """
-        return float(self.elevation(self.encode(self.prepare(picture)))[0])
+        return self._estimate(picture)
+
+    def _estimate(self, picture, tokens=None):
+        """See `elevation_of`; tokens (1, N, C): of the picture, if they are there already."""
+        if getattr(self.network, "elevation_head", None) is None:
+            if self._estimator is None:
+                try:
+                    self._estimator = load_lrm()
+                except ConfigError as error:
+                    raise ConfigError(f"{argument('elevation')} auto: {self.spec.name} has no"
+                                      f" estimator, and {error}; or give degrees") from None
+            return self._estimator.elevation_of(picture)
+        if tokens is None:
+            tokens = self.encode(self.prepare(picture))
+        return float(self.elevation(tokens)[0].clip(-89, 89))
 
     def field(self, planes, points):
         """Return raw density (B, P, 1), before activation, and color (B, P, 3) at points (B, P, 3).
@@ -241,7 +257,7 @@ class Reconstructor:
         """Return the `sgm.feedforward.meshes.Scene` of a picture: its `mesh()` and `views()`.
 
         picture: PIL, cut out or to be (`sgm.views.matting`); elevation: of its camera, in degrees,
-        or "auto": see `elevation`. stage(name) is a context manager around each step. Raises
+        or "auto": see `elevation_of`. stage(name) is a context manager around each step. Raises
         InputError.
         """
         cut = cut_object(picture).image
@@ -249,7 +265,7 @@ class Reconstructor:
             image = self.prepare(cut)
             tokens = self.encode(image)
             if elevation == "auto":
-                elevation = float(self.elevation(tokens)[0].clip(-89, 89))
+                elevation = self._estimate(cut, tokens)
         cameras = rays.upright_cameras([elevation]) if self.spec.upright else None
         with stage("planes"):
             planes = self.planes(tokens, cameras)
@@ -266,6 +282,7 @@ class Reconstructor:
     def release(self):
         """Give back the memory of compiled graphs."""
         self._graphs.clear()
+        self._estimator = None
         ops.release()
 
     def _graph(self, name, make):

@@ -233,7 +233,7 @@ def check_script(module, args):
     elif name == "image_to_mesh":
         module.load_mesh_spec(args.mesh_config, args.mesh_set)
         assert args.config is None or known_config(args.config, "sampling", "lrm"), args.config
-    elif name == "feedforward":
+    elif name in ("feedforward", "elevation"):
         assert known_config(args.config, "lrm"), args.config
     elif getattr(args, "config", None):
         assert known_config(args.config), args.config

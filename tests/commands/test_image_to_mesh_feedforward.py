@@ -68,6 +68,12 @@ def test_views_and_a_texture(photo, tmp_path, capsys):
     assert command.run([*flags, "--resume"]) == 0 and command.run([*flags, "--overwrite"]) == 0
     code, line = ending(command.run, flags, capsys)
     assert code == 2 and "views: holds views already; --overwrite replaces them" in line
+    # --resume replaces those of this image: after an end between them and the report, and with another flag; but no others
+    (folder / "report.json").unlink()
+    assert command.run([*flags, "--resume"]) == 0 and command.run([*flags, "--resume", "--faces", "400"]) == 0
+    (folder / "views" / "run.json").write_text(json.dumps(run | {"image": {"hash": "of another"}}))
+    code, line = ending(command.run, [*flags, "--resume", "--faces", "500"], capsys)
+    assert code == 2 and "views: holds views already" in line
 
 
 def test_a_folder_of_images(photo, tmp_path, capsys):
@@ -76,6 +82,19 @@ def test_a_folder_of_images(photo, tmp_path, capsys):
     code = command.run([str(tmp_path), "--output", str(tmp_path / "out"), *SMALL])
     ending_of = capsys.readouterr()
     assert code == 1 and (tmp_path / "out" / "cup" / "report.html").exists() and "bad.png" in ending_of.err
+
+
+def test_processes_of_msrun_share_a_folder(photo, tmp_path, monkeypatch, capsys):
+    photo.with_name("bad.png").write_bytes(b"no picture")
+    for name, value in (("MS_ROLE", "MS_WORKER"), ("RANK_SIZE", "2"), ("DEVICE_ID", "0")):
+        monkeypatch.setenv(name, value)
+    for number, said in (("0", "bad.png"), ("1", "cup")):
+        monkeypatch.setenv("RANK_ID", number)
+        # 0 also where all of its images failed: msrun would end the others
+        assert command.run([str(tmp_path), "--output", str(tmp_path / f"out{number}"), *SMALL]) == 0
+        shown = capsys.readouterr()
+        assert said in shown.err + shown.out
+    assert not (tmp_path / "out0" / "cup").exists() and (tmp_path / "out1" / "cup" / "report.html").exists()
 
 
 @pytest.mark.parametrize("flags, said", [

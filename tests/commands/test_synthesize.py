@@ -95,6 +95,22 @@ def test_clips_of_sets_are_sets(objects, made, tmp_path, capsys):
     assert (load_packed(tmp_path / "quarters" / "shard_1")["clips"] == arrays["clips"][1::4]).all()
     code, line = ending(command.run, ["clips", str(objects), "--out", str(out), "--seed", "1"], capsys)
     assert code == 2 and "holds orbits rendered with seed 0, this run has seed 1" in line
+    code, line = ending(command.run, ["clips", str(objects), "--out", str(out), "--dtype", "fp16"], capsys)
+    assert code == 2 and "holds orbits rendered with dtype fp32, this run has dtype fp16" in line
+    (tmp_path / "lora").write_bytes(b"of a LoRA")
+    code, line = ending(command.run, ["clips", str(objects), "--out", str(out), "--lora", str(tmp_path / "lora")], capsys)
+    assert code == 2 and "holds orbits rendered with lora None, this run has lora sha256:" in line
+
+
+def test_processes_of_msrun(objects, made, tmp_path, monkeypatch):
+    """Each worker makes its share on its NPU; the scheduler makes nothing."""
+    devices = []
+    monkeypatch.setattr(ops, "set_device", lambda *given: devices.append(given))
+    for name, value in (("MS_ROLE", "MS_WORKER"), ("RANK_ID", "1"), ("RANK_SIZE", "4"), ("DEVICE_ID", "3")):
+        monkeypatch.setenv(name, value)
+    assert clips(objects, tmp_path / "made") == 0 and devices == [("CPU", 3)] and [index for index, *_ in made] == [1, 5]
+    monkeypatch.setenv("MS_ROLE", "MS_SCHED")
+    assert clips(objects, tmp_path / "none") == 0 and not (tmp_path / "none").exists() and len(made) == 2
 
 
 def test_filter_learns_what_is_bad(objects, made, tmp_path, capsys):
@@ -109,10 +125,38 @@ def test_filter_learns_what_is_bad(objects, made, tmp_path, capsys):
     assert command.run(["keep", str(out), "--filter", str(file), "--out", str(kept), *network]) == 0
     assert "4 of 8 clips are taken for good" in capsys.readouterr().out
     assert np.load(kept / "names.npy").tolist() == [f"{seed:07d}" for seed in range(4)]
+    assert (np.load(kept / "starts.npy") == np.load(out / "starts.npy")[:4]).all()
     assert (load_packed(kept)["clips"] == load_packed(out)["clips"][:4]).all()
     assert command.run(["learn", str(out), "--out", str(file), "--corrupt", *network]) == 0
     said = capsys.readouterr().out
-    assert "20 clips trained on, 20 of other objects measured" in said and "static 1.000" in said.partition("change")[2]
+    assert "20 clips trained on, 20 of other objects measured" in said
+    # little change is good, as of the clips trained on most of the spoilt ones change more: so the static ones count as the best
+    assert "static 0.000" in said.partition("change, low")[2]
+
+
+def test_forms_of_an_object_stay_together(objects, made, tmp_path, capsys, monkeypatch):
+    """Swapped in is another object, of the same half; no object is on both sides of the split; a baseline's sign is learned."""
+    out, order = tmp_path / "twice", [k // 2 for k in range(16)]
+    out.mkdir()
+    for name in ("clips", "azimuths", "elevations"):
+        np.save(out / f"{name}.npy", np.load(objects / f"{name}.npy")[order][:, :4])
+    np.save(out / "names.npy", np.array([f"Scopia-{k // 2:03d}-{k % 2:02d}" for k in range(16)]))
+    asked, fitted, labels = [], [], __import__("_clip_labels")
+    true = on_white(np.load(out / "clips.npy"))
+
+    def corrupted(kind, frames, other, rng):
+        asked.append([int(np.abs(np.int32(true[::2]) - x).sum((1, 2, 3, 4)).argmin()) for x in (frames, other)])
+        return frames
+
+    fit = labels.fit_filter
+    monkeypatch.setattr(labels, "features_of", lambda model, frames: np.float64([
+        np.abs(np.int32(true[::2]) - frames).sum((1, 2, 3, 4)).argmin()]))
+    monkeypatch.setattr(labels, "corrupted", corrupted)
+    monkeypatch.setattr(labels, "frame_change", lambda frames: float(len(asked) % 5))     # lowest before a clip is spoilt
+    monkeypatch.setattr(labels, "fit_filter", lambda features, *more: fitted.append(set(features[:, 0])) or fit(features, *more))
+    assert command.run(["learn", str(out), "--out", str(tmp_path / "f"), "--corrupt", "--lrm", "x"]) == 0
+    assert all(a != b and a % 2 == b % 2 for a, b in asked) and len(asked) == 64
+    assert fitted == [{0, 2, 4, 6}, set(range(8))] and "frames' change, low" in capsys.readouterr().out
 
 
 def test_images(made, tmp_path, capsys):
@@ -134,6 +178,10 @@ def test_what_is_refused(objects, made, flags, said, tmp_path, capsys):
 
 
 def test_filters_and_sets_that_do_not_fit(objects, made, tmp_path, capsys):
+    code, line = ending(command.run, ["learn", str(objects), "--out", str(tmp_path), "--lrm", "x"], capsys)
+    assert code == 2 and "is a folder, expected a file to write" in line
+    code, line = ending(command.run, ["learn", str(objects), "--out", str(tmp_path / "f"), "--lrm", "x"], capsys)
+    assert code == 2 and "found no starts.npy, expected a set of synthesize.py clips or keep" in line
     code, line = ending(command.run, ["keep", str(objects), "--filter", str(tmp_path / "no"), "--out", str(tmp_path / "kept"),
                                       "--lrm", "x"], capsys)
     assert code == 2 and "no" in line

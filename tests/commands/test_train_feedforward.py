@@ -94,6 +94,10 @@ def test_estimator_of_the_elevation(data, first, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert float(rows[0]["loss"]) == pytest.approx(np.abs(elevations - 22.5).mean(), abs=1e-4) and float(rows[-1]["val_loss"]) > 0
     assert set(elevations) <= set(clips.angles[0][:, 1]) and images.shape == (2, 3, 16, 16)
+    # measured is the last view, the only one of a dynamic orbit that is within the range that was asked for
+    still = ElevationBatches(Recipe(task="elevation", batch=2, seed=0), lrm.spec, clips, still=True)
+    assert all((still(number)[1] == clips.angles[0][-1, 1]).all() for number in range(6))
+    assert len(set(np.concatenate([batches(number)[1] for number in range(6)]))) > 2
     found = lrm.elevation(lrm.encode(images))
     assert found.shape == (2,) and (found != 22.5).all()
     code, line = ending(train.run, elevation_flags(data, tmp_path / "other"), capsys)
@@ -104,7 +108,7 @@ def test_dry_run(data, tmp_path, capsys):
     assert train.run(flags(data, tmp_path / "run", "steps=20", more=["--dry-run"])) == 0
     shown = capsys.readouterr().out
     for part in ("lrm_small, one view of 16^2 pixels to planes of 8^2 x 4", "2 squares of 8 pixels of each, 16 samples a ray; views"
-                 " of 16 -> 32 pixels", "multi-scale gradients x 0.02 from 50% of the steps on", "2 objects, each seen 20.0 times"):
+                 " of 16 -> 32 pixels", "multi-scale gradients x 0.003 from 50% of the steps on", "2 objects, each seen 20.0 times"):
         assert part in shown, shown
     assert not (tmp_path / "run").exists()
 

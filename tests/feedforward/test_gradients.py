@@ -16,11 +16,10 @@ from sgm.train.optimizer import TrainStep
 NAME = "openlrm_kvdiff"
 
 
-def loss_of(scenes, views, side):
-    """OpenLRM's without its perceptual term: of pixels, and the total variation of the planes."""
+def loss_of(scenes, views, side, weights=(0.0, 0.0, 5e-4)):
+    """By default OpenLRM's without its perceptual term: of pixels, and the total variation of the planes."""
     spec = SPECS[NAME]
-    return ReconstructionLoss(network(NAME), spec, MultiScaleGradients(side), scenes, views, side, spec.volume.samples,
-                              (0.0, 0.0, 5e-4))
+    return ReconstructionLoss(network(NAME), spec, MultiScaleGradients(side), scenes, views, side, spec.volume.samples, weights)
 
 
 def batch(g):
@@ -51,6 +50,46 @@ def test_gradients_of_all_weights():
     g.agrees("out/loss", value)
     norms = {p.name: np.linalg.norm(x.asnumpy()) for p, x in zip(weights, gradients)}
     g.agrees("out/grad_norms", [norms[name] for name in json.loads(g.metadata["param_order"])])
+
+
+@pytest.mark.slow
+def test_compiled_gradients_with_all_terms():
+    """The compiled step's, value by value, are those of the operators one by one: all weights on, targets half transparent.
+
+    The loss is that of its parts, and each of the three has a gradient of its own.
+    """
+    given = list(batch(golden_of(f"{NAME}_train")))
+    scenes, (views, _, side, _) = len(given[0]), given[2].shape
+    views //= scenes
+    target, rng = given[2].asnumpy().copy(), np.random.default_rng(0)
+    target[:, 3] = rng.random(target[:, 3].shape, np.float32)
+    target[:, :3] *= target[:, 3:]
+    given[2], given[4] = ms.Tensor(target), ms.Tensor(np.float32(1))
+
+    def found(weights, is_compiled):
+        loss = loss_of(scenes, views, side, weights)
+        trained = ms.ParameterTuple(loss.network.trainable_params())
+        both = ms.value_and_grad(loss, None, trained)
+
+        def step(*arguments):
+            return both(*arguments)
+
+        value, gradients = (ms.jit(step) if is_compiled else step)(*given)
+        return float(value), {p.name: x.asnumpy().astype(np.float64) for p, x in zip(trained, gradients)}
+
+    value, ours = found((1.0, 0.02, 5e-4), True)
+    expected, theirs = found((1.0, 0.02, 5e-4), False)
+    assert value == pytest.approx(expected, rel=1e-5)
+    largest = max(np.abs(x).max() for x in theirs.values())
+    for name, x in theirs.items():
+        assert np.abs(ours[name] - x).max() <= 2e-5 * max(np.abs(x).max(), 1e-3 * largest), name
+    # linear in the weights: the terms without one another add up to all
+    parts = [found(weights, False) for weights in ((0, 0, 0), (1.0, 0, 0), (0, 0.02, 0), (0, 0, 5e-4))]
+    assert parts[0][0] + sum(part[0] - parts[0][0] for part in parts[1:]) == pytest.approx(expected, rel=1e-5)
+    assert all(part[0] > parts[0][0] for part in parts[1:])
+    for name, x in theirs.items():
+        total = parts[0][1][name] + sum(part[1][name] - parts[0][1][name] for part in parts[1:])
+        assert np.abs(total - x).max() <= 2e-5 * max(np.abs(x).max(), 1e-3 * largest), name
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The public face: shapes, parts of one static size, files, and what is said of them."""
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,3 +158,30 @@ def test_a_file_of_another_network_is_named(tmp_path):
     save_file({"upsampler.weight": np.zeros((512, 32, 2, 2), np.float32)}, tmp_path / "a.safetensors")
     with pytest.raises(sgm.CheckpointError, match="upsampler.weight: found the weights of openlrm_small, expected those of"):
         load_into("vfusion3d", tmp_path / "a.safetensors")
+
+
+def test_networks_without_an_estimator_ask_the_embedded_one(monkeypatch):
+    """Of the same cut-out picture, within 89 degrees; where nothing is embedded that is said."""
+    lrm, picture, asked = reconstructor.Reconstructor(SPECS["triposr"], network("triposr")), golden_of("triposr_preprocess")["in/big.rgba_u8"], []
+    with monkeypatch.context() as patch:
+        patch.setattr(reconstructor, "load_lrm", lambda: Embedded())
+
+        class Embedded:
+            def elevation_of(self, picture):
+                asked.append(picture)
+                return 33.0
+
+        assert lrm.elevation_of(picture) == 33 and lrm.elevation_of(picture) == 33
+        assert len(asked) == 2 and (np.asarray(asked[0]) == picture).all()
+    lrm.release()
+    monkeypatch.setattr(reconstructor, "EMBEDDED", ("lrm_small", reconstructor.DATA / "none"))
+    with pytest.raises(InputError, match="elevation auto: .* has no estimator, and .*ckpt: found none for lrm_small.*; or give degrees"):
+        lrm.elevation_of(picture)
+
+
+def test_estimates_are_of_cameras(monkeypatch):
+    lrm = reconstructor.Reconstructor(SPECS["triposr"], SimpleNamespace(elevation_head=True))
+    for name in ("prepare", "encode"):
+        monkeypatch.setattr(lrm, name, lambda given: given)
+    monkeypatch.setattr(lrm, "elevation", lambda tokens: np.float32([95]))
+    assert lrm.elevation_of("a picture") == 89

@@ -9,7 +9,7 @@ from mindspore import ops as P
 from sgm import ops
 from sgm.models.blocks import Linear
 
-MIDDLE, HALF = 22.5, 22.5       # degrees: the elevations of training are about 0 to 45
+MIDDLE, HALF = 22.5, 22.5       # degrees: inputs are mostly from 0 to 45; the head is not bounded
 
 
 class ElevationHead(nn.Cell):

@@ -11,9 +11,12 @@ from sgm.train.schedule import described_rate
 
 
 class ElevationBatches:
-    """Batches of views and their elevations. still: to measure; every object by each of its views.
+    """Batches of views and their elevations.
 
-    Raises DataError for views that do not shrink to the network's input.
+    Drawn is any view of an object: those of a dynamic orbit are also above and below the range that
+    the set was rendered in, which is that of its last view. still: to measure; the last view of
+    each, which is within it, as it was rendered. Raises DataError for views that do not shrink to
+    the network's input.
     """
 
     def __init__(self, recipe, spec, clips, still=False):
@@ -28,7 +31,8 @@ class ElevationBatches:
         """Return the arrays that `sgm.feedforward.layers.elevation_head.ElevationLoss` takes."""
         rng = np.random.default_rng([self.recipe.seed, number])
         objects = self.clip_indices(number)
-        views = rng.integers(self.clips.num_frames, size=len(objects))
+        last = self.clips.num_frames - 1
+        views = rng.integers(last if self.still else 0, last + 1, size=len(objects))
         recentered = 0.0 if self.still else self.recipe.recentered
         images = [input_view(self.clips, self.spec, rng, index, view, recentered)[0]
                   for index, view in zip(objects, views)]

@@ -18,7 +18,7 @@ def clips(tmp_path_factory):
 
 def batches(clips, still=False, **changes):
     recipe = Recipe(task="feedforward", **{"batch": 2, "views": 3, "crop": 8, "stages": [16, 32], "samples": 16, "seed": 5,
-                                           "steps": 100, "recentered": 0.0, **changes})
+                                           "steps": 100, "recentered": 0.0, "perceptual_from": 0.33, **changes})
     trained, held = clips.split(3)
     return ViewsOfInputs(recipe, load_lrm_spec("lrm_small", CHANGES), clips, trained, held if still else trained, still=still)
 
@@ -31,7 +31,7 @@ def test_rays_meet_what_their_pixels_show(clips, number):
     assert image.shape == (2, 3, 16, 16) and target.shape == (6, 4, 8, 8) and background.shape == (6, 1, 1, 1)
     assert origins.shape == (6 * 64, 3) and near.shape == (6 * 64, 1) and jitter.shape == uniform.shape == (6 * 64, 8)
     size, _ = made.stage(number)
-    assert size == (16 if number < 50 else 32) and share == (number >= 0)
+    assert size == (16 if number < 50 else 32) and share == (number >= 33)      # `perceptual_from` is 0.33 of 100 steps
     for k, index in enumerate(made.clip_indices(number)):
         # which view was the input is told by the camera: elevations differ
         elevation = np.degrees(np.arcsin(camera[k, 11] / 4))

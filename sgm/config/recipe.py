@@ -142,7 +142,8 @@ class Recipe(DataSettings):
     recentered: float = 0.5
     # decoder only: share of latents that are predicted; the others are encoded
     predicted: float = 0.75
-    # decoder only: largest number of clips that are predicted before the first step
+    # decoder only: largest number of clips that are predicted before the first step, taken evenly
+    # from all of them
     predicted_clips: int = 800
     # the run stops after this many steps in a row with a loss or gradient that is not finite
     bad_steps: int = 10

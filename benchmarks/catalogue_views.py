@@ -49,6 +49,7 @@ from sgm.common.locks import locked  # noqa: E402
 from sgm.common.progress import each  # noqa: E402
 from sgm.render.catalogue import (  # noqa: E402
     catalogue_items,
+    check_whole,
     object_name,
     read_list,
     with_sibling,
@@ -228,6 +229,7 @@ def compare(args):
     if unknown:
         raise InputError(f"{folder}: {min(unknown) or pairs[0][0]} is no object of the catalogue;"
                          " give the folder of tools/held_back.py --catalogue")
+    check_whole(args.catalogue, "train", "--catalogue")
     items = catalogue_items(args.catalogue, "train")
     add_nearest(folder, [name for name, _, _ in pairs], items, bank_of(args.bank, items))
     others = {NEAREST: "nearest", OFF: "one_view_off"}

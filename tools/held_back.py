@@ -115,7 +115,7 @@ def make(args):
 
         from sgm import ops
         from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
-        from sgm.render.catalogue import catalogue_items
+        from sgm.render.catalogue import catalogue_items, check_whole
         from sgm.render.sets.folders import render_folders
         from sgm.render.sets.items import procedural_items
         from sgm.render.sets.settings import OrbitSettings
@@ -127,6 +127,7 @@ def make(args):
     kind = {}
     items = procedural_items(HELD_BACK_SEEDS)
     if args.catalogue:
+        check_whole(args.catalogue, "test", "--catalogue")
         items = catalogue_items(args.catalogue, "test")
         kind = {"kind": "catalogue", "up": "y", "fit": "sphere"}
     ops.set_device("CPU")

@@ -149,9 +149,11 @@ class Recipe(DataSettings):
     bad_steps: int = 10
     val_batches: int = 8            # largest number of held-out batches, the same ones every time
     # diffusion, autodecoder, latent_diffusion, feedforward: steps between contact sheets of
-    # held-out clips or views, or of generated objects; 0 = none
+    # held-out clips or views, or of generated objects; 0 = none. With one, diffusion also measures
+    # its loss on training clips, as on the held-out ones
     sheet_every: int = 1000
-    sheet_clips: int = 4            # largest number of clips on a sheet
+    # largest number of clips on a sheet, taken evenly from the held-out ones
+    sheet_clips: int = 4
     sheet_steps: int = 10           # sampling steps of a sheet
     # steps between checkpoints; the held-out loss is measured before each
     save_every: int = 500

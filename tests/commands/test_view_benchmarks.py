@@ -9,6 +9,7 @@ import pytest
 import real_objects
 import sharpness
 
+from sgm.common.errors import InputError
 from sgm.config.reconstruction import load_mesh_spec
 from sgm.views import metrics
 from sgm.views.cameras import Orbit
@@ -43,6 +44,35 @@ def test_means_are_of_objects():
     objects = catalogue_views.per_object(results)
     assert objects["A-001"]["prediction"]["psnr_fg"] == 4 and list(objects) == ["A-001"]
     assert catalogue_views.gain(objects, "mean").tolist() == [3.5]
+
+
+def test_neighbors_of_another_bank_are_refused(tmp_path):
+    """Also those of which nothing is noted."""
+    items = [("A-001", None), ("A-002", None)]
+    catalogue_views.add_nearest(tmp_path, [], items, None)
+    (tmp_path / "nearest" / "B-001-front").mkdir()
+    catalogue_views.add_nearest(tmp_path, ["B-001-front"], items, None)
+    with pytest.raises(InputError, match="nearest: holds neighbors from another bank, .* 1 objects .* remove that folder"):
+        catalogue_views.add_nearest(tmp_path, ["B-001-front"], items[:1], None)
+    (tmp_path / "nearest" / "bank.json").unlink()
+    with pytest.raises(InputError, match="another bank"):
+        catalogue_views.add_nearest(tmp_path, ["B-001-front"], items, None)
+
+
+def test_tables_of_a_set():
+    """Its means and medians, those of the half that varies most, and of each category."""
+    names = [catalogue_views.object_name(row) for row in catalogue_views.read_list()[:3]]
+    methods = ("prediction", catalogue_views.NEAREST, catalogue_views.MEAN, catalogue_views.REPEATED)
+    objects = {name: {method: {**dict.fromkeys(metrics.METRICS, 0.5), "psnr_fg": psnr - 2 * (method != "prediction")}
+                      for method in methods} for name, psnr in zip(names, (10, 11, 15))}
+    lines = catalogue_views.tables("alone", objects, {names[0], "other"})
+    titles = [line for line in lines if not line.startswith(" ")]
+    assert titles[:2] == ["alone: 3 objects", "orbits that vary most, alone: 1 objects"]
+    assert titles[2] == "categories, alone"
+    first, second = (next(line for line in part if "prediction" in line).split() for part in (lines, lines[8:]))
+    assert first[1:3] == ["12.00", "11.00"] and second[1:3] == ["10.00", "10.00"]
+    assert sum(int(line.split()[-5]) for line in titles[4:]) == 3
+    assert "orbits that vary most" not in "".join(catalogue_views.tables("alone", objects, set()))
 
 
 def test_angles_from_the_input():

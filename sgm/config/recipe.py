@@ -81,8 +81,8 @@ class Recipe(DataSettings):
     precision: str = "fp32"
     # recompute blocks in the backward pass: less memory, a third more time
     recompute: bool = False
-    # "adamw", or "muon" for weight matrices (AdamW for the rest), which needs fewer steps to train a
-    # network from the start
+    # "adamw", or "muon" for weight matrices (AdamW for the rest), which needs fewer steps to train
+    # a network from the start
     optimizer: str = "adamw"
     lr: float = 1e-4                # learning rate after `warmup` steps of linear rise
     # "cosine" and "linear": the rate falls to lr_final * lr at the last step; "constant": it stays
@@ -90,7 +90,7 @@ class Recipe(DataSettings):
     lr_final: float = 0.01          # final rate as a share of lr
     warmup: int = 100               # steps of linear rise
     betas: List[float] = field(default_factory=lambda: [0.9, 0.999])    # AdamW's
-    weight_decay: float = 0.01      # AdamW's, decoupled from the gradient
+    weight_decay: float = 0.01      # of either optimizer, decoupled from the gradient
     clip_norm: float = 1.0          # largest global gradient norm; 0 switches clipping off
     # decay of the moving average of the weights, reached after a short rise
     average_decay: float = 0.9999

@@ -103,8 +103,9 @@ class TrainStep(nn.Cell):
     returns the loss, a float32 scalar. weights: float32 Parameters; `average` is their exponential
     moving average. accumulate: batches whose mean gradient makes a step. half: the weights
     have half precision, or the caller gives it to them after this; `master` then holds them in
-    float32, and the weights follow it. world_size: devices that each have their own batches, and whose gradients are added.
-    with_muon: matrices are updated by Muon (see `sgm.train.muon`), which keeps no second moment.
+    float32, and the weights follow it. world_size: devices that each have their own batches, and
+    whose gradients are added. weight_decay: of all weights, Muon's too. with_muon: matrices
+    are updated by Muon (see `sgm.train.muon`), which keeps no second moment.
     """
 
     def __init__(self, objective, weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01,

@@ -157,9 +157,14 @@ def fit(trainer, folder, metrics, stopped, quiet=False):
         """Return {name: number} of this step's validation; write the held-out clips' sheet."""
         if trainer.stopped or not trainer.held_out:
             return {}
-        found = {"val_loss": trainer.validate()} if saves else {}
         every = recipe.sheet_every if recipe.task in WITH_SHEETS else 0
-        if every and (ends or trainer.done % every == 0):
+        shows = every and (ends or trainer.done % every == 0)
+        # with a sheet both losses, to compare them; otherwise training clips are not worth the time
+        compares = shows and trainer.seen is not None
+        found = {"val_loss": trainer.validate()} if saves or compares else {}
+        if compares:
+            found["train_val_loss"] = trainer.validate(trainer.seen)
+        if shows:
             sheet, shown = trainer.draw()
             found.update(shown)
             if leads and sheet is not None:

@@ -9,12 +9,12 @@ azimuths and 3 elevations (--bank keeps these pictures, 530 MB), by the error ov
 at 64 pixels; it is then rendered from the same cameras, turned as it was found. A model that does
 not beat it may have learned its training objects by heart.
 
-Printed are means over objects, each with its two inputs, of: all objects, those without a sibling
-in the training split, and the half whose orbits vary most (lowest PSNR of the mean of the true
-orbit); then the means of each category. In the folder are written nearest/ (views folders, kept),
-objects.csv, and best.png and worst.png, ten objects each by the gain over the nearest neighbor:
-truth, prediction, nearest neighbor, input view first.
-Exit code: 0 done, 2 wrong input, 130 interrupted.
+Printed are means over objects, each with its two inputs: of all; of those among the half whose
+orbits vary most (lowest PSNR of the mean of the true orbit); of each category; then the same of the
+objects without a sibling in the training split. In the folder are written nearest/ (views folders,
+kept for the same bank), objects.csv, and best.png and worst.png, ten objects each by the gain over
+the nearest neighbor: truth, prediction, nearest neighbor, input view first; best_alone.png and
+worst_alone.png are of the objects without a sibling.
 """
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ from sgm.common.locks import locked  # noqa: E402
 from sgm.common.progress import each  # noqa: E402
 from sgm.render.catalogue import (  # noqa: E402
     catalogue_items,
+    check_whole,
     object_name,
     read_list,
     with_sibling,
@@ -81,6 +82,11 @@ def object_views(mesh, yaw, orbit, size):
     return render_views(mesh, orbit.poses(distance), size, FOV_DEG, lighting=STUDIO), distance
 
 
+def bank_record(items):
+    """Return what a bank of these (name, object) notes of itself, as a text."""
+    return json.dumps([AZIMUTHS, ELEVATIONS, SIDE, [name for name, _ in items]])
+
+
 def bank_of(folder, items):
     """Return pictures of training objects, (N, azimuths * elevations, SIDE * SIDE * 3) uint8.
 
@@ -88,7 +94,7 @@ def bank_of(folder, items):
     """
     folder.mkdir(parents=True, exist_ok=True)
     record, path = folder / "bank.json", folder / "bank.npy"
-    wanted = json.dumps([AZIMUTHS, ELEVATIONS, SIDE, [name for name, _ in items]])
+    wanted = bank_record(items)
     shape = len(items), len(AZIMUTHS) * len(ELEVATIONS), SIDE * SIDE * 3
     if record.exists() and record.read_text(encoding="utf-8") != wanted:
         raise InputError(f"--bank {folder}: holds pictures of other objects; give another folder")
@@ -139,8 +145,20 @@ def _covered(pictures):
 
 
 def add_nearest(folder, names, items, bank):
-    """Write folder/nearest/NAME, the orbit of each test object's nearest neighbor, if missing."""
-    missing = [name for name in names if not (folder / "nearest" / name).exists()]
+    """Write folder/nearest/NAME, the orbit of each test object's nearest neighbor, if missing.
+
+    The bank's record lies beside them. Raises InputError if those that are there are of another.
+    """
+    made, wanted = folder / "nearest", bank_record(items)
+    record = made / "bank.json"
+    found = record.read_text(encoding="utf-8", errors="replace") if record.exists() else None
+    if found != wanted and made.exists() and any(made.iterdir()):
+        raise InputError(f"{made}: holds neighbors from another bank, expected those of the"
+                         f" {len(items)} objects of --bank; remove that folder")
+    made.mkdir(parents=True, exist_ok=True)
+    with atomic(record) as temporary:
+        temporary.write_text(wanted, encoding="utf-8")
+    missing = [name for name in names if not (made / name).exists()]
     if not missing:
         return
     truths = [read_views(folder / "truth" / name) for name in missing]
@@ -151,7 +169,7 @@ def add_nearest(folder, names, items, bank):
         orbit = read_orbit(folder / "truth" / name)
         yaw = AZIMUTHS[view // len(ELEVATIONS)]
         views, distance = object_views(items[number][1].load(), yaw, orbit, truth.shape[1])
-        with atomic(folder / "nearest" / name) as temporary:
+        with atomic(made / name) as temporary:
             write_pictures(temporary, views)
             write_transforms(temporary, orbit, truth.shape[1], distance=distance)
 
@@ -192,10 +210,11 @@ def summary(title, objects):
     return lines
 
 
-def categories(objects):
-    """Return the lines of the table of categories."""
+def categories(title, objects):
+    """Return the lines of the table of categories of a set of objects."""
     kinds = {object_name(row): row["category"] for row in read_list()}
-    lines = [f"{'category':16s} {'objects':>8s} {'PSNR_fg':>8s} {'IoU':>7s} {'nearest':>8s}"
+    lines = [f"categories, {title}",
+             f"{'category':16s} {'objects':>8s} {'PSNR_fg':>8s} {'IoU':>7s} {'nearest':>8s}"
              f" {'mean':>7s}   (gain over nearest neighbor, mean of the orbit)"]
     for kind in sorted({kinds[name] for name in objects}):
         part = {name: found for name, found in objects.items() if kinds[name] == kind}
@@ -203,6 +222,16 @@ def categories(objects):
         lines.append(f"{kind:16s} {len(part):8d} {means['psnr_fg']:8.2f} {means['iou']:7.3f}"
                      f" {gain(part, NEAREST).mean():+8.2f} {gain(part, MEAN).mean():+7.2f}")
     return lines
+
+
+def tables(title, objects, varied):
+    """Return the lines of all tables of a set of objects. varied: names, perhaps of more objects.
+    """
+    lines = summary(title, objects)
+    part = {name: found for name, found in objects.items() if name in varied}
+    if part:
+        lines += summary(f"orbits that vary most, {title}", part)
+    return lines + categories(title, objects)
 
 
 def sheet(folder, names):
@@ -224,6 +253,7 @@ def compare(args):
     if unknown:
         raise InputError(f"{folder}: {min(unknown) or pairs[0][0]} is no object of the catalogue;"
                          " give the folder of tools/held_back.py --catalogue")
+    check_whole(args.catalogue, "train", "--catalogue")
     items = catalogue_items(args.catalogue, "train")
     add_nearest(folder, [name for name, _, _ in pairs], items, bank_of(args.bank, items))
     others = {NEAREST: "nearest", OFF: "one_view_off"}
@@ -232,14 +262,6 @@ def compare(args):
         results[name] = evaluate_object(predicted, true, {
             method: folder / part / name for method, part in others.items()})[2]
     objects = per_object(results)
-    known = with_sibling(objects)
-    varied = sorted(objects, key=lambda name: objects[name][MEAN]["psnr_fg"])[:len(objects) // 2]
-    parts = {"all": list(objects), "without a sibling": [k for k in objects if k not in known],
-             "orbits that vary most": varied}
-    for title, names in parts.items():
-        if names:
-            print("\n".join(summary(title, {name: objects[name] for name in names})))
-    print("\n".join(categories(objects)))
     with (atomic(folder / "objects.csv") as temporary,
           open(temporary, "w", newline="", encoding="utf-8") as file):
         writer = csv.writer(file, lineterminator="\n")
@@ -247,10 +269,16 @@ def compare(args):
         for name, methods in objects.items():
             writer.writerows([name, method, *(f"{found[key]:.6g}" for key in metrics.METRICS)]
                              for method, found in methods.items())
-    order = [list(objects)[k] for k in np.argsort(gain(objects, NEAREST))]
-    first = {object_of(name): name for name, _, _ in reversed(pairs)}
-    for title, names in (("worst", order[:SHOWN]), ("best", order[::-1][:SHOWN])):
-        save_png(folder / f"{title}.png", sheet(folder, [first[name] for name in names]))
+    varied = sorted(objects, key=lambda name: objects[name][MEAN]["psnr_fg"])[:len(objects) // 2]
+    known, first = with_sibling(objects), {object_of(name): name for name, _, _ in reversed(pairs)}
+    alone = {name: found for name, found in objects.items() if name not in known}
+    for title, end, part in (("all", "", objects), ("without a sibling", "_alone", alone)):
+        if not part:
+            continue
+        print("\n".join(tables(title, part, varied)))
+        order = [first[list(part)[k]] for k in np.argsort(gain(part, NEAREST))]
+        save_png(folder / f"worst{end}.png", sheet(folder, order[:SHOWN]))
+        save_png(folder / f"best{end}.png", sheet(folder, order[::-1][:SHOWN]))
     return 0
 
 

@@ -9,7 +9,8 @@ and azimuths lie between theirs; by a LoRA and by the temporal layers alone. sty
 the training split in two colors, and measured on three of the test split in the same. Printed is
 the mean foreground PSNR (dB) of all views but the input, of the model before and after, of the
 autoencoder's round trip of the true views, which bounds it, and of the mean of the true orbit.
-What is finished in --out is kept.
+What is finished in --out is kept; settings.json says for which model and objects, and others are
+refused.
 
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
@@ -40,6 +41,8 @@ from sgm.common.cli import (  # noqa: E402
     int_range,
 )
 from sgm.common.errors import InputError  # noqa: E402
+from sgm.common.locks import locked  # noqa: E402
+from sgm.common.records import claim_folder  # noqa: E402
 from sgm.config.model import MAX_STEPS  # noqa: E402
 from sgm.diffusion.pipeline import EMBEDDED, generate, load_model  # noqa: E402
 from sgm.geometry.mesh import linear_from_srgb, srgb_from_linear  # noqa: E402
@@ -88,13 +91,20 @@ def write_set(folder, rows):
                 np.float32([getattr(orbit, f"{name}_deg") for _, orbit in rows]))
 
 
-def render_sets(args, spec):
-    """Return the folders of the sets to train on and to measure, rendered if they are not there."""
+def render_sets(args, spec, weights):
+    """Return the folders of the sets to train on and to measure, rendered if they are not there.
+
+    spec: the ModelSpec; weights: the hash of the untuned ones. Raises InputError if --out is of
+    another task, model or other objects.
+    """
+    seen, others = ((CHAIR,), (CHAIR,)) if args.task == "one" else (STYLED, MEASURED)
+    claim_folder(args.out, {"task": args.task, "model": spec.name, "weights": weights,
+                            "size": spec.height, "frames": spec.num_frames, "trained": seen,
+                            "measured": others}, "--out")
     train, test = args.out / "train", args.out / "test"
     if (test / "elevations.npy").exists():
         return train, test
-    names = (CHAIR,) if args.task == "one" else (*STYLED, *MEASURED)
-    items = dict(chosen(args.libraries, names))
+    items = dict(chosen(args.libraries, sorted({*seen, *others})))
     items = {name: replace(item, yaw=0.0) for name, item in items.items()}
 
     def row(name, elevation, yaw):
@@ -102,7 +112,6 @@ def render_sets(args, spec):
         views = orbit_of(items[name], orbit, yaw, spec.height)
         return (two_colored(views) if args.task == "style" else views), orbit
 
-    seen, others = ((CHAIR,), (CHAIR,)) if args.task == "one" else (STYLED, MEASURED)
     write_set(train, [row(name, *angles) for name in seen for angles in TRAINED])
     write_set(test, [row(name, *BETWEEN) for name in others])
     return train, test
@@ -115,7 +124,7 @@ def tune(args, trains, data):
     settings = [f"data=[{data}]", f"trains={trains}", f"steps={args.steps}", f"batch={args.batch}",
                 "accumulate=1", "frames=4", "recompute=false", f"lr={args.lr}", "warmup=20",
                 "average_decay=0.98", "precision=fp32", f"seed={args.seed}"]
-    made_with = "\n".join([args.config, str(args.ckpt), *settings])
+    made_with = "\n".join(settings)        # model and weights are in settings.json
     finished = output / "finished.txt"
     if finished.exists():
         if finished.read_text() != made_with:
@@ -145,7 +154,7 @@ def compare(args):
     """Render, train, generate and measure; return the exit code."""
     ops.set_device("CPU")
     engine = load_model(args.config, args.ckpt)
-    train, test = render_sets(args, engine.spec)
+    train, test = render_sets(args, engine.spec, engine.weights_hash())
     clips = PackedOrbits([test])
     orbits = [clips.orbit(k) for k in range(len(clips))]
     truths = [clips[k].arrays["clips"][clips[k].row] for k in range(len(clips))]
@@ -194,7 +203,8 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     check_folder(args.out, "--out")
-    return compare(args)
+    with locked(args.out, "--out"):
+        return compare(args)
 
 
 if __name__ == "__main__":

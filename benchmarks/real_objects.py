@@ -10,7 +10,7 @@ degrees. Printed are the Chamfer distance to the surface that can be seen from o
 and of the hull at 128 cells, the F-score at .01, foreground PSNR and silhouette IoU from 36 cameras
 on rings at 0, 20 and 40 degrees (Orbit.rings), whether the mesh is watertight, and the seconds;
 then which share of that surface the 21 views see, and the mean distance from there to the mesh, and
-from what they do not see. What is finished in --out is kept.
+from what they do not see. What is finished in --out is kept, if it has the same settings.
 
 Exit code: 0 done, 1 some failed, 2 wrong input, 130 interrupted.
 """
@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,6 +100,17 @@ def apart(folder, made, true, outer):
             "distance_unseen": distance[~seen].mean() if not seen.all() else 0.0}
 
 
+def is_made(output, spec):
+    """Return whether `output` holds a mesh of these settings that was made to its end."""
+    try:
+        report = dict(json.loads((output / "report.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+    wanted = json.loads(json.dumps(asdict(spec)))       # with lists for tuples, as they are read
+    return (report.get("interrupted") is False and report.get("settings") == wanted
+            and (output / "mesh.glb").exists())
+
+
 def measured(folder, output, rings, spec):
     """Return the figures of a mesh as a dict."""
     from sgm.reconstruct import report
@@ -138,11 +148,10 @@ def compare(args):
         try:
             if name in failed:
                 raise InputError(failed[name])
-            if not (output / "mesh.glb").exists():
+            if not is_made(output, spec):
                 run = Reconstruction(args.out / "views" / name, spec, output, progress=False)
                 run.run()
                 if run.interrupted:             # a mesh of too few steps
-                    shutil.rmtree(output)
                     raise KeyboardInterrupt
             row = measured(args.out / "views" / name, output, args.out / "rings" / name, spec)
         except InputError as error:

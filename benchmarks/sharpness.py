@@ -12,8 +12,8 @@ truth's inside the silhouette, and 1000 times the kernel distance (KID) of the f
 model's own encoder. A mean of what is possible has the highest PSNR, few edges and a large KID. In
 the first rows stand the autoencoder alone, the input repeated and the mean of the true orbit.
 
---csv writes the table, --sheets a picture for each setting: of six objects the true views above the
-generated ones, input view first.
+--csv writes the table, anew after each setting, --sheets a picture for each: of six objects the
+true views above the generated ones, input view first.
 Exit code: 0 done, 2 wrong input, 130 interrupted.
 """
 from __future__ import annotations
@@ -150,6 +150,14 @@ def sheet(truths, orbits):
     return np.concatenate(rows[:-1])
 
 
+def write_table(path, rows):
+    """Write the rows {column: value} that there are so far."""
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def compare(args):
     """Generate and measure as the flags say; return the exit code."""
     with loading():
@@ -172,6 +180,8 @@ def compare(args):
     def add(name, made, seconds=None):
         rows.append({"views": name, "seconds": seconds, **measure(made)})
         print(ROW.format(name, *(rows[-1][column] for column in COLUMNS)), flush=True)
+        if args.csv:
+            write_table(args.csv, rows)
         if args.sheets:
             args.sheets.mkdir(parents=True, exist_ok=True)
             save_png(args.sheets / f"{name.replace(' ', '_')}.png", sheet(truths, made))
@@ -189,11 +199,6 @@ def compare(args):
                                  sampler=sampler, guidance_range=(scale, scale)).frames)
         add(f"{sampler} steps {steps} noise {noise:g} scale {scale:g}", made,
             (time.perf_counter() - began) / len(truths))
-    if args.csv:
-        with atomic(args.csv) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
     return 0
 
 

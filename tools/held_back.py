@@ -18,7 +18,6 @@ sheet.png). Finished folders are kept; settings.json says what they were made wi
 other settings is refused.
 """
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -39,7 +38,7 @@ from sgm.common.cli import (
 from sgm.common.errors import InputError
 from sgm.common.locks import locked
 from sgm.common.progress import each
-from sgm.common.records import described, differing
+from sgm.common.records import claim_folder
 from sgm.config.model import MAX_NUMBER, MAX_STEPS
 from sgm.config.yaml_reader import ConfigError
 from sgm.render.seeds import HELD_BACK_SEEDS
@@ -74,27 +73,6 @@ class OneViewOff(Orbit):
 
 # folders of views, and the poses that the network was conditioned on
 POSES = {"prediction": Orbit, "quarter_turn_off": QuarterTurnOff, "one_view_off": OneViewOff}
-
-
-def claim(output, settings):
-    """Note in `output` what its folders are made with. Raises ConfigError for other settings."""
-    path = output / "settings.json"
-    text = json.dumps(settings, indent=1)
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
-        before = read_settings(path)
-        said = described(differing(before, settings), before, settings)
-        raise ConfigError(f"--output {output}: holds views made with other settings ({path}: {said}"
-                          "); give another folder")
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def read_settings(path):
-    """Return what a settings.json holds; {} if it is damaged."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError):
-        return {}
 
 
 def parse(argv):
@@ -137,7 +115,7 @@ def make(args):
 
         from sgm import ops
         from sgm.diffusion.pipeline import EMBEDDED, generate, load_model
-        from sgm.render.catalogue import catalogue_items
+        from sgm.render.catalogue import catalogue_items, check_whole
         from sgm.render.sets.folders import render_folders
         from sgm.render.sets.items import procedural_items
         from sgm.render.sets.settings import OrbitSettings
@@ -149,6 +127,7 @@ def make(args):
     kind = {}
     items = procedural_items(HELD_BACK_SEEDS)
     if args.catalogue:
+        check_whole(args.catalogue, "test", "--catalogue")
         items = catalogue_items(args.catalogue, "test")
         kind = {"kind": "catalogue", "up": "y", "fit": "sphere"}
     ops.set_device("CPU")
@@ -158,10 +137,11 @@ def make(args):
         raise ConfigError(f"--config {args.config}: found a video model, expected an orbit model"
                           " (sv3d_u, sv3d_p, sv3d_tiny)")
     weights = engine.weights_hash() + ", moving average" * args.ema
-    claim(args.output, {"model": engine.spec.name, "weights": weights, "orbit": args.orbit,
-                        "elevation": args.elevation, "steps": args.steps,
-                        "guidance": args.guidance, "set": args.set, "seed": args.seed,
-                        **({"catalogue": len(items)} if args.catalogue else {})})
+    claim_folder(args.output, {
+        "model": engine.spec.name, "weights": weights, "orbit": args.orbit,
+        "elevation": args.elevation, "steps": args.steps, "guidance": args.guidance,
+        "set": args.set, "seed": args.seed,
+        **({"catalogue": len(items)} if args.catalogue else {})}, "--output")
 
     # the true views
     truth = args.output / "truth"

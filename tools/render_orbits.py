@@ -41,6 +41,7 @@ Exit code: 0 done, 1 some objects failed (listed in OUT/failed.txt), 2 wrong inp
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -60,6 +61,8 @@ from sgm.common.errors import InputError
 from sgm.common.locks import locked
 from sgm.common.progress import progress_bar
 from sgm.render.families.named import FAMILIES, HALF_TURN, trained_kinds
+
+log = logging.getLogger("sgm")
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -167,7 +170,7 @@ def read_kinds(text: str | None, family: str) -> tuple[str, ...] | None:
 def main(argv=None) -> int:
     """Render what the flags ask for; return the exit code."""
     args = parse(argv)
-    from sgm.render.catalogue import catalogue_items
+    from sgm.render.catalogue import catalogue_items, missing_libraries
     from sgm.render.degradation import Degradation
     from sgm.render.sets.folders import render_folders
     from sgm.render.sets.items import items_of_kinds, mesh_items
@@ -189,6 +192,9 @@ def main(argv=None) -> int:
         items = mesh_items(args.paths, variations or 0)
     elif args.command == "catalogue":
         items = catalogue_items(args.paths, args.split, variations or 0)
+        if missing := missing_libraries(args.paths, args.split):
+            log.warning("objects of %s are also in %s, which were not given and are left out",
+                        args.split, missing)
     else:
         items = items_of_kinds(args.family, args.kinds, args.first_seed, args.count)
     with locked(args.out, "--out"), progress_bar("object", args.quiet) as progress:

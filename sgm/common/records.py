@@ -1,5 +1,35 @@
 """Compares what is noted of an earlier run (run.json and the like) with what a run would note."""
+import json
 import reprlib
+
+from sgm.common.errors import InputError
+from sgm.common.files import atomic
+
+
+def claim_folder(folder, settings, flag):
+    """Note in folder/settings.json what its files are made with; make the folder if it is missing.
+
+    settings: a dict that JSON can hold; flag: what messages put before the folder. Raises
+    InputError for a folder that was made with others.
+    """
+    path = folder / "settings.json"
+    text = json.dumps(settings, indent=1)
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+        before, now = _read(path), json.loads(text)
+        said = described(differing(before, now), before, now)
+        raise InputError(f"{flag} {folder}: was filled with other settings ({path}: {said}); give"
+                         " another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _read(path):
+    """Return what a settings.json holds; {} if it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        return {}
 
 
 def differing(before, now, prefix=""):

@@ -90,7 +90,7 @@ class Recipe(DataSettings):
     lr_final: float = 0.01          # final rate as a share of lr
     warmup: int = 100               # steps of linear rise
     betas: List[float] = field(default_factory=lambda: [0.9, 0.999])    # AdamW's
-    weight_decay: float = 0.01      # AdamW's, decoupled from the gradient
+    weight_decay: float = 0.01      # of either optimizer, decoupled from the gradient
     clip_norm: float = 1.0          # largest global gradient norm; 0 switches clipping off
     # decay of the moving average of the weights, reached after a short rise
     average_decay: float = 0.9999
@@ -142,15 +142,18 @@ class Recipe(DataSettings):
     recentered: float = 0.5
     # decoder only: share of latents that are predicted; the others are encoded
     predicted: float = 0.75
-    # decoder only: largest number of clips that are predicted before the first step
+    # decoder only: largest number of clips that are predicted before the first step, taken evenly
+    # from all of them
     predicted_clips: int = 800
     # the run stops after this many steps in a row with a loss or gradient that is not finite
     bad_steps: int = 10
     val_batches: int = 8            # largest number of held-out batches, the same ones every time
     # diffusion, autodecoder, latent_diffusion, feedforward: steps between contact sheets of
-    # held-out clips or views, or of generated objects; 0 = none
+    # held-out clips or views, or of generated objects; 0 = none. With one, diffusion also measures
+    # its loss on training clips, as on the held-out ones
     sheet_every: int = 1000
-    sheet_clips: int = 4            # largest number of clips on a sheet
+    # largest number of clips on a sheet, taken evenly from the held-out ones
+    sheet_clips: int = 4
     sheet_steps: int = 10           # sampling steps of a sheet
     # steps between checkpoints; the held-out loss is measured before each
     save_every: int = 500

@@ -10,6 +10,7 @@ import csv
 import logging
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,26 @@ def catalogue_items(libraries: list[str], split: str,
         raise InputError(f"--split {split}: none of the objects in {', '.join(libraries)} is of"
                          " it; give all five libraries")
     return items
+
+
+def missing_libraries(libraries: list[str], split: str) -> str:
+    """Return which libraries hold objects of a split and are not among `libraries`, as a text.
+
+    It is "Scopia (25), KatorLegaz (7)", with the numbers of their objects; "" if there are none.
+    """
+    given = {Path(path).stem for path in libraries}
+    counts = Counter(row["library"] for row in read_list()
+                     if row["use"] == "yes" and row["split"] == split)
+    return ", ".join(f"{name} ({count})" for name, count in counts.most_common()
+                     if name not in given)
+
+
+def check_whole(libraries: list[str], split: str, flag: str):
+    """Raise InputError if `libraries`, which `flag` has given, lack objects of a split."""
+    missing = missing_libraries(libraries, split)
+    if missing:
+        raise InputError(f"{flag}: objects of {split} are also in {missing}, expected all of them,"
+                         f" as the figures are of all; give all five libraries, {REMEDY}")
 
 
 def read_list() -> list[dict[str, str]]:

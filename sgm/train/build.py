@@ -23,6 +23,7 @@ def build(spec, recipe, init, progress, rank=0, world_size=1):
     """
     check_fit(spec, recipe)
     _check_init(recipe, init)
+    seen = None
     if recipe.task in OBJECT_TASKS:
         engine, batches, held_out, origin = PARTS[recipe.task].build(
             spec, recipe, init, progress, recipe.accumulate * world_size)
@@ -44,10 +45,21 @@ def build(spec, recipe, init, progress, rank=0, world_size=1):
         engine, origin = start(spec, init, recipe.seed)
         examples, val = open_data(recipe, engine, progress, rank, world_size, found)
         batches = DiffusionBatches(recipe, examples, recipe.accumulate * world_size)
-        # every clip as it is sampled: with its condition, whole, in order
-        as_sampled = replace(recipe, drop_condition=0.0, roam=0.0, frames=0)
-        held_out = val and DiffusionBatches(as_sampled, val, val_count(recipe, val))
-    return Trainer(engine, recipe, batches, held_out, rank, world_size), origin
+        held_out, seen = as_sampled(recipe, examples, val)
+    return Trainer(engine, recipe, batches, held_out, rank, world_size, seen), origin
+
+
+def as_sampled(recipe, examples, val):
+    """Return the batches of validation and as many of training clips; (None, None) without `val`.
+
+    Every clip is as it is sampled: with its condition, whole, in order. Both have the same noise
+    levels, so that the two losses can be compared.
+    """
+    if not val:
+        return None, None
+    settings = replace(recipe, drop_condition=0.0, roam=0.0, frames=0)
+    return tuple(DiffusionBatches(settings, clips, val_count(recipe, val))
+                 for clips in (val, examples))
 
 
 def _check_init(recipe, init):

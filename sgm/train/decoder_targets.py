@@ -14,7 +14,8 @@ from sgm.train.batches import least_white
 from sgm.train.data.clips import hash_of
 from sgm.train.data.sources import cache_store
 
-# Sampling steps of a prediction, drawn for each clip: few give averages, many what is sampled.
+# Sampling steps of a prediction, drawn for each clip: few give averages, many what is sampled. The
+# upper bound is this, or the model's own number of steps if that is higher.
 MIN_STEPS, MAX_STEPS = 2, 8
 
 
@@ -32,8 +33,9 @@ class Predicted(NamedTuple):
 class Predictions:
     """`Predicted` of up to recipe.predicted_clips clips of `examples`, kept in the recipe's cache.
 
-    examples: a `sgm.train.data.examples.Examples`. Each clip is predicted from its condition view,
-    without guidance. Raises ConfigError if the UNet was never trained.
+    examples: a `sgm.train.data.examples.Examples`. Clips are taken evenly from all of them, as data
+    sets follow each other. Each is predicted from its condition view, without guidance. Raises
+    ConfigError if the UNet was never trained.
     """
 
     def __init__(self, recipe, engine, examples, progress):
@@ -44,17 +46,20 @@ class Predictions:
                               " first)")
         self.examples, self.num_frames = examples, examples.num_frames
         count = min(len(examples), recipe.predicted_clips)
+        indices = np.linspace(0, len(examples) - 1, count).astype(int).tolist()
+        self.steps = MIN_STEPS, max(MAX_STEPS, engine.spec.sampling.steps)
         store, weights = cache_store(recipe), hash_unet(engine)
         keys = [
-            hash_of("predicted", weights, engine.spec.sampling, recipe.seed, recipe.condition,
-                    index, examples.clips[index].digest(store.memo)) if store else None
-            for index in range(count)
+            hash_of("predicted", weights, engine.spec.sampling, self.steps, recipe.seed,
+                    recipe.condition, index, examples.clips[index].digest(store.memo))
+            if store else None
+            for index in indices
         ]
         shape = (self.num_frames, *examples.latent_shape)
         if store:
             store.make_room(keys, [shape] * count)
         self.items = [self._clip(recipe.seed, engine, index, store, key, shape)
-                      for index, key in enumerate(progress(keys, "predicting clips"))]
+                      for index, key in zip(indices, progress(keys, "predicting clips"))]
         engine.release()
 
     def _clip(self, seed, engine, index, store, key, shape):
@@ -66,7 +71,8 @@ class Predictions:
         arrays = self.examples.conditions(rng, [loaded], 0.0)
         condition = dict(zip(("crossattn", "concat", "vector"), arrays))
         noise = rng.standard_normal(shape, dtype=np.float32)
-        z = engine.sample(noise, condition, None, steps=int(rng.integers(MIN_STEPS, MAX_STEPS + 1)),
+        least, most = self.steps
+        z = engine.sample(noise, condition, None, steps=int(rng.integers(least, most + 1)),
                           guidance_scales=np.ones(self.num_frames))
         predicted = z.asnumpy() / self.examples.scale
         if store:

@@ -47,12 +47,14 @@ class Trainer:
     """Makes steps of `recipe` (a Recipe) on the networks of `engine`: `advance()`.
 
     batches(number) returns the arrays of batch `number`, batches.clip_indices(number) its clips
-    (see `sgm.train.batches`); held_out: the same for validation, or None. rank, world_size:
-    data-parallel position; gradients are summed over ranks.
+    (see `sgm.train.batches`); held_out: the same for validation, or None; seen: batches of training
+    clips that are measured as those, or None. rank, world_size: data-parallel position; gradients
+    are summed over ranks.
     """
 
-    def __init__(self, engine, recipe, batches, held_out=None, rank=0, world_size=1):
+    def __init__(self, engine, recipe, batches, held_out=None, rank=0, world_size=1, seen=None):
         self.engine, self.recipe, self.batches, self.held_out = engine, recipe, batches, held_out
+        self.seen = seen
         self.rank, self.world_size = rank, world_size
         self.objective = self._objective()
         parameters = self._kept(lambda name: is_trained(recipe, engine.spec, name))
@@ -192,15 +194,16 @@ class Trainer:
             self._run("show_weights")
             ops.wait()
 
-    def validate(self):
-        """Return the mean loss of the averaged weights on the held-out batches.
+    def validate(self, batches=None):
+        """Return the mean loss of the averaged weights on `batches`, by default the held-out ones.
 
-        The batches and their noise are the same every time.
+        The batches, as many of either, and their noise are the same every time.
         """
+        batches = batches or self.held_out
         # Every process evaluates all of them: then none waits for another, and all know which
         # checkpoint is the best.
         with self.averaged():
-            losses = [float(ops.fetch(self._run("construct", *map(Tensor, self.held_out(k)))))
+            losses = [float(ops.fetch(self._run("construct", *map(Tensor, batches(k)))))
                       for k in range(val_count(self.recipe, self.held_out.clips))]
         return float(np.mean(losses))
 

@@ -60,7 +60,11 @@ def test_catalogue_objects(generated, tmp_path, monkeypatch, capsys):
     """Those of the test split, with their shapes; not in the folder of the others."""
     (_, item), = procedural_items([5])
     monkeypatch.setattr("sgm.render.catalogue.catalogue_items", lambda libraries, split: [(f"{split}-{libraries[0]}", item)])
-    assert held_back.run(["--catalogue", "a.sh3f", "--output", str(tmp_path / "out")]) == 0
+    command = ["--catalogue", "a.sh3f", "--output", str(tmp_path / "out")]
+    assert held_back.run(command) == 2 and not generated
+    assert "--catalogue: objects of test are also in " in capsys.readouterr().err             # none of the five libraries is there
+    monkeypatch.setattr("sgm.render.catalogue.check_whole", lambda *_: None)
+    assert held_back.run(command) == 0
     assert (tmp_path / "out" / "truth" / "test-a.sh3f" / "truth" / "mesh.ply").is_file() and len(generated) == 3
     assert held_back.run(["--output", str(tmp_path / "out")]) == 2
     assert "catalogue" in capsys.readouterr().err

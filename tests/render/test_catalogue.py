@@ -8,7 +8,7 @@ from support.commands import load_tool
 from sgm.common.errors import InputError
 from sgm.geometry.mesh_reader import load_mesh
 from sgm.render import catalogue
-from sgm.render.catalogue import catalogue_items, java_properties
+from sgm.render.catalogue import catalogue_items, check_whole, java_properties, missing_libraries
 
 render_orbits = load_tool("render_orbits")
 # a wedge: 2 wide, 1 high at the back (-z), 4 deep; the front edge is at z = 4
@@ -40,6 +40,23 @@ def test_objects_of_a_split(library):
         "Tiny-001-00", "Tiny-001-01", "Tiny-012-00", "Tiny-012-01"]
     assert [(name, each.yaw) for name, each in catalogue_items([library], "test")] == [
         ("Tiny-002-front", 15), ("Tiny-002-quarter", 50)]
+
+
+def test_libraries_that_were_not_given(library, tmp_path, caplog):
+    """Those that hold objects of the split are named with their number: rendering goes on, figures are refused."""
+    row = "{},{},Wedge,Office,wedge.obj,8,2,1,4,CC0-1.0,me,{},{},,\n"
+    (tmp_path / "catalogue.csv").write_text(LISTED + "".join(row.format(*values) for values in (
+        ("One", 1, "yes", "train"), ("Two", 1, "yes", "train"), ("Two", 2, "yes", "train"), ("Two", 3, "no", "train"),
+        ("One", 2, "yes", "val"))))
+    assert missing_libraries([library], "train") == "Two (2), One (1)"
+    assert missing_libraries([library], "val") == "One (1)"
+    assert missing_libraries([library], "test") == missing_libraries(["a/Two.sh3f", library, "One.sh3f"], "train") == ""
+    check_whole([library], "test", "--catalogue")
+    with pytest.raises(InputError, match=r"^--catalogue: objects of train are also in Two \(2\), One \(1\), .*five libraries"):
+        check_whole([library], "train", "--catalogue")
+    flags = ["--size", "16", "--frames", "2", "--supersample", "1", "--workers", "1", "--out", str(tmp_path / "set"), "--pack"]
+    assert render_orbits.run(["catalogue", library, "--split", "train", *flags]) == 0
+    assert "objects of train are also in Two (2), One (1), which were not given" in caplog.text
 
 
 def test_how_an_object_lies(library, caplog):

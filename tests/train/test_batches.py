@@ -14,6 +14,7 @@ from sgm.models.initialization import initialize
 from sgm.render.procedural import render_clip
 from sgm.render.seeds import TRAIN_SEEDS
 from sgm.train.batches import DiffusionBatches, ViewBatches
+from sgm.train.build import as_sampled
 from sgm.train.data import LatentClips, PackedOrbits, shuffled
 from sgm.train.run.run_folder import RunFolder
 from sgm.train.trainer import Trainer
@@ -185,3 +186,33 @@ def test_views_for_the_autoencoder(packed):
     assert all((views == image).all((1, 2, 3)).any() for image in images)
     crops, noise = ViewBatches(Recipe(batch=5, crop=16), orbits, spec)(3)
     assert crops.shape == (5, 3, 16, 16) and noise.shape == (5, 4, 4, 4)
+
+
+class Asked:
+    """Clips that note what batches of them are asked for."""
+
+    def __init__(self, count):
+        self.count, self.asked = count, []
+
+    def __len__(self):
+        return self.count
+
+    def batch(self, rng, indices, drop, random_start, frames):
+        self.asked.append((tuple(indices), drop, random_start, frames))
+        return np.zeros((3 * len(indices), 4, 8, 8), np.float32), rng.random(len(indices))
+
+
+def test_held_out_and_training_clips_are_measured_alike():
+    """As many of both, whole and with their conditions, at the same noise levels; training clips are from all of them."""
+    recipe = Recipe(batch=2, val_batches=3, frames=4, drop_condition=0.5, roam=0.5, seed=7)
+    val, clips = Asked(5), Asked(1000)
+    assert as_sampled(recipe, clips, None) == (None, None)
+    held_out, seen = as_sampled(recipe, clips, val)
+    for number in range(3):
+        for ours, theirs in zip(held_out(number)[:3], seen(number)[:3], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert {asked[1:] for asked in val.asked + clips.asked} == {(0.0, 0.0, 0)}
+    taken = [index for asked in clips.asked for index in asked[0]]
+    assert len(set(taken)) == len(taken) == 6 and max(taken) > 500 > min(taken)
+    seen(0)
+    assert clips.asked[-1] == clips.asked[0]

@@ -14,7 +14,7 @@ from sgm.checkpoints.original_keys import FIRST_STAGE, UNET, used_shapes
 from sgm.config.model_files import load_spec
 from sgm.config.recipe import Recipe
 from sgm.train.batches import ViewBatches
-from sgm.train.data import LatentClips
+from sgm.train.data import Clips, LatentClips
 from sgm.train.decoder_targets import DecoderBatches, Predictions
 from sgm.train.losses import DecoderLoss
 
@@ -82,9 +82,33 @@ def test_the_share_that_is_predicted(predicted):
     assert 8 < guessed.sum() < 32
     np.testing.assert_allclose(latents[~guessed], mean_of(images[~guessed]), atol=1e-5)
     assert len(engine.steps) == 2 and all(2 <= steps <= 8 for steps in engine.steps)        # predicted_clips
-    assert set(batches.clip_indices(0)) == {0, 1} and len(batches.clip_indices(0)) == 40
+    assert set(batches.clip_indices(0)) == {0, 2} and len(batches.clip_indices(0)) == 40
     for first, again in zip(batches(3), batches(3)):
         np.testing.assert_array_equal(first, again)
+
+
+def test_every_set_is_predicted(tmp_path, no_clip):
+    """Data sets follow each other: fewer clips than there are come from all of them, first and last included."""
+    sets = [dynamic_orbits(tmp_path / name, count) for name, count in (("one", 4), ("two", 3))]
+    clips = Clips(sets[0].items + sets[1].items, (sets[0].height, sets[0].width))
+    engine = Predicting()
+    examples = LatentClips(clips, engine, tmp_path / "cache", Counter(), num_frames=3)
+    for count, wanted in ((3, [0, 3, 6]), (1, [0]), (99, [0, 1, 2, 3, 4, 5, 6])):
+        recipe = Recipe(task="decoder", predicted_clips=count, cache_folder=str(tmp_path / "cache"))
+        found = Predictions(recipe, engine, examples, lambda items, text: items)
+        assert [item.index for item in found.items] == wanted
+        for item in found.items:            # its own views: encoded they are their means
+            np.testing.assert_allclose(item.encoded[0], mean_of(found.frame(item, 0))[0], atol=1e-5)
+
+
+def test_as_many_steps_as_the_model_takes(tmp_path, no_clip, predicted):
+    """What it samples with is among what the decoder sees; other bounds are other predictions, in the cache too."""
+    engine = Predicting()
+    predicted(1.0, engine)
+    engine.spec.sampling.steps = 200
+    before = len(engine.steps)
+    predicted(1.0, engine)
+    assert len(engine.steps) == before + 2 and max(engine.steps) > 8
 
 
 def test_predictions_are_kept(predicted):

@@ -17,6 +17,7 @@ from sgm.common.errors import InputError
 from sgm.config.model_files import load_spec
 from sgm.diffusion.engine import Engine
 from sgm.train.initial_weights import start, starting_weights
+from sgm.train.run.log import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +95,10 @@ def test_from_svd_to_views(models, tmp_path, photo, uncompiled):
     folder, models = models
     data, run = write_toys(tmp_path / "toys"), tmp_path / "run"
     command = flags(models["u"][0], "sv3d_u", data, run, "steps=1", "background=white", "accumulate=1", "recompute=false",
-                    model_changes=())
+                    f"val=[{data}]", "sheet_clips=1", "sheet_steps=1", model_changes=())
     assert train.run([*command, "--init", str(folder / "svd.safetensors")]) == 0
+    row, = read_metrics(run / "metrics.csv")
+    assert float(row["val_loss"]) > 0 and row["train_val_loss"] == row["val_loss"]          # the same clips, measured alike
     keys = set(open_checkpoint(run / "averaged.safetensors"))
     assert "first_stage_model.decoder.mid.block_1.time_stack.in_layers.0.weight" in keys
     out = tmp_path / "out"

@@ -180,3 +180,18 @@ def test_the_best_and_the_latest_are_kept(tmp_path, pynative):
     other = trainer_of(held_out=Noise(), val_batches=3, keep=2)
     folder.resume(other)
     assert other.best == min(losses) and other.validate() == losses[-1]
+
+
+class Other(Noise):
+    """Other batches than `Noise`."""
+
+    def __call__(self, number):
+        return super().__call__(number + 100)
+
+
+def test_training_clips_are_measured_as_held_out_ones(pynative):
+    """The same batches have the same loss, by the averaged weights; others have another."""
+    trainer = trainer_of(held_out=Noise(), val_batches=3)
+    for _ in range(2):
+        trainer.advance()
+    assert trainer.validate(Noise()) == trainer.validate() != trainer.validate(Other())

@@ -13,8 +13,9 @@ import numpy as np
 from sgm.common.errors import InputError, one_line, os_reason
 from sgm.common.files import atomic
 
-# on held-out clips; dB, and share of the foreground
-MEASURED = ("val_loss", "val_psnr_fg", "val_iou")
+# the loss of held-out clips, and of training clips measured alike; dB, and share of the foreground,
+# of held-out ones
+MEASURED = ("val_loss", "train_val_loss", "val_psnr_fg", "val_iou")
 log = logging.getLogger("sgm")
 FEW = 40        # rows that are drawn as dots, too: a line through one or two shows nothing
 NEEDED = ("step", "loss", "grad_norm", "lr", "seconds")         # that every row has

@@ -14,18 +14,20 @@ COLUMNS, SIDE, CAPTION = 8, 128, 20
 def draw_sheet(engine, examples, recipe):
     """Return (picture (H, W, 3) uint8, {"val_psnr_fg": dB, "val_iou": 0 .. 1}).
 
-    The figures are means over the clips' generated views. examples: the held-out `Examples`; the
-    first `sheet_clips` of them that lie on white (the first, if none does) are used, each sampled
-    in `sheet_steps` steps with the model's own sampler and guidance. Where there is no silhouette,
+    The figures are means over the clips' generated views. examples: the held-out `Examples`;
+    `sheet_clips` of them are used, evenly from those that lie on white (from all, if none does), as
+    neighbors may be the same object. Each is sampled in `sheet_steps` steps with the model's own
+    sampler and guidance. Where there is no silhouette,
     in videos and on colored backgrounds, the PSNR is that of whole frames, and val_iou is left out.
     A clip whose views are not finite is drawn gray where they are not, and its numbers are NaN. All
     randomness comes from the recipe's seed and the clip's place, apart from that of the steps,
     whose losses are the same with a sheet and without.
     """
-    on_white_first = sorted(range(len(examples)),
-                            key=lambda k: not _has_silhouette(examples.clips[k]))
+    everything = range(len(examples))
+    usable = [k for k in everything if _has_silhouette(examples.clips[k])] or everything
+    chosen = np.linspace(0, len(usable) - 1, min(recipe.sheet_clips, len(usable))).astype(int)
     rows, measured = [], []
-    for place, index in enumerate(on_white_first[:recipe.sheet_clips]):
+    for place, index in enumerate(usable[k] for k in chosen):
         rng = np.random.default_rng([recipe.seed, place, 2])
         example, truth, made, finite = generate(engine, examples, rng, index, recipe.sheet_steps,
                                                 recipe.encode_chunk)

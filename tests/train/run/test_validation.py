@@ -98,7 +98,20 @@ def test_views_that_are_no_numbers(no_clip, tmp_path):
     assert sheet[CAPTION + SIDE + 4 + 4 * 3, 4 * 4, 0] == 127
 
 
-def test_clips_on_white_come_first(no_clip, tmp_path):
+def test_clips_come_evenly(no_clip, tmp_path):
+    """From all of those on white, as an object's inputs are neighbors; the others are left out."""
+    clips = orbit_clips(tmp_path, WHITE, WHITE, RED, WHITE, WHITE, RED, WHITE)
+    for count, wanted in ((2, [0, 6]), (3, [0, 3, 6]), (9, [0, 1, 3, 4, 6]), (1, [0])):
+        engine = Painter([clips.frames(0)] * 5)
+        examples = LatentClips(clips, engine, tmp_path / "cache", Counter(), "last", 4)
+        sheet, measured = draw_sheet(engine, examples, Recipe(sheet_clips=count))
+        assert len(sheet) == len(wanted) * (CAPTION + 2 * (SIDE + 4)) and "val_iou" in measured
+        for asked, index in zip(engine.asked, wanted, strict=True):
+            latent = examples.batch(np.random.default_rng(0), [index], 0.0)[2]
+            np.testing.assert_array_equal(asked[1]["concat"], latent)
+
+
+def test_only_clips_on_white_are_used(no_clip, tmp_path):
     """Where there is none, and of videos, silhouettes mean nothing: whole frames are measured, and no share is told."""
     clips = orbit_clips(tmp_path, RED, WHITE, RED)
     engine = Painter([clips.frames(1)])

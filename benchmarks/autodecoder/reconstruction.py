@@ -59,20 +59,19 @@ class Grids:
     def __init__(self, spec, steps):
         self.spec, self.steps = spec, steps
         self.loss = GridLoss(spec, fitting.SIDE)
-        self.cell = AdamStep(self.loss, [self.loss.grid], "grid")
-        self.step = ops.compiled(self.cell.construct)
-        self.start = {name: value.copy() for name, value in self.cell.state().items()}
+        cell = AdamStep(self.loss, [self.loss.grid], "grid")
+        self.begin, self.step = ops.compiled(cell.begin), ops.compiled(cell.construct)
 
     def of(self, views):
         """Return the grid (side^3, 4) of PosedViews."""
         pixels, rng = fitting.ViewPixels(views), np.random.default_rng(0)
-        self.cell.restore(self.start)
+        self.begin(Tensor(np.zeros(self.loss.grid.shape, np.float32)))
         for number in range(self.steps):
             rate = RATE * 0.5 * (1 + np.cos(np.pi * number / self.steps))
             value = self.step(rates(number, rate),
                               *map(Tensor, pixels.batch(rng, self.spec.samples)))[1]
         ops.fetch(value)
-        return self.loss.grid.asnumpy().copy()
+        return ops.fetch(self.loss.grid).copy()
 
 
 def seen_volume(model, volume, views):

@@ -177,18 +177,16 @@ class Fitter:
     def __init__(self, model):
         self.model = model
         self.found = distribution(embeddings_of(model, _spread(model, MOST_ROWS)))
-        self.steps = {}             # by the side of the squares: loss, AdamStep, compiled step
+        self.steps = {}             # by the side of the squares: loss, compiled start and step
 
     def _step(self, side, embedding):
         """Return the loss and the compiled step for squares of a side, to begin at an embedding."""
         if side not in self.steps:
             loss = FitLoss(self.model, self.found, SQUARES, side)
             cell = AdamStep(loss, [loss.coordinates], f"fit{side}")
-            self.steps[side] = loss, cell, ops.compiled(cell.construct)
-        loss, cell, step = self.steps[side]
-        start = np.float32(self.found.coordinates(embedding))
-        cell.restore({name: start if name.startswith("parameter.") else np.zeros_like(value)
-                      for name, value in cell.state().items()})
+            self.steps[side] = loss, ops.compiled(cell.begin), ops.compiled(cell.construct)
+        loss, begin, step = self.steps[side]
+        begin(Tensor(np.float32(self.found.coordinates(embedding))))
         return loss, step
 
     def fit(self, views, steps=STEPS, seed=0, source="the views", progress=None, stopped=()):
@@ -211,7 +209,7 @@ class Fitter:
             _, value = step(rates(number, rate), *map(Tensor, arrays))
             losses.append(float(ops.fetch(value)))
             tell("embedding", number + 1, steps, f"loss {losses[-1]:.4f}")
-        embedding = self.found.mean + loss.coordinates.asnumpy() @ self.found.basis
+        embedding = self.found.mean + ops.fetch(loss.coordinates) @ self.found.basis
         latent = model.run("latent_decoder", embedding)
         last = float(np.mean(losses[-max(1, steps // 10):])) if losses else float("nan")
         return Fit(embedding, nearest, last), latent.reshape(1, -1, model.spec.volume.latent_width)

@@ -64,9 +64,7 @@ def main(argv=None):
     ops.set_device(args.device, args.device_id)
     model = load_autodecoder(args.model, args.ckpt).model
     views = MaskedViews(args.data, model.spec.size)
-    if len(views) != model.spec.objects:
-        raise InputError(f"{args.ckpt}: found weights of {model.spec.objects} objects, expected"
-                         f" those of the {len(views)} of the data; train on the same sets")
+    views.check_trained_on(model, args.ckpt)
     names = names_of(views.packed)
     losses = mask_losses(model, views, args.views,
                          lambda items, text: each(items, text, "batch", quiet=args.quiet))
@@ -85,8 +83,6 @@ def main(argv=None):
         write_kept(args.kept, views.packed, kept, names)
         say(f"{args.kept}: {kept.sum()} objects")
     return 0
-
-
 
 
 def write_kept(folder, packed, kept, names):

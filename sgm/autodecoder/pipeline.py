@@ -4,7 +4,6 @@
     meshes = objects.generate(count=4)
     [mesh] = objects.fit("outputs/cup")
 """
-import json
 import logging
 from dataclasses import asdict
 
@@ -14,20 +13,20 @@ from sgm.autodecoder import fitting
 from sgm.autodecoder.latents import sampling
 from sgm.autodecoder.latents.conditions import condition_of
 from sgm.autodecoder.latents.latent_normalization import robust_normalization
+from sgm.autodecoder.noted import noted_spec
 from sgm.autodecoder.object_model import load_objects
 from sgm.autodecoder.surface import surface_of
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError, argument
 from sgm.common.records import described, differing
-from sgm.config.autodecoding import AutodecoderSpec, load_autodecoder_spec
-from sgm.config.yaml_reader import ConfigError, build
+from sgm.config.autodecoding import load_autodecoder_spec
+from sgm.config.yaml_reader import ConfigError
 from sgm.reconstruct.posed_views import PosedViews
 from sgm.reconstruct.views_reader import read_views
 
 RANDOM = "random"           # in place of a file: weights are drawn, for tests
 BATCH = 4                   # latents that are sampled at once, in one static shape
-SPEC = "spec"               # where a file of weights notes the spec that they are of
 log = logging.getLogger("sgm")
 
 
@@ -62,23 +61,6 @@ def load_autodecoder(name="autodecoder_small", ckpt=None, overrides=()):
         spec = noted
     generates = any(key.startswith("denoiser.") for key in store)
     return Autodecoder(load_objects(spec, ckpt, generates)[0], generates)
-
-
-def noted_spec(store, overrides=()):
-    """Return the AutodecoderSpec that weights note; None of an earlier version's.
-
-    Raises CheckpointError.
-    """
-    text = (store.metadata or {}).get(SPEC)
-    if text is None:
-        return None
-    try:
-        return build(AutodecoderSpec, json.loads(text), f"{store.path}: {SPEC}", overrides)
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise CheckpointError(f"{store.path}: its metadata has a damaged {SPEC}, expected that of a"
-                              " file of train.py") from None
 
 
 def normalization_of(model):

@@ -1,6 +1,7 @@
 """train.py on an autodecoder, both stages: files, resuming, sheets, and what is refused."""
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from support.training import flags as view_flags
 import train
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.common.errors import InputError
+from sgm.train.objects.masked_views import MaskedViews
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_objects(tmp_path_factory.mktemp("data") / "balls")
+    folder = write_objects(tmp_path_factory.mktemp("data") / "balls")
+    np.save(folder / "names.npy", np.array(["red", "green", "blue"]))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,9 @@ def test_stage_2(first, tmp_path, uncompiled):
     output = second_stage(first, tmp_path / "second")
     before, after = weights_of(first), weights_of(output)
     assert all((after[key] == before[key]).all() for key in before)
+    noted = [open_checkpoint(folder / "averaged.safetensors").metadata for folder in (first, output)]
+    assert noted[0]["hold_out"] == noted[1]["hold_out"] == "3" and noted[1]["held_objects"] == "3"
+    assert len(noted[0]["names"]) == 16 and noted[0]["names"] == noted[1]["names"]
     assert after["latent_deviation"] > 0 and after["denoiser.network.zero_conv.weight"].any()
     assert (output / "val_00000001.png").exists() and float(rows_of(output)[-1]["val_loss"]) > 0
 
@@ -156,3 +164,23 @@ def test_weights_of_another_model(change, said, first, tmp_path, capsys, uncompi
     code, line = ending(train.run, flags("latent_diffusion", None, tmp_path / "run", "steps=1", model_changes=[change],
                                          more=["--init", first / "averaged.safetensors"]), capsys)
     assert code == 2 and said in line and "expected weights that train.py made of this very model" in line
+
+
+@pytest.mark.parametrize("change, said", [
+    ("volume.norm_groups=1", "volume.norm_groups: {} was trained with volume.norm_groups"),
+    ("volume.head_width=4", "volume.head_width: {} was trained with volume.head_width")])
+def test_weights_that_fit_but_were_trained_with_other_settings(change, said, first, tmp_path, capsys, uncompiled):
+    weights = first / "averaged.safetensors"
+    code, line = ending(train.run, flags("latent_diffusion", None, tmp_path / "run", "steps=1", model_changes=[change],
+                                         more=["--init", weights]), capsys)
+    assert code == 2 and said.format(weights) in line and "now " + change[-1] in line
+
+
+def test_data_in_another_order(first, data, tmp_path):
+    """Losses and views would be those of other objects."""
+    views, model = MaskedViews([str(data)], 16), SimpleNamespace(spec=SimpleNamespace(objects=3))
+    model.notes = open_checkpoint(first / "averaged.safetensors").metadata
+    views.check_trained_on(model, "a")
+    np.save(write_objects(tmp_path / "set") / "names.npy", np.array(["red", "blue", "green"]))
+    with pytest.raises(InputError, match="a: found weights of other objects, expected those of the data"):
+        MaskedViews([str(tmp_path / "set")], 16).check_trained_on(model, "a")

@@ -56,8 +56,10 @@ class VolumeAttention(nn.Cell):
 
 
 class ResidualBlock(nn.Cell):
-    """Two 3^3 convolutions with norms beside a 1^3 convolution, then ReLU; doubles: of a volume
-    that is doubled before, by nearest neighbor."""
+    """Two 3^3 convolutions with norms beside a 1^3 convolution, then ReLU.
+
+    doubles: of a volume that is doubled before, by nearest neighbor.
+    """
 
     def __init__(self, width_in, width_out, groups, rectified=True, doubles=False):
         super().__init__()

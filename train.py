@@ -152,13 +152,15 @@ def fit(trainer, folder, metrics, stopped, quiet=False):
     from sgm.config.recipe import WITH_SHEETS
     from sgm.ops.profiling import peak_gb
     recipe, leads = trainer.recipe, metrics is not None
+    # of what is held out, or of what is generated
+    draws = recipe.task in WITH_SHEETS and (trainer.held_out or recipe.task == "latent_diffusion")
 
     def measure(ends, saves):
         """Return {name: number} of this step's validation; write the held-out clips' sheet."""
-        if trainer.stopped or not trainer.held_out:
+        if trainer.stopped:
             return {}
-        found = {"val_loss": trainer.validate()} if saves else {}
-        every = recipe.sheet_every if recipe.task in WITH_SHEETS else 0
+        found = {"val_loss": trainer.validate()} if saves and trainer.held_out else {}
+        every = recipe.sheet_every if draws else 0
         if every and (ends or trainer.done % every == 0):
             sheet, shown = trainer.draw()
             found.update(shown)

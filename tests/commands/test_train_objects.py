@@ -103,9 +103,12 @@ def test_own_cameras_that_are_learned(tmp_path, uncompiled):
 @pytest.mark.parametrize("task, changes, said", [
     ("autodecoder", {}, ["3 objects, latents of 8^3 x 8, volumes of 16^3", "loss       multi-scale gradients x 1, opacity x 10",
                          "3 objects, each seen 13.3 times"]),
+    ("autodecoder", {"hold_out": 0}, ["sheets     none, as no views are held out"]),
     ("latent_diffusion", {}, ["latent_diffusion: 0.0", "latents 0.00 GB on the host"])])
 def test_dry_run(task, changes, said, data, tmp_path, capsys):
-    assert train.run(flags(task, data, tmp_path / "run", "steps=20", more=["--dry-run"])) == 0
+    changes = [f"{name}={value}" for name, value in changes.items()]
+    argv = flags(task, data, tmp_path / "run", "steps=20", "sheet_every=9", *changes, more=["--dry-run"])
+    assert train.run(argv) == 0
     shown = capsys.readouterr().out
     assert all(part in shown for part in said), shown
     assert not (tmp_path / "run").exists()
@@ -134,6 +137,8 @@ def packed(tmp_path, change):
     ("autodecoder", [], ["volume.side=48"], "volume.side: found 48, expected one of 16, 32, 64, 128"),
     ("latent_diffusion", ["data=[x]"], [], "data: found x, expected nothing: the latents are those of the objects in --init"),
     ("latent_diffusion", ["mask_weight=1"], [], "mask_weight: found 1.0, expected 10.0 for task latent_diffusion, which does"),
+    ("autodecoder", ["p_mean=-1.2"], [], "p_mean: found -1.2, expected 1.0 for task autodecoder, which does not use it"),
+    ("latent_diffusion", ["edge_weight=1"], [], "edge_weight: found 1.0, expected nothing for task latent_diffusion"),
     ("latent_diffusion", [], [], "--init is missing: latents are those of a trained autodecoder")])
 def test_bad_input_is_one_line(task, changes, model_changes, said, data, tmp_path, capsys):
     argv = flags(task, data, tmp_path / "run", "steps=1", *changes, model_changes=model_changes)

@@ -138,6 +138,8 @@ def describe_objects(spec, recipe, objects, world):
         colors = f"VGG-19 of {recipe.vgg}" if recipe.vgg else "multi-scale gradients"
         yield "loss", (f"{colors} x {recipe.color_weight:g}, opacity x {recipe.mask_weight:g}"
                        if recipe.color_weight else f"opacity x {recipe.mask_weight:g} alone")
+    if recipe.sheet_every and not (second or recipe.hold_out):
+        yield "sheets", "none, as no views are held out"
     if objects:
         yield "data", f"{objects} objects, each seen {recipe.steps * each / objects:.1f} times"
     yield "rate", described_rate(recipe)

@@ -152,16 +152,20 @@ def fit(trainer, folder, metrics, stopped, quiet=False):
     from sgm.config.recipe import WITH_SHEETS
     from sgm.ops.profiling import peak_gb
     recipe, leads = trainer.recipe, metrics is not None
+    # of what is held out, or of what is generated
+    draws = recipe.task in WITH_SHEETS and (trainer.held_out or recipe.task == "latent_diffusion")
 
     def measure(ends, saves):
         """Return {name: number} of this step's validation; write the held-out clips' sheet."""
-        if trainer.stopped or not trainer.held_out:
+        if trainer.stopped:
             return {}
-        every = recipe.sheet_every if recipe.task in WITH_SHEETS else 0
+        every = recipe.sheet_every if draws else 0
         shows = every and (ends or trainer.done % every == 0)
         # with a sheet both losses, to compare them; otherwise training clips are not worth the time
         compares = shows and trainer.seen is not None
-        found = {"val_loss": trainer.validate()} if saves or compares else {}
+        found = {}
+        if trainer.held_out and (saves or compares):
+            found["val_loss"] = trainer.validate()
         if compares:
             found["train_val_loss"] = trainer.validate(trainer.seen)
         if shows:

@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from sgm.common.cli import until_stopped
+from sgm.common.errors import InputError
 from sgm.common.progress import Bar, say
 
 
@@ -22,9 +23,11 @@ def common_record(args, objects):
     import mindspore
 
     from sgm import __version__
+    from sgm.autodecoder.pipeline import EMBEDDED
     from sgm.checkpoints.loading import file_hash
     return {"model": objects.spec.name, "model_set": args.model_set, "elevation": args.elevation,
-            "checkpoint": "random" if args.ckpt == "random" else file_hash(args.ckpt),
+            "checkpoint": "random" if args.ckpt == "random" else file_hash(
+                args.ckpt or EMBEDDED[1]),
             "size": args.size or objects.spec.size, "device": args.device,
             "versions": {"sgm": __version__, "mindspore": mindspore.__version__}}
 
@@ -55,6 +58,7 @@ class Fitting:
         )
         from sgm.render.procedural import on_white
         from sgm.train.run.validation import captioned
+        from sgm.views.images import save_png
         args, folder = self.args, self.args.output / self.name
         if is_made(folder, self.record, args.overwrite):
             say(f"{folder}: finished already, skipped")
@@ -69,7 +73,12 @@ class Fitting:
         figures = agreement(made, true)
         text = f"{figures['psnr_fg']:.1f} dB on the object, silhouettes {figures['iou']:.2f}"
         sheet = captioned(f"{self.name}: given, fitted; {text}", on_white(true), on_white(made))
-        mesh = self.objects.mesh(latents[0])
+        try:
+            mesh = self.objects.mesh(latents[0])
+        except InputError as error:
+            shown = args.output / f"{self.name}.png"
+            save_png(shown, sheet)
+            raise InputError(f"{error}; {shown} shows what was found") from None
         views = self.objects.render(latents[0], self.orbit, args.size)
         record = {**self.record, "nearest_object": found.nearest,
                   "metrics": {name: round(float(value), 4) for name, value in figures.items()},

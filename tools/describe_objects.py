@@ -69,16 +69,17 @@ def main(argv=None):
     args.out.parent.mkdir(parents=True, exist_ok=True)
     settings = f"conditions={args.out}"
     if args.command == "class":
-        names = names_of(MaskedViews(args.data, 8).packed)
+        views = MaskedViews(args.data, 8)
+        names = names_of(views.packed)
         classes, labels = sorted_classes(
             kinds_of(names) if str(args.names) == PROCEDURAL else listed_classes(names, args.names))
-        write_labels(args.out, labels, classes)
+        write_labels(args.out, labels, classes, views.names_hash())
         count, more = len(labels), f"labels=[{','.join(classes)}]"
     else:
-        packed = MaskedViews(args.data, args.size).packed
-        tokens = tokens_of(packed, Tower(args.tower, args.tower_ckpt), args.views,
+        views = MaskedViews(args.data, args.size)
+        tokens = tokens_of(views.packed, Tower(args.tower, args.tower_ckpt), args.views,
                            lambda items: each(items, "tokens", "object", quiet=args.quiet))
-        write_tokens(args.out, tokens, args.tower)
+        write_tokens(args.out, tokens, args.tower, views.names_hash())
         count, more = len(tokens), f"width={tokens.shape[-1]}"
         if args.tower != "sv3d_tiny":
             more += f" --model-set diffusion.condition.tower={args.tower}"

@@ -14,6 +14,7 @@ Exit code: 0 done, 2 wrong input, 130 interrupted (nothing is written then).
 """
 import argparse
 import csv
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from sgm.common.cli import Arguments, check_folder, exit_code, float_range, int_
 from sgm.common.errors import InputError
 from sgm.common.files import atomic
 from sgm.common.progress import each, say
+
+STARTS, NOTE = "starts.npy", "render.json"      # that a packed set may have
 
 
 def parse(argv):
@@ -56,6 +59,8 @@ def main(argv=None):
             raise InputError(f"--kept {args.kept}: exists already, expected a new folder; remove"
                              " it, or give another")
     with loading():
+        import numpy as np
+
         from sgm import ops
         from sgm.autodecoder.mask_losses import deviations, mask_losses
         from sgm.autodecoder.pipeline import load_autodecoder
@@ -64,12 +69,13 @@ def main(argv=None):
     ops.set_device(args.device, args.device_id)
     model = load_autodecoder(args.model, args.ckpt).model
     views = MaskedViews(args.data, model.spec.size)
-    if len(views) != model.spec.objects:
-        raise InputError(f"{args.ckpt}: found weights of {model.spec.objects} objects, expected"
-                         f" those of the {len(views)} of the data; train on the same sets")
+    views.check_trained_on(model, args.ckpt)
     names = names_of(views.packed)
     losses = mask_losses(model, views, args.views,
                          lambda items, text: each(items, text, "batch", quiet=args.quiet))
+    if not np.isfinite(losses).all():
+        raise InputError(f"{args.ckpt}: found losses that are not finite, expected numbers: the"
+                         " weights are damaged or their training diverged")
     above = deviations(losses)
     kept = above <= args.limit
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,10 +93,12 @@ def main(argv=None):
     return 0
 
 
-
-
 def write_kept(folder, packed, kept, names):
-    """Write a packed set of the objects that are kept, all of it or nothing."""
+    """Write a packed set of the objects that are kept, all of it or nothing.
+
+    What synthesize.py noted of its clips, and the settings of render_orbits.py where all sets have
+    the same, are kept, too.
+    """
     import numpy as np
     clips = [clip for clip, keep in zip(packed.items, kept) if keep]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +112,12 @@ def write_kept(folder, packed, kept, names):
                 array[row] = values
             array.flush()
         np.save(place / "names.npy", np.array([name for name, keep in zip(names, kept) if keep]))
+        if all((clip.folder / STARTS).is_file() for clip in clips):
+            starts = [np.load(clip.folder / STARTS)[clip.row] for clip in clips]
+            np.save(place / STARTS, np.array(starts))
+        notes = {clip.folder / NOTE for clip in clips}
+        if all(map(Path.is_file, notes)) and len({note.read_text() for note in notes}) == 1:
+            shutil.copyfile(notes.pop(), place / NOTE)
 
 
 def run(argv=None):

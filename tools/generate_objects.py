@@ -8,11 +8,12 @@
   generate_objects.py --ckpt FILE --fit outputs/cup --fit-views 0,5,10
 
 FILE: the averaged.safetensors of train.py, of stage 2 (autodecoder_diffusion); for --fit that of
-stage 1 will do. Each object becomes a folder OUTPUT/seed_<seed>, OUTPUT/between_<A>_<B>_<number> or
-OUTPUT/fit_<name> with mesh.glb (y up), its views 000.png ... (RGBA), transforms.json and run.json,
-which views_to_mesh.py and others read; --fit adds fitted.png, the given views above the fitted
-ones. OUTPUT/sheet.png shows all objects. What is finished is kept: start again with the same flags
-to continue.
+stage 1 will do; without --ckpt the embedded weights of autodecoder_small, if there are any. Each
+object becomes a folder OUTPUT/seed_<seed>, OUTPUT/between_<A>_<B>_<number> or OUTPUT/fit_<name>
+with mesh.glb (y up), its views 000.png ... (RGBA), transforms.json and run.json, which
+views_to_mesh.py and others read; --fit adds fitted.png, the given views above the fitted ones.
+OUTPUT/sheet.png shows all objects. What is finished is kept: start again with the same flags to
+continue.
 --fit looks for the embedding whose volume looks like the views, which need alpha or a plain
 background, and cameras of our world: an object inside [-0.5, 0.5]^3.
 Exit code: 0 done, 1 some objects failed, 2 wrong input, 130 interrupted (finished objects stay; a
@@ -51,7 +52,8 @@ def parse(argv):
     add = parser.add_argument_group("model").add_argument
     add("--model", default="autodecoder_small", metavar="NAME|YAML",
         help="a name in configs/autodecoder or a YAML file (default autodecoder_small)")
-    add("--ckpt", required=True, metavar="FILE", help="weights; random: draw some, for tests")
+    add("--ckpt", metavar="FILE", help="weights (default: embedded ones of autodecoder_small, if"
+        " there are any); random: draw some, for tests")
     add("--model-set", action="append", default=[], metavar="KEY=VALUE",
         help="change one value of the model's configuration")
     add = parser.add_argument_group("what to make").add_argument
@@ -103,10 +105,16 @@ def check(args):
     for name in ("fit_views", "fit_steps"):
         if getattr(args, name) is not None and not args.fit:
             raise InputError(f"--{name.replace('_', '-')}: belongs to --fit; leave it out")
+    if args.guidance is not None and not (args.label or args.image or args.text):
+        raise InputError(f"--guidance: found {args.guidance:g} without a condition, expected"
+                         " --label, --image or --text; leave it out")
     if args.tower_ckpt and not args.image:
         raise InputError("--tower-ckpt: belongs to --image; leave it out")
     if args.between and args.seeds is not None:
         raise InputError("--between: found --seeds, expected the two seeds alone; leave it out")
+    if args.between and args.between[0] == args.between[1]:
+        raise InputError(f"--between: found seed {args.between[0]} twice, expected two different"
+                         " ones")
     if args.between and args.churn:
         raise InputError(f"--between: found --churn {args.churn:g}, expected none: added noise"
                          " would hide the way from one seed to the other")

@@ -1,4 +1,6 @@
-"""What the benchmarks of autodecoders share: posed views of packed sets, latents, features."""
+"""What the benchmarks of autodecoders share: posed views of packed sets, figures, kept results."""
+import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +12,11 @@ import sgm.common.startup  # noqa: E402, F401 - first: says which packages are m
 import numpy as np  # noqa: E402
 
 from sgm.autodecoder.object_folder import agreement, as_levels, seen_like  # noqa: E402
+from sgm.autodecoder.object_model import of_diffusion  # noqa: E402
+from sgm.common.errors import InputError  # noqa: E402
+from sgm.common.files import atomic  # noqa: E402
 from sgm.reconstruct.posed_views import PosedViews  # noqa: E402
+from sgm.train.objects.masked_views import MaskedViews  # noqa: E402
 from sgm.views.cameras import FOV_DEG, focal_length  # noqa: E402
 
 
@@ -35,13 +41,54 @@ def seen(model, latent, views):
 
 def trained_views(args, model):
     """Return the MaskedViews that the model was trained on. Raises InputError."""
-    from sgm.common.errors import InputError
-    from sgm.train.objects.masked_views import MaskedViews
     views = MaskedViews(args.data, model.spec.size)
-    if len(views) != model.spec.objects:
-        raise InputError(f"{args.ckpt}: found weights of {model.spec.objects} objects, expected"
-                         f" those of the {len(views)} of --data")
+    views.check_trained_on(model, args.ckpt)
     return views
+
+
+def weights_hash(model, diffusion=False):
+    """Return a hash of an ObjectModel's embeddings and decoder; diffusion: of its denoiser, too."""
+    found = hashlib.sha256()
+    for parameter in model.get_parameters():
+        if diffusion or not of_diffusion(parameter.name):
+            found.update(parameter.name.encode() + parameter.asnumpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+class Kept:
+    """Results in files of a folder; a further call with the same settings makes only the missing.
+
+    settings: what they follow from, {name: value}. Raises InputError if the folder has results of
+    other settings.
+    """
+
+    FILE = "settings.json"
+
+    def __init__(self, folder, settings):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.settings(folder) is None:
+            with atomic(folder / self.FILE) as temporary:
+                temporary.write_text(json.dumps(settings))
+        elif self.settings(folder) != json.loads(json.dumps(settings)):
+            raise InputError(f"--out {folder}: found results of other weights, data or steps,"
+                             " expected those of this command; give another folder, or remove it")
+
+    @classmethod
+    def settings(cls, folder):
+        """Return the settings of a folder, None if it has none."""
+        path = folder / cls.FILE
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def __call__(self, name, make):
+        """Return the arrays {name: array} of a file; make() returns them if they are missing."""
+        path = self.folder / f"{name}.npz"
+        if not path.exists():
+            arrays = make()
+            with atomic(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays)
+        with np.load(path) as found:
+            return dict(found)
 
 
 def add_model(parser):

@@ -2,23 +2,27 @@
 """Measure what an autodecoder generates against fresh objects, and whether it only remembers.
 
   python benchmarks/autodecoder/generation.py --ckpt FILE --data data/rings64 \\
-      --reference data/fresh64 --fits fits.npz --count 200 --out runs/generation
+      --reference data/fresh64 --fits runs/fits --count 200 --out runs/generation
 
 Compared are the diffusion with 16, 32 and 64 steps with added noise (the model's churn) and with 64
 without, normal distributions of the embeddings (the paper's baseline) and of the latents' principal
-components, and the trained objects themselves (the best that can be). --reference: a packed set of
-procedural objects that were not trained on, as large as --count.
+components, and the trained objects themselves (the best that can be; without those that were held
+out of the denoiser's training). --reference: a packed set of procedural objects that were not
+trained on, as large as --count.
 Printed, of each:
   KID    x 1000, of the tokens that the image tower of the embedded sv3d_tiny makes of four views
-  COV    share of the references that are the nearest of a sample, by Chamfer distance of shapes
+  COV    share of as many references as samples that are the nearest of one, by Chamfer distance of
+         shapes; samples without a surface are nearest to none
   MMD    x 1000, mean distance of a reference to the nearest sample
-  1-NNA  how often a shape's nearest other one is of its own set; 0.5 is best
+  1-NNA  how often a shape's nearest other one is of its own set, of as many references as there
+         are samples with a surface; 0.5 is best
   near   median distance to the nearest trained object, x 1000
   p      of a Kolmogorov-Smirnov test that these distances are those of --fits, unseen objects as
          the decoder shows them (fits.py --out): a small p with a smaller median is memorization
-  empty  samples without a surface, which count as nothing
-Chamfer distances are of 512 points of each surface. --out keeps the latents and sheet.png, the five
-pairs of samples of 64 steps and trained objects that are closest.
+  empty  samples without a surface
+Chamfer distances are of 512 points of each surface. --out keeps the latents, so that the same
+command continues, and sheet.png, the five pairs of samples of 64 steps and trained objects that are
+closest.
 Exit code: 0 done, 2 wrong input, 130 interrupted (finished latents are kept).
 """
 import argparse
@@ -34,12 +38,12 @@ from scipy.stats import ks_2samp
 
 from sgm.autodecoder import fitting
 from sgm.autodecoder.latents.conditions import Tower
+from sgm.autodecoder.noted import HELD_OBJECTS
 from sgm.autodecoder.object_folder import as_levels
 from sgm.autodecoder.pipeline import load_autodecoder
 from sgm.autodecoder.surface import level_set
 from sgm.common.cli import Arguments, check_folder, exit_code, int_range
 from sgm.common.errors import InputError
-from sgm.common.files import atomic
 from sgm.common.progress import Bar, each
 from sgm.geometry.metrics import sample
 from sgm.render.families.named import procedural_object
@@ -109,14 +113,20 @@ def tokens(tower, pictures):
     return tower.tokens((frames / 127.5 - 1).transpose(0, 3, 1, 2))[:, 0]
 
 
-def kept_latents(path, make):
-    """Return the latents of a file, made and written if it is not there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        latents = make()
-        with atomic(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, latents)
-    return np.load(path)
+def fitted_latents(folder, model):
+    """Return the latents that fits.py made of most views, with this decoder. Raises InputError."""
+    settings = _objects.Kept.settings(folder) or {}
+    files = sorted(folder.glob(f"*_of_{settings.get('most')}_views.npz"))
+    if settings.get("decoder") != _objects.weights_hash(model) or not files:
+        raise InputError(f"--fits {folder}: found {len(files)} fits, of other weights or none,"
+                         " expected those of fits.py with the stage 1 of --ckpt")
+    return np.stack([np.load(path)["latent"] for path in files])
+
+
+def trained_objects(model):
+    """Return the numbers of the objects that the denoiser was trained on."""
+    objects, hold_out = np.arange(model.spec.objects), int(model.notes.get(HELD_OBJECTS, 0))
+    return objects[objects % hold_out > 0] if hold_out else objects
 
 
 def main(argv=None):
@@ -128,46 +138,53 @@ def main(argv=None):
     if len(reference) < args.count:
         raise InputError(f"--reference: found {len(reference)} objects, expected --count"
                          f" {args.count}")
-    chosen = np.linspace(0, reference.num_frames, VIEWS, endpoint=False).astype(int)
+    # of Orbit.rings such that all its rings are among them: those of a third are of one
+    chosen = np.arange(VIEWS) * (reference.num_frames // VIEWS + 1) % reference.num_frames
     poses, tower = reference.poses(0, chosen), Tower("sv3d_tiny")
     shown = np.stack([reference.pictures(k, chosen) for k in range(args.count)])
     shown = shown.transpose(0, 1, 3, 4, 2)
     true_tokens = tokens(tower, as_levels(shown[..., :3], shown[..., 3]))
     names = names_of(reference.packed)[:args.count]
-    objects = [procedural_object(name) for name in names]
-    if None in objects:
-        raise InputError(f"--reference: found {names[objects.index(None)]}, expected procedural"
+    known = [procedural_object(name) for name in names]
+    if None in known:
+        raise InputError(f"--reference: found {names[known.index(None)]}, expected procedural"
                          " objects, whose names are seeds")
-    meshes = [each.load() for each in objects]
-    true_points = [sample(mesh.vertices, mesh.faces, POINTS, 0)[0] for mesh in meshes]
+    true_points = [sample(mesh.vertices, mesh.faces, POINTS, 0)[0]
+                   for mesh in (item.load() for item in known)]
 
     def matrix(first, second, text):
         return _set_metrics.chamfer_matrix(
             first, second, lambda items: each(items, text, "shape", quiet=args.quiet))
     true_distances = matrix(true_points, true_points, "references")
-    trained = model.latents_of(range(model.spec.objects))
+    trained = model.latents_of(trained_objects(model))
     _, trained_points = described(model, trained, poses[:1], "trained objects", args.quiet)
     places = [k for k, points in enumerate(trained_points) if points is not None]
     trained_points = [trained_points[k] for k in places]
     unseen = None
     if args.fits:
-        _, points = described(model, np.load(args.fits)["latents"], poses[:1], "fits", args.quiet)
+        _, points = described(model, fitted_latents(args.fits, model), poses[:1], "fits",
+                              args.quiet)
         unseen = matrix([p for p in points if p is not None], trained_points, "fits").min(1)
     print(f"{args.count} samples, {len(true_points)} references, {len(places)} trained objects")
+    kept = _objects.Kept(args.out, {"weights": _objects.weights_hash(model, True),
+                                    "count": args.count})
     print("                KID     COV    MMD   1-NNA   near      p  empty")
     for name, make in methods(objects, trained, args).items():
-        latents = kept_latents(args.out / f"{name.replace(', ', '_').replace(' ', '_')}.npy", make)
+        latents = kept(name.replace(", ", "_").replace(" ", "_"),
+                       lambda make=make: {"latents": make()})["latents"]
         pictures, points = described(model, latents, poses, name, args.quiet)
         solid = [k for k, found in enumerate(points) if found is not None]
         points = [points[k] for k in solid]
         value = kid(tokens(tower, pictures), true_tokens)
         row = {"KID": 1000 * value, "empty": len(latents) - len(solid)}
         if points:
-            across = matrix(points, true_points, name)
+            across = matrix(points, true_points[:len(latents)], name)
             own = matrix(points, points, name)
             row["COV"] = _set_metrics.coverage(across)
             row["MMD"] = 1000 * _set_metrics.minimum_matching_distance(across)
-            row["1-NNA"] = _set_metrics.nearest_neighbor_accuracy(own, across, true_distances)
+            alike = slice(len(points))      # sets of one size
+            row["1-NNA"] = _set_metrics.nearest_neighbor_accuracy(
+                own, across[:, alike], true_distances[alike, alike])
             if name != "trained":
                 near = matrix(points, trained_points, name)
                 row["near"] = 1000 * np.median(near.min(1))
@@ -201,7 +218,7 @@ def parse(argv):
     _objects.add_model(parser)
     add = parser.add_argument
     add("--reference", nargs="+", required=True, help="packed sets of fresh procedural objects")
-    add("--fits", type=Path, metavar="FILE.npz", help="what fits.py --out wrote")
+    add("--fits", type=Path, metavar="DIR", help="what fits.py --out wrote")
     add("--count", type=int_range(2, 100_000), default=200, help="samples (default 200)")
     add("--steps", type=lambda text: [int(part) for part in text.split(",")], default=[16, 32, 64],
         help="of the sampler (default 16,32,64)")

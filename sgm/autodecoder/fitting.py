@@ -18,12 +18,11 @@ from sgm.common.errors import InputError
 from sgm.ops.adam import AdamStep, rates
 from sgm.ops.tokens import matmul
 
-# of the trained objects, evenly spread: that are looked at first, that tell the distribution
-MOST_OBJECTS, MOST_ROWS = 512, 4096
-MOST_VIEWS = 4          # in which the first are looked at
+MOST_OBJECTS = 4096     # of the trained ones, evenly spread, that a fit knows
+MOST_PIXELS = 4096      # of all views, by which the most alike of them is found
 SQUARES, SIDE = 8, 16   # of the views in a step, pixels a side
 STEPS, RATE = 300, 0.05
-MASK_WEIGHT = 10.0      # of the opacity, as in training
+MASK_WEIGHT = 10.0      # of the opacity, as in the recipes
 PRIOR = 0.02            # weight of the mean square of the coordinates
 OUTSIDE = 0.02          # share of an object's pixels whose rays may miss the box
 
@@ -63,7 +62,11 @@ def distribution(rows):
 
 
 class FitLoss(nn.Cell):
-    """The loss of training, of squares of the views of one embedding, plus the prior."""
+    """The loss of squares of the views of one embedding, plus the prior.
+
+    Whatever the weights were trained with, it is that of the small recipe: multi-scale gradients,
+    and the opacity.
+    """
 
     def __init__(self, model, found, squares, side):
         super().__init__(auto_prefix=False)
@@ -140,24 +143,23 @@ def _meets_box(origins, directions):
     return far > np.maximum(near, 0)
 
 
-def _spread(model, most):
-    """Return at most so many of the trained objects, evenly spread."""
-    return np.unique(np.linspace(0, model.spec.objects - 1, most).round().astype(int))
+def _spread(model):
+    """Return MOST_OBJECTS of the trained objects, evenly spread; all, if there are fewer."""
+    return np.unique(np.linspace(0, model.spec.objects - 1, MOST_OBJECTS).round().astype(int))
 
 
 def nearest_object(model, pixels, progress=None, stopped=()):
     """Return the trained object whose views differ least, by mean absolute error.
 
-    Every second pixel each way of at most MOST_VIEWS views is compared. progress(done, all) is
-    called now and then; once `stopped` holds something, the best so far counts.
+    MOST_PIXELS pixels of all views are compared, at random places that are always the same.
+    progress(done, all) is called now and then; once `stopped` holds something, the best so far
+    counts.
     """
-    objects = _spread(model, MOST_OBJECTS)
-    count = len(pixels.target)
-    chosen = np.linspace(0, count, min(count, MOST_VIEWS), endpoint=False).astype(int)
-    part = (chosen, slice(None, None, 2), slice(None, None, 2))
-    rays = [values[part].reshape(-1, 3) for values in (pixels.origins, pixels.directions)]
-    target, known = (values[part].reshape(-1, values.shape[-1])
-                     for values in (pixels.target, pixels.known))
+    objects, total = _spread(model), pixels.known.size
+    chosen = np.random.default_rng(0).permutation(total)[:MOST_PIXELS]
+    *rays, target, known = (
+        values.reshape(total, -1)[chosen] for values in
+        (pixels.origins, pixels.directions, pixels.target, pixels.known))
     batch, losses = min(8, len(objects)), []
     for start in range(0, len(objects), batch):
         some = objects[start:start + batch]
@@ -176,19 +178,17 @@ class Fitter:
 
     def __init__(self, model):
         self.model = model
-        self.found = distribution(embeddings_of(model, _spread(model, MOST_ROWS)))
-        self.steps = {}             # by the side of the squares: loss, AdamStep, compiled step
+        self.found = distribution(embeddings_of(model, _spread(model)))
+        self.steps = {}             # by the side of the squares: loss, compiled start and step
 
     def _step(self, side, embedding):
         """Return the loss and the compiled step for squares of a side, to begin at an embedding."""
         if side not in self.steps:
             loss = FitLoss(self.model, self.found, SQUARES, side)
             cell = AdamStep(loss, [loss.coordinates], f"fit{side}")
-            self.steps[side] = loss, cell, ops.compiled(cell.construct)
-        loss, cell, step = self.steps[side]
-        start = np.float32(self.found.coordinates(embedding))
-        cell.restore({name: start if name.startswith("parameter.") else np.zeros_like(value)
-                      for name, value in cell.state().items()})
+            self.steps[side] = loss, ops.compiled(cell.begin), ops.compiled(cell.construct)
+        loss, begin, step = self.steps[side]
+        begin(Tensor(np.float32(self.found.coordinates(embedding))))
         return loss, step
 
     def fit(self, views, steps=STEPS, seed=0, source="the views", progress=None, stopped=()):
@@ -211,7 +211,7 @@ class Fitter:
             _, value = step(rates(number, rate), *map(Tensor, arrays))
             losses.append(float(ops.fetch(value)))
             tell("embedding", number + 1, steps, f"loss {losses[-1]:.4f}")
-        embedding = self.found.mean + loss.coordinates.asnumpy() @ self.found.basis
+        embedding = self.found.mean + ops.fetch(loss.coordinates) @ self.found.basis
         latent = model.run("latent_decoder", embedding)
         last = float(np.mean(losses[-max(1, steps // 10):])) if losses else float("nan")
         return Fit(embedding, nearest, last), latent.reshape(1, -1, model.spec.volume.latent_width)

@@ -8,6 +8,7 @@ from sgm.autodecoder.latents.edm import Preconditioned
 from sgm.autodecoder.latents.latent_normalization import Normalization
 from sgm.autodecoder.latents.unet3d import UNet3D
 from sgm.autodecoder.learned_cameras import LearnedCameras
+from sgm.autodecoder.noted import check_same, notes_of
 from sgm.autodecoder.ray_marching import RayMarcher
 from sgm.autodecoder.volumes import LatentDecoder, RadianceDecoder
 from sgm.checkpoints.identify import misfit_message, misfits_of
@@ -33,7 +34,8 @@ class ObjectModel(nn.Cell):
     """An autodecoder of `spec` (an AutodecoderSpec); with `diffusion` also that of its latents.
 
     Weights come from `load_objects` or `sgm.models.initialization`; latents are arrays (count,
-    8^3, C), volumes (count * side^3, 4) raw density and color.
+    8^3, C), volumes (count * side^3, 4) raw density and color. `notes`: what a file of its weights
+    says of the objects, {name: text}, see `sgm.autodecoder.noted`.
     """
 
     def __init__(self, spec, diffusion=False):
@@ -51,7 +53,7 @@ class ObjectModel(nn.Cell):
             self.denoiser = Preconditioned(UNet3D(spec.diffusion, width),
                                            spec.diffusion.sigma_data)
             self.latent_median, self.latent_deviation = empty(1), empty(1)
-        self.graphs = {}
+        self.graphs, self.notes = {}, {}
 
     # --- in graphs --------------------------------------------------------------------------------
 
@@ -154,7 +156,8 @@ def load_objects(spec, path, diffusion, seed=0):
     """Return an ObjectModel with the weights of a file, and whether its denoiser was drawn anew.
 
     path: None draws all of it, by `seed`. A file of stage 1 has no denoiser: with `diffusion` that
-    is drawn. Raises CheckpointError if the file is of another model.
+    is drawn. Raises CheckpointError if the file is of another model, ConfigError if it was trained
+    with other settings.
     """
     model = ObjectModel(spec, diffusion)
     if path is None:
@@ -173,6 +176,8 @@ def load_objects(spec, path, diffusion, seed=0):
         raise CheckpointError(f"{path}: does not fit {spec.name}:"
                               f" {misfit_message(missing, misshapen, extra)}; expected weights that"
                               " train.py made of this very model")
+    check_same(store, spec, diffusion and not drawn)
+    model.notes = notes_of(store)
     for part in parts:
         if drawn and part + "." == DENOISER:
             initialize(model.denoiser, seed)

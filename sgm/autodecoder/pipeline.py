@@ -4,7 +4,6 @@
     meshes = objects.generate(count=4)
     [mesh] = objects.fit("outputs/cup")
 """
-import json
 import logging
 from dataclasses import asdict
 
@@ -14,20 +13,21 @@ from sgm.autodecoder import fitting
 from sgm.autodecoder.latents import sampling
 from sgm.autodecoder.latents.conditions import condition_of
 from sgm.autodecoder.latents.latent_normalization import robust_normalization
-from sgm.autodecoder.object_model import load_objects
+from sgm.autodecoder.noted import noted_spec
+from sgm.autodecoder.object_model import VOXELS, load_objects
 from sgm.autodecoder.surface import surface_of
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.store import CheckpointError
 from sgm.common.errors import InputError, argument
 from sgm.common.records import described, differing
-from sgm.config.autodecoding import AutodecoderSpec, load_autodecoder_spec
-from sgm.config.yaml_reader import ConfigError, build
+from sgm.config.autodecoding import load_autodecoder_spec
+from sgm.config.yaml_reader import DATA, ConfigError, find_config
 from sgm.reconstruct.posed_views import PosedViews
 from sgm.reconstruct.views_reader import read_views
 
+EMBEDDED = ("autodecoder_small", DATA / "assets" / "autodecoder_small.safetensors")
 RANDOM = "random"           # in place of a file: weights are drawn, for tests
 BATCH = 4                   # latents that are sampled at once, in one static shape
-SPEC = "spec"               # where a file of weights notes the spec that they are of
 log = logging.getLogger("sgm")
 
 
@@ -35,11 +35,15 @@ def load_autodecoder(name="autodecoder_small", ckpt=None, overrides=()):
     """Return the `Autodecoder` of a model with its weights.
 
     name: of configs/autodecoder, or a YAML file. ckpt: a file of train.py, of stage 1 (then objects
-    can be fitted, not generated) or stage 2; "random" draws weights. A file that notes its own
+    can be fitted, not generated) or stage 2; None: those of autodecoder_small that are in assets,
+    if any; "random" draws weights. A file that notes its own
     settings, as those of train.py do, is read with these: its number of objects and its sizes need
     not be repeated. overrides: ["key=value", ...]. Raises ConfigError, CheckpointError.
     """
     spec = load_autodecoder_spec(name, overrides)
+    if ckpt is None and EMBEDDED[1].is_file() and (
+            find_config(name, "autodecoder") == find_config(EMBEDDED[0], "autodecoder")):
+        ckpt = EMBEDDED[1]
     if ckpt is None:
         raise ConfigError(f"{argument('ckpt')}: found none for {spec.name}, expected the"
                           " averaged.safetensors of a run of train.py, since none are embedded")
@@ -62,23 +66,6 @@ def load_autodecoder(name="autodecoder_small", ckpt=None, overrides=()):
         spec = noted
     generates = any(key.startswith("denoiser.") for key in store)
     return Autodecoder(load_objects(spec, ckpt, generates)[0], generates)
-
-
-def noted_spec(store, overrides=()):
-    """Return the AutodecoderSpec that weights note; None of an earlier version's.
-
-    Raises CheckpointError.
-    """
-    text = (store.metadata or {}).get(SPEC)
-    if text is None:
-        return None
-    try:
-        return build(AutodecoderSpec, json.loads(text), f"{store.path}: {SPEC}", overrides)
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise CheckpointError(f"{store.path}: its metadata has a damaged {SPEC}, expected that of a"
-                              " file of train.py") from None
 
 
 def normalization_of(model):
@@ -135,6 +122,8 @@ class Autodecoder:
         """
         self.check_generates()
         seeds, settings = list(seeds), self.spec.diffusion
+        if not seeds:
+            return np.zeros((0, VOXELS, self.spec.volume.latent_width), np.float32)
         steps, made = steps or settings.steps, []
         batch = min(BATCH, len(seeds))
         batches = -(-len(seeds) // batch)
@@ -157,8 +146,11 @@ class Autodecoder:
                 progress=None, places=None):
         """Return `count` latents on the way from one seed to another, sampled without added noise.
 
-        Both ends are among them. places: which of them to return, None: all.
+        Both ends are among them. places: which of them to return, None: all. Raises InputError for
+        equal seeds.
         """
+        if first == second:
+            raise InputError(f"between: found seed {first} twice, expected two different ones")
         noise = sampling.Noise(self.model, [first, second]).draw()
         start = sampling.between(*noise, count)
         start = start if places is None else start[list(places)]

@@ -20,13 +20,16 @@ def groups_of(width, most):
 
 
 class VolumeConv(Conv):
-    """A 3^3 convolution of volumes."""
+    """A 3^3 convolution of volumes; doubles: of twice their side."""
 
-    def __init__(self, width_in, width_out):
+    def __init__(self, width_in, width_out, doubles=False):
         super().__init__(width_in, width_out, 3, 3, 3)
+        self.doubles = doubles
 
     def construct(self, x, count):
-        """Map `count` volumes (rows, in) to (rows, out)."""
+        """Map `count` volumes (rows, in) to (rows, out), or (8 * rows, out) of doubled ones."""
+        if self.doubles:
+            return convolution3d.doubled_conv3x3x3(x, self.weight, self.bias, count)
         return convolution3d.conv3x3x3(x, self.weight, self.bias, count)
 
 
@@ -53,22 +56,28 @@ class VolumeAttention(nn.Cell):
 
 
 class ResidualBlock(nn.Cell):
-    """Two 3^3 convolutions with norms beside a 1^3 convolution, then ReLU."""
+    """Two 3^3 convolutions with norms beside a 1^3 convolution, then ReLU.
 
-    def __init__(self, width_in, width_out, groups, rectified=True):
+    doubles: of a volume that is doubled before, by nearest neighbor.
+    """
+
+    def __init__(self, width_in, width_out, groups, rectified=True, doubles=False):
         super().__init__()
         groups = groups_of(width_out, groups)
-        self.rectified = rectified
-        self.conv1 = VolumeConv(width_in, width_out)
+        self.rectified, self.doubles = rectified, doubles
+        self.conv1 = VolumeConv(width_in, width_out, doubles)
         self.norm1 = TokenGroupNorm(width_out, groups)
         self.conv2 = VolumeConv(width_out, width_out)
         self.norm2 = TokenGroupNorm(width_out, groups)
         self.skip = Linear(width_in, width_out)
 
     def construct(self, x, count):
-        """Map `count` volumes (rows, in) to (rows, out)."""
+        """Map `count` volumes (rows, in) to (rows, out), or (8 * rows, out) of doubled ones."""
         h = P.relu(self.norm1(self.conv1(x, count), count))
-        h = self.norm2(self.conv2(h, count), count) + self.skip(x)
+        x = self.skip(x)
+        if self.doubles:
+            x = convolution3d.double_volumes(x, count)
+        h = self.norm2(self.conv2(h, count), count) + x
         return P.relu(h) if self.rectified else h
 
 
@@ -84,14 +93,14 @@ class UpBlock(nn.Cell):
         width, out = 2 * spec.width(side), spec.width(side)
         self.blocks = nn.CellList([
             ResidualBlock(out if k else width, out, spec.norm_groups,
-                          rectified or k < spec.depth - 1) for k in range(spec.depth)])
+                          rectified or k < spec.depth - 1, doubles=k == 0)
+            for k in range(spec.depth)])
         self.attention = None
         if side in spec.attention:
             self.attention = VolumeAttention(out, spec.head_width, groups_of(out, spec.norm_groups))
 
     def construct(self, x, count):
         """Map `count` volumes (rows, C) to (8 rows, C / 2)."""
-        x = convolution3d.double_volumes(x, count)
         for block in self.blocks:
             x = block(x, count)
         return x if self.attention is None else self.attention(x, count)

@@ -46,12 +46,27 @@ class AdamStep(nn.Cell):
             )
         return (P.depend(values[0], done),) + values[1:] + more
 
+    def begin(self, *values):
+        """Give the parameters their values and all moments zeros; for `sgm.ops.compiled`.
+
+        So does one object follow another in a compiled step, which does not see what `restore`
+        changes once it has run (see `sgm.ops.release`).
+        """
+        done = ()
+        for k in range(self.count):
+            m, v = self.m[k], self.v[k]
+            done = done + (
+                P.assign(self.parameters_[k], values[k]), P.assign(m, P.zeros_like(m)),
+                P.assign(v, P.zeros_like(v)),
+            )
+        return done
+
     def state(self):
         """Return {name: array} of the parameters and their moments."""
         return {f"{kind}.{p.name}": p.asnumpy() for kind, p in self._named()}
 
     def restore(self, arrays):
-        """Take over what `state` returned.
+        """Take over what `state` returned, before a graph of this has run.
 
         Raises KeyError, and changes nothing, if an array is missing or of another shape.
         """

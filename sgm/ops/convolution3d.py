@@ -4,12 +4,13 @@ A volume of side s is s^3 rows (z, then y, then x), several volumes follow each 
 convolution is a product with gathered neighbors: MindSpore's Conv3D takes the same time forwards,
 and its gradient 40 times longer (8 volumes of 16^3, 32 to 16 channels: 68 and 2360 ms, gathered 47
 and 88 ms, one core). On Ascend it is a convolution of planes, each with its two neighbors as
-further channels: Conv3D has no bfloat16 there.
+further channels: Conv3D has no bfloat16 there. The convolution of a doubled volume is a product
+with 2^3 gathered voxels of the volume itself, on both.
 """
 from functools import cache
 
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore.ops.primitive import constexpr
 
 from sgm.ops import scatter
@@ -158,6 +159,61 @@ def conv3x3x3(x, weight, bias, count):
     maps = ops.concat((before, x.reshape(shape), after), 3).transpose(0, 3, 1, 2)
     weight = weight.transpose(0, 2, 1, 3, 4).reshape(out, 3 * channels, 3, 3)
     return conv2d(maps, weight, bias).transpose(0, 2, 3, 1).reshape(rows, out)
+
+
+# Along an axis, of a kernel's taps (3) those that fall on the first and the second voxel of a
+# window (2), by the parity of the voxel of the doubled volume (2): [tap][parity][voxel].
+_AXIS = np.array([[[1, 0], [1, 0]], [[0, 1], [1, 0]], [[0, 1], [0, 1]]])
+
+
+@constexpr
+def _folding(out):
+    """Return (out, 8 parities * 8 voxels of a window, 27 taps): 1 where a tap falls on a voxel."""
+    folding = np.einsum("apt,bqu,crv->pqrtuvabc", _AXIS, _AXIS, _AXIS).reshape(64, TAPS)
+    return Tensor(np.tile(folding.astype(np.float32), (out, 1, 1)))
+
+
+@constexpr
+def _windows(count, side):
+    """Return the rows of the 2^3 voxels of all (side + 1)^3 windows of volumes.
+
+    They begin one voxel before a volume. The row behind all of them is of zeros.
+    """
+    rows = count * side ** 3
+    cubes = np.pad(np.arange(rows).reshape(count, side, side, side), ((0, 0), *[(1, 1)] * 3),
+                   constant_values=rows)
+    windows = np.lib.stride_tricks.sliding_window_view(cubes, (2, 2, 2), (1, 2, 3))
+    return _constant(windows)
+
+
+@constexpr
+def _places(count, side):
+    """Return, of each voxel of doubled volumes, its row in (windows, 8 parities)."""
+    voxel = np.arange(2 * side)
+    first, parity = (voxel + 1) // 2, voxel % 2
+    volume = np.arange(count).reshape(-1, 1, 1, 1)
+    window = np.ravel_multi_index((volume, *np.ix_(first, first, first)),
+                                  (count, *[side + 1] * 3))
+    z, y, x = np.ix_(parity, parity, parity)
+    return _constant(window * 8 + 4 * z + 2 * y + x)
+
+
+def doubled_conv3x3x3(x, weight, bias, count):
+    """Return conv3x3x3(double_volumes(x, count), weight, bias, count), equal to rounding.
+
+    Of a voxel's 27 neighbors in the doubled volume there are 2^3 different ones: the weights of
+    those that are the same are added up before the product. It is made for all eight parities of
+    all windows, a few more than are needed at the borders.
+    """
+    rows, channels = x.shape
+    out, side = weight.shape[0], _side(rows, count)
+    weight = depend(weight, x).reshape(out, channels, TAPS)
+    weight = bmm_t(_folding(out).astype(x.dtype), weight).reshape(8 * out, 8 * channels)
+    weight = permute_rows(weight, (out, 8), (1, 0))
+    padded = ops.concat((x, ops.zeros((1, channels), x.dtype)), 0)
+    windows = scatter.take(padded, _windows(count, side)).reshape(-1, 8 * channels)
+    made = matmul_t(windows, weight).reshape(-1, out)
+    return bias_add(scatter.take(made, _places(count, side)), bias)
 
 
 @constexpr

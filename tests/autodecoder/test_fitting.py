@@ -111,3 +111,14 @@ def test_fit_that_is_stopped_is_what_there_is(objects):
                                        progress=lambda stage, *numbers: seen.append((stage, *numbers[:2])))
     assert found.nearest == 2 and seen == [("nearest object", 3, 3)]
     np.testing.assert_allclose(fitted, latents, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_fit_after_another_is_as_if_alone(tmp_path):
+    """In real graphs, which keep the memory of the parameters that they first ran with."""
+    objects = load_autodecoder(ckpt=write_weights(tmp_path / "small.safetensors"))
+    first, second = (views_of(objects, objects.model.latents_of([k])) for k in (0, 2))
+    objects.fitter.fit(first, steps=4)
+    after, alone = (fitter.fit(second, steps=4) for fitter in (objects.fitter, fitting.Fitter(objects.model)))
+    assert after[0].nearest == 2 and after[0].loss == alone[0].loss
+    np.testing.assert_array_equal(after[1], alone[1])

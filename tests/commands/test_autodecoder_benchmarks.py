@@ -1,14 +1,17 @@
 """benchmarks/autodecoder: measures of sets of shapes against closed forms, and the commands on a small model."""
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support.paths import ROOT
 from support.small_autodecoder import write_objects, write_weights
 
+from sgm.common.errors import InputError
 from sgm.config.autodecoding import load_autodecoder_spec
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "autodecoder"))
+import _objects  # noqa: E402
 import _set_metrics  # noqa: E402
 
 
@@ -41,6 +44,24 @@ def test_nearest_neighbors(samples, accuracy):
     assert found == accuracy if accuracy is not None else abs(found - 0.5) < 0.03
 
 
+def test_kept_results_are_of_these_settings(tmp_path):
+    """What is there is not made again; of other weights it is refused."""
+    kept = _objects.Kept(tmp_path / "out", {"weights": "a", "steps": [1, 2]})
+    assert kept("one", lambda: {"row": [1.0, 2.0]})["row"].tolist() == [1, 2]
+    again = _objects.Kept(tmp_path / "out", {"weights": "a", "steps": (1, 2)})
+    assert again("one", None)["row"].tolist() == [1, 2]
+    with pytest.raises(InputError, match="out: found results of other weights"):
+        _objects.Kept(tmp_path / "out", {"weights": "b", "steps": [1, 2]})
+
+
+def test_objects_that_the_denoiser_saw():
+    import generation
+    model = SimpleNamespace(spec=SimpleNamespace(objects=7), notes={"held_objects": "3"})
+    assert generation.trained_objects(model).tolist() == [1, 2, 4, 5]
+    model.notes = {}
+    assert generation.trained_objects(model).tolist() == list(range(7))
+
+
 @pytest.fixture
 def model(tmp_path, uncompiled):
     """Flags of a small model and its views, and a set of unseen ones."""
@@ -57,21 +78,25 @@ def model(tmp_path, uncompiled):
 
 
 @pytest.mark.slow
-def test_reconstruction(model, capsys):
+def test_reconstruction(model, tmp_path, capsys, monkeypatch):
     """Of views that the model itself made, it sees all; a grid of one step sees little, the mean something else."""
     import reconstruction
-    assert reconstruction.main([*model[0], "--objects", "2", "--grid-steps", "1"]) == 0
+    argv = [*model[0], "--objects", "2", "--grid-steps", "1", "--out", str(tmp_path / "out")]
+    assert reconstruction.main(argv) == 0
     psnr = {line[:20].strip(): float(line[20:].split()[0]) for line in capsys.readouterr().out.splitlines() if " dB  IoU" in line}
     assert psnr["autodecoder"] > 45 > 15 > psnr["grid of each object"] and psnr["autodecoder"] > psnr["mean object"] + 10
+    monkeypatch.setattr(reconstruction.Grids, "of", None)       # a further call makes nothing again
+    assert reconstruction.main(argv) == 0
 
 
 @pytest.mark.slow
 def test_fits_then_generation(model, tmp_path, capsys):
     import fits
     import generation
-    out = tmp_path / "fits.npz"
+    out = tmp_path / "fits"
     assert fits.main([*model[0], "--unseen", model[1], "--objects", "2", "--counts", "1,2", "--steps", "1", "--out", str(out)]) == 0
-    assert np.load(out)["latents"].shape == (2, 512, 8) and len(capsys.readouterr().out.splitlines()) == 5
+    assert np.load(out / "00001_of_2_views.npz")["latent"].shape == (512, 8) and len(list(out.iterdir())) == 5
+    assert len(capsys.readouterr().out.splitlines()) == 4
     argv = [*model[0], "--reference", model[1], "--fits", str(out), "--count", "3", "--steps", "1,2", "--out", str(tmp_path / "out")]
     assert generation.main(argv) == 0
     shown = capsys.readouterr().out
@@ -86,8 +111,8 @@ def test_normalizations(model, capsys):
     import normalization
     assert normalization.main([*model[0], "--steps", "1", "--count", "4", "--sampling-steps", "2", "--share", "0.01", "--set",
                                "batch=2"]) == 0
-    rows = capsys.readouterr().out.splitlines()[-4:]
-    assert [row[:17].strip() for row in rows] == 2 * ["as they are"] + 2 * ["with outliers"]
+    rows = capsys.readouterr().out.splitlines()[-6:]
+    assert [row[:17].strip() for row in rows] == 3 * ["as they are"] + 3 * ["with outliers"]
     latents = np.random.default_rng(0).standard_normal((50, 20, 8)).astype(np.float32)
     ways = [normalization.normalizations(values, load_autodecoder_spec("autodecoder_small").diffusion)
             for values in (latents, normalization.with_outliers(latents, 1e-3, 1e4))]

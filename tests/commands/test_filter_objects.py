@@ -45,6 +45,24 @@ def test_object_that_contradicts_itself_is_dropped(weights, data, tmp_path, caps
     assert "1 of 6 objects are dropped" in capsys.readouterr().out
 
 
+def test_what_clips_note_is_kept(tmp_path):
+    """The azimuths of the inputs, which synthesize.py learns from, row by row, and how the set was made."""
+    folder, kept = write_objects(tmp_path / "set"), tmp_path / "kept"
+    np.save(folder / "starts.npy", np.float32([10, 20, 30]))
+    (folder / "render.json").write_text("{}")
+    filter_objects.write_kept(kept, PackedOrbits([folder]), np.array([True, False, True]), ["a", "b", "c"])
+    assert np.load(kept / "starts.npy").tolist() == [10, 30] and np.load(kept / "names.npy").tolist() == ["a", "c"]
+    assert (kept / "render.json").read_text() == "{}"
+
+
+def test_losses_that_are_not_finite(weights, tmp_path, capsys, monkeypatch):
+    data = write_objects(tmp_path / "nan", count=6)
+    np.save(data / "names.npy", np.array(list("abcdef")))
+    monkeypatch.setattr("sgm.autodecoder.mask_losses.mask_losses", lambda *_: np.full(6, np.nan))
+    code, line = ending(filter_objects.run, [str(data), "--ckpt", str(weights), "--out", str(tmp_path / "a.csv")], capsys)
+    assert code == 2 and "found losses that are not finite" in line and not (tmp_path / "a.csv").exists()
+
+
 def test_deviations_are_robust():
     """One loss of a hundred that is huge does not hide itself: the others are as they were."""
     losses = np.random.default_rng(0).normal(5, 0.5, 100)

@@ -185,6 +185,8 @@ def test_networks_make_objects(weights, tmp_path, uncompiled):
     (["--count", "3", "--seeds", "1,2"], "--count 3: --seeds names 2"),
     (["--between", "1", "2", "--seeds", "3"], "--between: found --seeds"),
     (["--between", "1", "2", "--churn", "1"], "--between: found --churn 1, expected none"),
+    (["--between", "3", "3"], "--between: found seed 3 twice, expected two different ones"),
+    (["--guidance", "2"], "--guidance: found 2 without a condition, expected --label"),
     (["--between", "1", "2", "--count", "1"], "expected both ends: 2 or more"),
     (["--fit", "x"], "--fit: found --steps, which samples new objects"),
     (["--fit-steps", "3"], "--fit-steps: belongs to --fit"), (["--tower-ckpt", "x"], "--tower-ckpt: belongs to --image"),
@@ -206,3 +208,33 @@ def test_weights_of_stage_1_and_none(weights, tmp_path, capsys):
     assert code == 2 and "--ckpt: found weights of stage 1, expected those of stage 2" in line
     code, line = ending(generate_objects.run, flags(tmp_path / "none.safetensors", tmp_path / "out"), capsys)
     assert code == 2 and "none.safetensors" in line
+
+
+def test_no_weights_at_all(tmp_path, capsys, monkeypatch):
+    """Embedded ones are taken where there are some; until then it is said that there are none."""
+    monkeypatch.setattr("sgm.autodecoder.pipeline.EMBEDDED", ("autodecoder_small", tmp_path / "none"))
+    code, line = ending(generate_objects.run, ["--output", str(tmp_path / "out")], capsys)
+    assert code == 2 and "--ckpt: found none for autodecoder_small, expected the averaged.safetensors" in line
+
+
+def test_embedded_weights_are_halves(weights, tmp_path, monkeypatch):
+    """Kept in half precision, used in single: what the file has is what the networks have."""
+    from sgm.autodecoder import pipeline
+    from sgm.checkpoints.mapped_file import open_checkpoint
+    from sgm.checkpoints.safetensors_format import save_safetensors
+    store, halves = open_checkpoint(weights), tmp_path / "halves.safetensors"
+    arrays = {key: np.array(store.read(key)).astype(np.float16) for key in store}
+    save_safetensors(halves, arrays, store.metadata)
+    monkeypatch.setattr(pipeline, "EMBEDDED", ("autodecoder_small", halves))
+    objects = pipeline.load_autodecoder()
+    assert objects.spec.diffusion.condition.labels == ["tower", "house"] and objects.generates
+    for parameter in objects.model.get_parameters():
+        assert parameter.asnumpy().dtype == np.float32 and (parameter.asnumpy() == arrays[parameter.name]).all()
+
+
+def test_no_seeds_no_objects(weights):
+    from sgm.autodecoder.pipeline import load_autodecoder
+    objects = load_autodecoder(ckpt=weights)
+    assert objects.generate(count=0) == [] and objects.sample([]).shape == (0, 512, 8)
+    with pytest.raises(InputError, match="between: found seed 3 twice"):
+        objects.between(3, 3, 4)

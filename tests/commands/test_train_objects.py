@@ -1,6 +1,7 @@
 """train.py on an autodecoder, both stages: files, resuming, sheets, and what is refused."""
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from support.training import flags as view_flags
 import train
 from sgm.checkpoints.mapped_file import open_checkpoint
 from sgm.checkpoints.safetensors_format import save_safetensors
+from sgm.common.errors import InputError
+from sgm.train.objects.masked_views import MaskedViews
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_objects(tmp_path_factory.mktemp("data") / "balls")
+    folder = write_objects(tmp_path_factory.mktemp("data") / "balls")
+    np.save(folder / "names.npy", np.array(["red", "green", "blue"]))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,9 @@ def test_stage_2(first, tmp_path, uncompiled):
     output = second_stage(first, tmp_path / "second")
     before, after = weights_of(first), weights_of(output)
     assert all((after[key] == before[key]).all() for key in before)
+    noted = [open_checkpoint(folder / "averaged.safetensors").metadata for folder in (first, output)]
+    assert noted[0]["hold_out"] == noted[1]["hold_out"] == "3" and noted[1]["held_objects"] == "3"
+    assert len(noted[0]["names"]) == 16 and noted[0]["names"] == noted[1]["names"]
     assert after["latent_deviation"] > 0 and after["denoiser.network.zero_conv.weight"].any()
     assert (output / "val_00000001.png").exists() and float(rows_of(output)[-1]["val_loss"]) > 0
 
@@ -95,9 +103,12 @@ def test_own_cameras_that_are_learned(tmp_path, uncompiled):
 @pytest.mark.parametrize("task, changes, said", [
     ("autodecoder", {}, ["3 objects, latents of 8^3 x 8, volumes of 16^3", "loss       multi-scale gradients x 1, opacity x 10",
                          "3 objects, each seen 13.3 times"]),
+    ("autodecoder", {"hold_out": 0}, ["sheets     none, as no views are held out"]),
     ("latent_diffusion", {}, ["latent_diffusion: 0.0", "latents 0.00 GB on the host"])])
 def test_dry_run(task, changes, said, data, tmp_path, capsys):
-    assert train.run(flags(task, data, tmp_path / "run", "steps=20", more=["--dry-run"])) == 0
+    changes = [f"{name}={value}" for name, value in changes.items()]
+    argv = flags(task, data, tmp_path / "run", "steps=20", "sheet_every=9", *changes, more=["--dry-run"])
+    assert train.run(argv) == 0
     shown = capsys.readouterr().out
     assert all(part in shown for part in said), shown
     assert not (tmp_path / "run").exists()
@@ -126,6 +137,8 @@ def packed(tmp_path, change):
     ("autodecoder", [], ["volume.side=48"], "volume.side: found 48, expected one of 16, 32, 64, 128"),
     ("latent_diffusion", ["data=[x]"], [], "data: found x, expected nothing: the latents are those of the objects in --init"),
     ("latent_diffusion", ["mask_weight=1"], [], "mask_weight: found 1.0, expected 10.0 for task latent_diffusion, which does"),
+    ("autodecoder", ["p_mean=-1.2"], [], "p_mean: found -1.2, expected 1.0 for task autodecoder, which does not use it"),
+    ("latent_diffusion", ["edge_weight=1"], [], "edge_weight: found 1.0, expected nothing for task latent_diffusion"),
     ("latent_diffusion", [], [], "--init is missing: latents are those of a trained autodecoder")])
 def test_bad_input_is_one_line(task, changes, model_changes, said, data, tmp_path, capsys):
     argv = flags(task, data, tmp_path / "run", "steps=1", *changes, model_changes=model_changes)
@@ -156,3 +169,23 @@ def test_weights_of_another_model(change, said, first, tmp_path, capsys, uncompi
     code, line = ending(train.run, flags("latent_diffusion", None, tmp_path / "run", "steps=1", model_changes=[change],
                                          more=["--init", first / "averaged.safetensors"]), capsys)
     assert code == 2 and said in line and "expected weights that train.py made of this very model" in line
+
+
+@pytest.mark.parametrize("change, said", [
+    ("volume.norm_groups=1", "volume.norm_groups: {} was trained with volume.norm_groups"),
+    ("volume.head_width=4", "volume.head_width: {} was trained with volume.head_width")])
+def test_weights_that_fit_but_were_trained_with_other_settings(change, said, first, tmp_path, capsys, uncompiled):
+    weights = first / "averaged.safetensors"
+    code, line = ending(train.run, flags("latent_diffusion", None, tmp_path / "run", "steps=1", model_changes=[change],
+                                         more=["--init", weights]), capsys)
+    assert code == 2 and said.format(weights) in line and "now " + change[-1] in line
+
+
+def test_data_in_another_order(first, data, tmp_path):
+    """Losses and views would be those of other objects."""
+    views, model = MaskedViews([str(data)], 16), SimpleNamespace(spec=SimpleNamespace(objects=3))
+    model.notes = open_checkpoint(first / "averaged.safetensors").metadata
+    views.check_trained_on(model, "a")
+    np.save(write_objects(tmp_path / "set") / "names.npy", np.array(["red", "blue", "green"]))
+    with pytest.raises(InputError, match="a: found weights of other objects, expected those of the data"):
+        MaskedViews([str(tmp_path / "set")], 16).check_trained_on(model, "a")

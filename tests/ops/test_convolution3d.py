@@ -12,11 +12,13 @@ CASES = [(2, 4, 3, 5), (3, 6, 2, 4)]            # volumes, side, channels in and
 
 
 class Conv(nn.Cell):
-    def __init__(self, count):
+    def __init__(self, count, doubles=False):
         super().__init__()
-        self.count = count
+        self.count, self.doubles = count, doubles
 
     def construct(self, x, weight, bias):
+        if self.doubles:
+            return convolution3d.doubled_conv3x3x3(x, weight, bias, self.count)
         return convolution3d.conv3x3x3(x, weight, bias, self.count)
 
 
@@ -60,6 +62,26 @@ def test_convolution_and_gradients(form, count, side, channels, out, monkeypatch
     agree(f"conv3x3x3, {form}", cell(*arguments), wanted[0])
     for what, ours, theirs in zip(("x", "weight", "bias"), graph(*arguments, Tensor(dout)), wanted[1:]):
         agree(f"conv3x3x3, {form}, gradient of {what}", ours, theirs)
+
+
+@pytest.mark.parametrize("count, side, channels, out", CASES)
+@pytest.mark.parametrize("form", ["CPU", "Ascend"])
+def test_convolution_of_doubled_volumes(form, count, side, channels, out, agree, cpu_afterwards):
+    """Folded, against the convolution of what numpy doubled, and its gradients."""
+    x, weight, bias, _ = inputs(count, side, channels, out)
+    dout = np.random.default_rng(0).standard_normal((8 * len(x), out)).astype(np.float32)
+    doubled = x.reshape(count, side, side, side, -1).repeat(2, 1).repeat(2, 2).repeat(2, 3).reshape(8 * len(x), -1)
+    y, dx, *others = reference(doubled, weight, bias, dout, count, 2 * side)
+    dx = dx.reshape(count, side, 2, side, 2, side, 2, channels).sum((2, 4, 6)).reshape(x.shape)
+    if form == "Ascend":
+        ops.set_target("Ascend")
+    cell = Conv(count, doubles=True)
+    gradient = ms.ops.GradOperation(get_all=True, sens_param=True)(cell)
+    arguments = [Tensor(value) for value in (x, weight, bias)]
+    agree(f"doubled conv3x3x3, {form}", cell(*arguments), y)
+    found = (gradient if form == "Ascend" else ms.jit(gradient))(*arguments, Tensor(dout))
+    for what, ours, theirs in zip(("x", "weight", "bias"), found, (dx, *others)):
+        agree(f"doubled conv3x3x3, {form}, gradient of {what}", ours, theirs)
 
 
 def test_doubling_and_halving(agree):

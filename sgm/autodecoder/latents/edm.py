@@ -1,4 +1,4 @@
-"""EDM: preconditioning around a network, its loss, and its normalization of latents.
+"""EDM: preconditioning around a network, and its loss.
 
 Source: Karras et al. 2022 (arXiv 2206.00364), table 1, with sigma_data as a parameter. The sampler
 is `sgm.diffusion.samplers.heun`.

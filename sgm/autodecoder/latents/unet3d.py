@@ -57,7 +57,7 @@ class DenoisingBlock(nn.Cell):
         groups = spec.norm_groups
         self.resize = resize
         self.norm1 = TokenGroupNorm(width_in, groups_of(width_in, groups))
-        self.conv1 = VolumeConv(width_in, width_out)
+        self.conv1 = VolumeConv(width_in, width_out, resize == DOUBLE)
         self.emb = Linear(embedding, 2 * width_out)
         self.norm2 = TokenGroupNorm(width_out, groups_of(width_out, groups))
         self.zero_conv = VolumeConv(width_out, width_out)
@@ -82,8 +82,8 @@ class DenoisingBlock(nn.Cell):
 
         tokens: see `ConditionAttention`.
         """
-        h = self.resized(ops.silu(self.norm1(x, count)), count)
-        h = self.conv1(h, count)
+        h = ops.silu(self.norm1(x, count))
+        h = self.conv1(h if self.resize == DOUBLE else self.resized(h, count), count)
         rows, width = h.shape
         change = self.emb(emb)
         scale = ops.repeat_rows(change[:, :width] + 1, rows)

@@ -1,9 +1,14 @@
 """Views of objects with their opacity and cameras, from the packed sets of `render_orbits.py`."""
+import hashlib
+
 import numpy as np
 
+from sgm.autodecoder.noted import NAMES
+from sgm.common.errors import InputError
 from sgm.train.data.clips import DataError
 from sgm.train.data.packed import PackedOrbits
 from sgm.train.data.sources import expand, find
+from sgm.train.objects.object_describing import names_of
 from sgm.views.cameras import AZIMUTH_SIGN, DISTANCE, FOV_DEG, camera_to_world, focal_length, rays
 
 PACK = "tools/render_orbits.py --pack"
@@ -35,6 +40,24 @@ class MaskedViews:
 
     def __len__(self):
         return len(self.packed)
+
+    def names_hash(self):
+        """Return a hash of the objects' names in their order; "" where a set has no names."""
+        try:
+            names = names_of(self.packed)
+        except InputError:
+            return ""
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+    def check_trained_on(self, model, ckpt):
+        """Raise InputError unless the weights `ckpt` of an ObjectModel are of these objects."""
+        if len(self) != model.spec.objects:
+            raise InputError(f"{ckpt}: found weights of {model.spec.objects} objects, expected"
+                             f" those of the {len(self)} of the data; train on the same sets")
+        noted, found = model.notes.get(NAMES), self.names_hash()
+        if noted and found and noted != found:
+            raise InputError(f"{ckpt}: found weights of other objects, expected those of the data;"
+                             " give the sets that were trained on, in their order")
 
     def pictures(self, index, views, size=None):
         """Return views of an object, (n, 4, S, S) float32 in [0, 1].

@@ -3,6 +3,7 @@ import numpy as np
 
 from sgm.autodecoder.latents.edm import DenoisingLoss
 from sgm.autodecoder.latents.latent_normalization import clipped_share, robust_normalization
+from sgm.autodecoder.noted import HELD_OBJECTS, HOLD_OUT, NAMES
 from sgm.autodecoder.object_model import VOXELS, load_objects, parameter_count
 from sgm.autodecoder.perceptual import perceptual_loss
 from sgm.autodecoder.view_loss import ViewLoss
@@ -52,6 +53,7 @@ def build_objects(spec, recipe, init, progress, together):
                               f" {poses}, the cameras of the data")
         trained, held = views.split(recipe.hold_out)
         model, _ = load_objects(spec, init, False, recipe.seed)
+        model.notes = {HOLD_OUT: str(recipe.hold_out), NAMES: views.names_hash()}
         batches, held_out = ViewSquares(recipe, model, views, trained), None
         if recipe.hold_out:
             held_out = ViewSquares(recipe, model, views, held, still=True)
@@ -62,10 +64,13 @@ def build_objects(spec, recipe, init, progress, together):
     if recipe.hold_out and spec.objects < 2:
         raise ConfigError(f"hold_out: found {recipe.hold_out}, expected 0 for a single object")
     model, drawn = load_objects(spec, init, True, recipe.seed)
+    model.notes[HELD_OBJECTS] = str(recipe.hold_out)
     latents = model.latents_of(range(spec.objects), progress=progress)
     model.release()
     settings = spec.diffusion
-    tokens = read_conditions(recipe.conditions, spec) if recipe.conditions else None
+    tokens = None
+    if recipe.conditions:
+        tokens = read_conditions(recipe.conditions, spec, model.notes.get(NAMES))
     if drawn:                           # a denoiser that was trained before keeps its own
         try:
             model.keep_normalization(
@@ -133,6 +138,8 @@ def describe_objects(spec, recipe, objects, world):
         colors = f"VGG-19 of {recipe.vgg}" if recipe.vgg else "multi-scale gradients"
         yield "loss", (f"{colors} x {recipe.color_weight:g}, opacity x {recipe.mask_weight:g}"
                        if recipe.color_weight else f"opacity x {recipe.mask_weight:g} alone")
+    if recipe.sheet_every and not (second or recipe.hold_out):
+        yield "sheets", "none, as no views are held out"
     if objects:
         yield "data", f"{objects} objects, each seen {recipe.steps * each / objects:.1f} times"
     yield "rate", described_rate(recipe)

@@ -14,11 +14,12 @@ ORBIT_VIEWS = 8         # of a generated object
 def draw_held_out(model, squares, recipe):
     """Return (picture (H, W, 3) uint8, {"val_psnr_fg": dB, "val_iou": 0 .. 1}) of held-out views.
 
-    The figures are means over the held-out views of the first `recipe.sheet_clips` objects.
+    The figures are means over the held-out views of `recipe.sheet_clips` objects, evenly spread.
     squares: the `ViewSquares` of these views.
     """
     views, numbers, rows, found = squares.clips, squares.numbers, [], []
-    for index in range(min(recipe.sheet_clips, len(views))):
+    chosen = np.linspace(0, len(views) - 1, min(recipe.sheet_clips, len(views)))
+    for index in chosen.round().astype(int):
         latents = model.latents_of([index], batch=1)
         made = as_levels(model.render(latents, views.poses(index, numbers), views.size)[0])
         true = views.pictures(index, numbers).transpose(0, 2, 3, 1)

@@ -40,10 +40,13 @@ TASKS_OF = {AutodecoderSpec: ("autodecoder", "latent_diffusion"),
 _OF_VIEWS = ("background", "recompute", "augment", "frames", "roam", "front_weight")
 _OF_FEEDFORWARD = ("lpips", "stages", "samples", "perceptual_weight", "perceptual_from",
                    "variation_weight", "camera_noise", "recentered")
+_OF_NOISE = ("p_mean", "p_std", "drop_condition")
 _USED = {
-    **dict.fromkeys(("diffusion", "autoencoder", "decoder"), (*_OF_VIEWS, "crop")),
+    "diffusion": (*_OF_VIEWS, *_OF_NOISE, "crop", "stride"),
+    "autoencoder": (*_OF_VIEWS, "crop", "stride", "kl_weight", "edge_weight"),
+    "decoder": (*_OF_VIEWS, "crop", "stride", "edge_weight"),
     "autodecoder": ("views", "hold_out", "mask_weight", "vgg", "crop", "color_weight"),
-    "latent_diffusion": ("hold_out", "conditions"),
+    "latent_diffusion": (*_OF_NOISE, "hold_out", "conditions"),
     "feedforward": ("views", "hold_out", "mask_weight", "crop", *_OF_FEEDFORWARD),
     "elevation": ("recentered",)}
 _SPECIAL = dict.fromkeys(setting for used in _USED.values() for setting in used)

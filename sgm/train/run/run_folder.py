@@ -60,6 +60,7 @@ class RunFolder:
         note = {"model": self.spec.name, "step": str(trainer.done)}
         if self.recipe.task in OBJECT_TASKS:    # a file of weights tells how many objects it has
             note["spec"] = json.dumps(asdict(self.spec))
+            note.update(getattr(trainer.engine, "notes", {}))   # and which, of an autodecoder
         if self.name == LORA:
             note.update(lora_alpha=f"{self.recipe.lora_alpha:g}",
                         lora_rank=str(self.recipe.lora_rank))

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from support.small_autodecoder import CHANGES
 
+from sgm.checkpoints.safetensors_format import save_safetensors
 from sgm.common.errors import InputError
 from sgm.config.autodecoding import load_autodecoder_spec
 from sgm.config.recipe import Recipe
@@ -32,6 +33,9 @@ def test_tokens_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize("write, changes, said", [
     (lambda path: write_labels(path, [1, 0], ["tower", "house"]), CLASS, "found labels of shape (2,), expected finite numbers of"
                                                                          " shape (3,)"),
+    (lambda path: save_safetensors(path, {"labels": np.float32([1, 0, 1])}, {}), CLASS, "found labels of type float32, expected"
+                                                                                        " int32"),
+    (lambda path: write_labels(path, [1, 0, 1], ["tower", "house"], "other"), CLASS, "found those of other objects, expected"),
     (lambda path: write_labels(path, [1, 0, 2], ["tower", "house"]), CLASS, "found class 2, expected 0 to 1"),
     (lambda path: write_labels(path, [1, 0, 1], ["house", "tower"]), CLASS, "found the classes ['house', 'tower'], expected"),
     (lambda path: write_labels(path, [1, 0, 1], ["tower", "house"]), TEXT, "found no tokens"),
@@ -43,7 +47,7 @@ def test_tokens_stay_as_they_are(tmp_path):
 def test_files_that_do_not_fit(write, changes, said, tmp_path):
     write(tmp_path / "a.safetensors")
     with pytest.raises(InputError) as error:
-        read_conditions(tmp_path / "a.safetensors", spec_of(*changes))
+        read_conditions(tmp_path / "a.safetensors", spec_of(*changes), "names")
     assert said in str(error.value)
 
 

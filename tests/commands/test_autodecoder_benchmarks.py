@@ -9,8 +9,8 @@ from support.small_autodecoder import write_objects, write_weights
 
 from sgm.common.errors import InputError
 from sgm.config.autodecoding import load_autodecoder_spec
-from sgm.config.recipe import load_recipe
-from sgm.config.yaml_reader import find_config
+from sgm.config.recipe import Recipe
+from sgm.config.yaml_reader import find_config, load_yaml
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "autodecoder"))
 import _objects  # noqa: E402
@@ -77,7 +77,7 @@ def test_ablations_train_then_measure(tmp_path, monkeypatch):
 def test_ablations_are_models(settings, model):
     spec = load_autodecoder_spec("autodecoder_small", model)
     recipe = "autodecoder_diffusion" if "diffusion.latent_std=1" in model else "autodecoder_small"
-    assert spec.objects == 128 and load_recipe(find_config(recipe, "train"), settings)
+    assert spec.objects == 128 and load_yaml(Recipe, find_config(recipe, "train"), settings)
 
 
 def test_objects_that_the_denoiser_saw():

@@ -46,6 +46,11 @@ def trained_views(args, model):
     return views
 
 
+def spread(count, total):
+    """Return `count` numbers below `total`, evenly spread, as one set follows another."""
+    return np.arange(count) * total // count
+
+
 def weights_hash(model, diffusion=False):
     """Return a hash of an ObjectModel's embeddings and decoder; diffusion: of its denoiser, too."""
     found = hashlib.sha256()

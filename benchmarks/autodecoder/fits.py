@@ -35,7 +35,8 @@ def main(argv=None):
     _objects.add_model(parser)
     add = parser.add_argument
     add("--unseen", nargs="+", required=True, help="packed sets of other objects, on rings")
-    add("--objects", type=int_range(1, 100_000), default=16, help="how many (default 16)")
+    add("--objects", type=int_range(1, 100_000), default=16,
+        help="how many, evenly spread (default 16)")
     add("--steps", type=int_range(1, 100_000), default=fitting.STEPS,
         help=f"of a fit (default {fitting.STEPS})")
     add("--counts", type=lambda text: [int(part) for part in text.split(",")], default=COUNTS,
@@ -48,7 +49,7 @@ def main(argv=None):
     _objects.trained_views(args, model)
     unseen = MaskedViews(args.unseen, model.spec.size)
     trained, held = unseen.split(HOLD_OUT)
-    chosen = range(min(args.objects, len(unseen)))
+    chosen = _objects.spread(min(args.objects, len(unseen)), len(unseen))
     kept = _objects.Kept(args.out, {
         "decoder": _objects.weights_hash(model), "unseen": [unseen.names_hash(), len(unseen)],
         "steps": args.steps, "most": max(args.counts)})

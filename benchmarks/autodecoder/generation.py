@@ -141,10 +141,11 @@ def main(argv=None):
     # of Orbit.rings such that all its rings are among them: those of a third are of one
     chosen = np.arange(VIEWS) * (reference.num_frames // VIEWS + 1) % reference.num_frames
     poses, tower = reference.poses(0, chosen), Tower("sv3d_tiny")
-    shown = np.stack([reference.pictures(k, chosen) for k in range(args.count)])
+    places = _objects.spread(args.count, len(reference))
+    shown = np.stack([reference.pictures(k, chosen) for k in places])
     shown = shown.transpose(0, 1, 3, 4, 2)
     true_tokens = tokens(tower, as_levels(shown[..., :3], shown[..., 3]))
-    names = names_of(reference.packed)[:args.count]
+    names = np.array(names_of(reference.packed))[places].tolist()
     known = [procedural_object(name) for name in names]
     if None in known:
         raise InputError(f"--reference: found {names[known.index(None)]}, expected procedural"
@@ -178,13 +179,15 @@ def main(argv=None):
         value = kid(tokens(tower, pictures), true_tokens)
         row = {"KID": 1000 * value, "empty": len(latents) - len(solid)}
         if points:
-            across = matrix(points, true_points[:len(latents)], name)
+            across = matrix(points, true_points, name)
             own = matrix(points, points, name)
-            row["COV"] = _set_metrics.coverage(across)
-            row["MMD"] = 1000 * _set_metrics.minimum_matching_distance(across)
-            alike = slice(len(points))      # sets of one size
+            count = len(true_points)    # sets of one size; empty samples count for coverage alone
+            of_all = across[:, _objects.spread(min(len(latents), count), count)]
+            row["COV"] = _set_metrics.coverage(of_all)
+            row["MMD"] = 1000 * _set_metrics.minimum_matching_distance(of_all)
+            alike = _objects.spread(len(points), count)
             row["1-NNA"] = _set_metrics.nearest_neighbor_accuracy(
-                own, across[:, alike], true_distances[alike, alike])
+                own, across[:, alike], true_distances[np.ix_(alike, alike)])
             if name != "trained":
                 near = matrix(points, trained_points, name)
                 row["near"] = 1000 * np.median(near.min(1))

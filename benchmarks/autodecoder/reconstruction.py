@@ -107,7 +107,7 @@ def main(argv=None):
                          " ones (hold_out) to measure")
     kept = _objects.Kept(args.out, {"decoder": _objects.weights_hash(model),
                                     "data": views.names_hash(), "steps": args.grid_steps})
-    chosen = np.unique(np.linspace(0, len(views) - 1, args.objects).round().astype(int))
+    chosen = _objects.spread(min(args.objects, len(views)), len(views))
 
     def volume_of(index):
         return model.volumes_of(model.latents_of([index], batch=1))[0]

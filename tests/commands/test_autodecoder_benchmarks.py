@@ -9,10 +9,13 @@ from support.small_autodecoder import write_objects, write_weights
 
 from sgm.common.errors import InputError
 from sgm.config.autodecoding import load_autodecoder_spec
+from sgm.config.recipe import Recipe
+from sgm.config.yaml_reader import find_config, load_yaml
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "autodecoder"))
 import _objects  # noqa: E402
 import _set_metrics  # noqa: E402
+import ablations  # noqa: E402
 
 
 def test_chamfer_distances():
@@ -52,6 +55,29 @@ def test_kept_results_are_of_these_settings(tmp_path):
     assert again("one", None)["row"].tolist() == [1, 2]
     with pytest.raises(InputError, match="out: found results of other weights"):
         _objects.Kept(tmp_path / "out", {"weights": "b", "steps": [1, 2]})
+
+
+def test_ablations_train_then_measure(tmp_path, monkeypatch):
+    """What is run, in order; a run that has begun is resumed."""
+    commands = []
+    monkeypatch.setattr(ablations, "run", lambda *flags: commands.append(list(map(str, flags))))
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide" / "state.safetensors").touch()
+    argv = ["--data", "a", "b", "--out", str(tmp_path), "--only", "one_view", "usual", "wide", "--set", "steps=5"]
+    assert ablations.main(argv) == 0
+    assert [command[0] for command in commands] == ["train.py", "benchmarks/autodecoder/reconstruction.py", "train.py", "train.py"]
+    assert commands[0][5:] == ["--output", str(tmp_path / "one_view"), "--set", "data=[a,b]", "--set", "steps=5", "--set", "views=1",
+                               "--set", "crop=32"]
+    assert commands[1][3:] == ["--data", "a", "b", "--out", str(tmp_path / "one_view_measured")]
+    assert commands[2][-2:] == ["--init", str(tmp_path / "plain" / "averaged.safetensors")]
+    assert commands[3] == ["train.py", "--resume", str(tmp_path / "wide")]
+
+
+@pytest.mark.parametrize("settings, model", [*ablations.FIRST.values(), *ablations.SECOND.values()])
+def test_ablations_are_models(settings, model):
+    spec = load_autodecoder_spec("autodecoder_small", model)
+    recipe = "autodecoder_diffusion" if "diffusion.latent_std=1" in model else "autodecoder_small"
+    assert spec.objects == 128 and load_yaml(Recipe, find_config(recipe, "train"), settings)
 
 
 def test_objects_that_the_denoiser_saw():

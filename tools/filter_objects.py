@@ -62,8 +62,8 @@ def main(argv=None):
         import numpy as np
 
         from sgm import ops
-        from sgm.autodecoder.mask_losses import deviations, mask_losses
         from sgm.autodecoder.pipeline import load_autodecoder
+        from sgm.train.objects.mask_losses import deviations, mask_losses
         from sgm.train.objects.masked_views import MaskedViews
         from sgm.train.objects.object_describing import names_of
     ops.set_device(args.device, args.device_id)

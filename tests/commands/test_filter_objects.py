@@ -7,8 +7,8 @@ import pytest
 from support.commands import ending
 from support.small_autodecoder import write_objects, write_weights
 
-from sgm.autodecoder.mask_losses import deviations
 from sgm.train.data.packed import PackedOrbits
+from sgm.train.objects.mask_losses import deviations
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_what_clips_note_is_kept(tmp_path):
 def test_losses_that_are_not_finite(weights, tmp_path, capsys, monkeypatch):
     data = write_objects(tmp_path / "nan", count=6)
     np.save(data / "names.npy", np.array(list("abcdef")))
-    monkeypatch.setattr("sgm.autodecoder.mask_losses.mask_losses", lambda *_: np.full(6, np.nan))
+    monkeypatch.setattr("sgm.train.objects.mask_losses.mask_losses", lambda *_: np.full(6, np.nan))
     code, line = ending(filter_objects.run, [str(data), "--ckpt", str(weights), "--out", str(tmp_path / "a.csv")], capsys)
     assert code == 2 and "found losses that are not finite" in line and not (tmp_path / "a.csv").exists()
 

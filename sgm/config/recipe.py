@@ -81,8 +81,8 @@ class Recipe(DataSettings):
     precision: str = "fp32"
     # recompute blocks in the backward pass: less memory, a third more time
     recompute: bool = False
-    # "adamw", or "muon" for weight matrices (AdamW for the rest), which needs fewer steps to train
-    # a network from the start
+    # "adamw", or "muon" for weight matrices (AdamW for the rest), meant for networks that are
+    # trained from random weights
     optimizer: str = "adamw"
     lr: float = 1e-4                # learning rate after `warmup` steps of linear rise
     # "cosine" and "linear": the rate falls to lr_final * lr at the last step; "constant": it stays
